@@ -1,0 +1,84 @@
+//! The old audio format: JSON messages that carry slices of an encoded file, base64, unsigned but for gossipsub's own
+//! signature. Read always, written on request, so that the existing JavaScript peers and p2pd hear each other.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::{id::StreamId, time::UnixMs};
+
+/// Largest message read or written, in bytes; gossipsub's own bound is 64 KiB.
+pub const MAX_MESSAGE: usize = 60 * 1024;
+/// Most bytes of audio in one chunk, so that its base64 fits.
+pub const MAX_CHUNK: usize = 32 * 1024;
+
+/// One message of the format.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AudioMessage {
+    /// Describes the stream.
+    Metadata(Map<String, Value>),
+    /// A slice of the encoded file.
+    Audio(Bytes),
+    /// Raw samples of a radio receiver.
+    Iq(Bytes),
+    /// The stream is over, with the publisher's reason.
+    End(Option<String>),
+}
+
+/// Reads a message about `stream`; `None` if it is malformed, oversized or about another stream.
+pub fn decode(data: &[u8], stream: &StreamId) -> Option<(AudioMessage, UnixMs)> {
+    if data.len() > MAX_MESSAGE {
+        return None;
+    }
+    let Value::Object(mut fields) = serde_json::from_slice(data).ok()? else { return None };
+    if fields.get("streamId")?.as_str()? != stream.as_str() {
+        return None;
+    }
+    let time = UnixMs(fields.get("timestamp")?.as_u64()?);
+    let base64 = |name: &str| STANDARD.decode(fields.get(name)?.as_str()?).ok().map(Bytes::from);
+    let message = match fields.get("type")?.as_str()? {
+        "audio" => AudioMessage::Audio(base64("chunk")?),
+        "iq_data" => AudioMessage::Iq(base64("data")?),
+        "end" => AudioMessage::End(fields.get("reason").and_then(Value::as_str).map(str::to_owned)),
+        "metadata" => match fields.remove("metadata")? {
+            Value::Object(metadata) => AudioMessage::Metadata(metadata),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some((message, time))
+}
+
+/// Writes a message about `stream`.
+pub fn encode(message: &AudioMessage, stream: &StreamId, now: UnixMs) -> Vec<u8> {
+    let (kind, name, value) = match message {
+        AudioMessage::Metadata(map) => ("metadata", "metadata", Value::Object(map.clone())),
+        AudioMessage::Audio(chunk) => ("audio", "chunk", STANDARD.encode(chunk).into()),
+        AudioMessage::Iq(data) => ("iq_data", "data", STANDARD.encode(data).into()),
+        AudioMessage::End(reason) => ("end", "reason", reason.clone().unwrap_or_default().into()),
+    };
+    json!({ "type": kind, "streamId": stream.as_str(), name: value, "timestamp": now.0 }).to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_round_trip_and_strangers_do_not() {
+        let stream: StreamId = "town".parse().unwrap();
+        for message in [
+            AudioMessage::Audio(Bytes::from_static(b"\xff\xfbmp3")),
+            AudioMessage::Iq(Bytes::from_static(b"iq")),
+            AudioMessage::End(Some("done".into())),
+            AudioMessage::Metadata(Map::from_iter([("name".to_owned(), "Town".into())])),
+        ] {
+            let bytes = encode(&message, &stream, UnixMs(9));
+            assert_eq!(decode(&bytes, &stream), Some((message, UnixMs(9))));
+            assert_eq!(decode(&bytes, &"city".parse().unwrap()), None);
+        }
+        for bad in ["", "[]", "{}", r#"{"type":"audio","streamId":"town","chunk":"!","timestamp":1}"#] {
+            assert_eq!(decode(bad.as_bytes(), &stream), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Words and decisions of p2pd: identifiers, groups of audio frames, the stream directory, what may enter, and how one
+//! message reaches many readers.
+//!
+//! Nothing here opens a socket, touches a disk, reads a clock or spawns a task: time comes in as an argument, effects
+//! go out as return values. That is what makes every decision testable without a network.
+
+pub mod admission;
+pub mod announce;
+pub mod audio_json;
+pub mod directory;
+pub mod group;
+pub mod history;
+pub mod hub;
+pub mod id;
+pub mod ring;
+pub mod text;
+pub mod time;
+pub mod topic;

@@ -1,0 +1,108 @@
+//! A bounded queue of one reader that drops its oldest item when full, and says which are missing.
+
+use std::collections::VecDeque;
+
+/// What a reader gets next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next<T> {
+    /// An item, in the order of pushing.
+    Item(T),
+    /// Items with these positions (inclusive, counted from 0 since the ring was made) were dropped unread.
+    Gap {
+        /// First position lost.
+        from: u64,
+        /// Last position lost.
+        to: u64,
+    },
+}
+
+/// The queue; bounded by number of items and by their summed weight in bytes.
+#[derive(Debug)]
+pub struct Ring<T> {
+    items: VecDeque<(usize, T)>,
+    max_items: usize,
+    max_bytes: usize,
+    bytes: usize,
+    /// Position of the front item; everything before it was read or dropped.
+    front: u64,
+    /// Position that the reader expects next.
+    expected: u64,
+}
+
+impl<T> Ring<T> {
+    /// A ring of at most `max_items` items that weigh at most `max_bytes` together. One item always fits.
+    pub fn new(max_items: usize, max_bytes: usize) -> Self {
+        Ring { items: VecDeque::new(), max_items: max_items.max(1), max_bytes, bytes: 0, front: 0, expected: 0 }
+    }
+
+    /// Adds an item, dropping the oldest as needed. Returns how many were dropped.
+    pub fn push(&mut self, weight: usize, item: T) -> usize {
+        self.items.push_back((weight, item));
+        self.bytes = self.bytes.saturating_add(weight);
+        let mut dropped = 0;
+        while self.items.len() > self.max_items || (self.bytes > self.max_bytes && self.items.len() > 1) {
+            if let Some((weight, _)) = self.items.pop_front() {
+                self.bytes = self.bytes.saturating_sub(weight);
+                self.front = self.front.saturating_add(1);
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+
+    /// The next item, or the gap before it; `None` when all is read.
+    pub fn pop(&mut self) -> Option<Next<T>> {
+        if self.items.is_empty() {
+            return None;
+        }
+        if self.expected < self.front {
+            let gap = Next::Gap { from: self.expected, to: self.front - 1 };
+            self.expected = self.front;
+            return Some(gap);
+        }
+        let (weight, item) = self.items.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(weight);
+        self.front = self.front.saturating_add(1);
+        self.expected = self.front;
+        Some(Next::Item(item))
+    }
+
+    /// Number of unread items.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether nothing is unread.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever is pushed is read in order or lies in exactly one gap.
+        #[test]
+        fn every_item_is_delivered_or_in_a_gap(
+            ops in prop::collection::vec((any::<bool>(), 0usize..40), 0..400), max in 1usize..20, bytes in 0usize..300,
+        ) {
+            let mut ring = Ring::new(max, bytes);
+            let (mut pushed, mut seen) = (0u64, 0u64);
+            let mut read = |ring: &mut Ring<u64>| match ring.pop() {
+                Some(Next::Item(n)) => { assert_eq!(n, seen); seen += 1; true }
+                Some(Next::Gap { from, to }) => { assert_eq!(from, seen); assert!(to >= from); seen = to + 1; true }
+                None => false,
+            };
+            for (push, weight) in ops {
+                if push { ring.push(weight, pushed); pushed += 1; } else { read(&mut ring); }
+                prop_assert!(ring.len() <= max);
+                prop_assert!(ring.bytes <= bytes || ring.len() == 1);
+            }
+            while read(&mut ring) {}
+            prop_assert_eq!(seen, pushed);
+        }
+    }
+}
