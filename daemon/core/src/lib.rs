@@ -12,6 +12,7 @@ pub mod group;
 pub mod history;
 pub mod hub;
 pub mod id;
+pub mod repair;
 pub mod ring;
 pub mod text;
 pub mod time;

@@ -1,1 +1,28 @@
-//! x
+//! The swarm of p2pd behind a handle. This crate alone names libp2p; it knows neither the API nor the store.
+//!
+//! `start` spawns the task that owns the swarm. Commands reach it through `Handle`, what comes from the network leaves
+//! through two bounded queues: `Incoming` (messages, drop oldest) and `Event` (state, re-read after a lag).
+
+mod behaviour;
+mod command;
+pub mod config;
+mod dial;
+pub mod error;
+pub mod event;
+mod fetch;
+mod gossip;
+mod handle;
+pub mod identity;
+mod peers;
+pub mod queue;
+mod swarm;
+mod task;
+
+pub use config::Config;
+pub use error::NetError;
+pub use event::{Event, Incoming};
+pub use gossip::TopicRule;
+pub use handle::Handle;
+pub use identity::Identity;
+pub use peers::{Connection, PeerInfo};
+pub use task::{Running, start};

@@ -1,0 +1,254 @@
+//! The directory of live streams: who publishes what, how fresh that is. A state machine; the caller brings the time
+//! and passes on the changes.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::{
+    announce::{DirectoryMessage, Filter, Metadata},
+    id::{PeerId, StreamKey, StreamRef},
+    time::{MonoMs, UnixMs},
+};
+
+/// How often a publisher says that a stream is still there, in milliseconds.
+pub const HEARTBEAT_MS: u64 = 30_000;
+/// An entry that was not heard of for so long is dropped, in milliseconds.
+pub const STALE_MS: u64 = 120_000;
+/// Most entries of one publisher.
+pub const MAX_PER_PUBLISHER: usize = 64;
+/// Most entries in all.
+pub const MAX_ENTRIES: usize = 4096;
+/// Most departed streams remembered, so that a late announcement does not bring one back.
+const MAX_DEPARTED: usize = 1024;
+
+/// A stream as the directory knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// What its publisher says of it.
+    pub metadata: Metadata,
+    /// When it was heard of last; for an entry read from disk, when it was read.
+    pub heard: MonoMs,
+    /// Whether it was heard of since this process started.
+    pub confirmed: bool,
+    /// Publisher's time of the newest message about it.
+    pub time: UnixMs,
+    /// How many listen, as the publisher last said.
+    pub listeners: Option<u32>,
+}
+
+/// What happened to an entry.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// New, or announced anew.
+    Present(StreamKey),
+    /// Its publisher ended it.
+    Ended(StreamKey),
+    /// Not heard of for two minutes.
+    Stale(StreamKey),
+}
+
+/// What a message led to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// An entry changed.
+    Change(Change),
+    /// A heartbeat of a stream we have no entry for: ask its publisher.
+    Ask(PeerId),
+    /// Somebody asks for our own streams.
+    Answer {
+        /// Like this.
+        filter: Filter,
+        /// Under this id.
+        request: String,
+    },
+}
+
+/// The entries.
+#[derive(Debug, Default)]
+pub struct Directory {
+    entries: BTreeMap<StreamKey, Entry>,
+    departed: HashMap<StreamKey, UnixMs>,
+}
+
+impl Directory {
+    /// Takes an entry that was kept on disk: shown at once, marked as not yet heard again.
+    pub fn restore(&mut self, now: MonoMs, key: StreamKey, metadata: Metadata, time: UnixMs) {
+        if self.has_room(&key) {
+            self.entries.insert(key, Entry { metadata, heard: now, confirmed: false, time, listeners: None });
+        }
+    }
+
+    /// Applies a message that `sender` signed at `time`.
+    pub fn apply(&mut self, now: MonoMs, sender: &PeerId, message: DirectoryMessage, time: UnixMs) -> Vec<Effect> {
+        let key = |stream| StreamKey { publisher: sender.clone(), stream };
+        match message {
+            DirectoryMessage::Announce { stream, metadata } => self.announce(now, key(stream), metadata, time),
+            DirectoryMessage::Response { streams, .. } => streams
+                .into_iter()
+                .flat_map(|(stream, metadata)| self.announce(now, key(stream), metadata, time))
+                .collect(),
+            DirectoryMessage::Heartbeat { stream, listeners } => self.heartbeat(now, key(stream), listeners, time),
+            DirectoryMessage::Deregister { stream } => self.end(key(stream), time),
+            DirectoryMessage::Query { filter, request } => vec![Effect::Answer { filter, request }],
+        }
+    }
+
+    fn announce(&mut self, now: MonoMs, key: StreamKey, metadata: Metadata, time: UnixMs) -> Vec<Effect> {
+        let outdated = self.departed.get(&key).is_some_and(|gone| *gone >= time)
+            || self.entries.get(&key).is_some_and(|entry| entry.time > time);
+        if outdated || !self.has_room(&key) {
+            return Vec::new();
+        }
+        self.departed.remove(&key);
+        let known = self.entries.get(&key);
+        let listeners = known.and_then(|entry| entry.listeners);
+        let unchanged = known.is_some_and(|e| e.confirmed && same_but_time(&e.metadata, &metadata));
+        self.entries.insert(key.clone(), Entry { metadata, heard: now, confirmed: true, time, listeners });
+        if unchanged { Vec::new() } else { vec![Effect::Change(Change::Present(key))] }
+    }
+
+    fn heartbeat(&mut self, now: MonoMs, key: StreamKey, listeners: Option<u32>, time: UnixMs) -> Vec<Effect> {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            let departed = self.departed.get(&key).is_some_and(|gone| *gone >= time);
+            return if departed { Vec::new() } else { vec![Effect::Ask(key.publisher)] };
+        };
+        if time < entry.time {
+            return Vec::new();
+        }
+        let changed = !entry.confirmed || (listeners.is_some() && listeners != entry.listeners);
+        (entry.heard, entry.confirmed, entry.time) = (now, true, time);
+        entry.listeners = listeners.or(entry.listeners);
+        if changed { vec![Effect::Change(Change::Present(key))] } else { Vec::new() }
+    }
+
+    fn end(&mut self, key: StreamKey, time: UnixMs) -> Vec<Effect> {
+        if self.entries.get(&key).is_some_and(|entry| entry.time > time) || self.entries.remove(&key).is_none() {
+            return Vec::new();
+        }
+        if self.departed.len() >= MAX_DEPARTED {
+            let oldest = self.departed.iter().min_by_key(|(_, time)| **time).map(|(key, _)| key.clone());
+            oldest.and_then(|key| self.departed.remove(&key));
+        }
+        self.departed.insert(key.clone(), time);
+        vec![Effect::Change(Change::Ended(key))]
+    }
+
+    /// Drops what was not heard of for two minutes.
+    pub fn sweep(&mut self, now: MonoMs) -> Vec<Change> {
+        let stale: Vec<StreamKey> =
+            self.entries.iter().filter(|(_, e)| now.since(e.heard) >= STALE_MS).map(|(key, _)| key.clone()).collect();
+        for key in &stale {
+            self.entries.remove(key);
+        }
+        stale.into_iter().map(Change::Stale).collect()
+    }
+
+    fn has_room(&self, key: &StreamKey) -> bool {
+        if self.entries.contains_key(key) {
+            return true;
+        }
+        let of_publisher = self.entries.keys().filter(|k| k.publisher == key.publisher).count();
+        self.entries.len() < MAX_ENTRIES && of_publisher < MAX_PER_PUBLISHER
+    }
+
+    /// All entries, ordered by publisher and name.
+    pub fn iter(&self) -> impl Iterator<Item = (&StreamKey, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// The entry of exactly this stream.
+    pub fn get(&self, key: &StreamKey) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// Every entry that a person's reference fits.
+    pub fn find(&self, wanted: &StreamRef) -> Vec<StreamKey> {
+        let fits = |key: &&StreamKey| {
+            key.stream == wanted.stream && wanted.publisher.as_ref().is_none_or(|peer| *peer == key.publisher)
+        };
+        self.entries.keys().filter(fits).cloned().collect()
+    }
+}
+
+fn same_but_time(a: &Metadata, b: &Metadata) -> bool {
+    a.0.len() == b.0.len() && a.0.iter().all(|(name, value)| name == "timestamp" || b.0.get(name) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(publisher: u8, stream: &str) -> StreamKey {
+        StreamKey { publisher: PeerId::from_ed25519(&[publisher; 32]), stream: stream.parse().unwrap() }
+    }
+
+    fn announce(directory: &mut Directory, now: u64, key: &StreamKey) -> Vec<Effect> {
+        let message = DirectoryMessage::Announce { stream: key.stream.clone(), metadata: Metadata::default() };
+        directory.apply(MonoMs(now), &key.publisher, message, UnixMs(now))
+    }
+
+    fn beat(directory: &mut Directory, now: u64, key: &StreamKey, listeners: Option<u32>) -> Vec<Effect> {
+        let message = DirectoryMessage::Heartbeat { stream: key.stream.clone(), listeners };
+        directory.apply(MonoMs(now), &key.publisher, message, UnixMs(now))
+    }
+
+    fn end(directory: &mut Directory, now: u64, key: &StreamKey) -> Vec<Effect> {
+        let message = DirectoryMessage::Deregister { stream: key.stream.clone() };
+        directory.apply(MonoMs(now), &key.publisher, message, UnixMs(now))
+    }
+
+    #[test]
+    fn an_entry_lives_by_its_heartbeats() {
+        let (mut directory, town) = (Directory::default(), key(1, "town"));
+        assert_eq!(announce(&mut directory, 0, &town), [Effect::Change(Change::Present(town.clone()))]);
+        assert_eq!(announce(&mut directory, 10, &town), [], "saying it again changes nothing");
+        assert_eq!(beat(&mut directory, 100_000, &town, None), []);
+        assert_eq!(directory.sweep(MonoMs(100_000 + STALE_MS - 1)), []);
+        assert_eq!(directory.sweep(MonoMs(100_000 + STALE_MS)), [Change::Stale(town)]);
+    }
+
+    #[test]
+    fn two_publishers_may_use_one_id_and_neither_can_end_the_other() {
+        let (mut directory, mine, theirs) = (Directory::default(), key(1, "town"), key(2, "town"));
+        announce(&mut directory, 0, &mine);
+        announce(&mut directory, 0, &theirs);
+        assert_eq!(directory.find(&"town".parse().unwrap()).len(), 2);
+        assert_eq!(directory.find(&mine.to_string().parse().unwrap()), [mine.clone()]);
+        end(&mut directory, 1, &theirs);
+        assert!(directory.get(&mine).is_some() && directory.get(&theirs).is_none());
+    }
+
+    #[test]
+    fn a_late_announcement_does_not_bring_a_stream_back() {
+        let (mut directory, town) = (Directory::default(), key(1, "town"));
+        announce(&mut directory, 5, &town);
+        assert_eq!(end(&mut directory, 9, &town), [Effect::Change(Change::Ended(town.clone()))]);
+        assert_eq!(announce(&mut directory, 7, &town), []);
+        assert_eq!(beat(&mut directory, 8, &town, None), []);
+        assert_eq!(announce(&mut directory, 10, &town).len(), 1, "but a new one does");
+    }
+
+    #[test]
+    fn what_was_on_disk_is_shown_until_it_is_stale() {
+        let (mut directory, town) = (Directory::default(), key(1, "town"));
+        directory.restore(MonoMs(0), town.clone(), Metadata::default(), UnixMs(0));
+        assert!(!directory.get(&town).unwrap().confirmed);
+        assert_eq!(beat(&mut directory, 5, &town, Some(2)), [Effect::Change(Change::Present(town.clone()))]);
+        assert!(directory.get(&town).unwrap().confirmed);
+        assert_eq!(beat(&mut directory, 6, &key(3, "new"), None), [Effect::Ask(key(3, "new").publisher)]);
+    }
+
+    #[test]
+    fn publishers_cannot_fill_it() {
+        let mut directory = Directory::default();
+        for n in 0..200 {
+            announce(&mut directory, n, &key(1, &format!("s{n}")));
+        }
+        assert_eq!(directory.iter().count(), MAX_PER_PUBLISHER);
+        for n in 0..2 * MAX_DEPARTED {
+            let key = key(2, &format!("s{n}"));
+            announce(&mut directory, 1, &key);
+            end(&mut directory, 2, &key);
+        }
+        assert!(directory.departed.len() <= MAX_DEPARTED);
+    }
+}

@@ -1,0 +1,24 @@
+//! What the swarm is told at its start.
+
+/// Settings of the swarm; all bounds are per process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the network: prefix of its topics and of its Kademlia protocol.
+    pub network: String,
+    /// Multiaddrs to listen on.
+    pub listen: Vec<String>,
+    /// Multiaddrs with a peer id, dialled until connected, again whenever the connection is lost.
+    pub bootstrap: Vec<String>,
+    /// Find peers on the LAN by multicast DNS, which announces this peer's addresses there.
+    pub mdns: bool,
+    /// Most established connections.
+    pub max_connections: u32,
+    /// Most connections to one peer.
+    pub max_connections_per_peer: u32,
+    /// Fetch groups that gossip did not bring.
+    pub repair: bool,
+    /// Sent to other peers by identify.
+    pub agent: String,
+    /// Of one hundred groups, how many the receiving side drops on purpose; for tests of repair.
+    pub drop_groups_percent: u8,
+}

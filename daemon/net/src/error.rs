@@ -1,0 +1,46 @@
+//! The one error of this floor.
+
+/// Why the network could not do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetError {
+    /// Not a multiaddr, or one without the peer id that is needed.
+    #[error("`{address}` is not a usable address: {fault}; one looks like /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...")]
+    Address {
+        /// As it was given.
+        address: String,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// No way to the peer was found.
+    #[error("cannot reach {peer}: {fault}")]
+    Unreachable {
+        /// The peer or address.
+        peer: String,
+        /// What the transports said.
+        fault: String,
+    },
+    /// Not connected to the peer.
+    #[error("not connected to {0}")]
+    NotConnected(String),
+    /// Nobody who is connected follows the topic.
+    #[error("no connected peer follows this topic yet")]
+    NoListeners,
+    /// Every queue toward the topic's peers is full.
+    #[error("all peers of this topic are too slow at the moment")]
+    Busy,
+    /// Larger than the network takes.
+    #[error("the message is larger than 64 KiB")]
+    TooLarge,
+    /// A bound of this process.
+    #[error("{0}")]
+    Limit(&'static str),
+    /// The identity file cannot be used.
+    #[error("identity: {0}")]
+    Identity(String),
+    /// The swarm could not be built or cannot listen.
+    #[error("{0}")]
+    Setup(String),
+    /// The swarm task has ended.
+    #[error("the network task has stopped")]
+    Stopped,
+}

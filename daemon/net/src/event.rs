@@ -1,0 +1,78 @@
+//! What the network tells the daemon.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use p2pd_core::{
+    announce::DirectoryMessage,
+    audio_json::AudioMessage,
+    group::Group,
+    id::{PeerId, StreamId, StreamKey},
+    time::UnixMs,
+};
+
+/// An admitted message.
+#[derive(Clone, Debug)]
+pub enum Incoming {
+    /// Of the stream directory.
+    Directory {
+        /// Who signed it.
+        sender: PeerId,
+        /// What it says.
+        message: DirectoryMessage,
+        /// When, by the sender's clock.
+        time: UnixMs,
+    },
+    /// Audio in the native format.
+    Group {
+        /// Of this stream.
+        key: StreamKey,
+        /// Verified.
+        group: Arc<Group>,
+    },
+    /// Audio in the old format.
+    Audio {
+        /// Who signed it.
+        sender: PeerId,
+        /// Of this stream.
+        stream: StreamId,
+        /// What it says.
+        message: AudioMessage,
+    },
+    /// Of a program's own topic.
+    Message {
+        /// The topic.
+        topic: String,
+        /// Who signed it.
+        sender: PeerId,
+        /// The payload.
+        data: Bytes,
+    },
+}
+
+/// A change of the network's state.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// First connection to a peer.
+    Connected(PeerId),
+    /// Last connection to a peer closed.
+    Disconnected(PeerId),
+    /// A peer told who it is.
+    Identified(PeerId),
+    /// Listening on an address.
+    Listening(String),
+    /// A peer follows a topic from now on.
+    Joined {
+        /// Who.
+        peer: PeerId,
+        /// What.
+        topic: String,
+    },
+    /// A peer follows a topic no more.
+    Left {
+        /// Who.
+        peer: PeerId,
+        /// What.
+        topic: String,
+    },
+}

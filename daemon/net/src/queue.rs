@@ -1,0 +1,88 @@
+//! A bounded queue between tasks that never makes the writer wait: when full, the oldest item goes and the reader is told.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use p2pd_core::ring::{Next, Ring};
+use tokio::sync::Notify;
+
+struct Shared<T> {
+    ring: Mutex<State<T>>,
+    filled: Notify,
+}
+
+struct State<T> {
+    ring: Ring<T>,
+    closed: bool,
+}
+
+/// The end that writes; the reader sees the end of the queue when all of these are gone.
+pub struct Writer<T>(Arc<Shared<T>>);
+
+/// The end that reads.
+pub struct Reader<T>(Arc<Shared<T>>);
+
+/// A queue of at most `items` items.
+pub fn bounded<T>(items: usize) -> (Writer<T>, Reader<T>) {
+    let state = State { ring: Ring::new(items, usize::MAX), closed: false };
+    let shared = Arc::new(Shared { ring: Mutex::new(state), filled: Notify::new() });
+    (Writer(shared.clone()), Reader(shared))
+}
+
+impl<T> Shared<T> {
+    // A panic while the lock is held cannot leave a ring half-changed, so a poisoned lock is as good as any.
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Writer<T> {
+    /// Adds an item. Returns how many older ones were dropped for it.
+    pub fn push(&self, item: T) -> usize {
+        let dropped = self.0.lock().ring.push(1, item);
+        self.0.filled.notify_one();
+        dropped
+    }
+}
+
+impl<T> Drop for Writer<T> {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.filled.notify_one();
+    }
+}
+
+impl<T> Reader<T> {
+    /// The next item or gap; `None` when the writer is gone and all is read. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Next<T>> {
+        loop {
+            {
+                let mut state = self.0.lock();
+                if let Some(next) = state.ring.pop() {
+                    return Some(next);
+                }
+                if state.closed {
+                    return None;
+                }
+            }
+            self.0.filled.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_tells_its_reader_of_the_gap() {
+        let (writer, mut reader) = bounded(2);
+        for n in 0..5 {
+            writer.push(n);
+        }
+        drop(writer);
+        assert_eq!(reader.next().await, Some(Next::Gap { from: 0, to: 2 }));
+        assert_eq!(reader.next().await, Some(Next::Item(3)));
+        assert_eq!(reader.next().await, Some(Next::Item(4)));
+        assert_eq!(reader.next().await, None);
+    }
+}
