@@ -1,1 +1,12 @@
-//! x
+//! What p2pd keeps on disk. This crate alone names RocksDB; it knows neither the network nor the API.
+//!
+//! Everything here can be relearnt from the network or be set again; the identity key is a file beside the database.
+
+mod db;
+mod error;
+mod record;
+mod schema;
+
+pub use db::Store;
+pub use error::StoreError;
+pub use record::{DirectoryRecord, EventRecord, PeerRecord};

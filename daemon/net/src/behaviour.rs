@@ -1,0 +1,86 @@
+//! The protocols this peer speaks, each with the bounds it is given.
+
+use std::time::Duration;
+
+use libp2p::{
+    StreamProtocol, connection_limits, gossipsub, identify, kad, mdns, ping, request_response,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+};
+
+use crate::{Config, NetError, fetch, identity::Identity};
+
+/// One field per protocol; the swarm task hands the event of each to its driver.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    pub(crate) limits: connection_limits::Behaviour,
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) ping: ping::Behaviour,
+    pub(crate) gossipsub: gossipsub::Behaviour,
+    pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
+    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
+}
+
+/// Name of this network's Kademlia, so that it never mixes with another.
+pub(crate) fn kad_protocol(network: &str) -> Result<StreamProtocol, NetError> {
+    StreamProtocol::try_from_owned(format!("/p2pd/{network}/kad/1.0.0"))
+        .map_err(|e| NetError::Setup(format!("network name `{network}`: {e}")))
+}
+
+pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, NetError> {
+    let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
+    let id = identity.0.public().to_peer_id();
+    let limits = connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(64))
+        .with_max_pending_outgoing(Some(64))
+        .with_max_established(Some(config.max_connections))
+        .with_max_established_per_peer(Some(config.max_connections_per_peer));
+    let identify = identify::Config::new("/p2pd/1".into(), identity.0.public())
+        .with_agent_version(config.agent.clone())
+        .with_interval(Duration::from_secs(300));
+    let mut kad = kad::Config::new(kad_protocol(&config.network)?);
+    kad.set_max_packet_size(16 * 1024).set_record_filtering(kad::StoreInserts::FilterBoth);
+    let mdns = if config.mdns {
+        Some(mdns::tokio::Behaviour::new(mdns::Config::default(), id).map_err(|e| setup(&e))?)
+    } else {
+        None
+    };
+    Ok(Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
+        gossipsub: gossipsub(identity)?,
+        kad: kad::Behaviour::with_config(id, kad::store::MemoryStore::new(id), kad),
+        mdns: mdns.into(),
+        fetch: request_response::Behaviour::with_codec(
+            fetch::Codec,
+            [(fetch::PROTOCOL, request_response::ProtocolSupport::Full)],
+            request_response::Config::default().with_request_timeout(Duration::from_secs(5)).with_max_concurrent_streams(16),
+        ),
+    })
+}
+
+fn gossipsub(identity: &Identity) -> Result<gossipsub::Behaviour, NetError> {
+    let config = gossipsub::ConfigBuilder::default()
+        .validation_mode(gossipsub::ValidationMode::Strict)
+        .validate_messages()
+        .flood_publish(false)
+        .mesh_n(6)
+        .mesh_n_low(4)
+        .mesh_n_high(12)
+        .max_transmit_size(64 * 1024)
+        // 64 and not 5,000: a frozen peer must not cost hundreds of megabytes.
+        .connection_handler_queue_len(64)
+        .publish_queue_duration(Duration::from_secs(1))
+        .forward_queue_duration(Duration::from_millis(500))
+        .build()
+        .map_err(|e| NetError::Setup(e.to_string()))?;
+    let mut gossipsub =
+        gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Signed(identity.0.clone()), config)
+            .map_err(|e| NetError::Setup(e.to_owned()))?;
+    let mut score = gossipsub::PeerScoreParams::default();
+    // Many honest daemons share one address (NAT, containers, tests on one machine).
+    score.ip_colocation_factor_weight = 0.0;
+    gossipsub.with_peer_score(score, gossipsub::PeerScoreThresholds::default()).map_err(NetError::Setup)?;
+    Ok(gossipsub)
+}

@@ -1,0 +1,140 @@
+//! Dialling: on request with an answer, and for ever toward bootstrap peers.
+
+use std::{collections::HashMap, time::Duration};
+
+use libp2p::{
+    Multiaddr, Swarm,
+    multiaddr::Protocol,
+    swarm::{ConnectionId, DialError, dial_opts::DialOpts},
+};
+use p2pd_core::{id::PeerId, time::MonoMs};
+use tokio::sync::oneshot;
+
+use crate::{NetError, behaviour::Behaviour, peers};
+
+/// Most dials on request that wait for their answer.
+const MAX_PENDING: usize = 128;
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, NetError>>;
+
+struct Bootstrap {
+    peer: libp2p::PeerId,
+    address: Multiaddr,
+    next: MonoMs,
+    wait: Duration,
+}
+
+/// Pending dials by connection, since two callers may dial one peer.
+#[derive(Default)]
+pub(crate) struct Dial {
+    pending: HashMap<ConnectionId, (String, Reply<PeerId>)>,
+    bootstrap: Vec<Bootstrap>,
+}
+
+/// Splits `/.../p2p/<id>`; the peer id is required, so that nobody else can answer in its place.
+pub(crate) fn parse(address: &str) -> Result<(libp2p::PeerId, Multiaddr), NetError> {
+    let fail = |fault: &str| NetError::Address { address: p2pd_core::text::clean(address, 256), fault: fault.into() };
+    let parsed: Multiaddr = address.parse().map_err(|e: libp2p::multiaddr::Error| fail(&e.to_string()))?;
+    match parsed.iter().last() {
+        Some(Protocol::P2p(peer)) if parsed.iter().count() > 1 => Ok((peer, parsed)),
+        Some(Protocol::P2p(_)) => Err(fail("it names a peer but no way to it")),
+        _ => Err(fail("it has no /p2p/<peer id> at its end")),
+    }
+}
+
+impl Dial {
+    pub(crate) fn new(bootstrap: &[String]) -> Result<Self, NetError> {
+        let parse = |address: &String| {
+            let (peer, address) = parse(address)?;
+            Ok(Bootstrap { peer, address, next: MonoMs(0), wait: RETRY_FIRST })
+        };
+        Ok(Dial { bootstrap: bootstrap.iter().map(parse).collect::<Result<_, NetError>>()?, ..Dial::default() })
+    }
+
+    pub(crate) fn connect(&mut self, swarm: &mut Swarm<Behaviour>, peer: libp2p::PeerId, addresses: Vec<Multiaddr>, reply: Reply<PeerId>) {
+        self.pending.retain(|_, (_, reply)| !reply.is_closed());
+        if self.pending.len() >= MAX_PENDING {
+            let _ = reply.send(Err(NetError::Limit("128 dials are under way; try again")));
+            return;
+        }
+        let options = DialOpts::peer_id(peer).addresses(addresses).extend_addresses_through_behaviour().build();
+        let id = options.connection_id();
+        match swarm.dial(options) {
+            Ok(()) => {
+                self.pending.insert(id, (peer.to_string(), reply));
+            }
+            Err(error) => {
+                let _ = reply.send(Err(unreachable(&peer.to_string(), &error)));
+            }
+        }
+    }
+
+    pub(crate) fn connected(&mut self, peer: &libp2p::PeerId, id: ConnectionId) {
+        if let Some((_, reply)) = self.pending.remove(&id) {
+            let _ = reply.send(Ok(peers::from_libp2p(peer)));
+        }
+        for bootstrap in self.bootstrap.iter_mut().filter(|b| b.peer == *peer) {
+            bootstrap.wait = RETRY_FIRST;
+        }
+    }
+
+    pub(crate) fn failed(&mut self, id: ConnectionId, error: &DialError) {
+        if let Some((peer, reply)) = self.pending.remove(&id) {
+            let _ = reply.send(Err(unreachable(&peer, error)));
+        }
+    }
+
+    /// Dials the bootstrap peers that are not connected, each with growing patience.
+    pub(crate) fn tick(&mut self, swarm: &mut Swarm<Behaviour>, now: MonoMs) {
+        for bootstrap in &mut self.bootstrap {
+            if swarm.is_connected(&bootstrap.peer) || now < bootstrap.next {
+                continue;
+            }
+            bootstrap.next = MonoMs(now.0.saturating_add(u64::try_from(bootstrap.wait.as_millis()).unwrap_or(u64::MAX)));
+            bootstrap.wait = (bootstrap.wait * 2).min(RETRY_MAX);
+            let options = DialOpts::peer_id(bootstrap.peer).addresses(vec![bootstrap.address.clone()]).build();
+            if let Err(error) = swarm.dial(options) {
+                tracing::debug!(peer = %bootstrap.peer, %error, "bootstrap peer not dialled");
+            }
+        }
+    }
+}
+
+fn unreachable(peer: &str, error: &DialError) -> NetError {
+    let fault = match error {
+        DialError::WrongPeerId { obtained, .. } => format!("{obtained} answered there; use that id if it is the one you want"),
+        DialError::NoAddresses => "no address of it is known; give one with /p2p/<peer id> at its end".into(),
+        DialError::LocalPeerId { .. } => "that is this peer itself".into(),
+        DialError::Transport(faults) => {
+            let each = faults.iter().take(4).map(|(address, fault)| format!("{address}: {}", innermost(fault)));
+            each.collect::<Vec<_>>().join("; ")
+        }
+        other => other.to_string(),
+    };
+    NetError::Unreachable { peer: peer.to_owned(), fault }
+}
+
+/// The last cause of an error; the ones above it only say that something below failed.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_needs_a_way_and_a_peer() {
+        let peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        assert!(parse(&format!("/ip4/127.0.0.1/tcp/4001/p2p/{peer}")).is_ok());
+        for bad in ["", "nonsense", "/ip4/127.0.0.1/tcp/4001", &format!("/p2p/{peer}")] {
+            assert!(matches!(parse(bad), Err(NetError::Address { .. })), "{bad}");
+        }
+    }
+}

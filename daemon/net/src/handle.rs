@@ -1,0 +1,88 @@
+//! The way into the swarm task: cloneable, one method per request.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use p2pd_core::{group::Group, id::PeerId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{NetError, command::Command, dial, gossip::TopicRule, peers, peers::PeerInfo};
+
+/// Asks the swarm task. Waits while 64 commands are queued; put a deadline around it.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) commands: mpsc::Sender<Command>,
+}
+
+impl Handle {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| NetError::Stopped)?;
+        answer.await.map_err(|_| NetError::Stopped)
+    }
+
+    /// Dials a multiaddr that ends in `/p2p/<peer id>`. Answers when the connection stands or every way has failed.
+    pub async fn connect(&self, address: &str) -> Result<PeerId, NetError> {
+        let (peer, address) = dial::parse(address)?;
+        self.ask(|reply| Command::Connect { peer, addresses: vec![address], reply }).await?
+    }
+
+    /// Dials a peer at the addresses it is said to have; the malformed ones among them are left out.
+    pub async fn connect_peer(&self, peer: &PeerId, addresses: &[String]) -> Result<PeerId, NetError> {
+        let id = peers::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
+        let addresses = addresses.iter().filter_map(|a| a.parse().ok()).collect();
+        self.ask(|reply| Command::Connect { peer: id, addresses, reply }).await?
+    }
+
+    /// Closes every connection to the peer.
+    pub async fn disconnect(&self, peer: &PeerId) -> Result<(), NetError> {
+        let id = peers::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
+        self.ask(|reply| Command::Disconnect { peer: id, reply }).await?
+    }
+
+    /// The connected peers.
+    pub async fn peers(&self) -> Result<Vec<PeerInfo>, NetError> {
+        self.ask(|reply| Command::Peers { reply }).await
+    }
+
+    /// Where this peer listens, each with `/p2p/<own id>` at its end.
+    pub async fn addresses(&self) -> Result<Vec<String>, NetError> {
+        self.ask(|reply| Command::Addresses { reply }).await
+    }
+
+    /// Follows a topic. Following it again in the same format changes nothing.
+    pub async fn subscribe(&self, topic: &str, rule: TopicRule) -> Result<(), NetError> {
+        self.ask(|reply| Command::Subscribe { topic: topic.into(), rule, reply }).await?
+    }
+
+    /// Follows a topic no more.
+    pub async fn unsubscribe(&self, topic: &str) -> Result<(), NetError> {
+        self.commands.send(Command::Unsubscribe { topic: topic.into() }).await.map_err(|_| NetError::Stopped)
+    }
+
+    /// Sends a message to a topic's followers.
+    pub async fn publish(&self, topic: &str, data: Bytes) -> Result<(), NetError> {
+        self.ask(|reply| Command::Publish { topic: topic.into(), data, keep: None, reply }).await?
+    }
+
+    /// Sends a group of our own, and keeps it for those who ask later.
+    pub async fn publish_group(&self, topic: &str, group: Arc<Group>) -> Result<(), NetError> {
+        let data = group.signed.clone();
+        self.ask(|reply| Command::Publish { topic: topic.into(), data, keep: Some(group), reply }).await?
+    }
+
+    /// The topics this peer follows.
+    pub async fn topics(&self) -> Result<Vec<String>, NetError> {
+        self.ask(|reply| Command::Topics { reply }).await
+    }
+
+    /// The connected peers that follow a topic.
+    pub async fn topic_peers(&self, topic: &str) -> Result<Vec<PeerId>, NetError> {
+        self.ask(|reply| Command::TopicPeers { topic: topic.into(), reply }).await
+    }
+
+    /// The groups of a followed stream that came in the last `ms` milliseconds, oldest first.
+    pub async fn recent(&self, topic: &str, ms: u64) -> Result<Vec<Arc<Group>>, NetError> {
+        self.ask(|reply| Command::Recent { topic: topic.into(), ms, reply }).await
+    }
+}

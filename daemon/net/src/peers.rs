@@ -1,0 +1,134 @@
+//! Who is connected, how, and what they said of themselves.
+
+use std::{collections::HashMap, time::Duration};
+
+use libp2p::{Multiaddr, core::ConnectedPoint, identify, swarm::ConnectionId};
+use p2pd_core::{
+    id::PeerId,
+    text,
+    time::{MonoMs, UnixMs},
+};
+
+/// Most addresses and protocols kept of what one peer says of itself.
+const MAX_SAID: usize = 32;
+
+pub(crate) fn from_libp2p(peer: &libp2p::PeerId) -> PeerId {
+    // A libp2p id is a multihash, so this cannot fail; an impossible one becomes an id that matches nobody.
+    PeerId::from_bytes(&peer.to_bytes()).unwrap_or_else(|_| PeerId::from_ed25519(&[0; 32]))
+}
+
+pub(crate) fn to_libp2p(peer: &PeerId) -> Option<libp2p::PeerId> {
+    libp2p::PeerId::from_bytes(peer.as_bytes()).ok()
+}
+
+/// One connection to a peer.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Where the peer is.
+    pub address: String,
+    /// Whether the peer dialled us.
+    pub inbound: bool,
+    /// When it was opened.
+    pub opened: UnixMs,
+}
+
+/// A connected peer.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// Who.
+    pub peer: PeerId,
+    /// Each connection.
+    pub connections: Vec<Connection>,
+    /// Software, as the peer says.
+    pub agent: String,
+    /// Protocols, as the peer says.
+    pub protocols: Vec<String>,
+    /// Listen addresses, as the peer says.
+    pub addresses: Vec<String>,
+    /// Last measured round trip.
+    pub rtt: Option<Duration>,
+    /// Gossipsub's score; below 0 is bad.
+    pub score: f64,
+}
+
+#[derive(Default)]
+struct Peer {
+    connections: HashMap<ConnectionId, Connection>,
+    agent: String,
+    protocols: Vec<String>,
+    addresses: Vec<String>,
+    rtt: Option<Duration>,
+    /// Since when, and last when, its queues were too full.
+    slow: Option<(MonoMs, MonoMs)>,
+}
+
+/// The table; bounded by the connection limits.
+#[derive(Default)]
+pub(crate) struct Peers(HashMap<libp2p::PeerId, Peer>);
+
+impl Peers {
+    /// Notes a connection. True for the first to this peer.
+    pub(crate) fn opened(&mut self, peer: libp2p::PeerId, id: ConnectionId, point: &ConnectedPoint, now: UnixMs) -> bool {
+        let connection = Connection {
+            address: point.get_remote_address().to_string(),
+            inbound: point.is_listener(),
+            opened: now,
+        };
+        let connections = &mut self.0.entry(peer).or_default().connections;
+        connections.insert(id, connection);
+        connections.len() == 1
+    }
+
+    /// Notes the end of a connection. True for the last to this peer.
+    pub(crate) fn closed(&mut self, peer: &libp2p::PeerId, id: ConnectionId) -> bool {
+        let Some(entry) = self.0.get_mut(peer) else { return false };
+        entry.connections.remove(&id);
+        let last = entry.connections.is_empty();
+        if last {
+            self.0.remove(peer);
+        }
+        last
+    }
+
+    pub(crate) fn identified(&mut self, peer: &libp2p::PeerId, info: &identify::Info) {
+        if let Some(entry) = self.0.get_mut(peer) {
+            entry.agent = text::clean(&info.agent_version, 128);
+            entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 128)).collect();
+            entry.addresses = info.listen_addrs.iter().take(MAX_SAID).map(Multiaddr::to_string).collect();
+        }
+    }
+
+    pub(crate) fn pinged(&mut self, peer: &libp2p::PeerId, rtt: Duration) {
+        if let Some(entry) = self.0.get_mut(peer) {
+            entry.rtt = Some(rtt);
+        }
+    }
+
+    /// Notes that a peer reads too slowly. True when it has done so for a minute.
+    pub(crate) fn slow(&mut self, peer: &libp2p::PeerId, now: MonoMs) -> bool {
+        let Some(entry) = self.0.get_mut(peer) else { return false };
+        let since = match entry.slow {
+            Some((since, last)) if now.since(last) < 10_000 => since,
+            _ => now,
+        };
+        entry.slow = Some((since, now));
+        now.since(since) >= 60_000
+    }
+
+    pub(crate) fn contains(&self, peer: &libp2p::PeerId) -> bool {
+        self.0.contains_key(peer)
+    }
+
+    pub(crate) fn list(&self, score: impl Fn(&libp2p::PeerId) -> f64) -> Vec<PeerInfo> {
+        let info = |(id, peer): (&libp2p::PeerId, &Peer)| PeerInfo {
+            peer: from_libp2p(id),
+            connections: peer.connections.values().cloned().collect(),
+            agent: peer.agent.clone(),
+            protocols: peer.protocols.clone(),
+            addresses: peer.addresses.clone(),
+            rtt: peer.rtt,
+            score: score(id),
+        };
+        self.0.iter().map(info).collect()
+    }
+}

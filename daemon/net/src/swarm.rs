@@ -1,0 +1,69 @@
+//! Builds the swarm: transports, their bounds, and what listens where.
+
+use std::time::Duration;
+
+use libp2p::{
+    Multiaddr, Swarm, SwarmBuilder, Transport as _,
+    core::{muxing::StreamMuxerBox, upgrade::Version},
+    dns, noise, tcp, tls, websocket, yamux,
+};
+
+use crate::{
+    Config, NetError,
+    behaviour::{self, Behaviour},
+    identity::Identity,
+};
+
+/// Most bytes in one WebSocket frame. The library's default lets 14 unauthenticated bytes reserve 256 MiB.
+const MAX_WEBSOCKET_FRAME: usize = 128 * 1024;
+
+/// Yamux with receive windows pinned at 256 KiB: with windows that grow, js-libp2p sends frames over 1 MiB, which
+/// rust-yamux refuses together with the connection. The number of streams is what the setter is named for; the pinned
+/// window is what it is called for.
+fn yamux() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(4096);
+    config
+}
+
+pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Swarm<Behaviour>, NetError> {
+    let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
+    let behaviour = behaviour::build(config, identity)?;
+    let mut swarm = SwarmBuilder::with_existing_identity(identity.0.clone())
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), (tls::Config::new, noise::Config::new), yamux)
+        .map_err(|e| setup(&e))?
+        .with_quic()
+        .with_other_transport(|keys| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
+            let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+            let mut websocket = websocket::Config::new(dns::tokio::Transport::system(tcp)?);
+            websocket.set_max_data_size(MAX_WEBSOCKET_FRAME);
+            Ok(websocket
+                .upgrade(Version::V1Lazy)
+                .authenticate(noise::Config::new(keys)?)
+                .multiplex(yamux())
+                .timeout(Duration::from_secs(10))
+                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))))
+        })
+        .map_err(|e| setup(&e))?
+        .with_dns()
+        .map_err(|e| setup(&e))?
+        .with_behaviour(|_| behaviour)
+        .map_err(|e| setup(&e))?
+        .with_swarm_config(|swarm| {
+            swarm
+                // One round trip to open a stream instead of two.
+                .with_substream_upgrade_protocol_override(Version::V1Lazy)
+                .with_max_negotiating_inbound_streams(16)
+                // Quiet peers are still wanted: gossipsub meshes live on them. The connection limits bound their number.
+                .with_idle_connection_timeout(Duration::from_secs(3600))
+        })
+        .build();
+    for address in &config.listen {
+        let parsed: Multiaddr = address
+            .parse()
+            .map_err(|e: libp2p::multiaddr::Error| NetError::Address { address: address.clone(), fault: e.to_string() })?;
+        swarm.listen_on(parsed).map_err(|e| NetError::Setup(format!("cannot listen on {address}: {e}")))?;
+    }
+    Ok(swarm)
+}

@@ -1,0 +1,303 @@
+//! The task that owns the swarm: it takes turns between commands, the network and a tick, and hands each to the driver
+//! it belongs to. Nothing is awaited inside an arm.
+
+use std::{
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use futures::StreamExt;
+use libp2p::{
+    Swarm,
+    gossipsub::{self, IdentTopic, MessageAcceptance, TopicHash},
+    identify, kad, mdns,
+    multiaddr::Protocol,
+    ping, request_response,
+    swarm::SwarmEvent,
+};
+use p2pd_core::time::{MonoMs, UnixMs};
+use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config, Event, Handle, Identity, Incoming, NetError,
+    behaviour::{Behaviour, BehaviourEvent, kad_protocol},
+    command::Command,
+    dial::Dial,
+    fetch,
+    gossip::{Ask, Gossip, Judged},
+    peers::{self, Peers},
+    queue, swarm,
+};
+
+/// Commands that wait before their callers do.
+const COMMANDS: usize = 64;
+/// Messages from the network that wait for the daemon.
+const INCOMING: usize = 256;
+/// State changes that wait for the daemon.
+const EVENTS: usize = 256;
+const TICK: Duration = Duration::from_millis(20);
+/// How often Kademlia looks around, in milliseconds.
+const LOOK_AROUND_MS: u64 = 60_000;
+
+/// A running network.
+pub struct Running {
+    /// The way in.
+    pub handle: Handle,
+    /// Messages that were admitted; when the daemon lags, the oldest go.
+    pub incoming: queue::Reader<Incoming>,
+    /// Changes of state; after a gap, read the state anew.
+    pub events: queue::Reader<Event>,
+    /// Ends when the network does.
+    pub task: JoinHandle<()>,
+}
+
+/// Builds the swarm, listens, and spawns its task, which ends when `stop` is cancelled.
+pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> Result<Running, NetError> {
+    let (commands, command_queue) = mpsc::channel(COMMANDS);
+    let (incoming_writer, incoming) = queue::bounded(INCOMING);
+    let (event_writer, events) = queue::bounded(EVENTS);
+    let task = Task {
+        swarm: swarm::build(config, identity)?,
+        dial: Dial::new(&config.bootstrap)?,
+        gossip: Gossip::new(config),
+        peers: Peers::default(),
+        kad_protocol: kad_protocol(&config.network)?,
+        incoming: incoming_writer,
+        events: event_writer,
+        began: Instant::now(),
+        looked_around: MonoMs(0),
+    };
+    let task = tokio::spawn(task.run(command_queue, stop));
+    Ok(Running { handle: Handle { commands }, incoming, events, task })
+}
+
+struct Task {
+    swarm: Swarm<Behaviour>,
+    dial: Dial,
+    gossip: Gossip,
+    peers: Peers,
+    kad_protocol: libp2p::StreamProtocol,
+    incoming: queue::Writer<Incoming>,
+    events: queue::Writer<Event>,
+    began: Instant,
+    looked_around: MonoMs,
+}
+
+impl Task {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = tick.tick() => self.on_tick(),
+                Some(command) = commands.recv() => self.on_command(command),
+                event = self.swarm.select_next_some() => self.on_swarm(event),
+            }
+        }
+    }
+
+    fn now(&self) -> MonoMs {
+        MonoMs(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn wall() -> UnixMs {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn tell(&self, event: Event) {
+        self.events.push(event);
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.now();
+        self.dial.tick(&mut self.swarm, now);
+        let asks = self.gossip.due(&self.swarm.behaviour().gossipsub, now);
+        self.ask_all(asks);
+        if now.since(self.looked_around) >= LOOK_AROUND_MS {
+            self.looked_around = now;
+            // Fails while no peer is known, which is no news.
+            let _ = self.swarm.behaviour_mut().kad.bootstrap();
+        }
+    }
+
+    fn ask_all(&mut self, asks: impl IntoIterator<Item = Ask>) {
+        for Ask { peer, request } in asks {
+            self.swarm.behaviour_mut().fetch.send_request(&peer, request);
+        }
+    }
+
+    fn on_command(&mut self, command: Command) {
+        let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
+        match command {
+            Command::Connect { peer, addresses, reply } => self.dial.connect(&mut self.swarm, peer, addresses, reply),
+            Command::Disconnect { peer, reply } => {
+                let known = self.swarm.disconnect_peer_id(peer);
+                let _ = reply.send(known.map_err(|()| NetError::NotConnected(peer.to_string())));
+            }
+            Command::Peers { reply } => {
+                let score = |peer: &libp2p::PeerId| gossipsub.peer_score(peer).unwrap_or(0.0);
+                let _ = reply.send(self.peers.list(score));
+            }
+            Command::Addresses { reply } => {
+                let _ = reply.send(self.addresses());
+            }
+            Command::Subscribe { topic, rule, reply } => {
+                let done = self.gossip.subscribe(gossipsub, &topic, rule);
+                let _ = reply.send(done);
+                self.burst(&IdentTopic::new(topic).hash());
+            }
+            Command::Unsubscribe { topic } => self.gossip.unsubscribe(gossipsub, &topic),
+            Command::Publish { topic, data, keep, reply } => {
+                let sent = self.gossip.publish(gossipsub, &topic, data);
+                let now = self.now();
+                if let Some(group) = keep {
+                    self.gossip.keep(&topic, group, now);
+                }
+                let _ = reply.send(sent);
+            }
+            Command::Topics { reply } => {
+                let _ = reply.send(self.gossip.topics());
+            }
+            Command::TopicPeers { topic, reply } => {
+                let followers = followers(gossipsub, &IdentTopic::new(topic).hash());
+                let _ = reply.send(followers.iter().map(peers::from_libp2p).collect());
+            }
+            Command::Recent { topic, ms, reply } => {
+                let _ = reply.send(self.gossip.recent(&topic, ms, self.now()));
+            }
+        }
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let own = Protocol::P2p(*self.swarm.local_peer_id());
+        self.swarm.external_addresses().chain(self.swarm.listeners()).map(|a| a.clone().with(own.clone()).to_string()).collect()
+    }
+
+    /// Asks up to two followers of a topic for its last seconds.
+    fn burst(&mut self, topic: &TopicHash) {
+        let followers = followers(&self.swarm.behaviour().gossipsub, topic);
+        let asks: Vec<Ask> = followers.into_iter().take(2).filter_map(|peer| self.gossip.burst(topic, peer)).collect();
+        self.ask_all(asks);
+    }
+
+    fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.dial.connected(&peer_id, connection_id);
+                if self.peers.opened(peer_id, connection_id, &endpoint, Self::wall()) {
+                    self.tell(Event::Connected(peers::from_libp2p(&peer_id)));
+                }
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                if self.peers.closed(&peer_id, connection_id) {
+                    self.tell(Event::Disconnected(peers::from_libp2p(&peer_id)));
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => self.dial.failed(connection_id, &error),
+            SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.to_string())),
+            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
+            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
+                tracing::error!(?addresses, %error, "a listener closed");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Gossipsub(event) => self.on_gossipsub(event),
+            BehaviourEvent::Fetch(event) => self.on_fetch(event),
+            BehaviourEvent::Identify(event) => self.on_identify(event),
+            BehaviourEvent::Mdns(event) => self.on_mdns(event),
+            BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => self.peers.pinged(&peer, rtt),
+            BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, is_new_peer: true, addresses, .. }) => {
+                self.on_found(peer, addresses.into_vec());
+            }
+            _ => {}
+        }
+    }
+
+    fn on_gossipsub(&mut self, event: gossipsub::Event) {
+        match event {
+            gossipsub::Event::Message { propagation_source, message_id, message } => {
+                let Judged { acceptance, incoming } =
+                    self.gossip.judge(&propagation_source, message, self.now(), Self::wall());
+                let rejected = matches!(acceptance, MessageAcceptance::Reject);
+                let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
+                gossipsub.report_message_validation_result(&message_id, &propagation_source, acceptance);
+                if rejected {
+                    tracing::debug!(peer = %propagation_source, "sender loses score");
+                }
+                if let Some(incoming) = incoming {
+                    self.incoming.push(incoming);
+                }
+            }
+            gossipsub::Event::Subscribed { peer_id, topic } => {
+                let ask = self.gossip.burst(&topic, peer_id);
+                self.ask_all(ask);
+                self.tell(Event::Joined { peer: peers::from_libp2p(&peer_id), topic: topic.into_string() });
+            }
+            gossipsub::Event::Unsubscribed { peer_id, topic } => {
+                self.tell(Event::Left { peer: peers::from_libp2p(&peer_id), topic: topic.into_string() });
+            }
+            gossipsub::Event::SlowPeer { peer_id, .. } => {
+                if self.peers.slow(&peer_id, self.now()) {
+                    tracing::warn!(peer = %peer_id, "disconnected: it has read too slowly for a minute");
+                    let _ = self.swarm.disconnect_peer_id(peer_id);
+                }
+            }
+            gossipsub::Event::GossipsubNotSupported { .. } => {}
+        }
+    }
+
+    fn on_fetch(&mut self, event: request_response::Event<fetch::Request, fetch::Response>) {
+        let request_response::Event::Message { peer, message, .. } = event else { return };
+        match message {
+            request_response::Message::Request { request, channel, .. } => {
+                let response = self.gossip.answer(&request, self.now());
+                // The peer may have gone meanwhile.
+                let _ = self.swarm.behaviour_mut().fetch.send_response(channel, response);
+            }
+            request_response::Message::Response { response, .. } => {
+                for incoming in self.gossip.fetched(peer, response, self.now(), Self::wall()) {
+                    self.incoming.push(incoming);
+                }
+            }
+        }
+    }
+
+    fn on_identify(&mut self, event: identify::Event) {
+        let identify::Event::Received { peer_id, info, .. } = event else { return };
+        self.peers.identified(&peer_id, &info);
+        if info.protocols.contains(&self.kad_protocol) {
+            for address in info.listen_addrs.iter().take(8) {
+                self.swarm.behaviour_mut().kad.add_address(&peer_id, address.clone());
+            }
+        }
+        self.tell(Event::Identified(peers::from_libp2p(&peer_id)));
+    }
+
+    fn on_mdns(&mut self, event: mdns::Event) {
+        let mdns::Event::Discovered(found) = event else { return };
+        for (peer, address) in found.into_iter().take(64) {
+            self.on_found(peer, vec![address]);
+        }
+    }
+
+    /// Connects to a peer that discovery found, as long as few are connected.
+    fn on_found(&mut self, peer: libp2p::PeerId, addresses: Vec<libp2p::Multiaddr>) {
+        const ENOUGH: usize = 24;
+        if self.peers.contains(&peer) || self.swarm.connected_peers().count() >= ENOUGH {
+            return;
+        }
+        let options = libp2p::swarm::dial_opts::DialOpts::peer_id(peer).addresses(addresses).build();
+        let _ = self.swarm.dial(options);
+    }
+}
+
+fn followers(gossipsub: &gossipsub::Behaviour, topic: &TopicHash) -> Vec<libp2p::PeerId> {
+    gossipsub.all_peers().filter(|(_, topics)| topics.contains(&topic)).map(|(peer, _)| *peer).collect()
+}

@@ -1,0 +1,233 @@
+//! The database: opened with the bounds of a small daemon, spoken to in the words of the domain. Calls block for a
+//! disk access; keep them off the way of a frame.
+
+use std::path::Path;
+
+use prost::Message;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options, WriteBatch,
+    WriteOptions,
+};
+
+use crate::{
+    StoreError,
+    record::{DirectoryRecord, EventRecord, PeerRecord},
+    schema::{
+        DIRECTORY, EVENTS, MAX_EVENTS, MIGRATIONS, PEERS, SETTINGS, TABLES, VERSION, VERSION_KEY, directory_key,
+        read_directory_key,
+    },
+};
+
+/// The store; one process at a time has it open.
+pub struct Store {
+    db: DB,
+}
+
+fn options() -> Options {
+    let cache = Cache::new_lru_cache(4 << 20);
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&cache);
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_size(1 << 20);
+    options.set_max_write_buffer_number(2);
+    options.set_max_total_wal_size(8 << 20);
+    options.set_max_open_files(64);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_max_background_jobs(2);
+    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    // The default drops acknowledged records after the first bad one, without a word.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options
+}
+
+impl Store {
+    /// Opens or creates the database and brings it to this version's schema. A newer one is refused untouched.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let tables = TABLES.map(|name| ColumnFamilyDescriptor::new(name, options()));
+        let db = DB::open_cf_descriptors(&options(), path, tables)?;
+        let found = match db.get(VERSION_KEY)? {
+            None => 0,
+            Some(bytes) => bytes.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Corrupt { table: "default" })?,
+        };
+        if found > VERSION {
+            return Err(StoreError::Newer { path: path.into(), found, known: VERSION });
+        }
+        for (version, migration) in (2..).zip(MIGRATIONS).filter(|(version, _)| found > 0 && *version > found) {
+            let mut batch = WriteBatch::default();
+            migration(&db, &mut batch)?;
+            batch.put(VERSION_KEY, u32::to_be_bytes(version));
+            db.write_opt(&batch, &synced())?;
+        }
+        if found == 0 {
+            db.put_opt(VERSION_KEY, VERSION.to_be_bytes(), &synced())?;
+        }
+        Ok(Store { db })
+    }
+
+    fn table(&self, name: &'static str) -> Result<&ColumnFamily, StoreError> {
+        self.db.cf_handle(name).ok_or(StoreError::Corrupt { table: name })
+    }
+
+    fn all<T>(&self, table: &'static str, read: impl Fn(&[u8], &[u8]) -> Option<T>) -> Result<Vec<T>, StoreError> {
+        let rows = self.db.iterator_cf(self.table(table)?, IteratorMode::Start);
+        rows.map(|row| {
+            let (key, value) = row?;
+            read(&key, &value).ok_or(StoreError::Corrupt { table })
+        })
+        .collect()
+    }
+
+    /// A setting; survives power loss once `set_setting` has returned.
+    pub fn setting(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let value = self.db.get_cf(self.table(SETTINGS)?, name)?;
+        value.map(|bytes| String::from_utf8(bytes).map_err(|_| StoreError::Corrupt { table: SETTINGS })).transpose()
+    }
+
+    /// Keeps a setting.
+    pub fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        Ok(self.db.put_cf_opt(self.table(SETTINGS)?, name, value, &synced())?)
+    }
+
+    /// Every stream of the directory: publisher, stream id, record.
+    pub fn directory(&self) -> Result<Vec<(Vec<u8>, String, DirectoryRecord)>, StoreError> {
+        self.all(DIRECTORY, |key, value| {
+            let (publisher, stream) = read_directory_key(key)?;
+            Some((publisher, stream, DirectoryRecord::decode(value).ok()?))
+        })
+    }
+
+    /// Replaces the directory as a whole; not synced, since the network tells it anew.
+    pub fn replace_directory(&self, entries: &[(Vec<u8>, String, DirectoryRecord)]) -> Result<(), StoreError> {
+        let table = self.table(DIRECTORY)?;
+        let mut batch = WriteBatch::default();
+        for row in self.db.iterator_cf(table, IteratorMode::Start) {
+            batch.delete_cf(table, row?.0);
+        }
+        for (publisher, stream, record) in entries {
+            batch.put_cf(table, directory_key(publisher, stream), record.encode_to_vec());
+        }
+        Ok(self.db.write(&batch)?)
+    }
+
+    /// Every peer of the peer book.
+    pub fn peers(&self) -> Result<Vec<(Vec<u8>, PeerRecord)>, StoreError> {
+        self.all(PEERS, |key, value| Some((key.to_vec(), PeerRecord::decode(value).ok()?)))
+    }
+
+    /// Writes peers into the peer book and drops the longest unseen beyond `keep`.
+    pub fn put_peers(&self, peers: &[(Vec<u8>, PeerRecord)], keep: usize) -> Result<(), StoreError> {
+        let table = self.table(PEERS)?;
+        let mut batch = WriteBatch::default();
+        for (peer, record) in peers {
+            batch.put_cf(table, peer, record.encode_to_vec());
+        }
+        self.db.write(&batch)?;
+        let mut all = self.peers()?;
+        if all.len() > keep {
+            all.sort_by_key(|(_, record)| std::cmp::Reverse(record.seen));
+            let mut batch = WriteBatch::default();
+            all.iter().skip(keep).for_each(|(peer, _)| batch.delete_cf(table, peer));
+            self.db.write(&batch)?;
+        }
+        Ok(())
+    }
+
+    /// The kept events after number `after`, oldest first, with their numbers.
+    pub fn events_after(&self, after: Option<u64>) -> Result<Vec<(u64, EventRecord)>, StoreError> {
+        let from = after.map_or(0, |n| n.saturating_add(1)).to_be_bytes();
+        let rows = self.db.iterator_cf(self.table(EVENTS)?, IteratorMode::From(&from, rocksdb::Direction::Forward));
+        rows.map(|row| {
+            let (key, value) = row?;
+            let number = key.as_ref().try_into().map(u64::from_be_bytes);
+            let corrupt = StoreError::Corrupt { table: EVENTS };
+            match (number, EventRecord::decode(value.as_ref())) {
+                (Ok(number), Ok(record)) => Ok((number, record)),
+                _ => Err(corrupt),
+            }
+        })
+        .collect()
+    }
+
+    /// Number of the newest event.
+    pub fn last_event(&self) -> Result<Option<u64>, StoreError> {
+        match self.db.iterator_cf(self.table(EVENTS)?, IteratorMode::End).next().transpose()? {
+            None => Ok(None),
+            Some((key, _)) => {
+                let number = key.as_ref().try_into().map_err(|_| StoreError::Corrupt { table: EVENTS })?;
+                Ok(Some(u64::from_be_bytes(number)))
+            }
+        }
+    }
+
+    /// Appends events and drops those beyond the newest 10,000.
+    pub fn append_events(&self, events: &[(u64, EventRecord)]) -> Result<(), StoreError> {
+        let table = self.table(EVENTS)?;
+        let mut batch = WriteBatch::default();
+        for (number, record) in events {
+            batch.put_cf(table, number.to_be_bytes(), record.encode_to_vec());
+        }
+        if let Some((newest, _)) = events.last() {
+            let oldest = newest.saturating_sub(MAX_EVENTS - 1);
+            batch.delete_range_cf(table, 0u64.to_be_bytes(), oldest.to_be_bytes());
+        }
+        Ok(self.db.write(&batch)?)
+    }
+}
+
+fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_there_after_reopening() {
+        let directory = tempfile::tempdir().unwrap();
+        let entry = (vec![1, 2], "town".to_owned(), DirectoryRecord { metadata: "{}".into(), time: 5 });
+        {
+            let store = Store::open(directory.path()).unwrap();
+            store.set_setting("epoch", "7").unwrap();
+            store.replace_directory(std::slice::from_ref(&entry)).unwrap();
+        }
+        let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.setting("epoch").unwrap().as_deref(), Some("7"));
+        assert_eq!(store.setting("other").unwrap(), None);
+        assert_eq!(store.directory().unwrap(), [entry]);
+        store.replace_directory(&[]).unwrap();
+        assert!(store.directory().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_peer_book_and_the_events_are_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let peers: Vec<_> = (0..9u8).map(|n| (vec![n], PeerRecord { addresses: vec![], seen: n.into() })).collect();
+        store.put_peers(&peers, 4).unwrap();
+        assert_eq!(store.peers().unwrap().iter().map(|(p, _)| p[0]).collect::<Vec<_>>(), [5, 6, 7, 8]);
+        let events: Vec<_> = (0..MAX_EVENTS + 5).map(|n| (n, EventRecord::default())).collect();
+        store.append_events(&events).unwrap();
+        assert_eq!(store.events_after(None).unwrap().len() as u64, MAX_EVENTS);
+        assert_eq!(store.last_event().unwrap(), Some(MAX_EVENTS + 4));
+        assert_eq!(store.events_after(Some(MAX_EVENTS + 2)).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn corrupt_is_not_missing_and_newer_is_refused_untouched() {
+        let directory = tempfile::tempdir().unwrap();
+        {
+            let store = Store::open(directory.path()).unwrap();
+            store.db.put_cf(store.table(DIRECTORY).unwrap(), b"\xffx", b"junk").unwrap();
+            assert!(matches!(store.directory(), Err(StoreError::Corrupt { table: DIRECTORY })));
+            store.db.put(VERSION_KEY, 99u32.to_be_bytes()).unwrap();
+        }
+        assert!(matches!(Store::open(directory.path()), Err(StoreError::Newer { found: 99, .. })));
+    }
+}
