@@ -1,1 +1,17 @@
-//! x
+//! The contract of p2pd: types and clients generated from `proto/`, the way to the daemon's socket, and the reasons
+//! that errors carry.
+
+mod connect;
+mod reason;
+
+pub use connect::{ConnectError, connect, default_socket};
+pub use reason::{DOMAIN, Reason, reason_of};
+
+/// Generated from `p2pd/v1/*.proto`, where everything is documented.
+#[allow(missing_docs, clippy::all, unreachable_pub)]
+pub mod v1 {
+    tonic::include_proto!("p2pd.v1");
+
+    /// The encoded `FileDescriptorSet`, for reflection and for turning messages into JSON.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/p2pd.v1.binpb"));
+}

@@ -10,7 +10,6 @@ pub mod audio_json;
 pub mod directory;
 pub mod group;
 pub mod history;
-pub mod hub;
 pub mod id;
 pub mod repair;
 pub mod ring;

@@ -50,6 +50,18 @@ pub enum Incoming {
     },
 }
 
+impl Incoming {
+    /// Bytes it holds, roughly.
+    pub fn weight(&self) -> usize {
+        match self {
+            Incoming::Directory { .. } => p2pd_core::announce::MAX_MESSAGE,
+            Incoming::Group { group, .. } => group.signed.len(),
+            Incoming::Audio { .. } => p2pd_core::audio_json::MAX_CHUNK,
+            Incoming::Message { data, .. } => data.len(),
+        }
+    }
+}
+
 /// A change of the network's state.
 #[derive(Clone, Debug)]
 pub enum Event {

@@ -13,17 +13,18 @@ struct Shared<T> {
 struct State<T> {
     ring: Ring<T>,
     closed: bool,
+    abandoned: bool,
 }
 
-/// The end that writes; the reader sees the end of the queue when all of these are gone.
+/// The end that writes; the reader sees the end of the queue when it is gone.
 pub struct Writer<T>(Arc<Shared<T>>);
 
 /// The end that reads.
 pub struct Reader<T>(Arc<Shared<T>>);
 
-/// A queue of at most `items` items.
-pub fn bounded<T>(items: usize) -> (Writer<T>, Reader<T>) {
-    let state = State { ring: Ring::new(items, usize::MAX), closed: false };
+/// A queue of at most `items` items that weigh at most `bytes` together.
+pub fn bounded<T>(items: usize, bytes: usize) -> (Writer<T>, Reader<T>) {
+    let state = State { ring: Ring::new(items, bytes), closed: false, abandoned: false };
     let shared = Arc::new(Shared { ring: Mutex::new(state), filled: Notify::new() });
     (Writer(shared.clone()), Reader(shared))
 }
@@ -36,11 +37,16 @@ impl<T> Shared<T> {
 }
 
 impl<T> Writer<T> {
-    /// Adds an item. Returns how many older ones were dropped for it.
-    pub fn push(&self, item: T) -> usize {
-        let dropped = self.0.lock().ring.push(1, item);
+    /// Adds an item that weighs so many bytes. Returns how many older ones were dropped for it.
+    pub fn push(&self, weight: usize, item: T) -> usize {
+        let dropped = self.0.lock().ring.push(weight, item);
         self.0.filled.notify_one();
         dropped
+    }
+
+    /// Whether the reader is gone.
+    pub fn is_abandoned(&self) -> bool {
+        self.0.lock().abandoned
     }
 }
 
@@ -48,6 +54,12 @@ impl<T> Drop for Writer<T> {
     fn drop(&mut self) {
         self.0.lock().closed = true;
         self.0.filled.notify_one();
+    }
+}
+
+impl<T> Drop for Reader<T> {
+    fn drop(&mut self) {
+        self.0.lock().abandoned = true;
     }
 }
 
@@ -75,9 +87,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_tells_its_reader_of_the_gap() {
-        let (writer, mut reader) = bounded(2);
+        let (writer, mut reader) = bounded(2, usize::MAX);
         for n in 0..5 {
-            writer.push(n);
+            writer.push(1, n);
         }
         drop(writer);
         assert_eq!(reader.next().await, Some(Next::Gap { from: 0, to: 2 }));

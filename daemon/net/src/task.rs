@@ -54,8 +54,8 @@ pub struct Running {
 /// Builds the swarm, listens, and spawns its task, which ends when `stop` is cancelled.
 pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> Result<Running, NetError> {
     let (commands, command_queue) = mpsc::channel(COMMANDS);
-    let (incoming_writer, incoming) = queue::bounded(INCOMING);
-    let (event_writer, events) = queue::bounded(EVENTS);
+    let (incoming_writer, incoming) = queue::bounded(INCOMING, 8 << 20);
+    let (event_writer, events) = queue::bounded(EVENTS, usize::MAX);
     let task = Task {
         swarm: swarm::build(config, identity)?,
         dial: Dial::new(&config.bootstrap)?,
@@ -107,7 +107,7 @@ impl Task {
     }
 
     fn tell(&self, event: Event) {
-        self.events.push(event);
+        self.events.push(0, event);
     }
 
     fn on_tick(&mut self) {
@@ -232,7 +232,7 @@ impl Task {
                     tracing::debug!(peer = %propagation_source, "sender loses score");
                 }
                 if let Some(incoming) = incoming {
-                    self.incoming.push(incoming);
+                    self.incoming.push(incoming.weight(), incoming);
                 }
             }
             gossipsub::Event::Subscribed { peer_id, topic } => {
@@ -263,7 +263,7 @@ impl Task {
             }
             request_response::Message::Response { response, .. } => {
                 for incoming in self.gossip.fetched(peer, response, self.now(), Self::wall()) {
-                    self.incoming.push(incoming);
+                    self.incoming.push(incoming.weight(), incoming);
                 }
             }
         }

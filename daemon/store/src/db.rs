@@ -60,7 +60,7 @@ impl Store {
             let mut batch = WriteBatch::default();
             migration(&db, &mut batch)?;
             batch.put(VERSION_KEY, u32::to_be_bytes(version));
-            db.write_opt(&batch, &synced())?;
+            db.write_opt(batch, &synced())?;
         }
         if found == 0 {
             db.put_opt(VERSION_KEY, VERSION.to_be_bytes(), &synced())?;
@@ -110,7 +110,7 @@ impl Store {
         for (publisher, stream, record) in entries {
             batch.put_cf(table, directory_key(publisher, stream), record.encode_to_vec());
         }
-        Ok(self.db.write(&batch)?)
+        Ok(self.db.write(batch)?)
     }
 
     /// Every peer of the peer book.
@@ -125,13 +125,13 @@ impl Store {
         for (peer, record) in peers {
             batch.put_cf(table, peer, record.encode_to_vec());
         }
-        self.db.write(&batch)?;
+        self.db.write(batch)?;
         let mut all = self.peers()?;
         if all.len() > keep {
             all.sort_by_key(|(_, record)| std::cmp::Reverse(record.seen));
             let mut batch = WriteBatch::default();
             all.iter().skip(keep).for_each(|(peer, _)| batch.delete_cf(table, peer));
-            self.db.write(&batch)?;
+            self.db.write(batch)?;
         }
         Ok(())
     }
@@ -174,7 +174,7 @@ impl Store {
             let oldest = newest.saturating_sub(MAX_EVENTS - 1);
             batch.delete_range_cf(table, 0u64.to_be_bytes(), oldest.to_be_bytes());
         }
-        Ok(self.db.write(&batch)?)
+        Ok(self.db.write(batch)?)
     }
 }
 

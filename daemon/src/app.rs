@@ -1,0 +1,212 @@
+//! Assembly: lock, store, network, node, API, in this order, and stopped in reverse within ten seconds. A long-lived
+//! task that ends by itself ends the process; systemd starts it again.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use p2pd_net::Identity;
+use p2pd_store::Store;
+use sd_notify::NotifyState;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    VERSION, api,
+    config::Config,
+    lock::{self, Lock},
+    node::Node,
+    paths::{Mode, Paths},
+    systemd, telemetry,
+};
+
+/// Name of the identity's file in the data directory.
+pub const IDENTITY_FILE: &str = "identity.key";
+const STOP: Duration = Duration::from_secs(10);
+
+/// What a daemon is started with.
+pub struct Setup {
+    /// Settings.
+    pub config: Config,
+    /// Places.
+    pub paths: Paths,
+    temporary: Option<TempDir>,
+}
+
+impl Setup {
+    /// A daemon with these settings in these places.
+    pub fn new(config: Config, paths: Paths) -> Self {
+        Setup { config, paths, temporary: None }
+    }
+
+    /// A daemon in a temporary directory, on free ports of loopback.
+    pub fn temporary(mut config: Config) -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("p2pd-").tempdir()?;
+        let addresses = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0/ws"];
+        config.network.listen = addresses.map(String::from).into();
+        config.network.mdns = false;
+        let path = directory.path();
+        let paths = Paths {
+            mode: Mode::User,
+            config: path.join("p2pd.toml"),
+            data: path.join("data"),
+            socket: path.join("api.sock"),
+        };
+        Ok(Setup { config, paths, temporary: Some(directory) })
+    }
+}
+
+/// A daemon that runs.
+pub struct Daemon {
+    /// Socket of its API.
+    pub socket: PathBuf,
+    /// Own multiaddrs.
+    pub addresses: Vec<String>,
+    node: Node,
+    network: JoinHandle<()>,
+    pump: JoinHandle<()>,
+    server: JoinHandle<anyhow::Result<()>>,
+    stop_api: CancellationToken,
+    stop_network: CancellationToken,
+    _lock: Lock,
+    _temporary: Option<TempDir>,
+}
+
+impl Daemon {
+    /// Starts every part; returns when the API answers.
+    pub async fn start(setup: Setup) -> anyhow::Result<Self> {
+        let Setup { config, paths, temporary } = setup;
+        // The watchers of a child process would read the secrets of QUIC there.
+        if std::env::var_os("SSLKEYLOGFILE").is_some() {
+            bail!("SSLKEYLOGFILE is set, which would write the secrets of every connection to a file; unset it");
+        }
+        fs::create_dir_all(&paths.data).with_context(|| format!("cannot create {}", paths.data.display()))?;
+        fs::set_permissions(&paths.data, fs::Permissions::from_mode(0o700))?;
+        let lock = lock::take(&paths.data)?;
+        let identity = identity(&paths)?;
+        let database = paths.data.join("db");
+        let store = tokio::task::spawn_blocking(move || Store::open(&database)).await??;
+        let (stop_api, stop_network) = (CancellationToken::new(), CancellationToken::new());
+        let net = p2pd_net::start(&net_config(&config), &identity, stop_network.clone())?;
+        let (node, pump) = Node::start(&config, &identity, store, net.handle, net.incoming, net.events, stop_network.clone()).await?;
+        let listener = api::bind(&paths)?;
+        let server = tokio::spawn(api::serve(listener, node.clone(), config.api.clone(), paths.clone(), stop_api.clone()));
+        let addresses = node.listening().await?;
+        Ok(Daemon {
+            socket: paths.socket,
+            addresses,
+            node,
+            network: net.task,
+            pump,
+            server,
+            stop_api,
+            stop_network,
+            _lock: lock,
+            _temporary: temporary,
+        })
+    }
+
+    /// Stops every part in reverse order: tells readers, deregisters streams, writes what is kept.
+    pub async fn stop(mut self) {
+        let clean = async {
+            self.stop_api.cancel();
+            let _ = (&mut self.server).await;
+            self.node.finish().await;
+            self.stop_network.cancel();
+            let _ = (&mut self.network).await;
+            let _ = (&mut self.pump).await;
+        };
+        if tokio::time::timeout(STOP, clean).await.is_err() {
+            tracing::warn!("not everything stopped within 10 s");
+            self.stop_network.cancel();
+            self.server.abort();
+        }
+        let _ = fs::remove_file(&self.socket);
+    }
+
+    /// Waits for a part to end, which none does by itself.
+    async fn part_ended(&mut self) -> &'static str {
+        tokio::select! {
+            _ = &mut self.network => "network",
+            _ = &mut self.pump => "node",
+            _ = &mut self.server => "API",
+        }
+    }
+}
+
+fn identity(paths: &Paths) -> anyhow::Result<Identity> {
+    let file = paths.data.join(IDENTITY_FILE);
+    if let Some(identity) = Identity::load(&file)? {
+        return Ok(identity);
+    }
+    let identity = Identity::generate();
+    identity.save_new(&file)?;
+    tracing::info!(peer = %identity.peer_id(), "made a new identity");
+    Ok(identity)
+}
+
+fn net_config(config: &Config) -> p2pd_net::Config {
+    let network = &config.network;
+    p2pd_net::Config {
+        network: network.name.clone(),
+        listen: network.listen.clone(),
+        bootstrap: network.bootstrap.clone(),
+        mdns: network.mdns,
+        max_connections: network.max_connections,
+        max_connections_per_peer: network.max_connections_per_peer,
+        repair: config.streams.repair,
+        agent: format!("p2pd/{VERSION}"),
+        drop_groups_percent: config.streams.drop_percent,
+    }
+}
+
+/// Runs a daemon until it is told to stop, and says how it ended.
+pub fn main(setup: Setup) -> ExitCode {
+    let fail = |error: anyhow::Error, code: u8| {
+        eprintln!("p2pd: {error:#}");
+        ExitCode::from(code)
+    };
+    if let Err(error) = telemetry::start(&setup.config.log) {
+        return fail(error, 78);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(error.into(), 1),
+    };
+    let code = runtime.block_on(async {
+        match Daemon::start(setup).await {
+            Ok(daemon) => until_stopped(daemon).await,
+            Err(error) => fail(error, 1),
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+async fn until_stopped(mut daemon: Daemon) -> ExitCode {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        eprintln!("p2pd: cannot listen for signals");
+        return ExitCode::FAILURE;
+    };
+    let watchdog = systemd::watchdog(daemon.node.clone(), daemon.socket.clone(), daemon.stop_api.clone());
+    let watchdog = tokio::spawn(watchdog);
+    systemd::notify(NotifyState::Ready);
+    println!("ready: socket {}", daemon.socket.display());
+    for address in &daemon.addresses {
+        println!("address: {address}");
+    }
+    let died = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        part = daemon.part_ended() => Some(part),
+    };
+    if let Some(part) = died {
+        eprintln!("p2pd: the {part} part has died; the log above says why");
+        return ExitCode::from(70);
+    }
+    systemd::notify(NotifyState::Stopping);
+    daemon.stop().await;
+    let _ = watchdog.await;
+    ExitCode::SUCCESS
+}

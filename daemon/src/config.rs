@@ -1,0 +1,197 @@
+//! Settings: defaults, then files, then the environment, then flags. Each key is documented here; `packaging/p2pd.toml`
+//! is generated from these comments, and a test holds it equal.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use confique::Config as _;
+use serde::{Deserialize, Serialize};
+
+/// Settings of the daemon.
+#[derive(Debug, Clone, Serialize, confique::Config)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Config {
+    /// The peer-to-peer network.
+    #[config(nested)]
+    pub network: Network,
+    /// The gRPC API.
+    #[config(nested)]
+    pub api: Api,
+    /// Live streams.
+    #[config(nested)]
+    pub streams: Streams,
+    /// Log lines.
+    #[config(nested)]
+    pub log: Log,
+}
+
+/// The peer-to-peer network.
+#[derive(Debug, Clone, Serialize, confique::Config)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Network {
+    /// Name of the network. Peers of one name find each other's streams; it is the prefix of topics and of the DHT.
+    #[config(default = "argus-defense", env = "P2PD_NETWORK_NAME")]
+    pub name: String,
+
+    /// Multiaddrs to listen on. /tcp/0 and /udp/0 take any free port.
+    #[config(
+        default = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4002/ws"],
+        env = "P2PD_NETWORK_LISTEN", parse_env = confique::env::parse::list_by_comma
+    )]
+    pub listen: Vec<String>,
+
+    /// Peers to stay connected to, as multiaddrs that end in /p2p/<peer id>.
+    #[config(default = [], env = "P2PD_NETWORK_BOOTSTRAP", parse_env = confique::env::parse::list_by_comma)]
+    pub bootstrap: Vec<String>,
+
+    /// Find peers on the LAN by multicast DNS. This announces the peer id and addresses of this machine there.
+    #[config(default = false, env = "P2PD_NETWORK_MDNS")]
+    pub mdns: bool,
+
+    /// Most connections in all, 8 to 65535.
+    #[config(default = 256, env = "P2PD_NETWORK_MAX_CONNECTIONS")]
+    pub max_connections: u32,
+
+    /// Most connections to one peer, 1 to 64.
+    #[config(default = 4, env = "P2PD_NETWORK_MAX_CONNECTIONS_PER_PEER")]
+    pub max_connections_per_peer: u32,
+}
+
+/// The gRPC API.
+#[derive(Debug, Clone, Serialize, confique::Config)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Api {
+    /// Most connections of one user to the socket, 1 to 4096.
+    #[config(default = 64, env = "P2PD_API_MAX_CONNECTIONS_PER_USER")]
+    pub max_connections_per_user: u32,
+}
+
+/// Live streams.
+#[derive(Debug, Clone, Serialize, confique::Config)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Streams {
+    /// Most streams that local programs publish at once, 1 to 64.
+    #[config(default = 16, env = "P2PD_STREAMS_MAX_PUBLICATIONS")]
+    pub max_publications: u32,
+
+    /// Fetch groups of audio that gossip did not bring in time.
+    #[config(default = true, env = "P2PD_STREAMS_REPAIR")]
+    pub repair: bool,
+
+    /// Drop this many of one hundred groups on arrival, 0 to 90, to try how listeners fare on a bad network.
+    #[config(default = 0, env = "P2PD_STREAMS_DROP_PERCENT")]
+    pub drop_percent: u8,
+}
+
+/// Log lines.
+#[derive(Debug, Clone, Serialize, confique::Config)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Log {
+    /// Which lines: error, warn, info, debug, trace, also per part, as in "info,p2pd_net=debug".
+    #[config(default = "info", env = "P2PD_LOG_FILTER")]
+    pub filter: String,
+
+    /// "text" or "json".
+    #[config(default = "text", env = "P2PD_LOG_FORMAT")]
+    pub format: LogFormat,
+}
+
+/// Shape of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Reads files and environment. A file that was named must exist; the usual one may be absent.
+    pub fn load(named: Option<&Path>, usual: &Path) -> anyhow::Result<Self> {
+        if let Some(file) = named.filter(|file| !file.is_file()) {
+            bail!("there is no configuration file {}", file.display());
+        }
+        let file: PathBuf = named.unwrap_or(usual).into();
+        let config = Config::builder().env().file(&file).load().map_err(|error| anyhow!("configuration: {}", causes(&error)))?;
+        config.check().with_context(|| format!("configuration (files: {})", file.display()))?;
+        Ok(config)
+    }
+
+    /// The defaults alone.
+    pub fn defaults() -> anyhow::Result<Self> {
+        Ok(Config::builder().load()?)
+    }
+
+    /// What `packaging/p2pd.toml` holds.
+    pub fn template() -> String {
+        confique::toml::template::<Config>(confique::toml::FormatOptions::default())
+    }
+
+    /// Checks ranges.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let ranges = [
+            ("network.max_connections", self.network.max_connections, 8, 65_535),
+            ("network.max_connections_per_peer", self.network.max_connections_per_peer, 1, 64),
+            ("api.max_connections_per_user", self.api.max_connections_per_user, 1, 4096),
+            ("streams.max_publications", self.streams.max_publications, 1, 64),
+            ("streams.drop_percent", self.streams.drop_percent.into(), 0, 90),
+        ];
+        for (key, value, min, max) in ranges {
+            if !(min..=max).contains(&value) {
+                bail!("{key} is {value}; it takes {min} to {max}");
+            }
+        }
+        let name = &self.network.name;
+        if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            bail!("network.name is `{name}`; it takes 1 to 64 letters, digits, `-`, `_` and `.`");
+        }
+        Ok(())
+    }
+}
+
+/// An error with all its causes; confique keeps line, column and key in the last ones.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> anyhow::Result<Config> {
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("p2pd.toml");
+        std::fs::write(&file, text)?;
+        Config::load(Some(&file), Path::new("/nonexistent"))
+    }
+
+    #[test]
+    fn the_packaged_file_is_the_template_and_equals_the_defaults() {
+        let packaged = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/p2pd.toml");
+        assert_eq!(std::fs::read_to_string(packaged).unwrap(), Config::template(), "run: p2pd config default > packaging/p2pd.toml");
+        // With every comment mark before a key removed, the file says what the defaults are.
+        let spoken: String = Config::template().lines().map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+            _ => format!("{line}\n"),
+        }).collect();
+        let loaded = load(&spoken).unwrap();
+        assert_eq!(format!("{loaded:?}"), format!("{:?}", Config::defaults().unwrap()));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_file_line_and_key() {
+        let unknown = load("[network]\nmdsn = true\n").unwrap_err().to_string();
+        assert!(unknown.contains("mdsn") && unknown.contains("line 2") && unknown.contains("p2pd.toml"), "{unknown}");
+        let kind = load("[network]\nmdns = \"yes\"\n").unwrap_err().to_string();
+        assert!(kind.contains("line 2") && kind.contains("mdns"), "{kind}");
+        let range = format!("{:#}", load("[network]\nmax_connections = 3\n").unwrap_err());
+        assert!(range.contains("network.max_connections is 3; it takes 8 to 65535"), "{range}");
+    }
+}

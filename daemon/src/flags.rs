@@ -1,0 +1,185 @@
+//! The command line of the daemon.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use p2pd_net::Identity;
+
+use crate::{
+    app::{self, Setup},
+    config::Config,
+    paths::Paths,
+};
+
+const AFTER: &str = "Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage, 70 a part of the daemon died, 78 bad configuration.\n\
+This p2pd is not the Go program of the same name (go-libp2p-daemon).";
+
+/// The libp2p system daemon.
+#[derive(Parser)]
+#[command(name = "p2pd", version, after_help = AFTER)]
+struct Flags {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon until SIGTERM or Ctrl-C.
+    Run(Run),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look at or move the key that is this peer.
+    #[command(subcommand)]
+    Identity(IdentityCommand),
+}
+
+#[derive(Args)]
+struct Run {
+    /// Configuration file instead of the usual one.
+    #[arg(long, env = "P2PD_CONFIG")]
+    config: Option<PathBuf>,
+    /// For demos and tests: everything in a temporary directory, free ports on loopback, no mDNS.
+    #[arg(long)]
+    dev: bool,
+    /// Directory of identity and database.
+    #[arg(long, env = "P2PD_DATA")]
+    data: Option<PathBuf>,
+    /// Socket of the API.
+    #[arg(long, env = "P2PD_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Listen here instead; may be repeated.
+    #[arg(long)]
+    listen: Vec<String>,
+    /// Stay connected to this peer too; may be repeated.
+    #[arg(long)]
+    bootstrap: Vec<String>,
+    /// Name of the network.
+    #[arg(long)]
+    network: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print every key with its documentation and default.
+    Default,
+    /// Say whether a file (or the usual one) is good.
+    Check {
+        /// The file.
+        file: Option<PathBuf>,
+    },
+    /// Print what is in force: defaults, file and environment together.
+    Show,
+}
+
+#[derive(Subcommand)]
+enum IdentityCommand {
+    /// Print the peer id.
+    Show(Data),
+    /// Take over a key in libp2p's protobuf encoding from standard input. Refused where there is one already.
+    Import(Data),
+    /// Print the key in libp2p's protobuf encoding. Whoever has it is this peer.
+    Export(Data),
+}
+
+#[derive(Args)]
+struct Data {
+    /// Directory of identity and database.
+    #[arg(long, env = "P2PD_DATA")]
+    data: Option<PathBuf>,
+}
+
+/// Runs the program and says how it ended.
+pub fn main() -> ExitCode {
+    let done = match Flags::parse().command {
+        Command::Run(flags) => return run(flags),
+        Command::Config(command) => config(command),
+        Command::Identity(command) => identity(command),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("p2pd: {error:#}");
+    ExitCode::from(code)
+}
+
+fn run(flags: Run) -> ExitCode {
+    match setup(flags) {
+        Ok(setup) => app::main(setup),
+        Err(error) => fail(&error, 78),
+    }
+}
+
+fn setup(flags: Run) -> anyhow::Result<Setup> {
+    let mut setup = if flags.dev {
+        let config = match &flags.config {
+            Some(file) => Config::load(Some(file), file)?,
+            None => Config::load(None, std::path::Path::new("/nonexistent"))?,
+        };
+        Setup::temporary(config)?
+    } else {
+        let paths = Paths::find()?;
+        let config = Config::load(flags.config.as_deref(), &paths.config)?;
+        Setup::new(config, paths)
+    };
+    if let Some(data) = flags.data {
+        setup.paths.data = data;
+    }
+    if let Some(socket) = flags.socket {
+        setup.paths.socket = socket;
+    }
+    if !flags.listen.is_empty() {
+        setup.config.network.listen = flags.listen;
+    }
+    setup.config.network.bootstrap.extend(flags.bootstrap);
+    if let Some(network) = flags.network {
+        setup.config.network.name = network;
+    }
+    setup.config.check()?;
+    Ok(setup)
+}
+
+fn config(command: ConfigCommand) -> anyhow::Result<()> {
+    let usual = || Paths::find().map(|paths| paths.config);
+    match command {
+        ConfigCommand::Default => print!("{}", Config::template()),
+        ConfigCommand::Check { file } => {
+            Config::load(file.as_deref(), &usual()?)?;
+            println!("good");
+        }
+        ConfigCommand::Show => print!("{}", toml::to_string(&Config::load(None, &usual()?)?)?),
+    }
+    Ok(())
+}
+
+fn identity(command: IdentityCommand) -> anyhow::Result<()> {
+    let (IdentityCommand::Show(flags) | IdentityCommand::Import(flags) | IdentityCommand::Export(flags)) = &command;
+    let data = flags.data.clone().map_or_else(|| Paths::find().map(|paths| paths.data), Ok)?;
+    let file = data.join(app::IDENTITY_FILE);
+    if let IdentityCommand::Import(_) = command {
+        let mut bytes = Vec::new();
+        io::stdin().take(4096).read_to_end(&mut bytes).context("cannot read standard input")?;
+        let identity = Identity::from_bytes(&bytes)?;
+        fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
+        identity.save_new(&file).context("an identity stands there already, or the directory is not writable")?;
+        println!("{}", identity.peer_id());
+        return Ok(());
+    }
+    let identity = Identity::load(&file)?
+        .with_context(|| format!("no identity in {} yet; `p2pd run` makes one at its first start", data.display()))?;
+    match command {
+        IdentityCommand::Export(_) => io::stdout().write_all(&identity.to_bytes()?)?,
+        _ => println!("{}", identity.peer_id()),
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! Finding the daemon's socket and dialling it, with errors that say what to do.
+
+use std::{
+    env, io,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+};
+
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// Where the system's daemon listens.
+const SYSTEM_SOCKET: &str = "/run/p2pd/api.sock";
+
+/// Why there is no way to the daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No socket there.
+    #[error("p2pd is not running: there is no {0}. Start it with `sudo systemctl start p2pd`, or for yourself with `p2pd run`")]
+    Missing(PathBuf),
+    /// Not allowed.
+    #[error("no permission for {0}. Join its group with `sudo usermod -aG p2pd $USER`, then log in again")]
+    Denied(PathBuf),
+    /// Nobody answers behind the socket.
+    #[error("nobody answers at {0}: the daemon has died. See `journalctl -u p2pd -n 50`, then start it again")]
+    Stale(PathBuf),
+    /// Anything else.
+    #[error("cannot use the socket {0}: {1}")]
+    Other(PathBuf, String),
+}
+
+/// The socket to use when none was named: `P2PD_SOCKET`, else the user's own daemon if it runs, else the system's.
+pub fn default_socket() -> PathBuf {
+    if let Some(path) = env::var_os("P2PD_SOCKET").filter(|path| !path.is_empty()) {
+        return path.into();
+    }
+    let user = env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("p2pd/api.sock"));
+    user.filter(|path| path.exists()).unwrap_or_else(|| SYSTEM_SOCKET.into())
+}
+
+/// Dials the daemon behind `socket`.
+pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
+    let path = socket.to_path_buf();
+    // A plain connect tells what is wrong more exactly than the channel would.
+    UnixStream::connect(socket).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => ConnectError::Missing(path.clone()),
+        io::ErrorKind::PermissionDenied => ConnectError::Denied(path.clone()),
+        io::ErrorKind::ConnectionRefused => ConnectError::Stale(path.clone()),
+        _ => ConnectError::Other(path.clone(), error.to_string()),
+    })?;
+    let dial = path.clone();
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = dial.clone();
+        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://localhost");
+    endpoint.connect_with_connector(connector).await.map_err(|e| ConnectError::Other(path, e.to_string()))
+}

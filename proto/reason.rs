@@ -1,0 +1,63 @@
+//! Machine-readable reasons of errors, as `google.rpc.ErrorInfo` with domain `p2pd`. Texts may change, these do not.
+
+use tonic::Status;
+use tonic_types::StatusExt;
+
+/// Domain of every reason.
+pub const DOMAIN: &str = "p2pd";
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a call failed, beyond its gRPC code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Reason] = &[$(Reason::$name,)*];
+
+            /// As it stands in `ErrorInfo`.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A field of the request is out of its range; `BadRequest` names it.
+    FieldInvalid = "FIELD_INVALID",
+    /// No peer could be reached there.
+    PeerUnreachable = "PEER_UNREACHABLE",
+    /// The peer is not connected.
+    PeerNotConnected = "PEER_NOT_CONNECTED",
+    /// No such stream in the directory.
+    StreamNotFound = "STREAM_NOT_FOUND",
+    /// Several publishers use the id; name one.
+    StreamAmbiguous = "STREAM_AMBIGUOUS",
+    /// This daemon publishes the id already.
+    StreamExists = "STREAM_EXISTS",
+    /// Nobody connected follows the topic.
+    NoListeners = "NO_LISTENERS",
+    /// The reader fell behind; watch again.
+    WatchLagged = "WATCH_LAGGED",
+    /// The cursor is older than what is kept.
+    CursorExpired = "CURSOR_EXPIRED",
+    /// A bound of this daemon is reached.
+    LimitReached = "LIMIT_REACHED",
+    /// The network's queues are full; try again.
+    NetworkBusy = "NETWORK_BUSY",
+    /// The daemon is stopping.
+    Stopping = "STOPPING",
+    /// The caller's user may not use this socket.
+    CallerDenied = "CALLER_DENIED",
+    /// A fault of the daemon; its log says more.
+    Internal = "INTERNAL",
+}
+
+/// The reason that an error carries, if p2pd gave it one.
+pub fn reason_of(status: &Status) -> Option<Reason> {
+    let details = status.get_error_details();
+    let info = details.error_info()?;
+    Reason::ALL.iter().copied().find(|reason| info.domain == DOMAIN && info.reason == reason.as_str())
+}
