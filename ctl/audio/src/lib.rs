@@ -1,1 +1,17 @@
-//! x
+//! The audio of p2pctl: where sound comes from, Opus, Ogg, the jitter buffer and its statistics. The daemon carries
+//! audio and never decodes it; everything that knows a codec is here.
+
+pub mod codec;
+pub mod error;
+pub mod jitter;
+pub mod ogg_opus;
+pub mod pace;
+pub mod source;
+pub mod stats;
+
+pub use error::AudioError;
+
+/// Samples per second of everything behind a source.
+pub const RATE: u32 = 48_000;
+/// Samples of one channel in a 20 ms frame.
+pub const FRAME: usize = 960;

@@ -1,0 +1,360 @@
+//! The jitter buffer: groups come as the network likes, frames leave in order at the time they are due. Pure: time is an
+//! argument, in microseconds; `now` is monotonic, `wall` since 1970.
+//!
+//! How far behind the fastest arrival it plays is the target: the 95th percentile of how much later groups come, plus a
+//! frame. It rises at once and falls slowly. After running empty it fills to the target before it goes on; after a
+//! long cut it is live again at once instead of playing what was missed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::stats::Stats;
+
+const FRAME_US: u64 = 20_000;
+const FLOOR_US: u64 = 60_000;
+/// Arrivals the spread is taken from; half a minute of default groups.
+const ARRIVALS: usize = 300;
+/// How fast the target falls, in microseconds per second.
+const FALL_US_PER_S: u64 = 20_000;
+/// A hole longer than this is skipped, not concealed.
+const SKIP_US: u64 = 1_000_000;
+/// Most frames held: a minute.
+const MAX_FRAMES: usize = 3000;
+
+/// A group as it came.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Epoch of the publisher.
+    pub epoch: u64,
+    /// Number of the group.
+    pub seq: u64,
+    /// Media time of its first sample, 48 kHz ticks.
+    pub pts: u64,
+    /// Publisher's wall clock at that sample, microseconds since 1970.
+    pub capture_us: u64,
+    /// The packets and the duration of each in 48 kHz ticks.
+    pub frames: Vec<(Vec<u8>, u64)>,
+}
+
+/// What to play.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Playout {
+    /// This packet.
+    Frame {
+        /// Media time, 48 kHz ticks.
+        pts: u64,
+        /// The packet.
+        packet: Vec<u8>,
+    },
+    /// Something in place of a frame that did not come.
+    Conceal {
+        /// Media time, 48 kHz ticks.
+        pts: u64,
+    },
+    /// The publisher began anew: a decoder forgets.
+    Restart,
+}
+
+struct Held {
+    packet: Vec<u8>,
+    ticks: u64,
+    captured: u64,
+}
+
+/// The buffer.
+pub struct Jitter {
+    ceiling: u64,
+    target: u64,
+    fell: u64,
+    epoch: Option<u64>,
+    newest_seq: u64,
+    seen: VecDeque<u64>,
+    frames: BTreeMap<u64, Held>,
+    /// Media time that is due next, once playing.
+    next: Option<u64>,
+    /// Smallest arrival minus media time among the recent ones, and all of them.
+    delays: VecDeque<i64>,
+    empty: bool,
+    /// Counts.
+    pub stats: Stats,
+}
+
+fn us(ticks: u64) -> u64 {
+    ticks.saturating_mul(125) / 6
+}
+
+impl Jitter {
+    /// A buffer that never plays more than `ceiling_us` behind the fastest arrival.
+    pub fn new(ceiling_us: u64) -> Self {
+        Jitter {
+            ceiling: ceiling_us.max(FLOOR_US),
+            target: FLOOR_US,
+            fell: 0,
+            epoch: None,
+            newest_seq: 0,
+            seen: VecDeque::new(),
+            frames: BTreeMap::new(),
+            next: None,
+            delays: VecDeque::new(),
+            empty: false,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Takes a group. Returns `Restart` when the publisher began anew with it.
+    pub fn insert(&mut self, now: u64, arrival: Arrival) -> Option<Playout> {
+        let restarted = match self.epoch {
+            Some(epoch) if arrival.epoch < epoch => return None,
+            Some(epoch) => arrival.epoch > epoch,
+            None => false,
+        };
+        if restarted {
+            self.frames.clear();
+            self.seen.clear();
+            self.delays.clear();
+            self.next = None;
+            self.newest_seq = 0;
+            self.stats.restarts += 1;
+        }
+        self.epoch = Some(arrival.epoch);
+        if self.seen.contains(&arrival.seq) {
+            self.stats.duplicates += 1;
+            return restarted.then_some(Playout::Restart);
+        }
+        self.seen.push_back(arrival.seq);
+        if self.seen.len() > 2 * ARRIVALS {
+            self.seen.pop_front();
+        }
+        self.stats.groups += 1;
+        let mut media_time = arrival.pts;
+        let mut captured = arrival.capture_us;
+        for (packet, ticks) in arrival.frames {
+            if self.next.is_some_and(|next| media_time < next) {
+                self.stats.late += 1;
+            } else if self.frames.len() < MAX_FRAMES {
+                self.frames.insert(media_time, Held { packet, ticks, captured });
+            }
+            media_time = media_time.saturating_add(ticks);
+            captured = captured.saturating_add(us(ticks));
+        }
+        if arrival.seq < self.newest_seq {
+            self.stats.reordered += 1;
+        }
+        self.newest_seq = self.newest_seq.max(arrival.seq);
+        self.learn(now, arrival.pts);
+        restarted.then_some(Playout::Restart)
+    }
+
+    fn learn(&mut self, now: u64, pts: u64) {
+        let delay = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(i64::try_from(us(pts)).unwrap_or(i64::MAX));
+        // A burst of the past says nothing about the network.
+        if self.next.is_none() {
+            self.delays.clear();
+        }
+        self.delays.push_back(delay);
+        if self.delays.len() > ARRIVALS {
+            self.delays.pop_front();
+        }
+        let fastest = self.fastest();
+        let mut spread: Vec<u64> = self.delays.iter().map(|d| d.abs_diff(fastest)).collect();
+        spread.sort_unstable();
+        let p95 = spread.get(spread.len() * 95 / 100).copied().unwrap_or(0);
+        let wanted = (p95 + FRAME_US).clamp(FLOOR_US, self.ceiling);
+        if wanted >= self.target {
+            (self.target, self.fell) = (wanted, now);
+        } else {
+            let fall = now.saturating_sub(self.fell).saturating_mul(FALL_US_PER_S) / 1_000_000;
+            if fall > 0 {
+                self.target = self.target.saturating_sub(fall).max(wanted);
+                self.fell = now;
+            }
+        }
+    }
+
+    fn fastest(&self) -> i64 {
+        self.delays.iter().copied().min().unwrap_or(0)
+    }
+
+    /// When media time `pts` is due.
+    fn due(&self, pts: u64) -> u64 {
+        let base = self.fastest().saturating_add_unsigned(us(pts)).saturating_add_unsigned(self.target);
+        u64::try_from(base).unwrap_or(0)
+    }
+
+    /// When to call `pull` next.
+    pub fn next_due(&self, now: u64) -> u64 {
+        match self.next {
+            Some(next) if !self.empty => self.due(next).max(now),
+            _ => now.saturating_add(FRAME_US / 4),
+        }
+    }
+
+    /// What is due by now.
+    pub fn pull(&mut self, now: u64, wall: u64) -> Vec<Playout> {
+        let mut out = Vec::new();
+        if self.next.is_none() && !self.begin() {
+            return out;
+        }
+        while let Some(next) = self.next {
+            if self.due(next) > now {
+                break;
+            }
+            if let Some(held) = self.frames.remove(&next) {
+                self.stats.played += 1;
+                self.stats.latency(wall.saturating_sub(held.captured));
+                self.next = Some(next.saturating_add(held.ticks));
+                self.empty = false;
+                out.push(Playout::Frame { pts: next, packet: held.packet });
+                continue;
+            }
+            let Some(later) = self.frames.keys().next().copied() else {
+                if !self.empty {
+                    self.empty = true;
+                    self.stats.underruns += 1;
+                }
+                break;
+            };
+            let hole = later.saturating_sub(next);
+            if us(hole) > SKIP_US {
+                self.stats.skipped += hole / 960;
+                self.next = Some(later);
+                // What came at once after a cut is the past; play as close to live as the target allows.
+                self.next = None;
+                self.begin();
+            } else {
+                self.stats.concealed += 1;
+                self.next = Some(next.saturating_add(hole.min(960)));
+                self.empty = false;
+                out.push(Playout::Conceal { pts: next });
+            }
+        }
+        out
+    }
+
+    /// Plays what is left without waiting; for the end of a stream.
+    pub fn drain(&mut self, wall: u64) -> Vec<Playout> {
+        if self.next.is_none() && !self.frames.is_empty() {
+            self.next = self.frames.keys().next().copied();
+        }
+        self.pull_all(wall)
+    }
+
+    fn pull_all(&mut self, wall: u64) -> Vec<Playout> {
+        let mut out = Vec::new();
+        while !self.frames.is_empty() {
+            out.extend(self.pull(u64::MAX, wall));
+        }
+        out
+    }
+
+    /// Begins so far behind the newest frame as the target asks; false while there is too little.
+    fn begin(&mut self) -> bool {
+        let Some((newest, held)) = self.frames.last_key_value() else { return false };
+        let end = newest.saturating_add(held.ticks);
+        let wanted = self.target.max(FLOOR_US) * 6 / 125;
+        let Some(first) = self.frames.keys().next().copied() else { return false };
+        if end.saturating_sub(first) < wanted {
+            return false;
+        }
+        let from = self.frames.range(..=end - wanted).next_back().map_or(first, |(pts, _)| *pts);
+        self.frames = self.frames.split_off(&from);
+        self.next = Some(from);
+        true
+    }
+
+    /// The target now, in microseconds.
+    pub fn target_us(&self) -> u64 {
+        self.target
+    }
+
+    /// What is held, in microseconds.
+    pub fn held_us(&self) -> u64 {
+        self.frames.values().map(|held| us(held.ticks)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn group(seq: u64) -> Arrival {
+        let frames = (0..5).map(|n| (vec![(seq % 250) as u8, n], 960)).collect();
+        Arrival { epoch: 1, seq, pts: seq * 4800, capture_us: seq * 100_000, frames }
+    }
+
+    /// Plays groups that arrive at the given times; returns what was played and the counts.
+    fn play(mut arrivals: Vec<(u64, u64)>, until: u64) -> (Vec<u64>, Stats) {
+        arrivals.sort_unstable();
+        let (mut jitter, mut played, mut next) = (Jitter::new(2_000_000), Vec::new(), 0);
+        for now in (0..until).step_by(5_000) {
+            while let Some((at, seq)) = arrivals.get(next).filter(|(at, _)| *at <= now) {
+                jitter.insert(*at, group(*seq));
+                next += 1;
+            }
+            for out in jitter.pull(now, now) {
+                if let Playout::Frame { pts, .. } = out {
+                    played.push(pts / 960);
+                }
+            }
+        }
+        (played, jitter.stats)
+    }
+
+    /// A group of 100 ms leaves when its last sample was captured.
+    fn leaves(seq: u64) -> u64 {
+        (seq + 1) * 100_000
+    }
+
+    #[test]
+    fn a_clean_path_plays_everything_in_order_and_soon() {
+        let (played, stats) = play((0..100).map(|n| (leaves(n) + 10_000, n)).collect(), 10_500_000);
+        assert_eq!(played, (0..500).collect::<Vec<_>>());
+        assert_eq!((stats.concealed, stats.late, stats.underruns), (0, 0, 1), "empty only at the end");
+        assert!(stats.median_latency_us().unwrap() <= 180_000, "{:?}", stats.median_latency_us());
+    }
+
+    #[test]
+    fn a_missing_group_is_concealed_exactly() {
+        let arrivals = (0..100).filter(|n| *n != 50).map(|n| (leaves(n), n)).collect();
+        let (played, stats) = play(arrivals, 10_500_000);
+        assert_eq!(stats.concealed, 5);
+        assert_eq!(played.len(), 495);
+    }
+
+    #[test]
+    fn stalls_raise_the_target_until_nothing_is_concealed() {
+        // Every tenth group comes 200 ms late.
+        let arrivals = (0..600).map(|n| (leaves(n) + if n % 10 == 9 { 200_000 } else { 0 }, n)).collect();
+        let (_, stats) = play(arrivals, 60_500_000);
+        assert!(stats.concealed <= 10, "{stats:?}");
+    }
+
+    #[test]
+    fn after_a_cut_it_is_live_again() {
+        let cut = (0..200).filter(|n| !(50..150).contains(n)).map(|n| (leaves(n), n)).collect();
+        let (played, stats) = play(cut, 20_500_000);
+        assert!(stats.skipped >= 490 && stats.concealed == 0, "{stats:?}");
+        assert_eq!(played.last(), Some(&999));
+        assert!(stats.median_latency_us().unwrap() < 250_000);
+    }
+
+    #[test]
+    fn a_burst_starts_at_once_and_near_live() {
+        let mut jitter = Jitter::new(2_000_000);
+        (0..20).for_each(|n| { jitter.insert(leaves(19), group(n)); });
+        let first = jitter.pull(leaves(19), leaves(19));
+        // The floor of 60 ms lies behind the newest frame's end, so about three frames are held.
+        assert!(matches!(first.as_slice(), [] | [Playout::Frame { .. }, ..]));
+        assert!(jitter.held_us() <= 100_000, "{}", jitter.held_us());
+    }
+
+    proptest! {
+        #[test]
+        fn frames_never_leave_out_of_order_or_twice(delays in prop::collection::vec(0u64..400_000, 1..80)) {
+            let arrivals = delays.iter().enumerate().map(|(n, d)| (leaves(n as u64) + d, n as u64)).collect();
+            let (played, stats) = play(arrivals, 12_000_000);
+            prop_assert!(played.windows(2).all(|w| w[0] < w[1]), "{:?}", played);
+            prop_assert!(stats.played as usize == played.len());
+        }
+    }
+}

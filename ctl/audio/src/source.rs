@@ -1,0 +1,339 @@
+//! Where sound comes from: a file, raw samples on a pipe, a tone. All give interleaved samples at 48 kHz.
+
+use std::{
+    fs::File,
+    io::{BufReader, Read},
+    path::Path,
+};
+
+use audioadapter_buffers::direct::InterleavedSlice;
+use rubato::{Fft, FixedSync, Resampler};
+use symphonia::core::{
+    codecs::audio::{AudioDecoder, AudioDecoderOptions},
+    errors::Error as SymphoniaError,
+    formats::{FormatOptions, FormatReader, TrackType, probe::Hint},
+    io::MediaSourceStream,
+    meta::MetadataOptions,
+};
+
+use crate::{AudioError, FRAME, RATE, ogg_opus::OpusFile};
+
+/// Layout of raw samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SampleFormat {
+    /// Signed 16 bit, little-endian.
+    S16,
+    /// 32 bit float, little-endian.
+    F32,
+}
+
+/// What a source gives.
+pub enum Source {
+    /// Samples, to be encoded.
+    Samples(Samples),
+    /// Opus packets, passed through as they are.
+    Packets(OpusFile<BufReader<File>>),
+}
+
+/// Samples at 48 kHz.
+pub struct Samples {
+    input: Input,
+    /// 1 or 2.
+    pub channels: u32,
+    resampler: Option<Fft<f32>>,
+    /// Read but not yet resampled, and resampled but not yet given out.
+    raw: Vec<f32>,
+    ready: Vec<f32>,
+    ended: bool,
+    /// Resampled samples to drop: the resampler's own delay.
+    trim: usize,
+}
+
+enum Input {
+    File { format: Box<dyn FormatReader>, decoder: Box<dyn AudioDecoder>, track: u32, path: String },
+    Raw { reader: Box<dyn Read + Send>, format: SampleFormat },
+    Tone { hertz: f32, at: u64 },
+}
+
+/// Opens a file of any known kind.
+pub fn open(path: &Path) -> Result<Source, AudioError> {
+    let name = path.display().to_string();
+    let mut file = File::open(path).map_err(AudioError::io(&name))?;
+    let size = file.metadata().map_err(AudioError::io(&name))?;
+    if size.is_dir() {
+        return Err(AudioError::Value(format!("{name} is a directory; name a file")));
+    }
+    if size.is_file() && size.len() == 0 {
+        return Err(AudioError::Unsupported { path: name, fault: "the file is empty".into() });
+    }
+    let mut head = [0; 36];
+    let got = file.read(&mut head).map_err(AudioError::io(&name))?;
+    let file = File::open(path).map_err(AudioError::io(&name))?;
+    if head.starts_with(b"OggS") && head.get(28..36) == Some(b"OpusHead") && got == head.len() {
+        return Ok(Source::Packets(OpusFile::open(BufReader::new(file), &name)?));
+    }
+    Ok(Source::Samples(decode(file, path, name)?))
+}
+
+fn decode(file: File, path: &Path, name: String) -> Result<Samples, AudioError> {
+    let bad = |fault: String| AudioError::Unsupported { path: name.clone(), fault };
+    let mut hint = Hint::new();
+    if let Some(extension) = path.extension().and_then(|e| e.to_str()) {
+        hint.with_extension(extension);
+    }
+    let stream = MediaSourceStream::new(Box::new(file), Default::default());
+    let format = symphonia::default::get_probe()
+        .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
+        .map_err(|e| bad(format!("no audio found ({e})")))?;
+    let track = format.default_track(TrackType::Audio).ok_or_else(|| bad("no audio track".into()))?;
+    let parameters = track.codec_params.as_ref().and_then(|p| p.audio()).ok_or_else(|| bad("no audio track".into()))?;
+    let rate = parameters.sample_rate.ok_or_else(|| bad("no sample rate".into()))?;
+    let count = parameters.channels.as_ref().map(|c| c.count());
+    let id = track.id;
+    let decoder = symphonia::default::get_codecs()
+        .make_audio_decoder(parameters, &AudioDecoderOptions::default())
+        .map_err(|e| bad(e.to_string()))?;
+    let mut samples = Samples {
+        input: Input::File { format, decoder, track: id, path: name.clone() },
+        channels: u32::try_from(count.unwrap_or(1)).unwrap_or(0),
+        resampler: None,
+        raw: Vec::new(),
+        ready: Vec::new(),
+        ended: false,
+        trim: 0,
+    };
+    if count.is_none() {
+        // Some files tell the channels only with the first packet.
+        samples.channels = 1;
+    }
+    if !(1..=2).contains(&samples.channels) {
+        return Err(bad(format!("{} channels, of which only 1 or 2 are carried", samples.channels)));
+    }
+    samples.resample_from(rate)?;
+    // The first packet shows whether there is any sound, before anything is announced.
+    samples.fill(1)?;
+    if samples.ready.is_empty() && samples.raw.is_empty() {
+        return Err(bad("it holds no sound; is it truncated?".into()));
+    }
+    Ok(samples)
+}
+
+/// Raw interleaved samples from a pipe.
+pub fn raw(reader: Box<dyn Read + Send>, rate: u32, channels: u32, format: SampleFormat) -> Result<Samples, AudioError> {
+    if !(1..=2).contains(&channels) {
+        return Err(AudioError::Value(format!("--channels {channels}: takes 1 or 2")));
+    }
+    let input = Input::Raw { reader, format };
+    let mut samples = Samples { input, channels, resampler: None, raw: Vec::new(), ready: Vec::new(), ended: false, trim: 0 };
+    samples.resample_from(rate)?;
+    Ok(samples)
+}
+
+/// An endless sine at half amplitude.
+pub fn tone(hertz: f32) -> Result<Samples, AudioError> {
+    if !(1.0..=20_000.0).contains(&hertz) {
+        return Err(AudioError::Value(format!("--tone {hertz}: takes 1 to 20000 Hz")));
+    }
+    let input = Input::Tone { hertz, at: 0 };
+    Ok(Samples { input, channels: 1, resampler: None, raw: Vec::new(), ready: Vec::new(), ended: false, trim: 0 })
+}
+
+impl Samples {
+    fn resample_from(&mut self, rate: u32) -> Result<(), AudioError> {
+        if !(8_000..=192_000).contains(&rate) {
+            return Err(AudioError::Value(format!("a sample rate of {rate}; takes 8000 to 192000")));
+        }
+        if rate != RATE {
+            let resampler = Fft::new(rate as usize, RATE as usize, 1024, self.channels as usize, FixedSync::Input);
+            let resampler = resampler.map_err(|e| AudioError::Codec(e.to_string()))?;
+            self.trim = resampler.output_delay() * self.channels as usize;
+            self.resampler = Some(resampler);
+        }
+        Ok(())
+    }
+
+    /// The next 20 ms, interleaved; the last may be shorter. `None` at the end.
+    pub fn frame(&mut self) -> Result<Option<Vec<f32>>, AudioError> {
+        let wanted = FRAME * self.channels as usize;
+        self.fill(wanted)?;
+        if self.ready.is_empty() {
+            return Ok(None);
+        }
+        let rest = self.ready.split_off(wanted.min(self.ready.len()));
+        Ok(Some(std::mem::replace(&mut self.ready, rest)))
+    }
+
+    fn fill(&mut self, wanted: usize) -> Result<(), AudioError> {
+        while self.ready.len() < wanted && !self.ended {
+            let before = self.raw.len();
+            match self.input.read(&mut self.raw, self.channels)? {
+                true => {}
+                false => self.ended = true,
+            }
+            debug_assert!(self.raw.len() >= before);
+            self.resample()?;
+        }
+        Ok(())
+    }
+
+    fn resample(&mut self) -> Result<(), AudioError> {
+        let Some(resampler) = &mut self.resampler else {
+            self.ready.append(&mut self.raw);
+            return Ok(());
+        };
+        let channels = self.channels as usize;
+        if self.ended {
+            // Silence behind the end pushes out what the resampler holds back.
+            let chunk = resampler.input_frames_next() * channels;
+            let filled = (self.raw.len().div_ceil(chunk) + 1) * chunk;
+            self.raw.resize(filled, 0.0);
+        }
+        loop {
+            let frames = resampler.input_frames_next();
+            if self.raw.len() < frames * channels {
+                return Ok(());
+            }
+            let rest = self.raw.split_off(frames * channels);
+            let fault = |e: &dyn std::fmt::Display| AudioError::Codec(e.to_string());
+            let input = InterleavedSlice::new(&self.raw, channels, frames).map_err(|e| fault(&e))?;
+            let output = resampler.process(&input, None).map_err(|e| fault(&e))?.take_data();
+            let drop = self.trim.min(output.len());
+            self.trim -= drop;
+            self.ready.extend(output.into_iter().skip(drop));
+            self.raw = rest;
+        }
+    }
+}
+
+impl Input {
+    /// Appends some samples; false at the end.
+    fn read(&mut self, out: &mut Vec<f32>, channels: u32) -> Result<bool, AudioError> {
+        match self {
+            Input::Tone { hertz, at } => {
+                let step = f64::from(*hertz) * std::f64::consts::TAU / f64::from(RATE);
+                out.extend((0..FRAME as u64).map(|n| ((*at + n) as f64 * step).sin() as f32 * 0.5));
+                *at += FRAME as u64;
+                Ok(true)
+            }
+            Input::Raw { reader, format } => read_raw(reader, *format, channels, out),
+            Input::File { format, decoder, track, path } => loop {
+                let packet = match format.next_packet() {
+                    Ok(Some(packet)) => packet,
+                    // A file that ends early is played as far as it goes.
+                    Ok(None) | Err(SymphoniaError::IoError(_)) => return Ok(false),
+                    Err(error) => return Err(AudioError::Unsupported { path: path.clone(), fault: error.to_string() }),
+                };
+                if packet.track_id != *track {
+                    continue;
+                }
+                match decoder.decode(&packet) {
+                    Ok(buffer) => {
+                        if buffer.spec().channels().count() != channels as usize {
+                            let fault = "the number of channels changes within it".into();
+                            return Err(AudioError::Unsupported { path: path.clone(), fault });
+                        }
+                        let start = out.len();
+                        out.resize(start + buffer.samples_interleaved(), 0.0);
+                        if let Some(room) = out.get_mut(start..) {
+                            buffer.copy_to_slice_interleaved(room);
+                        }
+                        return Ok(true);
+                    }
+                    // A damaged packet costs its own sound only.
+                    Err(SymphoniaError::DecodeError(_)) => {}
+                    Err(SymphoniaError::IoError(_)) => return Ok(false),
+                    Err(error) => return Err(AudioError::Unsupported { path: path.clone(), fault: error.to_string() }),
+                }
+            },
+        }
+    }
+}
+
+/// Reads 20 ms or what the pipe has, in whole samples.
+fn read_raw(reader: &mut Box<dyn Read + Send>, format: SampleFormat, channels: u32, out: &mut Vec<f32>) -> Result<bool, AudioError> {
+    let width = if format == SampleFormat::S16 { 2 } else { 4 };
+    let mut bytes = vec![0; FRAME * channels as usize * width];
+    let mut filled = 0;
+    while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match reader.read(room).map_err(AudioError::io("standard input"))? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    bytes.truncate(filled - filled % (width * channels as usize));
+    match format {
+        SampleFormat::S16 => out.extend(bytes.as_chunks::<2>().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)) / 32_768.0)),
+        SampleFormat::F32 => out.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
+    }
+    Ok(filled == FRAME * channels as usize * width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wav(path: &Path, rate: u32, seconds: u32) {
+        let spec = hound::WavSpec { channels: 1, sample_rate: rate, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+        let mut writer = hound::WavWriter::create(path, spec).unwrap();
+        for n in 0..rate * seconds {
+            let sample = (n as f32 * 1000.0 * std::f32::consts::TAU / rate as f32).sin() * 16_000.0;
+            writer.write_sample(sample as i16).unwrap();
+        }
+        writer.finalize().unwrap();
+    }
+
+    fn all(mut samples: Samples) -> Vec<f32> {
+        let mut out = Vec::new();
+        while let Some(frame) = samples.frame().unwrap() {
+            out.extend(frame);
+        }
+        out
+    }
+
+    #[test]
+    fn files_of_any_rate_come_out_at_48_khz() {
+        let directory = tempfile::tempdir().unwrap();
+        for rate in [48_000, 44_100, 8_000] {
+            let path = directory.path().join(format!("{rate}.wav"));
+            wav(&path, rate, 2);
+            let Source::Samples(samples) = open(&path).unwrap() else { panic!("samples") };
+            let out = all(samples);
+            assert!(out.len().abs_diff(96_000) <= 2 * 1024 * 48_000 / rate as usize, "{rate}: {}", out.len());
+            let rises = out[4800..90_000].windows(2).filter(|w| w[0] < 0.0 && w[1] >= 0.0).count();
+            assert!(rises.abs_diff(1775) <= 2, "{rate}: {rises} periods of 1 kHz");
+        }
+    }
+
+    #[test]
+    fn what_is_no_sound_is_refused_with_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("letter.txt");
+        for bytes in [&b""[..], b"Dear listeners,", &[0u8; 4096], b"RIFF\xff\xff\xff\xffWAVEfmt "] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = open(&path).err().expect("refused").to_string();
+            assert!(error.contains("letter.txt"), "{error}");
+        }
+        assert!(open(&directory.path().join("missing.wav")).is_err());
+        assert!(open(directory.path()).is_err());
+    }
+
+    #[test]
+    fn a_wav_that_lies_about_its_size_is_played_as_far_as_it_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lie.wav");
+        wav(&path, 48_000, 1);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        bytes[40..44].copy_from_slice(&0x7fff_ff00u32.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let Source::Samples(samples) = open(&path).unwrap() else { panic!("samples") };
+        assert!(all(samples).len().abs_diff(48_000) <= 4096);
+    }
+
+    #[test]
+    fn raw_samples_are_read_to_the_last() {
+        let bytes: Vec<u8> = (0..2000i16).flat_map(|n| n.to_le_bytes()).collect();
+        let samples = raw(Box::new(std::io::Cursor::new(bytes)), 48_000, 1, SampleFormat::S16).unwrap();
+        assert_eq!(all(samples).len(), 2000);
+    }
+}

@@ -1,0 +1,68 @@
+//! Who may call, as the kernel attests it: in system mode root, the daemon's own user and group p2pd; in user mode the
+//! owner alone. The uid and the groups decide; nothing that the caller says does.
+
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+
+use crate::paths::{Mode, Paths};
+
+/// Group whose members use the system's daemon.
+const GROUP: &str = "p2pd";
+/// What the kernel says of users that this user namespace does not know.
+const OVERFLOW: u32 = 65_534;
+
+/// Decides about callers.
+#[derive(Clone, Debug)]
+pub(super) struct Admission {
+    mode: Mode,
+    own: Uid,
+}
+
+impl Admission {
+    pub(super) fn new(paths: &Paths) -> Self {
+        Admission { mode: paths.mode, own: Uid::effective() }
+    }
+
+    /// Whether a process of this user and primary group may call.
+    pub(super) fn admits(&self, uid: u32, gid: u32) -> bool {
+        if uid == OVERFLOW {
+            return false;
+        }
+        if uid == self.own.as_raw() || (uid == 0 && self.mode == Mode::System) {
+            return true;
+        }
+        self.mode == Mode::System && in_group(uid, gid)
+    }
+}
+
+fn in_group(uid: u32, gid: u32) -> bool {
+    let Ok(Some(group)) = Group::from_name(GROUP) else { return false };
+    if gid == group.gid.as_raw() {
+        return true;
+    }
+    let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) else { return false };
+    let Ok(name) = std::ffi::CString::new(user.name) else { return false };
+    getgrouplist(&name, Gid::from_raw(gid)).is_ok_and(|groups| groups.contains(&group.gid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_daemon_admits_its_owner_alone() {
+        let user = Admission { mode: Mode::User, own: Uid::from_raw(1000) };
+        assert!(user.admits(1000, 1000));
+        for stranger in [0, 1001, OVERFLOW] {
+            assert!(!user.admits(stranger, 1000), "{stranger}");
+        }
+    }
+
+    #[test]
+    fn the_systems_daemon_admits_root_and_itself_but_not_everybody() {
+        let system = Admission { mode: Mode::System, own: Uid::from_raw(990) };
+        assert!(system.admits(0, 0) && system.admits(990, 990));
+        for stranger in [4_000_000, OVERFLOW] {
+            assert!(!system.admits(stranger, 4_000_000), "{stranger}");
+        }
+    }
+}

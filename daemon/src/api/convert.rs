@@ -1,0 +1,114 @@
+//! Conversions between the API's messages and the words of the domain: infallible outward, naming the field inward.
+
+use p2pd_api::v1 as pb;
+use p2pd_core::{announce::Metadata, group::{Group, StreamConfig}, id::PeerId};
+use p2pd_net::PeerInfo;
+use tonic::Status;
+
+use super::status;
+use crate::node::{Listed, Opening, Wire};
+
+pub(super) fn peer_id(text: &str) -> Result<PeerId, Status> {
+    text.parse().map_err(|e: p2pd_core::id::IdError| status::field("peer_id", &e.to_string()))
+}
+
+pub(super) fn peer(info: PeerInfo) -> pb::Peer {
+    let connection = |c: p2pd_net::Connection| pb::Connection { address: c.address, inbound: c.inbound, opened_ms: c.opened.0 };
+    pb::Peer {
+        peer_id: info.peer.to_string(),
+        connections: info.connections.into_iter().map(connection).collect(),
+        agent: info.agent,
+        protocols: info.protocols,
+        rtt_us: info.rtt.map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        score: info.score,
+        addresses: info.addresses,
+    }
+}
+
+pub(super) fn config(config: StreamConfig) -> pb::StreamConfig {
+    pb::StreamConfig {
+        codec: config.codec,
+        sample_rate: config.sample_rate,
+        channels: config.channels,
+        frame_us: config.frame_us,
+        frames_per_group: config.frames_per_group,
+        pre_skip: config.pre_skip,
+        bitrate: config.bitrate,
+    }
+}
+
+fn config_in(config: pb::StreamConfig) -> StreamConfig {
+    StreamConfig {
+        codec: config.codec,
+        sample_rate: config.sample_rate,
+        channels: config.channels,
+        frame_us: config.frame_us,
+        frames_per_group: config.frames_per_group,
+        pre_skip: config.pre_skip,
+        bitrate: config.bitrate,
+    }
+}
+
+pub(super) fn stream(listed: Listed) -> pb::Stream {
+    let metadata = &listed.entry.metadata;
+    let config = metadata.config().map(config);
+    let wire = if config.is_some() { pb::WireFormat::Native } else { pb::WireFormat::Json };
+    pb::Stream {
+        stream_id: listed.key.stream.to_string(),
+        publisher: listed.key.publisher.to_string(),
+        name: metadata.text("name", 200),
+        category: metadata.text("category", 64),
+        wire: wire.into(),
+        config,
+        listeners: listed.entry.listeners,
+        age_ms: listed.age_ms,
+        confirmed: listed.entry.confirmed,
+        publisher_addresses: metadata.addresses(),
+        metadata_json: serde_json::to_string(&metadata.0).unwrap_or_default(),
+        local: listed.local,
+    }
+}
+
+pub(super) fn group(group: &Group) -> pb::AudioGroup {
+    let body = group.body.clone();
+    pb::AudioGroup {
+        epoch: body.epoch,
+        seq: body.seq,
+        pts: body.pts,
+        capture_us: body.capture_us,
+        frames: body.frames,
+        config: body.config.map(config),
+        title: body.title.map(|title| pb::Title { text: title.text, pts: title.pts }),
+        signed: group.signed.clone(),
+    }
+}
+
+pub(super) fn opening(open: pb::OpenStream) -> Result<Opening, Status> {
+    let stream = open.stream_id.parse();
+    let stream = stream.map_err(|e: p2pd_core::id::IdError| status::field("open.stream_id", &e.to_string()))?;
+    if open.name.chars().count() > 200 {
+        return Err(status::field("open.name", "takes at most 200 characters"));
+    }
+    if open.category.chars().count() > 64 {
+        return Err(status::field("open.category", "takes at most 64 characters"));
+    }
+    let wire = match pb::WireFormat::try_from(open.wire) {
+        Ok(pb::WireFormat::Json) => Wire::Json,
+        Ok(pb::WireFormat::Native | pb::WireFormat::Unspecified) => {
+            let config = open.config.ok_or_else(|| status::field("open.config", "is required for a native stream"))?;
+            Wire::Native(config_in(config))
+        }
+        Err(_) => return Err(status::field("open.wire", "is not a format this daemon knows")),
+    };
+    Ok(Opening { stream, name: open.name, category: open.category, wire, metadata: metadata(&open.metadata_json)? })
+}
+
+fn metadata(json: &str) -> Result<Metadata, Status> {
+    if json.is_empty() {
+        return Ok(Metadata::default());
+    }
+    if json.len() > 4096 {
+        return Err(status::field("open.metadata_json", "takes at most 4 KiB"));
+    }
+    serde_json::from_str(json).map(Metadata).map_err(|e| status::field("open.metadata_json", &format!("is not a JSON object: {e}")))
+}

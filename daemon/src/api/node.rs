@@ -1,0 +1,76 @@
+//! `NodeService`.
+
+use p2pd_api::v1::{
+    GetInfoRequest, GetInfoResponse, GetStatisticsRequest, GetStatisticsResponse, WatchEventsRequest, WatchEventsResponse,
+    node_service_server::NodeService,
+};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Context,
+    reply::{self, Replies},
+    status,
+};
+use crate::{VERSION, node::Happened};
+
+pub(super) struct Service(pub(super) Context);
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn event(e: Happened) -> WatchEventsResponse {
+    WatchEventsResponse { cursor: e.cursor, time_ms: e.time_ms, kind: e.kind, subject: e.subject }
+}
+
+#[tonic::async_trait]
+impl NodeService for Service {
+    async fn get_info(&self, _: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
+        let node = &self.0.node;
+        Ok(Response::new(GetInfoResponse {
+            peer_id: node.me().to_string(),
+            version: VERSION.into(),
+            network: node.network().into(),
+            addresses: node.addresses().await.map_err(status::of)?,
+            started_ms: node.started().0,
+        }))
+    }
+
+    async fn get_statistics(&self, _: Request<GetStatisticsRequest>) -> Result<Response<GetStatisticsResponse>, Status> {
+        let statistics = self.0.node.statistics().await.map_err(status::of)?;
+        Ok(Response::new(GetStatisticsResponse {
+            peers: count(statistics.peers),
+            streams: count(statistics.streams),
+            publications: count(statistics.publications),
+            listeners: count(statistics.listeners),
+            groups_in: statistics.groups_in,
+            groups_out: statistics.groups_out,
+            dropped: statistics.dropped,
+        }))
+    }
+
+    type WatchEventsStream = Replies<WatchEventsResponse>;
+
+    async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let WatchEventsRequest { after, from_oldest } = request.into_inner();
+        if from_oldest && after.is_some() {
+            return Err(status::field("after", "must be unset where from_oldest is set"));
+        }
+        let past = from_oldest || after.is_some();
+        let (kept, mut told) = self.0.node.watch_events(after, past).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            let mut last = after;
+            for happened in kept {
+                last = Some(happened.cursor);
+                out.send(event(happened)).await?;
+            }
+            loop {
+                match told.recv().await {
+                    Ok(happened) if last.is_some_and(|n| happened.cursor <= n) => {}
+                    Ok(happened) => out.send(event(happened)).await?,
+                    Err(_) => return out.fail(status::lagged()).await,
+                }
+            }
+        })))
+    }
+}

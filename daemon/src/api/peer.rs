@@ -1,0 +1,69 @@
+//! `PeerService`.
+
+use p2pd_api::v1::{
+    ConnectRequest, ConnectResponse, DisconnectRequest, DisconnectResponse, GetPeerRequest, GetPeerResponse,
+    ListPeersRequest, ListPeersResponse, WatchPeersRequest, WatchPeersResponse, peer_service_server::PeerService,
+    watch_peers_response::Event,
+};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Context, convert,
+    reply::{self, Replies},
+    status,
+};
+
+pub(super) struct Service(pub(super) Context);
+
+fn event(event: Event) -> WatchPeersResponse {
+    WatchPeersResponse { event: Some(event) }
+}
+
+#[tonic::async_trait]
+impl PeerService for Service {
+    async fn list_peers(&self, _: Request<ListPeersRequest>) -> Result<Response<ListPeersResponse>, Status> {
+        let peers = self.0.node.peers().await.map_err(status::of)?;
+        Ok(Response::new(ListPeersResponse { peers: peers.into_iter().map(convert::peer).collect() }))
+    }
+
+    async fn get_peer(&self, request: Request<GetPeerRequest>) -> Result<Response<GetPeerResponse>, Status> {
+        let id = convert::peer_id(&request.into_inner().peer_id)?;
+        let peer = self.0.node.peer(&id).await.map_err(status::of)?;
+        Ok(Response::new(GetPeerResponse { peer: Some(convert::peer(peer)) }))
+    }
+
+    type WatchPeersStream = Replies<WatchPeersResponse>;
+
+    async fn watch_peers(&self, _: Request<WatchPeersRequest>) -> Result<Response<Self::WatchPeersStream>, Status> {
+        let node = self.0.node.clone();
+        // Registered before the snapshot is read, so that no change falls between; one told twice does no harm.
+        let mut changed = node.watch_peers();
+        let snapshot = node.peers().await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            for peer in snapshot {
+                out.send(event(Event::Present(convert::peer(peer)))).await?;
+            }
+            out.send(event(Event::SnapshotDone(true))).await?;
+            loop {
+                let Ok(id) = changed.recv().await else { return out.fail(status::lagged()).await };
+                let now = match node.peer(&id).await {
+                    Ok(peer) => Event::Present(convert::peer(peer)),
+                    Err(_) => Event::Gone(id.to_string()),
+                };
+                out.send(event(now)).await?;
+            }
+        })))
+    }
+
+    async fn connect(&self, request: Request<ConnectRequest>) -> Result<Response<ConnectResponse>, Status> {
+        let address = request.into_inner().address;
+        let peer = self.0.node.connect(&address).await.map_err(status::of)?;
+        Ok(Response::new(ConnectResponse { peer_id: peer.to_string() }))
+    }
+
+    async fn disconnect(&self, request: Request<DisconnectRequest>) -> Result<Response<DisconnectResponse>, Status> {
+        let id = convert::peer_id(&request.into_inner().peer_id)?;
+        self.0.node.disconnect(&id).await.map_err(status::of)?;
+        Ok(Response::new(DisconnectResponse {}))
+    }
+}

@@ -1,0 +1,54 @@
+//! Streams of replies: a task that writes into a short channel, ended by the caller going away or the daemon stopping.
+
+use std::future::Future;
+
+use tokio::sync::mpsc::{self, Sender};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::status;
+
+/// What is sent to the caller.
+pub(super) type Replies<T> = ReceiverStream<Result<T, Status>>;
+
+/// Replies written but not yet taken by the connection; what is behind them waits in the source's own queue.
+const CHANNEL: usize = 4;
+
+/// The caller went away.
+pub(super) struct Gone;
+
+/// The way to the caller.
+pub(super) struct Out<T>(Sender<Result<T, Status>>);
+
+impl<T> Out<T> {
+    /// Sends, waiting while the caller is slow.
+    pub(super) async fn send(&self, reply: T) -> Result<(), Gone> {
+        self.0.send(Ok(reply)).await.map_err(|_| Gone)
+    }
+
+    /// Sends the status that ends the stream.
+    pub(super) async fn fail(&self, status: Status) -> Result<(), Gone> {
+        self.0.send(Err(status)).await.map_err(|_| Gone)
+    }
+}
+
+/// Runs `write` until it is done, the caller is gone, or the daemon stops.
+pub(super) fn stream<T, F>(stop: CancellationToken, write: impl FnOnce(Out<T>) -> F) -> Replies<T>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<(), Gone>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(CHANNEL);
+    let writing = write(Out(sender.clone()));
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = writing => {}
+            () = sender.closed() => {}
+            () = stop.cancelled() => {
+                let _ = sender.send(Err(status::stopping())).await;
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}

@@ -1,0 +1,166 @@
+//! The socket: made without a moment in which others could use it, and an accept loop that no caller can exhaust.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use nix::unistd::{Group, chown};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Connected, UdsConnectInfo};
+
+use super::caller::Admission;
+use crate::paths::{Mode, Paths};
+
+/// How long a new connection may stay silent.
+const FIRST_BYTE: Duration = Duration::from_secs(5);
+/// Most connections of all users.
+const MAX_CONNECTIONS: u32 = 512;
+/// How long to leave a full table of descriptors alone.
+const BACK_OFF: Duration = Duration::from_millis(200);
+
+/// Makes the socket with mode 0660, in system mode for group p2pd. A stale one is replaced, a living one is not.
+pub(crate) fn bind(paths: &Paths) -> anyhow::Result<UnixListener> {
+    let path = &paths.socket;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        bail!("another daemon answers at {}; stop it, or choose another --socket", path.display());
+    }
+    // Made under another name, and moved to its own once only the right callers can open it.
+    let unready = path.with_extension("new");
+    let _ = fs::remove_file(&unready);
+    let listener = UnixListener::bind(&unready).with_context(|| format!("cannot make the socket {}", path.display()))?;
+    fs::set_permissions(&unready, fs::Permissions::from_mode(0o660))?;
+    if paths.mode == Mode::System {
+        match Group::from_name("p2pd") {
+            Ok(Some(group)) => chown(&unready, None, Some(group.gid)).context("cannot give the socket to group p2pd")?,
+            _ => tracing::warn!("there is no group p2pd: only root and the daemon's own user can call"),
+        }
+    }
+    fs::rename(&unready, path).with_context(|| format!("cannot make the socket {}", path.display()))?;
+    Ok(listener)
+}
+
+type Open = Arc<Mutex<HashMap<u32, u32>>>;
+
+/// An admitted connection; counted until it is dropped.
+pub(super) struct Connection {
+    stream: UnixStream,
+    open: Open,
+    uid: u32,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.uid) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                open.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// Accepts until `stop`. Callers that are not admitted, are too many or stay silent are closed.
+pub(super) fn accept(
+    listener: UnixListener,
+    admission: Admission,
+    per_user: u32,
+    stop: CancellationToken,
+) -> ReceiverStream<io::Result<Connection>> {
+    let (ready, connections) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let open = Open::default();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    if let Some(connection) = admit(stream, &admission, per_user, &open) {
+                        tokio::spawn(hand_over(connection, ready.clone()));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "connection not accepted");
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+        }
+    });
+    ReceiverStream::new(connections)
+}
+
+fn admit(stream: UnixStream, admission: &Admission, per_user: u32, open: &Open) -> Option<Connection> {
+    let caller = stream.peer_cred().ok()?;
+    if !admission.admits(caller.uid(), caller.gid()) {
+        tracing::warn!(uid = caller.uid(), pid = caller.pid(), "caller not admitted");
+        return None;
+    }
+    let mut counts = open.lock().unwrap_or_else(PoisonError::into_inner);
+    let all: u32 = counts.values().sum();
+    let own = counts.entry(caller.uid()).or_default();
+    if *own >= per_user || all >= MAX_CONNECTIONS {
+        tracing::warn!(uid = caller.uid(), "too many connections");
+        return None;
+    }
+    *own += 1;
+    Some(Connection { stream, open: open.clone(), uid: caller.uid() })
+}
+
+/// Passes a connection on once its first byte is there.
+async fn hand_over(connection: Connection, ready: mpsc::Sender<io::Result<Connection>>) {
+    if let Ok(Ok(())) = tokio::time::timeout(FIRST_BYTE, connection.stream.readable()).await {
+        let _ = ready.send(Ok(connection)).await;
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = UdsConnectInfo;
+
+    fn connect_info(&self) -> UdsConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl tokio::io::AsyncRead for Connection {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Connection {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::pin::Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,68 @@
+//! The one map from errors of the node to gRPC statuses, without a catch-all arm.
+
+use p2pd_api::{DOMAIN, Reason};
+use p2pd_core::id::IdError;
+use p2pd_net::NetError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::node::NodeError;
+
+/// A status with a reason.
+pub(super) fn status(code: Code, reason: Reason, message: impl Into<String>) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason.as_str(), DOMAIN, std::collections::HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
+/// A status that names a field.
+pub(super) fn field(field: &str, fault: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(Reason::FieldInvalid.as_str(), DOMAIN, std::collections::HashMap::new());
+    details.add_bad_request_violation(field, fault);
+    Status::with_error_details(Code::InvalidArgument, format!("{field}: {fault}"), details)
+}
+
+pub(super) fn stopping() -> Status {
+    status(Code::Unavailable, Reason::Stopping, "the daemon is stopping")
+}
+
+pub(super) fn lagged() -> Status {
+    status(Code::ResourceExhausted, Reason::WatchLagged, "this reader fell behind; watch again for a fresh snapshot")
+}
+
+pub(super) fn of(error: NodeError) -> Status {
+    let message = error.to_string();
+    match error {
+        NodeError::Net(error) => of_net(error, message),
+        NodeError::Store(_) | NodeError::Internal(_) => {
+            tracing::error!(error = message, "call failed");
+            status(Code::Internal, Reason::Internal, "internal error; the daemon's log says more")
+        }
+        NodeError::Id(IdError::Peer(_)) => field("peer_id", &message),
+        NodeError::Id(IdError::Stream(_)) => field("stream", &message),
+        NodeError::Field { field: name, fault } => field(name, &fault),
+        NodeError::StreamNotFound(_) => status(Code::NotFound, Reason::StreamNotFound, message),
+        NodeError::StreamAmbiguous(_) => status(Code::FailedPrecondition, Reason::StreamAmbiguous, message),
+        NodeError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),
+        NodeError::CursorExpired { .. } => status(Code::OutOfRange, Reason::CursorExpired, message),
+        NodeError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),
+    }
+}
+
+fn of_net(error: NetError, message: String) -> Status {
+    match error {
+        NetError::Address { .. } => field("address", &message),
+        NetError::Unreachable { .. } => status(Code::Unavailable, Reason::PeerUnreachable, message),
+        NetError::NotConnected(_) => status(Code::NotFound, Reason::PeerNotConnected, message),
+        NetError::NoListeners => status(Code::FailedPrecondition, Reason::NoListeners, message),
+        NetError::Busy => status(Code::Unavailable, Reason::NetworkBusy, message),
+        NetError::TooLarge => field("data", &message),
+        NetError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),
+        NetError::Stopped => stopping(),
+        NetError::Identity(_) | NetError::Setup(_) => {
+            tracing::error!(error = message, "call failed");
+            status(Code::Internal, Reason::Internal, "internal error; the daemon's log says more")
+        }
+    }
+}

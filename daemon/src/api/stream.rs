@@ -1,0 +1,179 @@
+//! `StreamService`.
+
+use std::time::Duration;
+
+use p2pd_api::v1::{
+    Acknowledgement, GetStreamRequest, GetStreamResponse, ListStreamsRequest, ListStreamsResponse, PublishStreamRequest,
+    PublishStreamResponse, StreamEnded, StreamGone, SubscribeStreamRequest, SubscribeStreamResponse, WatchStreamsRequest,
+    WatchStreamsResponse, publish_stream_request::Item, publish_stream_response, stream_service_server::StreamService,
+    subscribe_stream_response, watch_streams_response,
+};
+use p2pd_core::{id::{IdError, StreamRef}, ring::Next};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Context, convert,
+    pubsub::gap,
+    reply::{self, Gone, Out, Replies},
+    status,
+};
+use crate::node::{Publication, StreamChange, StreamItem};
+
+pub(super) struct Service(pub(super) Context);
+
+const ACKNOWLEDGE: Duration = Duration::from_millis(500);
+
+fn reference(text: &str) -> Result<StreamRef, Status> {
+    text.parse().map_err(|e: IdError| status::field("stream", &e.to_string()))
+}
+
+fn watched(event: watch_streams_response::Event) -> WatchStreamsResponse {
+    WatchStreamsResponse { event: Some(event) }
+}
+
+#[tonic::async_trait]
+impl StreamService for Service {
+    async fn list_streams(&self, request: Request<ListStreamsRequest>) -> Result<Response<ListStreamsResponse>, Status> {
+        let category = request.into_inner().category;
+        let streams = self.0.node.streams().into_iter().map(convert::stream);
+        let streams = streams.filter(|s| category.is_empty() || s.category == category).collect();
+        Ok(Response::new(ListStreamsResponse { streams }))
+    }
+
+    async fn get_stream(&self, request: Request<GetStreamRequest>) -> Result<Response<GetStreamResponse>, Status> {
+        let listed = self.0.node.find_stream(&reference(&request.into_inner().stream)?).map_err(status::of)?;
+        Ok(Response::new(GetStreamResponse { stream: Some(convert::stream(listed)) }))
+    }
+
+    type WatchStreamsStream = Replies<WatchStreamsResponse>;
+
+    async fn watch_streams(&self, _: Request<WatchStreamsRequest>) -> Result<Response<Self::WatchStreamsStream>, Status> {
+        use watch_streams_response::Event;
+        let (snapshot, mut told) = self.0.node.watch_streams();
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            for listed in snapshot {
+                out.send(watched(Event::Present(convert::stream(listed)))).await?;
+            }
+            out.send(watched(Event::SnapshotDone(true))).await?;
+            loop {
+                let event = match told.recv().await {
+                    Ok(StreamChange::Present(listed)) => Event::Present(convert::stream(*listed)),
+                    Ok(StreamChange::Gone { key, reason }) => Event::Gone(StreamGone {
+                        stream_id: key.stream.to_string(),
+                        publisher: key.publisher.to_string(),
+                        reason: reason.into(),
+                    }),
+                    Err(_) => return out.fail(status::lagged()).await,
+                };
+                out.send(watched(event)).await?;
+            }
+        })))
+    }
+
+    type PublishStreamStream = Replies<PublishStreamResponse>;
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let mut items = request.into_inner();
+        let Some(PublishStreamRequest { item: Some(Item::Open(open)) }) = items.message().await? else {
+            return Err(status::field("open", "must come first"));
+        };
+        let node = self.0.node.clone();
+        let publication = node.publish_stream(convert::opening(open)?).await.map_err(status::of)?;
+        let wanted = StreamRef { stream: publication.key().stream.clone(), publisher: Some(node.me().clone()) };
+        let opened = convert::stream(node.find_stream(&wanted).map_err(status::of)?);
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            let opened = publish_stream_response::Event::Opened(opened);
+            out.send(PublishStreamResponse { event: Some(opened) }).await?;
+            take(items, publication, out).await
+        })))
+    }
+
+    type SubscribeStreamStream = Replies<SubscribeStreamResponse>;
+
+    async fn subscribe_stream(
+        &self,
+        request: Request<SubscribeStreamRequest>,
+    ) -> Result<Response<Self::SubscribeStreamStream>, Status> {
+        use subscribe_stream_response::Event;
+        let SubscribeStreamRequest { stream, wait_ms, burst_ms } = request.into_inner();
+        if wait_ms > 600_000 {
+            return Err(status::field("wait_ms", "takes at most 600000"));
+        }
+        if burst_ms > 10_000 {
+            return Err(status::field("burst_ms", "takes at most 10000"));
+        }
+        let node = self.0.node.clone();
+        let wait = Duration::from_millis(wait_ms.into());
+        let listed = node.await_stream(&reference(&stream)?, wait).await.map_err(status::of)?;
+        let mut reader = node.read_stream(&listed, burst_ms.into()).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            let send = async |event| out.send(SubscribeStreamResponse { event: Some(event) }).await;
+            send(Event::Opened(convert::stream(listed))).await?;
+            while let Some(next) = reader.next().await {
+                match next {
+                    Next::Item(StreamItem::Group(group)) => send(Event::Group(convert::group(&group))).await?,
+                    Next::Item(StreamItem::Chunk(chunk)) => send(Event::Chunk(chunk)).await?,
+                    Next::Gap { from, to } => send(Event::Gap(gap(from, to))).await?,
+                    Next::Item(StreamItem::Ended(reason)) => {
+                        return send(Event::Ended(StreamEnded { reason: reason.into() })).await;
+                    }
+                }
+            }
+            Ok(())
+        })))
+    }
+}
+
+/// Takes items until the caller finishes, fails or goes away; dropping the publication deregisters the stream.
+async fn take(
+    mut items: Streaming<PublishStreamRequest>,
+    mut publication: Publication,
+    out: Out<PublishStreamResponse>,
+) -> Result<(), Gone> {
+    let mut tick = tokio::time::interval(ACKNOWLEDGE);
+    loop {
+        tokio::select! {
+            item = items.message() => {
+                let taken = match item {
+                    Ok(Some(PublishStreamRequest { item: Some(Item::Finish(_)) })) => {
+                        publication.finish();
+                        return acknowledge(&publication, &out).await;
+                    }
+                    Ok(Some(PublishStreamRequest { item })) => handle(&mut publication, item),
+                    Ok(None) | Err(_) => return Ok(()),
+                };
+                if let Err(status) = taken {
+                    return out.fail(status).await;
+                }
+            }
+            _ = tick.tick() => acknowledge(&publication, &out).await?,
+        }
+    }
+}
+
+fn handle(publication: &mut Publication, item: Option<Item>) -> Result<(), Status> {
+    match item {
+        Some(Item::Frame(frame)) => publication.frame(frame.data, frame.capture_us).map_err(status::of),
+        Some(Item::Chunk(chunk)) => publication.chunk(chunk).map_err(status::of),
+        Some(Item::Title(title)) => {
+            publication.title(&title);
+            Ok(())
+        }
+        Some(Item::Open(_)) => Err(status::field("open", "must come first and once")),
+        Some(Item::Finish(_)) | None => Err(status::field("item", "must be set")),
+    }
+}
+
+async fn acknowledge(publication: &Publication, out: &Out<PublishStreamResponse>) -> Result<(), Gone> {
+    let progress = publication.progress();
+    let acknowledgement = Acknowledgement {
+        frames: progress.frames,
+        groups: progress.groups,
+        dropped: progress.dropped,
+        listeners: progress.listeners,
+    };
+    out.send(PublishStreamResponse { event: Some(publish_stream_response::Event::Acknowledgement(acknowledgement)) }).await
+}

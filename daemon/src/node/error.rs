@@ -1,0 +1,54 @@
+//! The one error of this floor.
+
+use p2pd_core::id::{IdError, StreamKey};
+use p2pd_net::NetError;
+use p2pd_store::StoreError;
+
+/// Why the daemon did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeError {
+    /// The network's.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A name is none.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// A value is out of its range.
+    #[error("{field}: {fault}")]
+    Field {
+        /// As the API names it.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        fault: String,
+    },
+    /// Not in the directory.
+    #[error("no stream `{0}` in the directory; `p2pctl streams` lists what is there")]
+    StreamNotFound(String),
+    /// In the directory more than once.
+    #[error("several publishers use `{}`; name one: {}", .0.first().map_or("?", |k| k.stream.as_str()), names(.0))]
+    StreamAmbiguous(Vec<StreamKey>),
+    /// Published by this daemon already.
+    #[error("this daemon publishes `{0}` already; end that first or choose another id")]
+    StreamExists(String),
+    /// A cursor before the oldest kept event.
+    #[error("the events after {asked} are gone; the oldest kept one is {oldest}")]
+    CursorExpired {
+        /// As asked.
+        asked: u64,
+        /// What is left.
+        oldest: u64,
+    },
+    /// A bound of this daemon.
+    #[error("{0}")]
+    Limit(String),
+    /// A task of ours died.
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+fn names(keys: &[StreamKey]) -> String {
+    keys.iter().map(StreamKey::to_string).collect::<Vec<_>>().join(", ")
+}

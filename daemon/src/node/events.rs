@@ -1,0 +1,83 @@
+//! What happened, numbered across restarts: kept on disk, and told to those who watch.
+
+use p2pd_store::{EventRecord, Store, StoreError};
+use tokio::sync::broadcast;
+
+use super::{Node, NodeError, WATCH, lock, wall};
+
+/// One event and its number.
+#[derive(Clone, Debug)]
+pub(crate) struct Happened {
+    pub(crate) cursor: u64,
+    pub(crate) time_ms: u64,
+    pub(crate) kind: String,
+    pub(crate) subject: String,
+}
+
+pub(super) struct State {
+    next: u64,
+    told: broadcast::Sender<Happened>,
+    /// Not yet on disk; bounded because `persist` empties it each second.
+    unwritten: Vec<Happened>,
+}
+
+const MAX_UNWRITTEN: usize = 4096;
+
+impl State {
+    pub(super) fn restore(store: &Store) -> Result<Self, StoreError> {
+        let next = store.last_event()?.map_or(0, |last| last.saturating_add(1));
+        Ok(State { next, told: broadcast::Sender::new(WATCH), unwritten: Vec::new() })
+    }
+}
+
+impl Happened {
+    fn record(&self) -> (u64, EventRecord) {
+        let record = EventRecord { time: self.time_ms, kind: self.kind.clone(), subject: self.subject.clone() };
+        (self.cursor, record)
+    }
+}
+
+impl Node {
+    /// Notes an event.
+    pub(super) fn happened(&self, kind: &str, subject: &str) {
+        let mut state = lock(&self.0.events);
+        let event = Happened { cursor: state.next, time_ms: wall().0, kind: kind.into(), subject: subject.into() };
+        state.next = state.next.saturating_add(1);
+        if state.unwritten.len() < MAX_UNWRITTEN {
+            state.unwritten.push(event.clone());
+        }
+        let _ = state.told.send(event);
+    }
+
+    /// Events to write to disk.
+    pub(super) fn take_unwritten(&self) -> Vec<(u64, EventRecord)> {
+        std::mem::take(&mut lock(&self.0.events).unwritten).iter().map(Happened::record).collect()
+    }
+
+    /// The events after `after` (`None`: all that are kept), then those to come. One step, so that none falls between.
+    pub(crate) async fn watch_events(
+        &self,
+        after: Option<u64>,
+        past: bool,
+    ) -> Result<(Vec<Happened>, broadcast::Receiver<Happened>), NodeError> {
+        let (told, unwritten) = {
+            let state = lock(&self.0.events);
+            (state.told.subscribe(), state.unwritten.clone())
+        };
+        if !past {
+            return Ok((Vec::new(), told));
+        }
+        let store = self.0.store.clone();
+        let kept = tokio::task::spawn_blocking(move || store.events_after(None))
+            .await
+            .map_err(|e| NodeError::Internal(e.to_string()))??;
+        let oldest = kept.first().map(|(n, _)| *n).or(unwritten.first().map(|e| e.cursor)).unwrap_or(0);
+        if let Some(asked) = after.filter(|n| n.saturating_add(1) < oldest) {
+            return Err(NodeError::CursorExpired { asked, oldest });
+        }
+        let written = kept.last().map(|(n, _)| *n);
+        let from_disk = kept.into_iter().map(|(cursor, r)| Happened { cursor, time_ms: r.time, kind: r.kind, subject: r.subject });
+        let rest = unwritten.into_iter().filter(|e| written.is_none_or(|n| e.cursor > n));
+        Ok((from_disk.chain(rest).filter(|e| after.is_none_or(|n| e.cursor > n)).collect(), told))
+    }
+}

@@ -1,0 +1,218 @@
+//! What the daemon can do, in the words of the domain. It joins network, store and pure state; it knows no API type.
+
+mod directory;
+mod error;
+mod events;
+mod fanout;
+mod persist;
+mod publication;
+mod pubsub;
+mod pump;
+mod streams;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use p2pd_core::{
+    id::{PeerId, StreamId},
+    time::{MonoMs, UnixMs},
+};
+use p2pd_net::{Event, Handle, Identity, Incoming, NetError, PeerInfo, queue};
+use p2pd_store::Store;
+use tokio::{sync::broadcast, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) use directory::{Listed, StreamChange};
+pub(crate) use error::NodeError;
+pub(crate) use events::Happened;
+pub(crate) use publication::{Opening, Publication, Wire};
+pub(crate) use pubsub::TopicItem;
+pub(crate) use streams::StreamItem;
+
+use crate::config::Config;
+
+/// Changes that a watcher may be behind before it is cut off.
+const WATCH: usize = 256;
+
+/// The daemon's state behind a cloneable handle.
+#[derive(Clone)]
+pub(crate) struct Node(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    me: PeerId,
+    signer: [u8; 32],
+    net: Handle,
+    store: Arc<Store>,
+    began: Instant,
+    started: UnixMs,
+    directory: Mutex<directory::State>,
+    streams: Mutex<HashMap<String, streams::Followed>>,
+    publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
+    topics: Mutex<HashMap<String, fanout::Fanout<TopicItem>>>,
+    events: Mutex<events::State>,
+    peers_changed: broadcast::Sender<PeerId>,
+    counters: Counters,
+    /// What must end before the network does: deregistrations of publications.
+    farewells: TaskTracker,
+}
+
+#[derive(Default)]
+struct Counters {
+    groups_in: AtomicU64,
+    groups_out: AtomicU64,
+    dropped: AtomicU64,
+}
+
+/// Numbers of the daemon.
+pub(crate) struct Statistics {
+    pub(crate) peers: usize,
+    pub(crate) streams: usize,
+    pub(crate) publications: usize,
+    pub(crate) listeners: usize,
+    pub(crate) groups_in: u64,
+    pub(crate) groups_out: u64,
+    pub(crate) dropped: u64,
+}
+
+/// Locks state. A panic elsewhere cannot leave it half-changed in a way that matters, so poison is not passed on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wall() -> UnixMs {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Node {
+    /// Restores what was kept, follows the directory, and spawns the task that carries messages in.
+    pub(crate) async fn start(
+        config: &Config,
+        identity: &Identity,
+        store: Store,
+        net: Handle,
+        incoming: queue::Reader<Incoming>,
+        events: queue::Reader<Event>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<(Self, JoinHandle<()>)> {
+        let Some(signer) = identity.secret() else { anyhow::bail!("the identity is not Ed25519") };
+        let store = Arc::new(store);
+        let node = Node(Arc::new(Inner {
+            config: config.clone(),
+            me: identity.peer_id(),
+            signer,
+            net,
+            began: Instant::now(),
+            started: wall(),
+            directory: Mutex::new(directory::State::restore(&store, MonoMs(0))?),
+            streams: Mutex::default(),
+            publications: Mutex::default(),
+            topics: Mutex::default(),
+            events: Mutex::new(events::State::restore(&store)?),
+            store,
+            peers_changed: broadcast::Sender::new(WATCH),
+            counters: Counters::default(),
+            farewells: TaskTracker::new(),
+        }));
+        node.follow_directory().await?;
+        node.happened("started", crate::VERSION);
+        let known = node.0.store.peers()?;
+        let pump = tokio::spawn(pump::run(node.clone(), incoming, events, stop));
+        node.redial(known);
+        Ok((node, pump))
+    }
+
+    fn now(&self) -> MonoMs {
+        MonoMs(u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Who this daemon is.
+    pub(crate) fn me(&self) -> &PeerId {
+        &self.0.me
+    }
+
+    /// Name of the network.
+    pub(crate) fn network(&self) -> &str {
+        &self.0.config.network.name
+    }
+
+    /// When the process began.
+    pub(crate) fn started(&self) -> UnixMs {
+        self.0.started
+    }
+
+    /// Own multiaddrs.
+    pub(crate) async fn addresses(&self) -> Result<Vec<String>, NodeError> {
+        Ok(self.0.net.addresses().await?)
+    }
+
+    /// Own multiaddrs once every listener stands, or those that do after two seconds.
+    pub(crate) async fn listening(&self) -> Result<Vec<String>, NodeError> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            let addresses = self.addresses().await?;
+            if addresses.len() >= self.0.config.network.listen.len() || Instant::now() >= deadline {
+                return Ok(addresses);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The connected peers, ordered by id.
+    pub(crate) async fn peers(&self) -> Result<Vec<PeerInfo>, NodeError> {
+        let mut peers = self.0.net.peers().await?;
+        peers.sort_by(|a, b| a.peer.cmp(&b.peer));
+        Ok(peers)
+    }
+
+    /// One connected peer.
+    pub(crate) async fn peer(&self, peer: &PeerId) -> Result<PeerInfo, NodeError> {
+        let found = self.peers().await?.into_iter().find(|p| p.peer == *peer);
+        found.ok_or_else(|| NetError::NotConnected(peer.to_string()).into())
+    }
+
+    /// Which peers come, change and go, from now on.
+    pub(crate) fn watch_peers(&self) -> broadcast::Receiver<PeerId> {
+        self.0.peers_changed.subscribe()
+    }
+
+    /// Dials a multiaddr that ends in `/p2p/<peer id>`.
+    pub(crate) async fn connect(&self, address: &str) -> Result<PeerId, NodeError> {
+        Ok(self.0.net.connect(address).await?)
+    }
+
+    /// Closes every connection to a peer.
+    pub(crate) async fn disconnect(&self, peer: &PeerId) -> Result<(), NodeError> {
+        Ok(self.0.net.disconnect(peer).await?)
+    }
+
+    /// How the daemon fares.
+    pub(crate) async fn statistics(&self) -> Result<Statistics, NodeError> {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Ok(Statistics {
+            peers: self.0.net.peers().await?.len(),
+            streams: self.streams_listed(),
+            publications: lock(&self.0.publications).len(),
+            listeners: self.local_readers(),
+            groups_in: load(&self.0.counters.groups_in),
+            groups_out: load(&self.0.counters.groups_out),
+            dropped: load(&self.0.counters.dropped),
+        })
+    }
+
+    /// Ends every publication, and writes what is kept.
+    pub(crate) async fn finish(&self) {
+        self.0.farewells.close();
+        self.0.farewells.wait().await;
+        if let Err(error) = self.persist(true).await {
+            tracing::error!(%error, "the last state was not written");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What is kept across restarts, written once a second off the way of everything else.
+
+use p2pd_core::id::PeerId;
+use p2pd_net::PeerInfo;
+use p2pd_store::{PeerRecord, StoreError};
+
+use super::{Node, NodeError, wall};
+
+/// Peers in the peer book.
+const MAX_PEERS: usize = 1000;
+/// Peers of the book that are dialled at start.
+const REDIAL: usize = 8;
+
+impl Node {
+    /// Writes what changed; `all`: everything.
+    pub(super) async fn persist(&self, all: bool) -> Result<(), NodeError> {
+        let directory = self.directory_records(all);
+        let events = self.take_unwritten();
+        let store = self.0.store.clone();
+        let written = tokio::task::spawn_blocking(move || -> Result<(), StoreError> {
+            if let Some(entries) = directory {
+                store.replace_directory(&entries)?;
+            }
+            store.append_events(&events)
+        });
+        Ok(written.await.map_err(|e| NodeError::Internal(e.to_string()))??)
+    }
+
+    /// Writes a peer that told who it is into the peer book.
+    pub(super) async fn remember(&self, peer: &PeerId) -> Result<(), NodeError> {
+        let info = self.peer(peer).await?;
+        let record = PeerRecord { addresses: reached_at(&info), seen: wall().0 };
+        let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
+        let written = tokio::task::spawn_blocking(move || store.put_peers(&[(key, record)], MAX_PEERS));
+        Ok(written.await.map_err(|e| NodeError::Internal(e.to_string()))??)
+    }
+
+    /// Dials the peers that were connected last, without waiting.
+    pub(super) fn redial(&self, mut known: Vec<(Vec<u8>, PeerRecord)>) {
+        known.sort_by_key(|(_, record)| std::cmp::Reverse(record.seen));
+        for (peer, record) in known.into_iter().take(REDIAL) {
+            let Ok(peer) = PeerId::from_bytes(&peer) else { continue };
+            let net = self.0.net.clone();
+            tokio::spawn(async move {
+                if let Err(error) = net.connect_peer(&peer, &record.addresses).await {
+                    tracing::debug!(%error, "known peer not reached");
+                }
+            });
+        }
+    }
+
+    /// Reads and writes a setting, to see that the store answers.
+    pub(crate) async fn probe_store(&self) -> Result<(), NodeError> {
+        let store = self.0.store.clone();
+        let probed = tokio::task::spawn_blocking(move || store.setting("probe").map(|_| ()));
+        Ok(probed.await.map_err(|e| NodeError::Internal(e.to_string()))??)
+    }
+}
+
+/// Addresses to reach a peer at: where we dialled it, then where it says it listens.
+fn reached_at(info: &PeerInfo) -> Vec<String> {
+    let dialled = info.connections.iter().filter(|c| !c.inbound).map(|c| c.address.clone());
+    dialled.chain(info.addresses.iter().cloned()).take(8).collect()
+}

@@ -1,0 +1,388 @@
+//! Publishing a stream: admission, grouping of frames, number and signature of each group, and the way out.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ed25519_dalek::SigningKey;
+use p2pd_core::{
+    announce::{DirectoryMessage, Metadata},
+    audio_json::{self, AudioMessage},
+    directory::HEARTBEAT_MS,
+    group::{self, FLAG_END, Group, GroupBody, MAX_FRAME, MAX_TITLE, StreamConfig, Title},
+    id::{StreamId, StreamKey},
+    ring::Next,
+    text,
+    time::MonoMs,
+};
+use p2pd_net::{NetError, queue};
+use tokio::task::JoinHandle;
+
+use super::{Node, NodeError, StreamItem, lock, wall};
+
+/// Groups that wait for the network before the oldest is dropped.
+const OUT: usize = 32;
+/// How long the last groups may take to leave before the stream is deregistered all the same.
+const LAST_GROUPS: Duration = Duration::from_secs(2);
+/// How soon a changed number of listeners is announced, in milliseconds.
+const LISTENERS_MS: u64 = 2_000;
+
+/// How a stream travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Native(StreamConfig),
+    Json,
+}
+
+/// What a new stream is.
+pub(crate) struct Opening {
+    pub(crate) stream: StreamId,
+    pub(crate) name: String,
+    pub(crate) category: String,
+    pub(crate) wire: Wire,
+    pub(crate) metadata: Metadata,
+}
+
+pub(super) struct Shared {
+    key: StreamKey,
+    topic: String,
+    frames: AtomicU64,
+    groups: AtomicU64,
+    dropped: AtomicU64,
+    listeners: AtomicU32,
+    beat: Mutex<(MonoMs, u32)>,
+}
+
+/// A stream that this daemon publishes, until dropped.
+pub(crate) struct Publication {
+    node: Node,
+    shared: Arc<Shared>,
+    out: queue::Writer<Outgoing>,
+    groups: Option<Grouping>,
+    /// Ends once `out` is dropped and all in it was sent.
+    sender: Option<JoinHandle<()>>,
+}
+
+struct Grouping {
+    config: StreamConfig,
+    signer: SigningKey,
+    epoch: u64,
+    seq: u64,
+    pts: u64,
+    capture_us: u64,
+    frames: Vec<Bytes>,
+    title: Option<Title>,
+    titles: VecDeque<Title>,
+}
+
+enum Outgoing {
+    Group(Arc<Group>),
+    Json(Vec<u8>),
+}
+
+/// How a publication goes.
+pub(crate) struct Progress {
+    pub(crate) frames: u64,
+    pub(crate) groups: u64,
+    pub(crate) dropped: u64,
+    pub(crate) listeners: u32,
+}
+
+fn field(field: &'static str, fault: impl Into<String>) -> NodeError {
+    NodeError::Field { field, fault: fault.into() }
+}
+
+fn check(config: &StreamConfig) -> Result<(), NodeError> {
+    let fault = if config.codec != "opus" {
+        format!("codec is `{}`, takes `opus`", text::clean(&config.codec, 32))
+    } else if !(1..=2).contains(&config.channels) {
+        format!("channels is {}, takes 1 or 2", config.channels)
+    } else if !(2_500..=60_000).contains(&config.frame_us) {
+        format!("frame_us is {}, takes 2500 to 60000", config.frame_us)
+    } else if !(1..=50).contains(&config.frames_per_group) {
+        format!("frames_per_group is {}, takes 1 to 50", config.frames_per_group)
+    } else if config.sample_rate != 48_000 {
+        format!("sample_rate is {}, takes 48000", config.sample_rate)
+    } else {
+        return Ok(());
+    };
+    Err(field("open.config", fault))
+}
+
+impl Node {
+    /// Announces a stream and takes its frames until the publication is dropped.
+    pub(crate) async fn publish_stream(&self, opening: Opening) -> Result<Publication, NodeError> {
+        let key = StreamKey { publisher: self.0.me.clone(), stream: opening.stream.clone() };
+        if let Wire::Native(config) = &opening.wire {
+            check(config)?;
+        }
+        let json = opening.wire == Wire::Json;
+        let shared = self.reserve(&key, json)?;
+        // From here on the publication is undone by dropping it.
+        let (out, queue) = queue::bounded(OUT, usize::MAX);
+        let groups = match &opening.wire {
+            Wire::Native(config) => Some(Grouping::new(config.clone(), &self.0.signer, wall().0)),
+            Wire::Json => None,
+        };
+        let sender = Some(tokio::spawn(send(self.clone(), shared.clone(), queue)));
+        let publication = Publication { node: self.clone(), shared, out, groups, sender };
+        self.follow(&key, json, true).await?;
+        let metadata = self.describe(&publication.shared.topic, opening).await?;
+        let announced = self.say(DirectoryMessage::Announce { stream: key.stream.clone(), metadata: metadata.clone() }).await;
+        announced.map_err(|_| field("open.metadata_json", "the announcement would be larger than 8 KiB; shorten it"))?;
+        if json {
+            publication.out.push(0, Outgoing::Json(audio_json::encode(&AudioMessage::Metadata(metadata.0), &key.stream, wall())));
+        }
+        Ok(publication)
+    }
+
+    fn reserve(&self, key: &StreamKey, json: bool) -> Result<Arc<Shared>, NodeError> {
+        let max = self.0.config.streams.max_publications as usize;
+        let mut publications = lock(&self.0.publications);
+        if publications.contains_key(&key.stream) {
+            return Err(NodeError::StreamExists(key.stream.to_string()));
+        }
+        if publications.len() >= max {
+            return Err(NodeError::Limit(format!("{max} streams are published already (streams.max_publications)")));
+        }
+        let topic = if json {
+            p2pd_core::topic::audio_json(self.network(), &key.stream)
+        } else {
+            p2pd_core::topic::audio_native(key)
+        };
+        let shared = Arc::new(Shared {
+            key: key.clone(),
+            topic,
+            frames: AtomicU64::default(),
+            groups: AtomicU64::default(),
+            dropped: AtomicU64::default(),
+            listeners: AtomicU32::default(),
+            beat: Mutex::new((self.now(), 0)),
+        });
+        publications.insert(key.stream.clone(), shared.clone());
+        Ok(shared)
+    }
+
+    async fn describe(&self, topic: &str, opening: Opening) -> Result<Metadata, NodeError> {
+        let mut metadata = opening.metadata;
+        let name = if opening.name.is_empty() { opening.stream.to_string() } else { text::clean(&opening.name, 200) };
+        metadata.set("name", name);
+        if !opening.category.is_empty() {
+            metadata.set("category", text::clean(&opening.category, 64));
+        }
+        metadata.set("topic", topic);
+        metadata.set("publisherAddrs", self.addresses().await?.into_iter().take(8).collect::<Vec<_>>());
+        match &opening.wire {
+            Wire::Native(config) => metadata.set_config(config),
+            Wire::Json => {
+                metadata.0.remove("config");
+            }
+        }
+        Ok(metadata)
+    }
+
+    /// Says that our streams are still there: each 30 s, and soon after the number of listeners changed.
+    pub(super) async fn heartbeats(&self) {
+        let all: Vec<_> = lock(&self.0.publications).values().cloned().collect();
+        for shared in all {
+            let remote = self.0.net.topic_peers(&shared.topic).await.map_or(0, |peers| peers.len());
+            let listeners = u32::try_from(remote.saturating_add(self.readers_of(&shared.key))).unwrap_or(u32::MAX);
+            shared.listeners.store(listeners, Ordering::Relaxed);
+            let now = self.now();
+            let due = {
+                let mut beat = lock(&shared.beat);
+                let since = now.since(beat.0);
+                let due = since >= HEARTBEAT_MS || (listeners != beat.1 && since >= LISTENERS_MS);
+                if due {
+                    *beat = (now, listeners);
+                }
+                due
+            };
+            if due {
+                let _ = self.say(DirectoryMessage::Heartbeat { stream: shared.key.stream.clone(), listeners: Some(listeners) }).await;
+            }
+        }
+    }
+}
+
+/// Carries groups to the network in their order; ends with the publication.
+async fn send(node: Node, shared: Arc<Shared>, mut queue: queue::Reader<Outgoing>) {
+    while let Some(next) = queue.next().await {
+        let sent = match next {
+            Next::Gap { from, to } => {
+                shared.dropped.fetch_add(to - from + 1, Ordering::Relaxed);
+                continue;
+            }
+            Next::Item(Outgoing::Group(group)) => node.0.net.publish_group(&shared.topic, group).await,
+            Next::Item(Outgoing::Json(message)) => node.0.net.publish(&shared.topic, message.into()).await,
+        };
+        match sent {
+            // Nobody listens elsewhere: nothing is lost.
+            Ok(()) | Err(NetError::NoListeners) => {}
+            Err(error) => {
+                tracing::debug!(%error, stream = %shared.key, "group not sent");
+                shared.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Publication {
+    /// Takes a frame of a native stream.
+    pub(crate) fn frame(&mut self, data: Bytes, capture_us: u64) -> Result<(), NodeError> {
+        let Some(groups) = &mut self.groups else { return Err(field("frame", "this stream is in JSON; send chunks")) };
+        if data.is_empty() || data.len() > MAX_FRAME {
+            return Err(field("frame.data", format!("has {} bytes, takes 1 to {MAX_FRAME}", data.len())));
+        }
+        self.shared.frames.fetch_add(1, Ordering::Relaxed);
+        let capture_us = if capture_us == 0 { wall().0.saturating_mul(1000) } else { capture_us };
+        if let Some(group) = groups.frame(&self.shared.key, data, capture_us) {
+            self.group(group);
+        }
+        Ok(())
+    }
+
+    /// Takes a slice of an encoded file of a JSON stream.
+    pub(crate) fn chunk(&mut self, data: Bytes) -> Result<(), NodeError> {
+        if self.groups.is_some() {
+            return Err(field("chunk", "this stream is native; send frames"));
+        }
+        if data.is_empty() || data.len() > audio_json::MAX_CHUNK {
+            return Err(field("chunk", format!("has {} bytes, takes 1 to {}", data.len(), audio_json::MAX_CHUNK)));
+        }
+        self.shared.frames.fetch_add(1, Ordering::Relaxed);
+        self.json(&AudioMessage::Audio(data.clone()));
+        self.node.push_item(&self.shared.key, &StreamItem::Chunk(data));
+        Ok(())
+    }
+
+    /// A title that begins with the next frame.
+    pub(crate) fn title(&mut self, title: &str) {
+        if let Some(groups) = &mut self.groups {
+            let pts = groups.next_pts();
+            groups.titles.push_back(Title { text: text::clean(title, MAX_TITLE), pts });
+            groups.titles.truncate(16);
+        }
+    }
+
+    /// Sends what is left, marked as the end.
+    pub(crate) fn finish(&mut self) {
+        match &mut self.groups {
+            Some(groups) => {
+                let group = groups.close(&self.shared.key, FLAG_END);
+                self.group(group);
+            }
+            None => self.json(&AudioMessage::End(None)),
+        }
+    }
+
+    fn group(&self, group: Group) {
+        let group = Arc::new(group);
+        self.shared.groups.fetch_add(1, Ordering::Relaxed);
+        self.node.0.counters.groups_out.fetch_add(1, Ordering::Relaxed);
+        self.node.on_group(&self.shared.key, group.clone());
+        self.out.push(group.signed.len(), Outgoing::Group(group));
+    }
+
+    fn json(&self, message: &AudioMessage) {
+        self.shared.groups.fetch_add(1, Ordering::Relaxed);
+        let bytes = audio_json::encode(message, &self.shared.key.stream, wall());
+        self.out.push(bytes.len(), Outgoing::Json(bytes));
+    }
+
+    /// The stream's name.
+    pub(crate) fn key(&self) -> &StreamKey {
+        &self.shared.key
+    }
+
+    /// How it goes.
+    pub(crate) fn progress(&self) -> Progress {
+        let shared = &self.shared;
+        Progress {
+            frames: shared.frames.load(Ordering::Relaxed),
+            groups: shared.groups.load(Ordering::Relaxed),
+            dropped: shared.dropped.load(Ordering::Relaxed),
+            listeners: shared.listeners.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        let (node, shared, sender) = (self.node.clone(), self.shared.clone(), self.sender.take());
+        self.node.0.farewells.spawn(async move {
+            // The last groups go first, so that nobody hears of the end before them.
+            if let Some(sender) = sender {
+                let _ = tokio::time::timeout(LAST_GROUPS, sender).await;
+            }
+            let _ = node.say(DirectoryMessage::Deregister { stream: shared.key.stream.clone() }).await;
+            node.publishes_no_more(&shared.key);
+            lock(&node.0.publications).remove(&shared.key.stream);
+        });
+    }
+}
+
+impl Grouping {
+    fn new(config: StreamConfig, signer: &[u8; 32], epoch: u64) -> Self {
+        Grouping {
+            config,
+            signer: SigningKey::from_bytes(signer),
+            epoch,
+            seq: 0,
+            pts: 0,
+            capture_us: 0,
+            frames: Vec::new(),
+            title: None,
+            titles: VecDeque::new(),
+        }
+    }
+
+    /// Duration of a frame in 48 kHz ticks.
+    fn frame_ticks(&self) -> u64 {
+        u64::from(self.config.frame_us) * 48 / 1000
+    }
+
+    fn next_pts(&self) -> u64 {
+        self.pts.saturating_add(self.frame_ticks().saturating_mul(self.frames.len() as u64))
+    }
+
+    fn frame(&mut self, key: &StreamKey, data: Bytes, capture_us: u64) -> Option<Group> {
+        if self.frames.is_empty() {
+            self.capture_us = capture_us;
+        }
+        self.frames.push(data);
+        let full = self.frames.len() >= self.config.frames_per_group as usize;
+        let bytes: usize = self.frames.iter().map(Bytes::len).sum();
+        (full || bytes > group::MAX_GROUP / 2).then(|| self.close(key, 0))
+    }
+
+    fn close(&mut self, key: &StreamKey, flags: u32) -> Group {
+        let next = self.next_pts();
+        let changed = !self.titles.is_empty();
+        self.title = self.titles.pop_back().or(self.title.take());
+        self.titles.clear();
+        let second = 1_000_000 / u64::from(self.config.frame_us.max(1)) / u64::from(self.config.frames_per_group.max(1));
+        let regular = self.seq.is_multiple_of(second.max(1));
+        let capture_us = if self.frames.is_empty() { wall().0.saturating_mul(1000) } else { self.capture_us };
+        let body = GroupBody {
+            stream: group::stream_hash(key),
+            epoch: self.epoch,
+            seq: self.seq,
+            pts: self.pts,
+            capture_us,
+            frames: std::mem::take(&mut self.frames),
+            flags,
+            config: regular.then(|| self.config.clone()),
+            title: if regular || changed { self.title.clone() } else { None },
+        };
+        self.seq = self.seq.saturating_add(1);
+        self.pts = next;
+        group::sign(body, &self.signer)
+    }
+}

@@ -1,0 +1,85 @@
+//! The task that carries what the network brings to where it belongs, and keeps the time: heartbeats, sweeps, disk.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use p2pd_core::{announce::Filter, ring::Next};
+use p2pd_net::{Event, Incoming, queue};
+use tokio_util::sync::CancellationToken;
+
+use super::Node;
+
+/// Runs until `stop`, or until the network is gone.
+pub(super) async fn run(node: Node, mut incoming: queue::Reader<Incoming>, mut events: queue::Reader<Event>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            next = incoming.next() => match next {
+                Some(Next::Item(incoming)) => node.on_incoming(incoming).await,
+                Some(Next::Gap { from, to }) => {
+                    node.0.counters.dropped.fetch_add(to - from + 1, Ordering::Relaxed);
+                }
+                None => return,
+            },
+            next = events.next() => match next {
+                Some(Next::Item(event)) => node.on_event(event).await,
+                // Which peers came or went is lost; watchers read the table anew for any change.
+                Some(Next::Gap { .. }) => node.changed(node.me()),
+                None => return,
+            },
+            _ = tick.tick() => node.on_second().await,
+        }
+    }
+}
+
+impl Node {
+    async fn on_incoming(&self, incoming: Incoming) {
+        match incoming {
+            Incoming::Group { key, group } => {
+                self.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
+                self.on_group(&key, group);
+            }
+            Incoming::Audio { sender, stream, message } => self.on_audio(sender, stream, message),
+            Incoming::Directory { sender, message, time } => self.apply(&sender, message, time).await,
+            Incoming::Message { topic, sender, data } => self.on_message(&topic, sender, data),
+        }
+    }
+
+    async fn on_event(&self, event: Event) {
+        match event {
+            Event::Connected(peer) => {
+                self.happened("peer-connected", &peer.to_string());
+                self.changed(&peer);
+            }
+            Event::Disconnected(peer) => {
+                self.happened("peer-disconnected", &peer.to_string());
+                self.changed(&peer);
+            }
+            Event::Identified(peer) => {
+                self.changed(&peer);
+                if let Err(error) = self.remember(&peer).await {
+                    tracing::debug!(%error, "peer not written to the peer book");
+                }
+            }
+            // A newcomer asks at once instead of waiting for the next heartbeat.
+            Event::Joined { topic, .. } if topic == self.directory_topic() => self.ask(Filter::default()).await,
+            Event::Listening(address) => tracing::info!(%address, "listening"),
+            Event::Joined { .. } | Event::Left { .. } => {}
+        }
+    }
+
+    fn changed(&self, peer: &p2pd_core::id::PeerId) {
+        let _ = self.0.peers_changed.send(peer.clone());
+    }
+
+    async fn on_second(&self) {
+        self.heartbeats().await;
+        self.sweep_directory();
+        for topic in self.sweep_streams().into_iter().chain(self.sweep_topics()) {
+            let _ = self.0.net.unsubscribe(&topic).await;
+        }
+        if let Err(error) = self.persist(false).await {
+            tracing::error!(%error, "state not written; trying again in a second");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Following streams: one subscription of the network for all local readers of a stream, kept while any is left.
+
+use std::{collections::HashSet, sync::{Arc, atomic::Ordering}};
+
+use bytes::Bytes;
+use p2pd_core::{
+    audio_json::AudioMessage,
+    group::Group,
+    id::{PeerId, StreamId, StreamKey},
+    ring::Next,
+    time::MonoMs,
+    topic,
+};
+use p2pd_net::{TopicRule, queue::Reader};
+
+use super::{Listed, Node, NodeError, fanout::Fanout, lock};
+
+/// What a reader may be behind, in items and bytes: 64 groups are 2.5 s of the smallest ones.
+const READER: (usize, usize) = (64, 1 << 20);
+/// Most local readers of one stream.
+const MAX_READERS: usize = 1024;
+/// How long a stream is followed after its last reader left, in milliseconds; a reader who comes back finds it warm.
+const LINGER_MS: u64 = 5_000;
+
+/// What a reader of a stream gets.
+#[derive(Clone, Debug)]
+pub(crate) enum StreamItem {
+    Group(Arc<Group>),
+    Chunk(Bytes),
+    Ended(&'static str),
+}
+
+pub(super) struct Followed {
+    key: StreamKey,
+    json: bool,
+    readers: Fanout<StreamItem>,
+    /// Published here: followed without readers too.
+    publishing: bool,
+    idle: MonoMs,
+}
+
+/// A reader's end: the burst, then what comes.
+pub(crate) struct StreamReader {
+    burst: std::vec::IntoIter<Arc<Group>>,
+    seen: HashSet<(u64, u64)>,
+    live: Reader<StreamItem>,
+}
+
+impl StreamReader {
+    /// The next item or gap; `None` when the daemon lets go of the stream.
+    pub(crate) async fn next(&mut self) -> Option<Next<StreamItem>> {
+        if let Some(group) = self.burst.next() {
+            self.seen.insert((group.body.epoch, group.body.seq));
+            return Some(Next::Item(StreamItem::Group(group)));
+        }
+        loop {
+            let next = self.live.next().await?;
+            match &next {
+                // Came live while the burst was being read.
+                Next::Item(StreamItem::Group(group)) if self.seen.remove(&(group.body.epoch, group.body.seq)) => {}
+                _ => return Some(next),
+            }
+        }
+    }
+}
+
+fn topic_of(network: &str, key: &StreamKey, json: bool) -> (String, TopicRule) {
+    if json {
+        (topic::audio_json(network, &key.stream), TopicRule::Json(key.stream.clone()))
+    } else {
+        (topic::audio_native(key), TopicRule::Native(key.clone()))
+    }
+}
+
+impl Node {
+    /// Name of a followed stream in our table; two publishers of one id in JSON share a topic, but not this.
+    fn slot(key: &StreamKey) -> String {
+        key.to_string()
+    }
+
+    /// Follows a stream; returns its topic.
+    pub(super) async fn follow(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, NodeError> {
+        let (topic, rule) = topic_of(self.network(), key, json);
+        self.0.net.subscribe(&topic, rule).await?;
+        let idle = self.now();
+        let mut streams = lock(&self.0.streams);
+        let followed = streams.entry(Self::slot(key)).or_insert_with(|| Followed {
+            key: key.clone(),
+            json,
+            readers: Fanout::new(),
+            publishing,
+            idle,
+        });
+        followed.publishing |= publishing;
+        followed.idle = idle;
+        Ok(topic)
+    }
+
+    pub(super) fn publishes_no_more(&self, key: &StreamKey) {
+        if let Some(followed) = lock(&self.0.streams).get_mut(&Self::slot(key)) {
+            followed.publishing = false;
+        }
+    }
+
+    /// Reads a stream of the directory, from `burst_ms` ago on.
+    pub(crate) async fn read_stream(&self, listed: &Listed, burst_ms: u64) -> Result<StreamReader, NodeError> {
+        let json = listed.entry.metadata.config().is_none();
+        let topic = self.follow(&listed.key, json, false).await?;
+        let live = {
+            let mut streams = lock(&self.0.streams);
+            let followed = streams.get_mut(&Self::slot(&listed.key));
+            let followed = followed.ok_or_else(|| NodeError::Internal("a stream was let go while it was joined".into()))?;
+            if followed.readers.sweep() >= MAX_READERS {
+                return Err(NodeError::Limit(format!("this stream has {MAX_READERS} local readers already")));
+            }
+            followed.readers.join(READER.0, READER.1)
+        };
+        if !listed.local {
+            self.reach(listed);
+        }
+        let burst = if burst_ms > 0 && !json { self.0.net.recent(&topic, burst_ms).await? } else { Vec::new() };
+        Ok(StreamReader { burst: burst.into_iter(), seen: HashSet::new(), live })
+    }
+
+    /// Sees to a connection with the publisher, without waiting for it: other followers may serve us meanwhile.
+    fn reach(&self, listed: &Listed) {
+        let (net, peer, addresses) = (self.0.net.clone(), listed.key.publisher.clone(), listed.entry.metadata.addresses());
+        tokio::spawn(async move {
+            let connected = net.peers().await.is_ok_and(|peers| peers.iter().any(|p| p.peer == peer));
+            if !connected && let Err(error) = net.connect_peer(&peer, &addresses).await {
+                tracing::debug!(%error, "publisher not reached; relying on other listeners");
+            }
+        });
+    }
+
+    /// A group that came from the network or from a publication of ours.
+    pub(super) fn on_group(&self, key: &StreamKey, group: Arc<Group>) {
+        let weight = group.signed.len();
+        if let Some(followed) = lock(&self.0.streams).get(&Self::slot(key)) {
+            followed.readers.push(weight, &StreamItem::Group(group));
+        }
+    }
+
+    /// A message in the old format.
+    pub(super) fn on_audio(&self, publisher: PeerId, stream: StreamId, message: AudioMessage) {
+        let item = match message {
+            AudioMessage::Audio(chunk) | AudioMessage::Iq(chunk) => StreamItem::Chunk(chunk),
+            AudioMessage::End(_) => StreamItem::Ended("ended"),
+            AudioMessage::Metadata(_) => return,
+        };
+        self.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
+        self.push_item(&StreamKey { publisher, stream }, &item);
+    }
+
+    pub(super) fn push_item(&self, key: &StreamKey, item: &StreamItem) {
+        let weight = if let StreamItem::Chunk(chunk) = item { chunk.len() } else { 0 };
+        if let Some(followed) = lock(&self.0.streams).get(&Self::slot(key)) {
+            followed.readers.push(weight, item);
+        }
+    }
+
+    /// Tells the readers of a stream that it is over.
+    pub(super) fn end_readers(&self, key: &StreamKey, reason: &'static str) {
+        self.push_item(key, &StreamItem::Ended(reason));
+    }
+
+    /// Lets go of streams without readers. Returns the topics to leave.
+    pub(super) fn sweep_streams(&self) -> Vec<String> {
+        let now = self.now();
+        let mut streams = lock(&self.0.streams);
+        let mut left = Vec::new();
+        streams.retain(|_, followed| {
+            if followed.readers.sweep() > 0 || followed.publishing {
+                followed.idle = now;
+            }
+            let keep = now.since(followed.idle) < LINGER_MS;
+            if !keep {
+                left.push(topic_of(self.network(), &followed.key, followed.json).0);
+            }
+            keep
+        });
+        left.retain(|topic| !streams.values().any(|f| topic_of(self.network(), &f.key, f.json).0 == *topic));
+        left
+    }
+
+    /// Local readers of one stream.
+    pub(super) fn readers_of(&self, key: &StreamKey) -> usize {
+        lock(&self.0.streams).get_mut(&Self::slot(key)).map_or(0, |followed| followed.readers.sweep())
+    }
+
+    pub(super) fn local_readers(&self) -> usize {
+        lock(&self.0.streams).values_mut().map(|followed| followed.readers.sweep()).sum()
+    }
+}
