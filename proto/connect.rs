@@ -16,7 +16,9 @@ const SYSTEM_SOCKET: &str = "/run/p2pd/api.sock";
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// No socket there.
-    #[error("p2pd is not running: there is no {0}. Start it with `sudo systemctl start p2pd`, or for yourself with `p2pd run`")]
+    #[error(
+        "p2pd is not running: there is no {0}. Start it with `sudo systemctl start p2pd`, or for yourself with `p2pd run`"
+    )]
     Missing(PathBuf),
     /// Not allowed.
     #[error("no permission for {0}. Join its group with `sudo usermod -aG p2pd $USER`, then log in again")]

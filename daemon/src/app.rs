@@ -88,9 +88,11 @@ impl Daemon {
         let store = tokio::task::spawn_blocking(move || Store::open(&database)).await??;
         let (stop_api, stop_network) = (CancellationToken::new(), CancellationToken::new());
         let net = p2pd_net::start(&net_config(&config), &identity, stop_network.clone())?;
-        let (node, pump) = Node::start(&config, &identity, store, net.handle, net.incoming, net.events, stop_network.clone()).await?;
+        let (node, pump) =
+            Node::start(&config, &identity, store, net.handle, net.incoming, net.events, stop_network.clone()).await?;
         let listener = api::bind(&paths)?;
-        let server = tokio::spawn(api::serve(listener, node.clone(), config.api.clone(), paths.clone(), stop_api.clone()));
+        let server =
+            tokio::spawn(api::serve(listener, node.clone(), config.api.clone(), paths.clone(), stop_api.clone()));
         let addresses = node.listening().await?;
         Ok(Daemon {
             socket: paths.socket,
@@ -185,7 +187,8 @@ pub fn main(setup: Setup) -> ExitCode {
 
 async fn until_stopped(mut daemon: Daemon) -> ExitCode {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         eprintln!("p2pd: cannot listen for signals");
         return ExitCode::FAILURE;
     };

@@ -113,7 +113,11 @@ impl Config {
             bail!("there is no configuration file {}", file.display());
         }
         let file: PathBuf = named.unwrap_or(usual).into();
-        let config = Config::builder().env().file(&file).load().map_err(|error| anyhow!("configuration: {}", causes(&error)))?;
+        let mut builder = Config::builder().env();
+        if file.is_file() {
+            builder = builder.file(&file);
+        }
+        let config = builder.load().map_err(|error| anyhow!("configuration: {}", causes(&error)))?;
         config.check().with_context(|| format!("configuration (files: {})", file.display()))?;
         Ok(config)
     }
@@ -175,12 +179,19 @@ mod tests {
     #[test]
     fn the_packaged_file_is_the_template_and_equals_the_defaults() {
         let packaged = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/p2pd.toml");
-        assert_eq!(std::fs::read_to_string(packaged).unwrap(), Config::template(), "run: p2pd config default > packaging/p2pd.toml");
+        assert_eq!(
+            std::fs::read_to_string(packaged).unwrap(),
+            Config::template(),
+            "run: p2pd config default > packaging/p2pd.toml"
+        );
         // With every comment mark before a key removed, the file says what the defaults are.
-        let spoken: String = Config::template().lines().map(|line| match line.strip_prefix('#') {
-            Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
-            _ => format!("{line}\n"),
-        }).collect();
+        let spoken: String = Config::template()
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
         let loaded = load(&spoken).unwrap();
         assert_eq!(format!("{loaded:?}"), format!("{:?}", Config::defaults().unwrap()));
     }

@@ -39,8 +39,9 @@ impl Paths {
                 socket: "/run/p2pd/api.sock".into(),
             });
         }
-        let project = ProjectDirs::from("", "", "p2pd")
-            .ok_or_else(|| anyhow::anyhow!("no home directory is known; set HOME, or name --config, --data and --socket"))?;
+        let project = ProjectDirs::from("", "", "p2pd").ok_or_else(|| {
+            anyhow::anyhow!("no home directory is known; set HOME, or name --config, --data and --socket")
+        })?;
         let data = project.state_dir().unwrap_or_else(|| project.data_local_dir());
         let runtime = project.runtime_dir().unwrap_or(data);
         Ok(Paths {

@@ -71,6 +71,16 @@ impl OpusDecoder {
         Ok(out)
     }
 
+    /// Number of channels.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// Forgets what was heard; for a publisher that began anew.
+    pub fn forget(&mut self) -> Result<(), AudioError> {
+        self.decoder.reset_state().map_err(fault)
+    }
+
     /// Stands in for a missing packet: up to five by the codec's concealment, then silence.
     pub fn conceal(&mut self) -> Result<Vec<f32>, AudioError> {
         let mut out = vec![0.0; self.last * self.channels];
@@ -80,6 +90,11 @@ impl OpusDecoder {
         }
         Ok(out)
     }
+}
+
+/// A sample as 16 bits, cut at full scale.
+pub fn to_i16(sample: f32) -> i16 {
+    (sample * 32_768.0).clamp(-32_768.0, 32_767.0) as i16
 }
 
 /// Duration of a packet in 48 kHz ticks (RFC 6716, 3.1); `None` if it is no Opus packet.

@@ -40,13 +40,15 @@ impl<R: Read + Seek> OpusFile<R> {
 
     /// The next packet; `None` at the end.
     pub fn next_packet(&mut self) -> Result<Option<Vec<u8>>, AudioError> {
-        let packet = self.reader.read_packet().map_err(|e| AudioError::Unsupported {
-            path: self.path.clone(),
-            fault: format!("damaged Ogg: {e}"),
-        })?;
+        let packet = self
+            .reader
+            .read_packet()
+            .map_err(|e| AudioError::Unsupported { path: self.path.clone(), fault: format!("damaged Ogg: {e}") })?;
         match packet {
             Some(packet) if packet_ticks(&packet.data).is_some() => Ok(Some(packet.data)),
-            Some(_) => Err(AudioError::Unsupported { path: self.path.clone(), fault: "a packet that is not Opus".into() }),
+            Some(_) => {
+                Err(AudioError::Unsupported { path: self.path.clone(), fault: "a packet that is not Opus".into() })
+            }
             None => Ok(None),
         }
     }

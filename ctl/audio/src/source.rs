@@ -119,12 +119,18 @@ fn decode(file: File, path: &Path, name: String) -> Result<Samples, AudioError> 
 }
 
 /// Raw interleaved samples from a pipe.
-pub fn raw(reader: Box<dyn Read + Send>, rate: u32, channels: u32, format: SampleFormat) -> Result<Samples, AudioError> {
+pub fn raw(
+    reader: Box<dyn Read + Send>,
+    rate: u32,
+    channels: u32,
+    format: SampleFormat,
+) -> Result<Samples, AudioError> {
     if !(1..=2).contains(&channels) {
         return Err(AudioError::Value(format!("--channels {channels}: takes 1 or 2")));
     }
     let input = Input::Raw { reader, format };
-    let mut samples = Samples { input, channels, resampler: None, raw: Vec::new(), ready: Vec::new(), ended: false, trim: 0 };
+    let mut samples =
+        Samples { input, channels, resampler: None, raw: Vec::new(), ready: Vec::new(), ended: false, trim: 0 };
     samples.resample_from(rate)?;
     Ok(samples)
 }
@@ -250,7 +256,12 @@ impl Input {
 }
 
 /// Reads 20 ms or what the pipe has, in whole samples.
-fn read_raw(reader: &mut Box<dyn Read + Send>, format: SampleFormat, channels: u32, out: &mut Vec<f32>) -> Result<bool, AudioError> {
+fn read_raw(
+    reader: &mut Box<dyn Read + Send>,
+    format: SampleFormat,
+    channels: u32,
+    out: &mut Vec<f32>,
+) -> Result<bool, AudioError> {
     let width = if format == SampleFormat::S16 { 2 } else { 4 };
     let mut bytes = vec![0; FRAME * channels as usize * width];
     let mut filled = 0;
@@ -262,7 +273,9 @@ fn read_raw(reader: &mut Box<dyn Read + Send>, format: SampleFormat, channels: u
     }
     bytes.truncate(filled - filled % (width * channels as usize));
     match format {
-        SampleFormat::S16 => out.extend(bytes.as_chunks::<2>().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)) / 32_768.0)),
+        SampleFormat::S16 => {
+            out.extend(bytes.as_chunks::<2>().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)) / 32_768.0))
+        }
         SampleFormat::F32 => out.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
     }
     Ok(filled == FRAME * channels as usize * width)
@@ -273,7 +286,12 @@ mod tests {
     use super::*;
 
     fn wav(path: &Path, rate: u32, seconds: u32) {
-        let spec = hound::WavSpec { channels: 1, sample_rate: rate, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+        let spec = hound::WavSpec {
+            channels: 1,
+            sample_rate: rate,
+            bits_per_sample: 16,
+            sample_format: hound::SampleFormat::Int,
+        };
         let mut writer = hound::WavWriter::create(path, spec).unwrap();
         for n in 0..rate * seconds {
             let sample = (n as f32 * 1000.0 * std::f32::consts::TAU / rate as f32).sin() * 16_000.0;

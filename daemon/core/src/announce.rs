@@ -263,7 +263,15 @@ mod tests {
         metadata.set("talkgroup_id", 4711);
         metadata.set("publisher", peer(1).to_string());
         metadata.set("timestamp", 5);
-        let config = StreamConfig { codec: "opus".into(), sample_rate: 48_000, channels: 2, frame_us: 20_000, frames_per_group: 5, pre_skip: 312, bitrate: 96_000 };
+        let config = StreamConfig {
+            codec: "opus".into(),
+            sample_rate: 48_000,
+            channels: 2,
+            frame_us: 20_000,
+            frames_per_group: 5,
+            pre_skip: 312,
+            bitrate: 96_000,
+        };
         metadata.set_config(&config);
         assert_eq!(metadata.config(), Some(config));
         let filter = Filter { category: Some("news".into()), ..Filter::default() };
@@ -284,7 +292,13 @@ mod tests {
     fn sizes_and_shapes_are_checked() {
         let huge = format!("{{\"type\":\"query\",\"x\":\"{}\"}}", "x".repeat(MAX_MESSAGE));
         assert_eq!(decode(huge.as_bytes(), &peer(1)), Err(AnnounceError::Oversized));
-        for bad in ["", "null", "{}", r#"{"type":"heartbeat","streamId":"","timestamp":1}"#, r#"{"type":"announce","streamId":"a","metadata":[]}"#] {
+        for bad in [
+            "",
+            "null",
+            "{}",
+            r#"{"type":"heartbeat","streamId":"","timestamp":1}"#,
+            r#"{"type":"announce","streamId":"a","metadata":[]}"#,
+        ] {
             assert_eq!(decode(bad.as_bytes(), &peer(1)), Err(AnnounceError::Malformed), "{bad}");
         }
     }

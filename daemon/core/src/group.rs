@@ -189,7 +189,13 @@ mod tests {
     }
 
     fn body(key: &StreamKey) -> GroupBody {
-        GroupBody { stream: stream_hash(key), epoch: 7, seq: 1, frames: vec![Bytes::from_static(b"abc")], ..Default::default() }
+        GroupBody {
+            stream: stream_hash(key),
+            epoch: 7,
+            seq: 1,
+            frames: vec![Bytes::from_static(b"abc")],
+            ..Default::default()
+        }
     }
 
     #[test]

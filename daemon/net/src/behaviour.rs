@@ -55,7 +55,9 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, N
         fetch: request_response::Behaviour::with_codec(
             fetch::Codec,
             [(fetch::PROTOCOL, request_response::ProtocolSupport::Full)],
-            request_response::Config::default().with_request_timeout(Duration::from_secs(5)).with_max_concurrent_streams(16),
+            request_response::Config::default()
+                .with_request_timeout(Duration::from_secs(5))
+                .with_max_concurrent_streams(16),
         ),
     })
 }
@@ -75,9 +77,8 @@ fn gossipsub(identity: &Identity) -> Result<gossipsub::Behaviour, NetError> {
         .forward_queue_duration(Duration::from_millis(500))
         .build()
         .map_err(|e| NetError::Setup(e.to_string()))?;
-    let mut gossipsub =
-        gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Signed(identity.0.clone()), config)
-            .map_err(|e| NetError::Setup(e.to_owned()))?;
+    let mut gossipsub = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Signed(identity.0.clone()), config)
+        .map_err(|e| NetError::Setup(e.to_owned()))?;
     let mut score = gossipsub::PeerScoreParams::default();
     // Many honest daemons share one address (NAT, containers, tests on one machine).
     score.ip_colocation_factor_weight = 0.0;

@@ -53,7 +53,13 @@ impl Dial {
         Ok(Dial { bootstrap: bootstrap.iter().map(parse).collect::<Result<_, NetError>>()?, ..Dial::default() })
     }
 
-    pub(crate) fn connect(&mut self, swarm: &mut Swarm<Behaviour>, peer: libp2p::PeerId, addresses: Vec<Multiaddr>, reply: Reply<PeerId>) {
+    pub(crate) fn connect(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        peer: libp2p::PeerId,
+        addresses: Vec<Multiaddr>,
+        reply: Reply<PeerId>,
+    ) {
         self.pending.retain(|_, (_, reply)| !reply.is_closed());
         if self.pending.len() >= MAX_PENDING {
             let _ = reply.send(Err(NetError::Limit("128 dials are under way; try again")));
@@ -92,7 +98,8 @@ impl Dial {
             if swarm.is_connected(&bootstrap.peer) || now < bootstrap.next {
                 continue;
             }
-            bootstrap.next = MonoMs(now.0.saturating_add(u64::try_from(bootstrap.wait.as_millis()).unwrap_or(u64::MAX)));
+            bootstrap.next =
+                MonoMs(now.0.saturating_add(u64::try_from(bootstrap.wait.as_millis()).unwrap_or(u64::MAX)));
             bootstrap.wait = (bootstrap.wait * 2).min(RETRY_MAX);
             let options = DialOpts::peer_id(bootstrap.peer).addresses(vec![bootstrap.address.clone()]).build();
             if let Err(error) = swarm.dial(options) {
@@ -104,7 +111,9 @@ impl Dial {
 
 fn unreachable(peer: &str, error: &DialError) -> NetError {
     let fault = match error {
-        DialError::WrongPeerId { obtained, .. } => format!("{obtained} answered there; use that id if it is the one you want"),
+        DialError::WrongPeerId { obtained, .. } => {
+            format!("{obtained} answered there; use that id if it is the one you want")
+        }
         DialError::NoAddresses => "no address of it is known; give one with /p2p/<peer id> at its end".into(),
         DialError::LocalPeerId { .. } => "that is this peer itself".into(),
         DialError::Transport(faults) => {

@@ -1,10 +1,7 @@
 //! Gossipsub: the topics this peer follows, the judgement of every message before it is passed on, the history of
 //! each stream and the repair of what is missing.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, PublishError, TopicHash};
@@ -84,7 +81,12 @@ impl Gossip {
         }
     }
 
-    pub(crate) fn subscribe(&mut self, gossipsub: &mut gossipsub::Behaviour, topic: &str, rule: TopicRule) -> Result<(), NetError> {
+    pub(crate) fn subscribe(
+        &mut self,
+        gossipsub: &mut gossipsub::Behaviour,
+        topic: &str,
+        rule: TopicRule,
+    ) -> Result<(), NetError> {
         if topic.is_empty() || topic.len() > 256 {
             return Err(NetError::Limit("a topic has 1 to 256 bytes"));
         }
@@ -98,7 +100,11 @@ impl Gossip {
         }
         gossipsub.subscribe(&ident).map_err(|e| NetError::Setup(e.to_string()))?;
         let params = gossipsub::TopicScoreParams { invalid_message_deliveries_weight: -10.0, ..Default::default() };
-        let params = gossipsub::TopicScoreParams { mesh_message_deliveries_weight: 0.0, mesh_failure_penalty_weight: 0.0, ..params };
+        let params = gossipsub::TopicScoreParams {
+            mesh_message_deliveries_weight: 0.0,
+            mesh_failure_penalty_weight: 0.0,
+            ..params
+        };
         let _ = gossipsub.set_topic_params(ident.clone(), params);
         let topic = Topic {
             rule,
@@ -124,7 +130,12 @@ impl Gossip {
         self.topics.values().map(|t| t.ident.hash().into_string()).collect()
     }
 
-    pub(crate) fn publish(&mut self, gossipsub: &mut gossipsub::Behaviour, topic: &str, data: Bytes) -> Result<(), NetError> {
+    pub(crate) fn publish(
+        &mut self,
+        gossipsub: &mut gossipsub::Behaviour,
+        topic: &str,
+        data: Bytes,
+    ) -> Result<(), NetError> {
         gossipsub.publish(IdentTopic::new(topic), data.to_vec()).map(|_| ()).map_err(|error| match error {
             PublishError::NoPeersSubscribedToTopic => NetError::NoListeners,
             PublishError::AllQueuesFull(_) => NetError::Busy,
@@ -141,7 +152,13 @@ impl Gossip {
     }
 
     /// Judges what gossip brought.
-    pub(crate) fn judge(&mut self, from: &libp2p::PeerId, message: gossipsub::Message, now: MonoMs, wall: UnixMs) -> Judged {
+    pub(crate) fn judge(
+        &mut self,
+        from: &libp2p::PeerId,
+        message: gossipsub::Message,
+        now: MonoMs,
+        wall: UnixMs,
+    ) -> Judged {
         let Some(source) = message.source else { return rejected("unsigned", from) };
         let Some(topic) = self.topics.get_mut(&message.topic) else {
             return Judged { acceptance: MessageAcceptance::Ignore, incoming: None };
@@ -151,10 +168,10 @@ impl Gossip {
             TopicRule::Directory => match announce::decode(&message.data, &sender) {
                 Err(_) => (Verdict::Reject("not a truthful directory message"), None),
                 Ok((said, time)) => match admission::judge_time(wall, time) {
-                    Verdict::Accept if !within_rate(&mut self.buckets, source, now) => (Verdict::Ignore("too many"), None),
-                    Verdict::Accept => {
-                        (Verdict::Accept, Some(Incoming::Directory { sender, message: said, time }))
+                    Verdict::Accept if !within_rate(&mut self.buckets, source, now) => {
+                        (Verdict::Ignore("too many"), None)
                     }
+                    Verdict::Accept => (Verdict::Accept, Some(Incoming::Directory { sender, message: said, time })),
                     other => (other, None),
                 },
             },
@@ -188,7 +205,13 @@ impl Gossip {
     }
 
     /// Judges what a peer sent because it was asked.
-    pub(crate) fn fetched(&mut self, from: libp2p::PeerId, response: fetch::Response, now: MonoMs, wall: UnixMs) -> Vec<Incoming> {
+    pub(crate) fn fetched(
+        &mut self,
+        from: libp2p::PeerId,
+        response: fetch::Response,
+        now: MonoMs,
+        wall: UnixMs,
+    ) -> Vec<Incoming> {
         let Some(topic) = self.of_stream(&response.stream) else { return Vec::new() };
         let judge = |signed| topic.group(signed, from, now, wall).1;
         response.groups.into_iter().take(256).filter_map(judge).collect()
@@ -212,7 +235,9 @@ impl Gossip {
     }
 
     fn of_stream(&mut self, stream: &Bytes) -> Option<&mut Topic> {
-        self.topics.values_mut().find(|t| matches!(&t.rule, TopicRule::Native(key) if group::stream_hash(key) == *stream))
+        self.topics
+            .values_mut()
+            .find(|t| matches!(&t.rule, TopicRule::Native(key) if group::stream_hash(key) == *stream))
     }
 
     /// Asks a peer that follows a stream for its last seconds, if we have nothing of it yet.
@@ -234,13 +259,20 @@ impl Gossip {
             let TopicRule::Native(key) = &topic.rule else { continue };
             let stream = group::stream_hash(key);
             for (epoch, range) in topic.repair.due(now) {
-                let followers = gossipsub.all_peers().filter(|(_, topics)| topics.contains(&hash)).map(|(peer, _)| *peer);
+                let followers =
+                    gossipsub.all_peers().filter(|(_, topics)| topics.contains(&hash)).map(|(peer, _)| *peer);
                 let mut best: Vec<libp2p::PeerId> = followers.collect();
                 best.sort_by_key(|peer| std::cmp::Reverse(topic.first.get(peer).copied().unwrap_or(0)));
                 best.truncate(3);
                 topic.turn = topic.turn.wrapping_add(1);
                 let Some(peer) = topic.turn.checked_rem(best.len()).and_then(|n| best.get(n)) else { continue };
-                let request = fetch::Request { stream: stream.clone(), last_ms: 0, epoch, from: *range.start(), to: *range.end() };
+                let request = fetch::Request {
+                    stream: stream.clone(),
+                    last_ms: 0,
+                    epoch,
+                    from: *range.start(),
+                    to: *range.end(),
+                };
                 asks.push(Ask { peer: *peer, request });
             }
         }

@@ -58,7 +58,11 @@ impl Identity {
         };
         let mode = fs::metadata(path).map_err(|e| fail(e.to_string()))?.permissions().mode();
         if mode & 0o077 != 0 {
-            return Err(fail(format!("others may read it (mode {:o}); run: chmod 600 {}", mode & 0o777, path.display())));
+            return Err(fail(format!(
+                "others may read it (mode {:o}); run: chmod 600 {}",
+                mode & 0o777,
+                path.display()
+            )));
         }
         Identity::from_bytes(&bytes).map(Some).map_err(|e| fail(e.to_string()))
     }
@@ -68,7 +72,8 @@ impl Identity {
         let fail = |e: io::Error| NetError::Identity(format!("{}: {e}", path.display()));
         let temporary = path.with_extension("new");
         let _ = fs::remove_file(&temporary);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(fail)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(fail)?;
         file.write_all(&self.to_bytes()?).and_then(|()| file.sync_all()).map_err(fail)?;
         // A hard link, unlike a rename, fails where an identity stands already.
         fs::hard_link(&temporary, path).map_err(fail)?;

@@ -68,12 +68,15 @@ pub(crate) struct Peers(HashMap<libp2p::PeerId, Peer>);
 
 impl Peers {
     /// Notes a connection. True for the first to this peer.
-    pub(crate) fn opened(&mut self, peer: libp2p::PeerId, id: ConnectionId, point: &ConnectedPoint, now: UnixMs) -> bool {
-        let connection = Connection {
-            address: point.get_remote_address().to_string(),
-            inbound: point.is_listener(),
-            opened: now,
-        };
+    pub(crate) fn opened(
+        &mut self,
+        peer: libp2p::PeerId,
+        id: ConnectionId,
+        point: &ConnectedPoint,
+        now: UnixMs,
+    ) -> bool {
+        let connection =
+            Connection { address: point.get_remote_address().to_string(), inbound: point.is_listener(), opened: now };
         let connections = &mut self.0.entry(peer).or_default().connections;
         connections.insert(id, connection);
         connections.len() == 1

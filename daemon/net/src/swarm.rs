@@ -60,9 +60,10 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Swarm<Behavi
         })
         .build();
     for address in &config.listen {
-        let parsed: Multiaddr = address
-            .parse()
-            .map_err(|e: libp2p::multiaddr::Error| NetError::Address { address: address.clone(), fault: e.to_string() })?;
+        let parsed: Multiaddr = address.parse().map_err(|e: libp2p::multiaddr::Error| NetError::Address {
+            address: address.clone(),
+            fault: e.to_string(),
+        })?;
         swarm.listen_on(parsed).map_err(|e| NetError::Setup(format!("cannot listen on {address}: {e}")))?;
     }
     Ok(swarm)

@@ -1,9 +1,7 @@
 //! The task that owns the swarm: it takes turns between commands, the network and a tick, and hands each to the driver
 //! it belongs to. Nothing is awaited inside an arm.
 
-use std::{
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
 use libp2p::{
@@ -172,7 +170,11 @@ impl Task {
 
     fn addresses(&self) -> Vec<String> {
         let own = Protocol::P2p(*self.swarm.local_peer_id());
-        self.swarm.external_addresses().chain(self.swarm.listeners()).map(|a| a.clone().with(own.clone()).to_string()).collect()
+        self.swarm
+            .external_addresses()
+            .chain(self.swarm.listeners())
+            .map(|a| a.clone().with(own.clone()).to_string())
+            .collect()
     }
 
     /// Asks up to two followers of a topic for its last seconds.

@@ -1,7 +1,11 @@
 //! Conversions between the API's messages and the words of the domain: infallible outward, naming the field inward.
 
 use p2pd_api::v1 as pb;
-use p2pd_core::{announce::Metadata, group::{Group, StreamConfig}, id::PeerId};
+use p2pd_core::{
+    announce::Metadata,
+    group::{Group, StreamConfig},
+    id::PeerId,
+};
 use p2pd_net::PeerInfo;
 use tonic::Status;
 
@@ -13,7 +17,8 @@ pub(super) fn peer_id(text: &str) -> Result<PeerId, Status> {
 }
 
 pub(super) fn peer(info: PeerInfo) -> pb::Peer {
-    let connection = |c: p2pd_net::Connection| pb::Connection { address: c.address, inbound: c.inbound, opened_ms: c.opened.0 };
+    let connection =
+        |c: p2pd_net::Connection| pb::Connection { address: c.address, inbound: c.inbound, opened_ms: c.opened.0 };
     pb::Peer {
         peer_id: info.peer.to_string(),
         connections: info.connections.into_iter().map(connection).collect(),
@@ -110,5 +115,7 @@ fn metadata(json: &str) -> Result<Metadata, Status> {
     if json.len() > 4096 {
         return Err(status::field("open.metadata_json", "takes at most 4 KiB"));
     }
-    serde_json::from_str(json).map(Metadata).map_err(|e| status::field("open.metadata_json", &format!("is not a JSON object: {e}")))
+    serde_json::from_str(json)
+        .map(Metadata)
+        .map_err(|e| status::field("open.metadata_json", &format!("is not a JSON object: {e}")))
 }

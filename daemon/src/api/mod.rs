@@ -37,9 +37,16 @@ const DRAIN: Duration = Duration::from_secs(3);
 const MAX_REQUEST: usize = 1 << 20;
 
 /// Serves until `stop`; ends every stream first, so that none holds up the end.
-pub(crate) async fn serve(listener: UnixListener, node: Node, config: Api, paths: Paths, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    node: Node,
+    config: Api,
+    paths: Paths,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let context = Context { node, stop: stop.clone() };
-    let incoming = socket::accept(listener, caller::Admission::new(&paths), config.max_connections_per_user, stop.clone());
+    let incoming =
+        socket::accept(listener, caller::Admission::new(&paths), config.max_connections_per_user, stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<NodeServiceServer<node::Service>>().await;
     health.set_serving::<PeerServiceServer<peer::Service>>().await;

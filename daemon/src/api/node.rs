@@ -1,8 +1,8 @@
 //! `NodeService`.
 
 use p2pd_api::v1::{
-    GetInfoRequest, GetInfoResponse, GetStatisticsRequest, GetStatisticsResponse, WatchEventsRequest, WatchEventsResponse,
-    node_service_server::NodeService,
+    GetInfoRequest, GetInfoResponse, GetStatisticsRequest, GetStatisticsResponse, WatchEventsRequest,
+    WatchEventsResponse, node_service_server::NodeService,
 };
 use tonic::{Request, Response, Status};
 
@@ -36,7 +36,10 @@ impl NodeService for Service {
         }))
     }
 
-    async fn get_statistics(&self, _: Request<GetStatisticsRequest>) -> Result<Response<GetStatisticsResponse>, Status> {
+    async fn get_statistics(
+        &self,
+        _: Request<GetStatisticsRequest>,
+    ) -> Result<Response<GetStatisticsResponse>, Status> {
         let statistics = self.0.node.statistics().await.map_err(status::of)?;
         Ok(Response::new(GetStatisticsResponse {
             peers: count(statistics.peers),
@@ -51,7 +54,10 @@ impl NodeService for Service {
 
     type WatchEventsStream = Replies<WatchEventsResponse>;
 
-    async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Result<Response<Self::WatchEventsStream>, Status> {
+    async fn watch_events(
+        &self,
+        request: Request<WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let WatchEventsRequest { after, from_oldest } = request.into_inner();
         if from_oldest && after.is_some() {
             return Err(status::field("after", "must be unset where from_oldest is set"));

@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    io,
+    fs, io,
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -41,11 +40,14 @@ pub(crate) fn bind(paths: &Paths) -> anyhow::Result<UnixListener> {
     // Made under another name, and moved to its own once only the right callers can open it.
     let unready = path.with_extension("new");
     let _ = fs::remove_file(&unready);
-    let listener = UnixListener::bind(&unready).with_context(|| format!("cannot make the socket {}", path.display()))?;
+    let listener =
+        UnixListener::bind(&unready).with_context(|| format!("cannot make the socket {}", path.display()))?;
     fs::set_permissions(&unready, fs::Permissions::from_mode(0o660))?;
     if paths.mode == Mode::System {
         match Group::from_name("p2pd") {
-            Ok(Some(group)) => chown(&unready, None, Some(group.gid)).context("cannot give the socket to group p2pd")?,
+            Ok(Some(group)) => {
+                chown(&unready, None, Some(group.gid)).context("cannot give the socket to group p2pd")?
+            }
             _ => tracing::warn!("there is no group p2pd: only root and the daemon's own user can call"),
         }
     }
@@ -156,11 +158,17 @@ impl tokio::io::AsyncWrite for Connection {
         std::pin::Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    fn poll_flush(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
         std::pin::Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
         std::pin::Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

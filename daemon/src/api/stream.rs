@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use p2pd_api::v1::{
-    Acknowledgement, GetStreamRequest, GetStreamResponse, ListStreamsRequest, ListStreamsResponse, PublishStreamRequest,
-    PublishStreamResponse, StreamEnded, StreamGone, SubscribeStreamRequest, SubscribeStreamResponse, WatchStreamsRequest,
-    WatchStreamsResponse, publish_stream_request::Item, publish_stream_response, stream_service_server::StreamService,
-    subscribe_stream_response, watch_streams_response,
+    Acknowledgement, GetStreamRequest, GetStreamResponse, ListStreamsRequest, ListStreamsResponse,
+    PublishStreamRequest, PublishStreamResponse, StreamEnded, StreamGone, SubscribeStreamRequest,
+    SubscribeStreamResponse, WatchStreamsRequest, WatchStreamsResponse, publish_stream_request::Item,
+    publish_stream_response, stream_service_server::StreamService, subscribe_stream_response, watch_streams_response,
 };
-use p2pd_core::{id::{IdError, StreamRef}, ring::Next};
+use p2pd_core::{
+    id::{IdError, StreamRef},
+    ring::Next,
+};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -33,7 +36,10 @@ fn watched(event: watch_streams_response::Event) -> WatchStreamsResponse {
 
 #[tonic::async_trait]
 impl StreamService for Service {
-    async fn list_streams(&self, request: Request<ListStreamsRequest>) -> Result<Response<ListStreamsResponse>, Status> {
+    async fn list_streams(
+        &self,
+        request: Request<ListStreamsRequest>,
+    ) -> Result<Response<ListStreamsResponse>, Status> {
         let category = request.into_inner().category;
         let streams = self.0.node.streams().into_iter().map(convert::stream);
         let streams = streams.filter(|s| category.is_empty() || s.category == category).collect();
@@ -47,7 +53,10 @@ impl StreamService for Service {
 
     type WatchStreamsStream = Replies<WatchStreamsResponse>;
 
-    async fn watch_streams(&self, _: Request<WatchStreamsRequest>) -> Result<Response<Self::WatchStreamsStream>, Status> {
+    async fn watch_streams(
+        &self,
+        _: Request<WatchStreamsRequest>,
+    ) -> Result<Response<Self::WatchStreamsStream>, Status> {
         use watch_streams_response::Event;
         let (snapshot, mut told) = self.0.node.watch_streams();
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
@@ -175,5 +184,6 @@ async fn acknowledge(publication: &Publication, out: &Out<PublishStreamResponse>
         dropped: progress.dropped,
         listeners: progress.listeners,
     };
-    out.send(PublishStreamResponse { event: Some(publish_stream_response::Event::Acknowledgement(acknowledgement)) }).await
+    out.send(PublishStreamResponse { event: Some(publish_stream_response::Event::Acknowledgement(acknowledgement)) })
+        .await
 }

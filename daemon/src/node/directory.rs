@@ -77,7 +77,9 @@ impl Node {
         self.tell(changes.into_iter().filter_map(|e| if let Effect::Change(c) = e { Some(c) } else { None }));
         for effect in rest {
             match effect {
-                Effect::Ask(publisher) => self.ask(Filter { publisher: Some(publisher.to_string()), ..Filter::default() }).await,
+                Effect::Ask(publisher) => {
+                    self.ask(Filter { publisher: Some(publisher.to_string()), ..Filter::default() }).await
+                }
                 Effect::Answer { filter, request } => self.answer(&filter, request).await,
                 Effect::Change(_) => {}
             }
@@ -162,7 +164,10 @@ impl Node {
     async fn answer(&self, filter: &Filter, request: String) {
         let own: Vec<_> = {
             let state = lock(&self.0.directory);
-            let own = state.directory.iter().filter(|(key, e)| key.publisher == self.0.me && filter.matches(&key.publisher, &e.metadata));
+            let own = state
+                .directory
+                .iter()
+                .filter(|(key, e)| key.publisher == self.0.me && filter.matches(&key.publisher, &e.metadata));
             own.map(|(key, entry)| (key.stream.clone(), entry.metadata.clone())).collect()
         };
         // One stream each, since several may not fit a message.

@@ -76,7 +76,8 @@ impl Node {
             return Err(NodeError::CursorExpired { asked, oldest });
         }
         let written = kept.last().map(|(n, _)| *n);
-        let from_disk = kept.into_iter().map(|(cursor, r)| Happened { cursor, time_ms: r.time, kind: r.kind, subject: r.subject });
+        let from_disk =
+            kept.into_iter().map(|(cursor, r)| Happened { cursor, time_ms: r.time, kind: r.kind, subject: r.subject });
         let rest = unwritten.into_iter().filter(|e| written.is_none_or(|n| e.cursor > n));
         Ok((from_disk.chain(rest).filter(|e| after.is_none_or(|n| e.cursor > n)).collect(), told))
     }

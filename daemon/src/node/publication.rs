@@ -134,10 +134,14 @@ impl Node {
         let publication = Publication { node: self.clone(), shared, out, groups, sender };
         self.follow(&key, json, true).await?;
         let metadata = self.describe(&publication.shared.topic, opening).await?;
-        let announced = self.say(DirectoryMessage::Announce { stream: key.stream.clone(), metadata: metadata.clone() }).await;
-        announced.map_err(|_| field("open.metadata_json", "the announcement would be larger than 8 KiB; shorten it"))?;
+        let announced =
+            self.say(DirectoryMessage::Announce { stream: key.stream.clone(), metadata: metadata.clone() }).await;
+        announced
+            .map_err(|_| field("open.metadata_json", "the announcement would be larger than 8 KiB; shorten it"))?;
         if json {
-            publication.out.push(0, Outgoing::Json(audio_json::encode(&AudioMessage::Metadata(metadata.0), &key.stream, wall())));
+            publication
+                .out
+                .push(0, Outgoing::Json(audio_json::encode(&AudioMessage::Metadata(metadata.0), &key.stream, wall())));
         }
         Ok(publication)
     }
@@ -205,7 +209,9 @@ impl Node {
                 due
             };
             if due {
-                let _ = self.say(DirectoryMessage::Heartbeat { stream: shared.key.stream.clone(), listeners: Some(listeners) }).await;
+                let _ = self
+                    .say(DirectoryMessage::Heartbeat { stream: shared.key.stream.clone(), listeners: Some(listeners) })
+                    .await;
             }
         }
     }
@@ -367,7 +373,8 @@ impl Grouping {
         let changed = !self.titles.is_empty();
         self.title = self.titles.pop_back().or(self.title.take());
         self.titles.clear();
-        let second = 1_000_000 / u64::from(self.config.frame_us.max(1)) / u64::from(self.config.frames_per_group.max(1));
+        let second =
+            1_000_000 / u64::from(self.config.frame_us.max(1)) / u64::from(self.config.frames_per_group.max(1));
         let regular = self.seq.is_multiple_of(second.max(1));
         let capture_us = if self.frames.is_empty() { wall().0.saturating_mul(1000) } else { self.capture_us };
         let body = GroupBody {

@@ -23,7 +23,10 @@ impl Node {
     fn check_topic(&self, topic: &str) -> Result<(), NodeError> {
         let fault = if topic.is_empty() || topic.len() > 256 {
             "takes 1 to 256 bytes".into()
-        } else if topic == self.directory_topic() || topic.starts_with("/p2pd/") || topic.starts_with(&format!("{}/stream/", self.network())) {
+        } else if topic == self.directory_topic()
+            || topic.starts_with("/p2pd/")
+            || topic.starts_with(&format!("{}/stream/", self.network()))
+        {
             format!("`{topic}` belongs to p2pd's own protocols; use the stream calls")
         } else {
             return Ok(());
@@ -35,7 +38,10 @@ impl Node {
     pub(crate) async fn publish(&self, topic: &str, data: Bytes) -> Result<usize, NodeError> {
         self.check_topic(topic)?;
         if data.len() > MAX_PAYLOAD {
-            return Err(NodeError::Field { field: "data", fault: format!("has {} bytes, takes at most {MAX_PAYLOAD}", data.len()) });
+            return Err(NodeError::Field {
+                field: "data",
+                fault: format!("has {} bytes, takes at most {MAX_PAYLOAD}", data.len()),
+            });
         }
         let sent = self.0.net.publish(topic, data.clone()).await;
         let local = lock(&self.0.topics).get_mut(topic).is_some_and(|readers| readers.sweep() > 0);

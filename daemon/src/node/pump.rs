@@ -9,7 +9,12 @@ use tokio_util::sync::CancellationToken;
 use super::Node;
 
 /// Runs until `stop`, or until the network is gone.
-pub(super) async fn run(node: Node, mut incoming: queue::Reader<Incoming>, mut events: queue::Reader<Event>, stop: CancellationToken) {
+pub(super) async fn run(
+    node: Node,
+    mut incoming: queue::Reader<Incoming>,
+    mut events: queue::Reader<Event>,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {

@@ -1,6 +1,9 @@
 //! Following streams: one subscription of the network for all local readers of a stream, kept while any is left.
 
-use std::{collections::HashSet, sync::{Arc, atomic::Ordering}};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use p2pd_core::{
@@ -109,7 +112,8 @@ impl Node {
         let live = {
             let mut streams = lock(&self.0.streams);
             let followed = streams.get_mut(&Self::slot(&listed.key));
-            let followed = followed.ok_or_else(|| NodeError::Internal("a stream was let go while it was joined".into()))?;
+            let followed =
+                followed.ok_or_else(|| NodeError::Internal("a stream was let go while it was joined".into()))?;
             if followed.readers.sweep() >= MAX_READERS {
                 return Err(NodeError::Limit(format!("this stream has {MAX_READERS} local readers already")));
             }
@@ -124,7 +128,8 @@ impl Node {
 
     /// Sees to a connection with the publisher, without waiting for it: other followers may serve us meanwhile.
     fn reach(&self, listed: &Listed) {
-        let (net, peer, addresses) = (self.0.net.clone(), listed.key.publisher.clone(), listed.entry.metadata.addresses());
+        let (net, peer, addresses) =
+            (self.0.net.clone(), listed.key.publisher.clone(), listed.entry.metadata.addresses());
         tokio::spawn(async move {
             let connected = net.peers().await.is_ok_and(|peers| peers.iter().any(|p| p.peer == peer));
             if !connected && let Err(error) = net.connect_peer(&peer, &addresses).await {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use prost::Message;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options,
+    WriteBatch, WriteOptions,
 };
 
 use crate::{
@@ -51,7 +51,9 @@ impl Store {
         let db = DB::open_cf_descriptors(&options(), path, tables)?;
         let found = match db.get(VERSION_KEY)? {
             None => 0,
-            Some(bytes) => bytes.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Corrupt { table: "default" })?,
+            Some(bytes) => {
+                bytes.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Corrupt { table: "default" })?
+            }
         };
         if found > VERSION {
             return Err(StoreError::Newer { path: path.into(), found, known: VERSION });

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Written by a newer p2pd; left untouched.
-    #[error("{path} has schema {found}, this p2pd knows up to {known}: it was written by a newer version; install that, or move the directory away")]
+    #[error(
+        "{path} has schema {found}, this p2pd knows up to {known}: it was written by a newer version; install that, or move the directory away"
+    )]
     Newer {
         /// The database.
         path: PathBuf,
@@ -16,7 +18,9 @@ pub enum StoreError {
         known: u32,
     },
     /// A record that cannot be read.
-    #[error("corrupt record in `{table}`; move the database directory away to start with an empty one (the identity is kept beside it)")]
+    #[error(
+        "corrupt record in `{table}`; move the database directory away to start with an empty one (the identity is kept beside it)"
+    )]
     Corrupt {
         /// Column family.
         table: &'static str,

@@ -1,0 +1,247 @@
+//! The command line as clap sees it.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::exit::CODES;
+
+pub(crate) fn parse() -> Cli {
+    Cli::parse()
+}
+
+/// The command line of p2pd, the libp2p system daemon.
+#[derive(Parser)]
+#[command(name = "p2pctl", version, after_help = CODES)]
+pub(crate) struct Cli {
+    /// Socket of the daemon; else P2PD_SOCKET, the user's own daemon, the system's.
+    #[arg(long, short, global = true)]
+    pub(crate) socket: Option<PathBuf>,
+    /// table for people, json or jsonl for programs; for `listen` also a file: .opus, .wav, or - for standard output.
+    #[arg(long, short, global = true, default_value = "table")]
+    pub(crate) output: String,
+    /// How long to wait, as in 500ms, 10s, 2m.
+    #[arg(long, global = true, value_parser = duration, default_value = "10s")]
+    pub(crate) timeout: Duration,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Shape of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// The API's message as JSON.
+    Json,
+    /// One JSON object a line.
+    Jsonl,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Who the daemon is and how it fares.
+    Status,
+    /// The connected peers.
+    Peers(Peers),
+    /// The live streams.
+    Streams {
+        /// Only this category.
+        #[arg(long, default_value = "")]
+        category: String,
+        /// Go on with each change.
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Publish a file, standard input or a tone as a live stream.
+    PublishStream(PublishStream),
+    /// Listen to a stream.
+    Listen(Listen),
+    /// Send a message to a topic; without one, each line of standard input.
+    Pub {
+        /// Topic.
+        topic: String,
+        /// The message.
+        message: Option<String>,
+    },
+    /// Print the messages of a topic.
+    Sub {
+        /// Topic.
+        topic: String,
+        /// End after so many messages.
+        #[arg(long, short = 'n')]
+        count: Option<u64>,
+    },
+    /// Print what happens.
+    Events {
+        /// Begin with the oldest kept event.
+        #[arg(long)]
+        from_oldest: bool,
+        /// Continue after this cursor.
+        #[arg(long, conflicts_with = "from_oldest")]
+        after: Option<u64>,
+        /// End after so many events.
+        #[arg(long, short = 'n')]
+        count: Option<u64>,
+    },
+    /// Wait until something holds: ready, peers=N or stream=ID.
+    Wait {
+        /// ready, peers=N or stream=ID
+        condition: String,
+    },
+    /// Print a completion script.
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Versions of p2pctl and the daemon.
+    Version,
+    /// Call any unary method of the API with a JSON message.
+    Rpc {
+        /// As in p2pd.v1.PeerService/ListPeers
+        method: String,
+        /// The request.
+        #[arg(default_value = "{}")]
+        message: String,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Peers {
+    #[command(subcommand)]
+    pub(crate) action: Option<PeersAction>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum PeersAction {
+    /// All of them.
+    List,
+    /// Dial a peer.
+    Connect {
+        /// Multiaddr with /p2p/<peer id> at its end
+        address: String,
+    },
+    /// Close all connections to a peer.
+    Disconnect {
+        /// Peer id
+        peer: String,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct PublishStream {
+    /// Id of the stream: 1 to 128 characters, printable, without spaces, / or @.
+    pub(crate) id: String,
+    /// WAV, FLAC, MP3, Vorbis, AAC/M4A or Ogg/Opus file; - for raw samples on standard input.
+    #[arg(required_unless_present = "tone")]
+    pub(crate) source: Option<String>,
+    /// A sine of so many Hz instead of a file.
+    #[arg(long, conflicts_with = "source")]
+    pub(crate) tone: Option<f32>,
+    /// Name for people.
+    #[arg(long, default_value = "")]
+    pub(crate) name: String,
+    /// Category.
+    #[arg(long, default_value = "")]
+    pub(crate) category: String,
+    /// Title of what is played.
+    #[arg(long)]
+    pub(crate) title: Option<String>,
+    /// Begin again at the end of the file.
+    #[arg(long = "loop")]
+    pub(crate) repeat: bool,
+    /// Bits per second, as in 64000; for Ogg/Opus files the file decides.
+    #[arg(long)]
+    pub(crate) bitrate: Option<u32>,
+    /// Send groups of 40 ms instead of 100 ms.
+    #[arg(long)]
+    pub(crate) low_latency: bool,
+    /// Format on the wire; json is what older JavaScript peers hear.
+    #[arg(long, value_enum, default_value = "native")]
+    pub(crate) wire: WireArg,
+    /// Samples per second on standard input.
+    #[arg(long, default_value_t = 48_000)]
+    pub(crate) rate: u32,
+    /// Channels on standard input.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) channels: u32,
+    /// Sample format on standard input.
+    #[arg(long, value_enum, default_value = "s16")]
+    pub(crate) format: SampleArg,
+    /// End after this time.
+    #[arg(long, value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+}
+
+/// Format on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WireArg {
+    /// Signed groups.
+    Native,
+    /// JSON.
+    Json,
+}
+
+/// Layout of raw samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SampleArg {
+    /// Signed 16 bit, little-endian.
+    S16,
+    /// 32 bit float, little-endian.
+    F32,
+}
+
+/// With `-o FILE`: .opus takes the exact packets, .wav the sound. Without, or with `-o -`, 16 bit samples at 48 kHz go
+/// to standard output.
+#[derive(Args)]
+pub(crate) struct Listen {
+    /// Stream, or stream@publisher where two use one id.
+    pub(crate) stream: String,
+    /// End after so much sound.
+    #[arg(long, value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Most that playing may lag behind.
+    #[arg(long, value_parser = duration, default_value = "2s")]
+    pub(crate) latency: Duration,
+    /// How long to wait for the stream to appear.
+    #[arg(long, value_parser = duration, default_value = "5s")]
+    pub(crate) wait: Duration,
+    /// Print numbers each second.
+    #[arg(long)]
+    pub(crate) stats: bool,
+}
+
+/// Reads 500ms, 10s, 2m, 1h or plain seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| format!("`{text}` is no duration; one looks like 10s"))?;
+    let scale = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("`{unit}` is no unit; takes ms, s, m and h")),
+    };
+    Duration::try_from_secs_f64(number * scale).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "s", "5y", "-1s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

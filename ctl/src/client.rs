@@ -1,0 +1,32 @@
+//! The connection to the daemon.
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use tonic::{Status, transport::Channel};
+
+use crate::exit::fail;
+
+/// Where the daemon is and how long to wait for its answers.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) channel: Channel,
+    pub(crate) timeout: Duration,
+}
+
+impl Client {
+    pub(crate) async fn connect(socket: Option<PathBuf>, timeout: Duration) -> anyhow::Result<Self> {
+        let socket = socket.unwrap_or_else(p2pd_api::default_socket);
+        Ok(Client { channel: p2pd_api::connect(&socket).await?, timeout })
+    }
+
+    /// Waits for an answer, at most as long as the user gave.
+    pub(crate) async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> anyhow::Result<T> {
+        match tokio::time::timeout(self.timeout, call).await {
+            Ok(answer) => Ok(answer?.into_inner()),
+            Err(_) => Err(fail(6, format!("no answer within {:?}; try a longer --timeout", self.timeout))),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! `events`.
+
+use p2pd_api::v1::{WatchEventsRequest, node_service_client::NodeServiceClient};
+
+use super::Context;
+use crate::{cli::Format, output};
+
+pub(super) async fn run(
+    context: &Context,
+    from_oldest: bool,
+    after: Option<u64>,
+    count: Option<u64>,
+) -> anyhow::Result<()> {
+    let mut node = NodeServiceClient::new(context.client.channel.clone());
+    let mut events = context.client.answer(node.watch_events(WatchEventsRequest { after, from_oldest })).await?;
+    let mut left = count.unwrap_or(u64::MAX);
+    while left > 0
+        && let Some(event) = events.message().await?
+    {
+        left -= 1;
+        if context.format != Format::Table {
+            output::line(&output::to_json("WatchEventsResponse", &event, false)?)?;
+            continue;
+        }
+        let time = i64::try_from(event.time_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        let time = time.map(|t| t.strftime("%FT%TZ").to_string()).unwrap_or_default();
+        output::line(&format!("{:>6}  {time}  {:<18} {}", event.cursor, event.kind, event.subject))?;
+    }
+    Ok(())
+}

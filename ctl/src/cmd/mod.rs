@@ -1,0 +1,65 @@
+//! One file per noun of the command line.
+
+mod events;
+mod listen;
+mod node;
+mod peers;
+mod publish;
+mod pubsub;
+mod streams;
+mod wait;
+
+use clap::{CommandFactory, ValueEnum};
+
+use crate::{
+    cli::{Cli, Command, Format},
+    client::Client,
+    exit::fail,
+    output,
+};
+
+/// What every command needs.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) format: Format,
+}
+
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Command::Completion { shell } = cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "p2pctl", &mut script);
+        return Ok(output::line(String::from_utf8(script)?.trim_end())?);
+    }
+    if let Command::Wait { condition } = cli.command {
+        return wait::run(cli.socket, cli.timeout, &condition).await;
+    }
+    let (format, file) = match (Format::from_str(&cli.output, true), &cli.command) {
+        (Ok(format), _) => (format, None),
+        (Err(_), Command::Listen(_)) => (Format::Table, Some(cli.output.clone())),
+        (Err(_), _) => return Err(fail(2, format!("-o `{}`: takes table, json or jsonl", cli.output))),
+    };
+    let connected = Client::connect(cli.socket, cli.timeout).await;
+    let client = match (connected, &cli.command) {
+        (Err(error), Command::Version) => {
+            output::line(&format!("p2pctl {}", env!("CARGO_PKG_VERSION")))?;
+            return Err(error);
+        }
+        (client, _) => client?,
+    };
+    let context = Context { client, format };
+    match cli.command {
+        Command::Status => node::status(&context).await,
+        Command::Version => node::version(&context).await,
+        Command::Rpc { method, message } => {
+            Ok(output::line(&output::call_method(&context.client, &method, &message).await?)?)
+        }
+        Command::Peers(peers) => peers::run(&context, peers.action).await,
+        Command::Streams { category, watch } => streams::run(&context, category, watch).await,
+        Command::PublishStream(flags) => publish::run(&context, flags).await,
+        Command::Listen(flags) => listen::run(&context, flags, file.filter(|file| file != "-")).await,
+        Command::Pub { topic, message } => pubsub::publish(&context, topic, message).await,
+        Command::Sub { topic, count } => pubsub::subscribe(&context, topic, count).await,
+        Command::Events { from_oldest, after, count } => events::run(&context, from_oldest, after, count).await,
+        Command::Wait { .. } | Command::Completion { .. } => Ok(()),
+    }
+}

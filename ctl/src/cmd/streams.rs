@@ -1,0 +1,35 @@
+//! `streams`.
+
+use p2pd_api::v1::{
+    ListStreamsRequest, WatchStreamsRequest, stream_service_client::StreamServiceClient, watch_streams_response::Event,
+};
+
+use super::Context;
+use crate::{cli::Format, output};
+
+pub(super) async fn run(context: &Context, category: String, watch: bool) -> anyhow::Result<()> {
+    let mut streams = StreamServiceClient::new(context.client.channel.clone());
+    if !watch {
+        let list = context.client.answer(streams.list_streams(ListStreamsRequest { category })).await?;
+        return output::message(context.format, "ListStreamsResponse", &list, |list| {
+            output::rows(&output::STREAM_HEADS, list.streams.iter().map(output::stream_row))
+        });
+    }
+    let mut changes = context.client.answer(streams.watch_streams(WatchStreamsRequest {})).await?;
+    while let Some(change) = changes.message().await? {
+        if context.format != Format::Table {
+            output::line(&output::to_json("WatchStreamsResponse", &change, false)?)?;
+            continue;
+        }
+        match change.event {
+            Some(Event::Present(s)) if category.is_empty() || s.category == category => {
+                output::line(&format!("live   {}", output::stream_row(&s).join("  ")))?;
+            }
+            Some(Event::Gone(gone)) => {
+                output::line(&format!("{:6} {}  {}", gone.reason, gone.stream_id, output::short(&gone.publisher)))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

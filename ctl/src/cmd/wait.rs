@@ -1,0 +1,62 @@
+//! `wait`: for the daemon, for peers, for a stream.
+
+use std::{path::PathBuf, time::Duration};
+
+use p2pd_api::v1::{
+    GetStreamRequest, ListPeersRequest, node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
+    stream_service_client::StreamServiceClient,
+};
+
+use crate::{client::Client, exit::fail};
+
+const TRY_EVERY: Duration = Duration::from_millis(100);
+
+enum Condition {
+    Ready,
+    Peers(usize),
+    Stream(String),
+}
+
+pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, text: &str) -> anyhow::Result<()> {
+    let condition = match text.split_once('=') {
+        None if text == "ready" => Condition::Ready,
+        Some(("peers", n)) => Condition::Peers(n.parse().map_err(|_| fail(2, format!("peers=`{n}` takes a number")))?),
+        Some(("stream", id)) => Condition::Stream(id.into()),
+        _ => return Err(fail(2, format!("`{text}`: takes ready, peers=N or stream=ID"))),
+    };
+    let mut last = None;
+    let holds = async {
+        loop {
+            match check(socket.clone(), timeout, &condition).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => last = Some(error),
+            }
+            tokio::time::sleep(TRY_EVERY).await;
+        }
+    };
+    if tokio::time::timeout(timeout, holds).await.is_ok() {
+        return Ok(());
+    }
+    let why = last.map(|error| format!(": {error:#}")).unwrap_or_default();
+    Err(fail(6, format!("`{text}` did not come about within {timeout:?}{why}")))
+}
+
+async fn check(socket: Option<PathBuf>, timeout: Duration, condition: &Condition) -> anyhow::Result<bool> {
+    let client = Client::connect(socket, timeout).await?;
+    let channel = client.channel.clone();
+    Ok(match condition {
+        Condition::Ready => {
+            client.answer(NodeServiceClient::new(channel).get_info(p2pd_api::v1::GetInfoRequest {})).await?;
+            true
+        }
+        Condition::Peers(n) => {
+            let mut peers = PeerServiceClient::new(channel);
+            client.answer(peers.list_peers(ListPeersRequest {})).await?.peers.len() >= *n
+        }
+        Condition::Stream(id) => {
+            let request = GetStreamRequest { stream: id.clone() };
+            client.answer(StreamServiceClient::new(channel).get_stream(request)).await.is_ok()
+        }
+    })
+}

@@ -1,0 +1,94 @@
+//! How p2pctl ends: exit codes, and one line on standard error that says what to do.
+
+use std::{io, process::ExitCode};
+
+use p2pd_api::{ConnectError, reason_of};
+use tonic::{Code, Status};
+
+use crate::{cli::Cli, cmd};
+
+/// For `--help`.
+pub(crate) const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon reachable, 4 no permission, \
+5 not found, 6 timed out, 7 conflict, 8 try again later, 130 interrupted.";
+
+/// A failure that knows its exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) message: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// An error with this exit code.
+pub(crate) fn fail(code: u8, message: impl Into<String>) -> anyhow::Error {
+    Failure { code, message: message.into() }.into()
+}
+
+/// Runs the command and turns its end into an exit code.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("p2pctl: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(cmd::run(cli));
+    // A thread that waits for standard input must not hold up the end.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn report(error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        if !failure.message.is_empty() {
+            eprintln!("p2pctl: {}", failure.message);
+        }
+        return ExitCode::from(failure.code);
+    }
+    if let Some(status) = error.downcast_ref::<Status>() {
+        let reason = reason_of(status).map(|reason| format!(" [{}]", reason.as_str())).unwrap_or_default();
+        let message = if status.message().is_empty() {
+            "the daemon has stopped or closed the connection"
+        } else {
+            status.message()
+        };
+        eprintln!("p2pctl: {message}{reason}");
+        return ExitCode::from(of_code(status.code()));
+    }
+    eprintln!("p2pctl: {error:#}");
+    ExitCode::from(match error.downcast_ref::<ConnectError>() {
+        Some(ConnectError::Denied(_)) => 4,
+        Some(_) => 3,
+        None => 1,
+    })
+}
+
+fn of_code(code: Code) -> u8 {
+    match code {
+        Code::PermissionDenied | Code::Unauthenticated => 4,
+        Code::NotFound => 5,
+        Code::DeadlineExceeded => 6,
+        Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted | Code::OutOfRange => 7,
+        Code::Unavailable | Code::ResourceExhausted => 8,
+        Code::InvalidArgument => 2,
+        _ => 1,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}

@@ -1,0 +1,61 @@
+//! What goes to standard output: tables for people, the API's own JSON for programs. Everything else goes to standard error.
+
+mod json;
+mod table;
+
+use std::io::{self, Write};
+
+use p2pd_api::v1 as pb;
+use prost::Message;
+
+use crate::cli::Format;
+
+pub(crate) use json::{call_method, to_json};
+pub(crate) use table::{age, rows, short};
+
+/// Writes one line.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Writes a message in the user's format; `table` makes the text for people.
+pub(crate) fn message<M: Message>(
+    format: Format,
+    name: &str,
+    message: &M,
+    table: impl FnOnce(&M) -> String,
+) -> anyhow::Result<()> {
+    match format {
+        Format::Table => line(table(message).trim_end())?,
+        Format::Json => line(&to_json(name, message, true)?)?,
+        Format::Jsonl => line(&to_json(name, message, false)?)?,
+    }
+    Ok(())
+}
+
+/// Rows of a table of streams.
+pub(crate) fn stream_row(stream: &pb::Stream) -> Vec<String> {
+    let codec = match &stream.config {
+        Some(config) => {
+            let sound = if config.channels == 1 { "mono" } else { "stereo" };
+            format!("{} {}k {sound}", config.codec, config.bitrate / 1000)
+        }
+        None => "json".into(),
+    };
+    let fresh = if stream.confirmed { age(stream.age_ms) } else { "not heard yet".into() };
+    let listeners = stream.listeners.map_or_else(|| "-".into(), |n| n.to_string());
+    vec![
+        stream.stream_id.clone(),
+        short(&stream.publisher),
+        stream.name.clone(),
+        stream.category.clone(),
+        codec,
+        listeners,
+        fresh,
+    ]
+}
+
+/// Heads of a table of streams.
+pub(crate) const STREAM_HEADS: [&str; 7] = ["STREAM", "PUBLISHER", "NAME", "CATEGORY", "CODEC", "LISTENERS", "HEARD"];

@@ -1,0 +1,336 @@
+//! The main job: a stream published on one daemon is listed and heard on others, whatever happens between.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use p2pd::app::{Daemon, Setup};
+use p2pd_api::{
+    Reason, reason_of,
+    v1::{
+        AudioGroup, Frame, GetStreamRequest, OpenStream, SubscribeStreamRequest, WireFormat,
+        publish_stream_request::Item, subscribe_stream_response::Event,
+    },
+};
+use support::{frame, list, listen, next, open, pair, publish, setup, start, streams, until};
+use tonic::Code;
+
+/// Reads groups until the stream ends; the frames in the order of their numbers, and the numbers.
+async fn to_the_end(replies: &mut tonic::Streaming<p2pd_api::v1::SubscribeStreamResponse>) -> (Vec<Vec<u8>>, Vec<u64>) {
+    let mut groups: BTreeMap<u64, AudioGroup> = BTreeMap::new();
+    loop {
+        match next(replies).await {
+            Event::Group(group) => {
+                assert!(groups.insert(group.seq, group).is_none(), "each group comes once");
+            }
+            Event::Ended(end) => {
+                assert_eq!(end.reason, "ended");
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let numbers = groups.keys().copied().collect();
+    (groups.into_values().flat_map(|g| g.frames).map(|f| f.to_vec()).collect(), numbers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_listed_within_two_seconds_and_heard_bit_exact() {
+    let (a, b) = pair().await;
+    until("a connection", async || {
+        (!support::peers(&b)
+            .await
+            .list_peers(p2pd_api::v1::ListPeersRequest {})
+            .await
+            .unwrap()
+            .into_inner()
+            .peers
+            .is_empty())
+        .then_some(())
+    })
+    .await;
+    let began = Instant::now();
+    let publishing = publish(&a, open("town-radio")).await.unwrap();
+    let stream = until("the entry", async || list(&b).await.into_iter().next()).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(
+        (stream.stream_id.as_str(), stream.name.as_str(), stream.category.as_str()),
+        ("town-radio", "Town radio", "news")
+    );
+    assert!(stream.confirmed && !stream.local && stream.config == Some(support::config()));
+    assert!(stream.metadata_json.contains("4711"), "unknown fields are kept");
+
+    let mut replies = listen(&b, "town-radio", 0).await;
+    let mut local = listen(&a, "town-radio", 0).await;
+    until("the follower", async || {
+        let topic = serde_json::from_str::<serde_json::Value>(&stream.metadata_json).unwrap()["topic"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let mut pubsub = p2pd_api::v1::pub_sub_service_client::PubSubServiceClient::new(support::channel(&a).await);
+        let followers =
+            pubsub.list_topic_peers(p2pd_api::v1::ListTopicPeersRequest { topic }).await.unwrap().into_inner();
+        (!followers.peer_ids.is_empty()).then_some(())
+    })
+    .await;
+    publishing.frames(0..152).await;
+    publishing.send(Item::Finish(true)).await;
+    let sent: Vec<Vec<u8>> = (0..152).map(frame).collect();
+    for replies in [&mut replies, &mut local] {
+        let (frames, numbers) = to_the_end(replies).await;
+        assert_eq!(frames, sent);
+        assert_eq!(numbers, (0..31).collect::<Vec<_>>());
+    }
+    until("the entry's end", async || list(&b).await.is_empty().then_some(())).await;
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_begins_with_a_burst() {
+    let (a, b) = pair().await;
+    let publishing = publish(&a, open("town")).await.unwrap();
+    publishing.frames(0..100).await;
+    let began = Instant::now();
+    let mut replies = listen(&b, "town", 2_000).await;
+    let Event::Group(first) = next(&mut replies).await else { panic!("a group") };
+    assert!(first.seq < 20, "from before it listened: {}", first.seq);
+    println!("first sound after {:?}", began.elapsed());
+    drop(publishing);
+    a.stop().await;
+    b.stop().await;
+}
+
+async fn with_drops(repair: bool) -> Vec<u64> {
+    let a = start(&[]).await;
+    let mut second = setup(&a.addresses[..1]);
+    (second.config.streams.drop_percent, second.config.streams.repair) = (20, repair);
+    let b = Daemon::start(second).await.unwrap();
+    let publishing = publish(&a, open("town")).await.unwrap();
+    let mut replies = listen(&b, "town", 0).await;
+    publishing.frames(0..300).await;
+    // What is missing at the very end is asked for only after more was heard or all was silent.
+    tokio::time::timeout(Duration::from_secs(3), async {
+        let mut numbers = Vec::new();
+        while numbers.last() != Some(&59) {
+            if let Event::Group(group) = next(&mut replies).await {
+                numbers.push(group.seq)
+            }
+        }
+        numbers.sort_unstable();
+        numbers
+    })
+    .await
+    .map(|numbers| (numbers, drop(publishing)))
+    .map(|(numbers, ())| numbers)
+    .unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_groups_are_fetched_in_time() {
+    let numbers = with_drops(true).await;
+    let first = *numbers.first().expect("groups");
+    assert_eq!(numbers, (first..=59).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_fetching_exactly_the_dropped_are_missing() {
+    let numbers = with_drops(false).await;
+    let first = *numbers.first().expect("groups");
+    let missing = (60 - first) as usize - numbers.len();
+    let expected = (60 - first) as usize / 5;
+    assert!(missing.abs_diff(expected) <= 1, "{missing} of {expected}: {numbers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_third_daemon_hears_through_a_common_peer() {
+    let hub = start(&[]).await;
+    let a = start(&hub.addresses[..1]).await;
+    let c = start(&hub.addresses[..1]).await;
+    let publishing = publish(&a, open("town")).await.unwrap();
+    let mut replies = listen(&c, "town", 0).await;
+    publishing.frames(0..60).await;
+    assert!(matches!(next(&mut replies).await, Event::Group(_)));
+    for daemon in [hub, a, c] {
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_that_starts_again_is_heard_again() {
+    let (a, b) = pair().await;
+    let mut epochs = Vec::new();
+    for _ in 0..2 {
+        let publishing = publish(&a, open("town")).await.unwrap();
+        let mut replies = listen(&b, "town", 0).await;
+        publishing.frames(0..40).await;
+        let Event::Group(group) = next(&mut replies).await else { panic!("a group") };
+        epochs.push(group.epoch);
+        publishing.send(Item::Finish(true)).await;
+        to_the_end(&mut replies).await;
+        until("the entry's end", async || (list(&b).await.is_empty() && list(&a).await.is_empty()).then_some(())).await;
+    }
+    assert!(epochs[0] < epochs[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_publishers_may_use_one_id() {
+    let (a, b) = pair().await;
+    let one = publish(&a, open("town")).await.unwrap();
+    let two = publish(&b, open("town")).await.unwrap();
+    let both = until("both entries", async || Some(list(&b).await).filter(|l| l.len() == 2)).await;
+    let error = streams(&b).await.get_stream(GetStreamRequest { stream: "town".into() }).await.unwrap_err();
+    assert_eq!((error.code(), reason_of(&error)), (Code::FailedPrecondition, Some(Reason::StreamAmbiguous)));
+    for entry in &both {
+        assert!(error.message().contains(&entry.publisher), "{error}");
+        let exact = format!("town@{}", entry.publisher);
+        let found = streams(&b).await.get_stream(GetStreamRequest { stream: exact }).await.unwrap().into_inner();
+        assert_eq!(found.stream.unwrap().publisher, entry.publisher);
+    }
+    drop(two);
+    until("one entry", async || (list(&a).await.len() == 1).then_some(())).await;
+    drop(one);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_directory_is_there_at_once_after_a_restart() {
+    let a = start(&[]).await;
+    let place = tempfile::tempdir().unwrap();
+    let second = || {
+        let mut setup = setup(&[]);
+        (setup.paths.data, setup.paths.socket) = (place.path().join("data"), place.path().join("api.sock"));
+        setup
+    };
+    let mut first: Setup = second();
+    first.config.network.bootstrap = a.addresses[..1].to_vec();
+    let b = Daemon::start(first).await.unwrap();
+    let publishing = publish(&a, open("town")).await.unwrap();
+    until("the entry", async || list(&b).await.into_iter().next()).await;
+    b.stop().await;
+    drop(publishing);
+    a.stop().await;
+    let again = Daemon::start(second()).await.unwrap();
+    let kept = list(&again).await;
+    assert_eq!(kept.len(), 1);
+    assert!(!kept[0].confirmed, "not yet heard again");
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_json_format_is_carried_both_ways() {
+    let (a, b) = pair().await;
+    let old = |id: &str| OpenStream { wire: WireFormat::Json.into(), config: None, ..open(id) };
+    let publishing = publish(&a, old("town")).await.unwrap();
+    let entry = until("the entry", async || list(&b).await.into_iter().next()).await;
+    assert_eq!(entry.wire(), WireFormat::Json);
+    let mut replies = listen(&b, "town", 0).await;
+    let heard = tokio::spawn(async move { next(&mut replies).await });
+    until("the slice", async || {
+        publishing.send(Item::Chunk(vec![0xff, 0xfb, 1, 2].into())).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        heard.is_finished().then_some(())
+    })
+    .await;
+    assert_eq!(heard.await.unwrap(), Event::Chunk(vec![0xff, 0xfb, 1, 2].into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_of_a_publisher_are_named() {
+    let a = start(&[]).await;
+    let held = publish(&a, open("town")).await.unwrap();
+    let error = |open| async { publish(&a, open).await.err().expect("refused") };
+    let twice = error(open("town")).await;
+    assert_eq!((twice.code(), reason_of(&twice)), (Code::AlreadyExists, Some(Reason::StreamExists)));
+    let bad = [
+        (open(""), "open.stream_id"),
+        (open("a b"), "open.stream_id"),
+        (OpenStream { config: None, ..open("x") }, "open.config"),
+        (OpenStream { metadata_json: "[]".into(), ..open("x") }, "open.metadata_json"),
+        (OpenStream { name: "x".repeat(201), ..open("x") }, "open.name"),
+    ];
+    for (open, field) in bad {
+        let refused = error(open).await;
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(field), "{refused}");
+    }
+    assert_eq!(list(&a).await.len(), 1, "no phantom entry is left");
+    drop(held);
+    until("nothing", async || list(&a).await.is_empty().then_some(())).await;
+
+    let mut publishing = publish(&a, open("again")).await.unwrap();
+    publishing.send(Item::Frame(Frame { data: vec![0; 5000].into(), capture_us: 0 })).await;
+    let refused = loop {
+        if let Err(status) = publishing.replies.message().await {
+            break status;
+        }
+    };
+    assert!(refused.message().contains("frame.data"), "{refused}");
+    until("nothing", async || list(&a).await.is_empty().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_stream_is_not_found_after_the_asked_wait() {
+    let a = start(&[]).await;
+    let request = SubscribeStreamRequest { stream: "nowhere".into(), wait_ms: 100, burst_ms: 0 };
+    let error = streams(&a).await.subscribe_stream(request).await.unwrap_err();
+    assert_eq!((error.code(), reason_of(&error)), (Code::NotFound, Some(Reason::StreamNotFound)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_daemon_tells_its_readers() {
+    let a = start(&[]).await;
+    let publishing = publish(&a, open("town")).await.unwrap();
+    let mut replies = listen(&a, "town", 0).await;
+    let stopped = Instant::now();
+    a.stop().await;
+    assert!(stopped.elapsed() < Duration::from_secs(10));
+    let status = loop {
+        match replies.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the end came without a word"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(reason_of(&status), Some(Reason::Stopping));
+    drop(publishing);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_is_told_of_its_gap_and_others_are_untouched() {
+    let a = start(&[]).await;
+    let publishing = publish(&a, open("town")).await.unwrap();
+    let mut slow = listen(&a, "town", 0).await;
+    let mut fast = listen(&a, "town", 0).await;
+    let reading = tokio::spawn(async move {
+        let mut count = 0;
+        while let Event::Group(_) = next(&mut fast).await {
+            count += 1
+        }
+        count
+    });
+    // Large frames fill what the connection holds; then the reader's own queue drops its oldest.
+    for n in 0..6000u32 {
+        publishing.send(Item::Frame(Frame { data: vec![n as u8; 3000].into(), capture_us: 0 })).await;
+        if n % 100 == 0 {
+            tokio::task::yield_now().await
+        }
+        if n % 25 == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await
+        }
+    }
+    publishing.send(Item::Finish(true)).await;
+    let mut gaps = 0;
+    loop {
+        match next(&mut slow).await {
+            Event::Gap(gap) => gaps += gap.to - gap.from + 1,
+            Event::Ended(_) => break,
+            _ => {}
+        }
+    }
+    assert!(gaps > 0, "the slow reader is told");
+    assert_eq!(reading.await.unwrap(), 1201, "the fast one has all");
+}

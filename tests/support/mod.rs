@@ -1,0 +1,136 @@
+//! Whole daemons in this process, over loopback, in temporary directories.
+#![allow(dead_code, missing_docs)]
+
+use std::{future::Future, path::Path, time::Duration};
+
+use p2pd::{
+    app::{Daemon, Setup},
+    config::Config,
+};
+use p2pd_api::v1::{
+    Frame, ListStreamsRequest, OpenStream, PublishStreamRequest, PublishStreamResponse, Stream, StreamConfig,
+    SubscribeStreamRequest, SubscribeStreamResponse, WireFormat, peer_service_client::PeerServiceClient,
+    publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming, transport::Channel};
+
+/// For anything that should take far less.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+pub fn setup(bootstrap: &[String]) -> Setup {
+    let mut config = Config::defaults().unwrap();
+    config.network.bootstrap = bootstrap.to_vec();
+    Setup::temporary(config).unwrap()
+}
+
+pub async fn start(bootstrap: &[String]) -> Daemon {
+    Daemon::start(setup(bootstrap)).await.unwrap()
+}
+
+/// A second daemon that knows the first one's address.
+pub async fn pair() -> (Daemon, Daemon) {
+    let a = start(&[]).await;
+    let b = start(&a.addresses[..1]).await;
+    (a, b)
+}
+
+pub async fn channel(daemon: &Daemon) -> Channel {
+    p2pd_api::connect(Path::new(&daemon.socket)).await.unwrap()
+}
+
+pub async fn streams(daemon: &Daemon) -> StreamServiceClient<Channel> {
+    StreamServiceClient::new(channel(daemon).await)
+}
+
+pub async fn peers(daemon: &Daemon) -> PeerServiceClient<Channel> {
+    PeerServiceClient::new(channel(daemon).await)
+}
+
+pub async fn list(daemon: &Daemon) -> Vec<Stream> {
+    streams(daemon).await.list_streams(ListStreamsRequest::default()).await.unwrap().into_inner().streams
+}
+
+/// Waits until `check` gives something.
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+    let poll = async {
+        loop {
+            if let Some(found) = check().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("{what} did not come about"))
+}
+
+pub fn config() -> StreamConfig {
+    StreamConfig {
+        codec: "opus".into(),
+        sample_rate: 48_000,
+        channels: 1,
+        frame_us: 20_000,
+        frames_per_group: 5,
+        pre_skip: 312,
+        bitrate: 64_000,
+    }
+}
+
+pub fn open(id: &str) -> OpenStream {
+    OpenStream {
+        stream_id: id.into(),
+        name: "Town radio".into(),
+        category: "news".into(),
+        wire: WireFormat::Native.into(),
+        config: Some(config()),
+        metadata_json: r#"{"talkgroup_id":4711}"#.into(),
+    }
+}
+
+/// A stream that is being published.
+pub struct Published {
+    pub items: mpsc::Sender<PublishStreamRequest>,
+    pub replies: Streaming<PublishStreamResponse>,
+}
+
+pub async fn publish(daemon: &Daemon, open: OpenStream) -> Result<Published, Status> {
+    let (items, requests) = mpsc::channel(8);
+    items.send(PublishStreamRequest { item: Some(Item::Open(open)) }).await.unwrap();
+    let mut replies = streams(daemon).await.publish_stream(ReceiverStream::new(requests)).await?.into_inner();
+    replies.message().await?;
+    Ok(Published { items, replies })
+}
+
+/// Frame `n`: recognisable, and as large as 64 kbit/s makes it.
+pub fn frame(n: u32) -> Vec<u8> {
+    n.to_be_bytes().repeat(40)
+}
+
+impl Published {
+    pub async fn send(&self, item: Item) {
+        self.items.send(PublishStreamRequest { item: Some(item) }).await.unwrap();
+    }
+
+    /// Sends these frames in real time.
+    pub async fn frames(&self, range: std::ops::Range<u32>) {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        for n in range {
+            tick.tick().await;
+            self.send(Item::Frame(Frame { data: frame(n).into(), capture_us: 0 })).await;
+        }
+    }
+}
+
+pub async fn listen(daemon: &Daemon, stream: &str, burst_ms: u32) -> Streaming<SubscribeStreamResponse> {
+    let request = SubscribeStreamRequest { stream: stream.into(), wait_ms: 15_000, burst_ms };
+    let mut replies = streams(daemon).await.subscribe_stream(request).await.unwrap().into_inner();
+    let first = replies.message().await.unwrap().unwrap();
+    assert!(matches!(first.event, Some(Event::Opened(_))));
+    replies
+}
+
+pub async fn next(replies: &mut Streaming<SubscribeStreamResponse>) -> Event {
+    let reply = tokio::time::timeout(DEADLINE, replies.message()).await.expect("an event in time");
+    reply.unwrap().expect("not the end").event.unwrap()
+}
