@@ -1,5 +1,5 @@
 //! Whole daemons in this process, over loopback, in temporary directories.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::{future::Future, path::Path, time::Duration};
 

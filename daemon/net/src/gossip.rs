@@ -99,11 +99,14 @@ impl Gossip {
             return Err(NetError::Limit("this daemon follows 100 topics already; peers would refuse more"));
         }
         gossipsub.subscribe(&ident).map_err(|e| NetError::Setup(e.to_string()))?;
-        let params = gossipsub::TopicScoreParams { invalid_message_deliveries_weight: -10.0, ..Default::default() };
+        // Three lies take a peer below gossipsub's threshold for gossip, and are forgotten within minutes. That a peer
+        // delivers little is no fault: streams are quiet or sparse.
         let params = gossipsub::TopicScoreParams {
+            invalid_message_deliveries_weight: -10.0,
+            invalid_message_deliveries_decay: 0.99,
             mesh_message_deliveries_weight: 0.0,
             mesh_failure_penalty_weight: 0.0,
-            ..params
+            ..gossipsub::TopicScoreParams::default()
         };
         let _ = gossipsub.set_topic_params(ident.clone(), params);
         let topic = Topic {

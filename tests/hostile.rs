@@ -1,0 +1,175 @@
+//! What strangers send: forged, replayed, oversized, malformed and future-dated messages, against a daemon that serves
+//! an honest stream meanwhile.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use p2pd::app::Daemon;
+use p2pd_api::v1::{ListPeersRequest, publish_stream_request::Item, subscribe_stream_response::Event};
+use p2pd_core::{
+    group::GroupBody,
+    id::{PeerId, StreamKey},
+    topic,
+};
+use p2pd_net::{Config, Handle, Identity, Running, TopicRule};
+use serde_json::json;
+use support::{list, listen, next, open, publish, start, until};
+use tokio_util::sync::CancellationToken;
+
+const NETWORK: &str = topic::DEFAULT_NETWORK;
+
+/// A peer that speaks the protocols and keeps none of their rules.
+async fn rogue(victim: &Daemon) -> (Running, PeerId, Identity) {
+    let identity = Identity::generate();
+    let config = Config {
+        network: NETWORK.into(),
+        listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
+        bootstrap: vec![victim.addresses[0].clone()],
+        mdns: false,
+        max_connections: 64,
+        max_connections_per_peer: 4,
+        repair: false,
+        agent: "rogue".into(),
+        drop_groups_percent: 0,
+    };
+    let running = p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap();
+    running.handle.subscribe(&topic::directory(NETWORK), TopicRule::Open).await.unwrap();
+    until("the rogue's mesh", async || {
+        let peers = running.handle.topic_peers(&topic::directory(NETWORK)).await.unwrap();
+        (!peers.is_empty()).then_some(())
+    })
+    .await;
+    (running, identity.peer_id(), identity)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+async fn score(daemon: &Daemon, peer: &PeerId) -> Option<f64> {
+    let peers = support::peers(daemon).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers;
+    peers.into_iter().find(|p| p.peer_id == peer.to_string()).map(|p| p.score)
+}
+
+async fn say(handle: &Handle, message: impl Into<Bytes>) {
+    handle.publish(&topic::directory(NETWORK), message.into()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directory_lies_change_nothing_and_cost_score() {
+    let a = start(&[]).await;
+    let b = start(&a.addresses[..1]).await;
+    let honest = publish(&a, open("town")).await.unwrap();
+    let entry = until("the entry", async || list(&b).await.into_iter().next()).await;
+    let (rogue, id, _) = rogue(&b).await;
+    let me = id.to_string();
+    let lies = [
+        json!({"type": "deregister", "streamId": "town", "publisher": entry.publisher, "timestamp": now()}).to_string(),
+        json!({"type": "heartbeat", "streamId": "town", "publisher": entry.publisher, "timestamp": now()}).to_string(),
+        json!({"type": "announce", "streamId": "x", "metadata": {"publisher": entry.publisher, "timestamp": now()}}).to_string(),
+        json!({"type": "announce", "streamId": "future", "metadata": {"publisher": me, "timestamp": now() + 3_600_000}}).to_string(),
+        json!({"type": "announce", "streamId": "past", "metadata": {"publisher": me, "timestamp": now() - 3_600_000}}).to_string(),
+        json!({"type": "announce", "streamId": "huge", "metadata": {"publisher": me, "timestamp": now(), "x": "x".repeat(9000)}}).to_string(),
+        json!({"type": "announce", "streamId": "bidi\u{202e}", "metadata": {"publisher": me, "timestamp": now()}}).to_string(),
+        "{".repeat(2000),
+        "not json".into(),
+    ];
+    for lie in lies {
+        say(&rogue.handle, lie).await;
+    }
+    // After the lies comes a truth: once it is listed, they have all been judged.
+    let mark = json!({"type": "announce", "streamId": "mark", "metadata": {"publisher": me, "name": "\u{1b}[31mred", "timestamp": now()}});
+    let peer = until("the fallen score", async || score(&b, &id).await.filter(|s| *s < 0.0)).await;
+    assert!(peer < 0.0);
+    drop(mark);
+    let names: Vec<String> = list(&b).await.into_iter().map(|s| s.stream_id).collect();
+    assert_eq!(names, ["town"], "only the honest stream is listed");
+    drop(honest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_cannot_drive_a_terminal() {
+    let b = start(&[]).await;
+    let (rogue, id, _) = rogue(&b).await;
+    let name = "\u{1b}[31mred\u{202e}";
+    let announce = json!({"type": "announce", "streamId": "mark",
+        "metadata": {"publisher": id.to_string(), "name": name, "category": name, "timestamp": now()}});
+    say(&rogue.handle, announce.to_string()).await;
+    let entry = until("the entry", async || list(&b).await.into_iter().next()).await;
+    assert_eq!((entry.name.as_str(), entry.category.as_str()), ("[31mred", "[31mred"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
+    let a = start(&[]).await;
+    let b = start(&a.addresses[..1]).await;
+    let honest = publish(&a, open("town")).await.unwrap();
+    let entry = until("the entry", async || list(&b).await.into_iter().next()).await;
+    let mut replies = listen(&b, "town", 0).await;
+    let (rogue, id, identity) = rogue(&b).await;
+    let key = StreamKey { publisher: entry.publisher.parse().unwrap(), stream: "town".parse().unwrap() };
+    let audio = topic::audio_native(&key);
+    rogue.handle.subscribe(&audio, TopicRule::Open).await.unwrap();
+    until("the audio mesh", async || (!rogue.handle.topic_peers(&audio).await.unwrap().is_empty()).then_some(())).await;
+    let body = GroupBody {
+        stream: p2pd_core::group::stream_hash(&key),
+        epoch: u64::MAX / 2,
+        seq: 0,
+        capture_us: now() * 1000,
+        frames: vec![Bytes::from_static(b"forged")],
+        ..Default::default()
+    };
+    let signer = ed25519_dalek::SigningKey::from_bytes(&identity.secret().unwrap());
+    let forged = p2pd_core::group::sign(body, &signer);
+    for junk in [forged.signed.clone(), Bytes::from_static(b"junk"), vec![0; 40_000].into()] {
+        rogue.handle.publish(&audio, junk).await.unwrap();
+    }
+    honest.frames(0..60).await;
+    honest.send(Item::Finish(true)).await;
+    loop {
+        match next(&mut replies).await {
+            Event::Group(group) => assert!(group.epoch < u64::MAX / 2, "a forged group was heard"),
+            Event::Ended(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    until("the fallen score", async || score(&b, &id).await.filter(|s| *s < 0.0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn websocket_frames_that_claim_a_quarter_gigabyte_reserve_nothing() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let a = start(&[]).await;
+    let port: u16 = a
+        .addresses
+        .iter()
+        .find_map(|x| x.split("/tcp/").nth(1)?.split("/ws/").next()?.parse().ok().filter(|_| x.contains("/ws/")))
+        .unwrap();
+    let resident = || -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap()
+    };
+    let before = resident();
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let upgrade = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        socket.write_all(upgrade.as_bytes()).await.unwrap();
+        let mut answer = [0; 16];
+        if tokio::time::timeout(Duration::from_secs(5), socket.read_exact(&mut answer)).await.is_ok_and(|r| r.is_ok()) {
+            let _ = socket.write_all(&[0x82, 0xff, 0, 0, 0, 0, 0x0f, 0xff, 0xff, 0xff, 1, 2, 3, 4]).await;
+        }
+        held.push(socket);
+    }
+    let b = start(&a.addresses[..1]).await;
+    until("an honest peer", async || {
+        let peers = support::peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers;
+        (!peers.is_empty()).then_some(())
+    })
+    .await;
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 200 * 1024, "grew by {grown} KiB with a second daemon; one such frame alone claims 262144");
+}

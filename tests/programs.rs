@@ -1,0 +1,115 @@
+//! What other programs use: pub/sub, peers, events, health and reflection.
+#![allow(missing_docs)]
+
+mod support;
+
+use p2pd_api::{
+    Reason, reason_of,
+    v1::{
+        ConnectRequest, DisconnectRequest, GetInfoRequest, PublishRequest, SubscribeRequest, WatchEventsRequest,
+        WatchPeersRequest, node_service_client::NodeServiceClient, pub_sub_service_client::PubSubServiceClient,
+        subscribe_response::Event, watch_peers_response,
+    },
+};
+use support::{channel, pair, peers, start, until};
+use tonic::Code;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_reach_the_other_daemon_and_nobody_listening_is_said() {
+    let (a, b) = pair().await;
+    let mut publisher = PubSubServiceClient::new(channel(&a).await);
+    let message = |data: &'static [u8]| PublishRequest { topic: "chat".into(), data: data.into() };
+    let nobody = publisher.publish(message(b"x")).await.unwrap_err();
+    assert_eq!((nobody.code(), reason_of(&nobody)), (Code::FailedPrecondition, Some(Reason::NoListeners)));
+    let mut subscriber = PubSubServiceClient::new(channel(&b).await);
+    let mut messages = subscriber.subscribe(SubscribeRequest { topic: "chat".into() }).await.unwrap().into_inner();
+    assert_eq!(messages.message().await.unwrap().unwrap().event, Some(Event::Subscribed(true)));
+    until("a listener", async || publisher.clone().publish(message(b"hello")).await.ok()).await;
+    let Some(Event::Message(heard)) = messages.message().await.unwrap().unwrap().event else { panic!("a message") };
+    assert_eq!((&heard.data[..], a.addresses[0].ends_with(&heard.sender)), (&b"hello"[..], true));
+    for (topic, data) in [("", 1), ("argus-defense/stream-directory", 1), ("chat", 100_000)] {
+        let refused =
+            publisher.publish(PublishRequest { topic: topic.into(), data: vec![0; data].into() }).await.unwrap_err();
+        assert_eq!(
+            (refused.code(), reason_of(&refused)),
+            (Code::InvalidArgument, Some(Reason::FieldInvalid)),
+            "{topic}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_dialled_watched_and_hung_up() {
+    let (a, b) = (start(&[]).await, start(&[]).await);
+    let mut client = peers(&a).await;
+    for bad in ["", "nonsense", "/ip4/127.0.0.1/tcp/1"] {
+        let refused = client.connect(ConnectRequest { address: bad.into() }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{bad}");
+        assert!(refused.message().contains("/p2p/"), "{refused}");
+    }
+    let id = b.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let closed =
+        client.connect(ConnectRequest { address: format!("/ip4/127.0.0.1/tcp/1/p2p/{id}") }).await.unwrap_err();
+    assert_eq!((closed.code(), reason_of(&closed)), (Code::Unavailable, Some(Reason::PeerUnreachable)));
+    let mut watch = client.watch_peers(WatchPeersRequest {}).await.unwrap().into_inner();
+    assert!(matches!(
+        watch.message().await.unwrap().unwrap().event,
+        Some(watch_peers_response::Event::SnapshotDone(true))
+    ));
+    let connected = client.connect(ConnectRequest { address: b.addresses[0].clone() }).await.unwrap().into_inner();
+    assert_eq!(connected.peer_id, id);
+    let Some(watch_peers_response::Event::Present(peer)) = watch.message().await.unwrap().unwrap().event else {
+        panic!("a peer")
+    };
+    assert_eq!(peer.peer_id, id);
+    client.disconnect(DisconnectRequest { peer_id: id.clone() }).await.unwrap();
+    loop {
+        if let Some(watch_peers_response::Event::Gone(gone)) = watch.message().await.unwrap().unwrap().event {
+            assert_eq!(gone, id);
+            break;
+        }
+    }
+    let twice = client.disconnect(DisconnectRequest { peer_id: id }).await.unwrap_err();
+    assert_eq!(reason_of(&twice), Some(Reason::PeerNotConnected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_go_on_from_a_cursor() {
+    let (a, b) = pair().await;
+    until("a peer", async || {
+        let list = peers(&b).await.list_peers(p2pd_api::v1::ListPeersRequest {}).await.unwrap().into_inner();
+        (!list.peers.is_empty()).then_some(())
+    })
+    .await;
+    let mut node = NodeServiceClient::new(channel(&a).await);
+    let mut all = node.watch_events(WatchEventsRequest { after: None, from_oldest: true }).await.unwrap().into_inner();
+    let first = all.message().await.unwrap().unwrap();
+    assert_eq!((first.cursor, first.kind.as_str()), (0, "started"));
+    let second = all.message().await.unwrap().unwrap();
+    assert_eq!(second.kind, "peer-connected");
+    let mut rest =
+        node.watch_events(WatchEventsRequest { after: Some(0), from_oldest: false }).await.unwrap().into_inner();
+    assert_eq!(rest.message().await.unwrap().unwrap(), second);
+    assert!(b.addresses[0].ends_with(&second.subject));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bootstrap_peer_that_is_down_holds_up_nothing() {
+    let dead = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".to_owned();
+    let a = start(&[dead]).await;
+    let info = NodeServiceClient::new(channel(&a).await).get_info(GetInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(info.addresses, a.addresses);
+    a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_data_directory_has_one_daemon() {
+    let a = support::setup(&[]);
+    let (data, socket) = (a.paths.data.clone(), a.paths.socket.clone());
+    let a = p2pd::app::Daemon::start(a).await.unwrap();
+    let mut second = support::setup(&[]);
+    (second.paths.data, second.paths.socket) = (data, socket);
+    let error = p2pd::app::Daemon::start(second).await.err().expect("refused").to_string();
+    assert!(error.contains("another p2pd"), "{error}");
+    a.stop().await;
+}
