@@ -60,13 +60,13 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(failure.code);
     }
     if let Some(status) = error.downcast_ref::<Status>() {
+        // A status that was not sent by the daemon, but made here of a connection that broke.
+        if std::error::Error::source(status).is_some() || status.message().is_empty() {
+            eprintln!("p2pctl: the daemon has stopped or closed the connection; see `p2pctl status`");
+            return ExitCode::from(8);
+        }
         let reason = reason_of(status).map(|reason| format!(" [{}]", reason.as_str())).unwrap_or_default();
-        let message = if status.message().is_empty() {
-            "the daemon has stopped or closed the connection"
-        } else {
-            status.message()
-        };
-        eprintln!("p2pctl: {message}{reason}");
+        eprintln!("p2pctl: {}{reason}", status.message());
         return ExitCode::from(of_code(status.code()));
     }
     eprintln!("p2pctl: {error:#}");

@@ -120,8 +120,10 @@ impl Session {
                 break Ok("the asked time is over");
             }
         };
-        let rest = self.jitter.drain(wall_us());
-        self.play(rest)?;
+        if self.written < self.limit {
+            let rest = self.jitter.drain(wall_us());
+            self.play(rest)?;
+        }
         let place = self.sink.finish(ended.is_err())?;
         let (json, text) = summary(&self.jitter, self.first, self.written, self.gaps, &place);
         match format {

@@ -129,7 +129,7 @@ fn progress(reply: Option<&PublishStreamResponse>, meter: &Meter) {
 }
 
 enum Opened {
-    Samples(Samples, Option<PathBuf>),
+    Samples(Box<Samples>, Option<PathBuf>),
     Packets(Source, PathBuf),
     /// An encoded file whose bytes go out as they are.
     Bytes(Vec<u8>, Duration),
@@ -138,12 +138,13 @@ enum Opened {
 /// Opens the source, so that a bad one is refused before anything is announced.
 fn open(flags: &PublishStream) -> anyhow::Result<Opened> {
     if let Some(hertz) = flags.tone {
-        return Ok(Opened::Samples(source::tone(hertz)?, None));
+        return Ok(Opened::Samples(source::tone(hertz)?.into(), None));
     }
     let name = flags.source.as_deref().unwrap_or("-");
     if name == "-" {
         let format = if flags.format == SampleArg::S16 { SampleFormat::S16 } else { SampleFormat::F32 };
-        return Ok(Opened::Samples(source::raw(Box::new(std::io::stdin()), flags.rate, flags.channels, format)?, None));
+        let samples = source::raw(Box::new(std::io::stdin()), flags.rate, flags.channels, format)?;
+        return Ok(Opened::Samples(samples.into(), None));
     }
     let path = Path::new(name);
     let encoded = path
@@ -152,7 +153,7 @@ fn open(flags: &PublishStream) -> anyhow::Result<Opened> {
         .is_some_and(|e| ["mp3", "m4a", "aac"].contains(&e.to_ascii_lowercase().as_str()));
     match source::open(path)? {
         Source::Samples(samples) if flags.wire == WireArg::Json && encoded => {
-            Ok(Opened::Bytes(std::fs::read(path)?, samples_duration(samples)?))
+            Ok(Opened::Bytes(std::fs::read(path)?, samples_duration(*samples)?))
         }
         Source::Samples(samples) => Ok(Opened::Samples(samples, Some(path.into()))),
         packets => Ok(Opened::Packets(packets, path.into())),

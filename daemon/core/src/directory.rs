@@ -212,7 +212,7 @@ mod tests {
         announce(&mut directory, 0, &mine);
         announce(&mut directory, 0, &theirs);
         assert_eq!(directory.find(&"town".parse().unwrap()).len(), 2);
-        assert_eq!(directory.find(&mine.to_string().parse().unwrap()), [mine.clone()]);
+        assert_eq!(directory.find(&mine.to_string().parse().unwrap()), std::slice::from_ref(&mine));
         end(&mut directory, 1, &theirs);
         assert!(directory.get(&mine).is_some() && directory.get(&theirs).is_none());
     }

@@ -79,9 +79,8 @@ fn gossipsub(identity: &Identity) -> Result<gossipsub::Behaviour, NetError> {
         .map_err(|e| NetError::Setup(e.to_string()))?;
     let mut gossipsub = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Signed(identity.0.clone()), config)
         .map_err(|e| NetError::Setup(e.to_owned()))?;
-    let mut score = gossipsub::PeerScoreParams::default();
     // Many honest daemons share one address (NAT, containers, tests on one machine).
-    score.ip_colocation_factor_weight = 0.0;
+    let score = gossipsub::PeerScoreParams { ip_colocation_factor_weight: 0.0, ..Default::default() };
     gossipsub.with_peer_score(score, gossipsub::PeerScoreThresholds::default()).map_err(NetError::Setup)?;
     Ok(gossipsub)
 }

@@ -1,7 +1,7 @@
 //! Gossipsub: the topics this peer follows, the judgement of every message before it is passed on, the history of
 //! each stream and the repair of what is missing.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, PublishError, TopicHash};
@@ -101,7 +101,13 @@ impl Gossip {
         gossipsub.subscribe(&ident).map_err(|e| NetError::Setup(e.to_string()))?;
         // Three lies take a peer below gossipsub's threshold for gossip, and are forgotten within minutes. That a peer
         // delivers little is no fault: streams are quiet or sparse.
+        // The library's defaults give a peer 1,800 points for four seconds in the mesh, which would pay for any lie.
         let params = gossipsub::TopicScoreParams {
+            time_in_mesh_weight: 0.01,
+            time_in_mesh_quantum: Duration::from_secs(1),
+            time_in_mesh_cap: 1000.0,
+            first_message_deliveries_weight: 0.1,
+            first_message_deliveries_cap: 100.0,
             invalid_message_deliveries_weight: -10.0,
             invalid_message_deliveries_decay: 0.99,
             mesh_message_deliveries_weight: 0.0,

@@ -193,10 +193,10 @@ impl Task {
                     self.tell(Event::Connected(peers::from_libp2p(&peer_id)));
                 }
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
-                if self.peers.closed(&peer_id, connection_id) {
-                    self.tell(Event::Disconnected(peers::from_libp2p(&peer_id)));
-                }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. }
+                if self.peers.closed(&peer_id, connection_id) =>
+            {
+                self.tell(Event::Disconnected(peers::from_libp2p(&peer_id)));
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => self.dial.failed(connection_id, &error),
             SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.to_string())),

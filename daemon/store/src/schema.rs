@@ -21,9 +21,12 @@ pub(crate) const TABLES: [&str; 4] = [SETTINGS, DIRECTORY, PEERS, EVENTS];
 /// Events kept.
 pub(crate) const MAX_EVENTS: u64 = 10_000;
 
+/// Reads the version before and writes the difference into the batch.
+pub(crate) type Migration = fn(&rocksdb::DB, &mut rocksdb::WriteBatch) -> Result<(), crate::StoreError>;
+
 /// What brings a database from one version to the next; entry `n` makes version `n + 2` of version `n + 1`. Each is
 /// committed together with the new version number in one batch.
-pub(crate) const MIGRATIONS: [fn(&rocksdb::DB, &mut rocksdb::WriteBatch) -> Result<(), crate::StoreError>; 0] = [];
+pub(crate) const MIGRATIONS: [Migration; 0] = [];
 
 /// Key of a directory entry.
 pub(crate) fn directory_key(publisher: &[u8], stream: &str) -> Vec<u8> {

@@ -1,0 +1,252 @@
+//! The real binaries, as a person or a script meets them.
+#![allow(missing_docs)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+const P2PCTL: &str = env!("CARGO_BIN_EXE_p2pctl");
+
+fn p2pd() -> PathBuf {
+    let path = Path::new(P2PCTL).with_file_name("p2pd");
+    assert!(path.exists(), "build p2pd first: ./x build");
+    path
+}
+
+/// A daemon as a process of its own.
+struct Daemon {
+    child: Child,
+    socket: PathBuf,
+    address: String,
+}
+
+impl Daemon {
+    fn start(place: &Path, name: &str, more: &[&str]) -> Self {
+        let socket = place.join(format!("{name}.sock"));
+        let mut child = Command::new(p2pd())
+            .args(["run", "--dev", "--socket"])
+            .arg(&socket)
+            .args(more)
+            .env_remove("P2PD_SOCKET")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address =
+            lines.find_map(|line| line.ok()?.strip_prefix("address: ").map(str::to_owned)).expect("an address");
+        Daemon { child, socket, address }
+    }
+
+    fn ctl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(P2PCTL);
+        command.arg("-s").arg(&self.socket).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.ctl(args).output().unwrap()
+    }
+
+    fn good(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn interrupt(child: &Child) {
+    assert!(Command::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap().success());
+}
+
+fn pair() -> (TempDir, Daemon, Daemon) {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let b = Daemon::start(place.path(), "b", &["--bootstrap", &a.address]);
+    b.good(&["wait", "peers=1", "--timeout", "20s"]);
+    (place, a, b)
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Frequency of a tone in 16 bit mono samples, by counting its rises.
+fn hertz(samples: &[i16]) -> f64 {
+    let rises: Vec<usize> =
+        samples.windows(2).enumerate().filter(|(_, w)| w[0] < 0 && w[1] >= 0).map(|(n, _)| n).collect();
+    let (Some(first), Some(last)) = (rises.first(), rises.last()) else { return 0.0 };
+    (rises.len() - 1) as f64 * 48_000.0 / (last - first) as f64
+}
+
+#[test]
+fn a_tone_is_received_whole_in_every_shape() {
+    let (place, a, b) = pair();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440", "--name", "A tone"]).spawn().unwrap();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let table = b.good(&["streams"]);
+    assert!(table.contains("A tone") && table.contains("opus 64k mono"), "{table}");
+    let json: serde_json::Value = serde_json::from_str(&b.good(&["-o", "json", "streams"])).unwrap();
+    assert_eq!(json["streams"][0]["stream_id"], "tone");
+
+    let opus = place.path().join("heard.opus");
+    let wav = place.path().join("heard.wav");
+    let to = |path: &Path| b.run(&["-o", path.to_str().unwrap(), "listen", "tone", "--duration", "3s"]);
+    let heard = to(&opus);
+    assert!(
+        heard.status.success() && said(&heard).contains("150 frames played, 0 concealed, 0 late"),
+        "{}",
+        said(&heard)
+    );
+    assert!(to(&wav).status.success());
+    let mut reader = hound::WavReader::open(&wav).unwrap();
+    let samples: Vec<i16> = reader.samples::<i16>().map(Result::unwrap).collect();
+    assert_eq!(samples.len(), 144_000, "the exact number of samples");
+    assert!((hertz(&samples[9600..]) - 440.0).abs() < 1.0, "{}", hertz(&samples[9600..]));
+    let pipe = b.run(&["listen", "tone", "--duration", "1s"]);
+    assert_eq!(pipe.stdout.len(), 96_000);
+
+    match Command::new("opusinfo").arg(&opus).output() {
+        Ok(info) => {
+            let text = String::from_utf8_lossy(&info.stdout).into_owned();
+            assert!(text.contains("Playback length: 0m:02.993s") && !text.contains("WARNING"), "{text}");
+        }
+        Err(_) => println!("SKIP opusinfo: not installed"),
+    }
+    interrupt(&publisher);
+    assert_eq!(publisher.wait().unwrap().code(), Some(130));
+    let gone = Instant::now();
+    while b.good(&["streams"]).contains("tone") {
+        assert!(gone.elapsed() < Duration::from_secs(10), "the entry is left behind");
+    }
+}
+
+#[test]
+fn an_opus_file_passes_through_bit_exact() {
+    let (place, a, b) = pair();
+    let file = place.path().join("show.opus");
+    let mut encoder = p2pd_audio::codec::OpusEncoder::new(2, None).unwrap();
+    let mut writer = p2pd_audio::ogg_opus::OpusWriter::new(Vec::new(), 2, encoder.pre_skip).unwrap();
+    let packets: Vec<Vec<u8>> =
+        (0..200).map(|n| encoder.encode(&[(n as f32 * 0.7).sin() * 0.3; 1920]).unwrap()).collect();
+    packets.iter().for_each(|p| writer.packet(p.clone()).unwrap());
+    fs::write(&file, writer.finish().unwrap()).unwrap();
+    let heard = place.path().join("heard.opus");
+    let listener = b.ctl(&["-o", heard.to_str().unwrap(), "listen", "show", "--wait", "20s"]).spawn().unwrap();
+    let sent = a.run(&["publish-stream", "show", file.to_str().unwrap()]);
+    assert!(sent.status.success(), "{}", said(&sent));
+    let listened = listener.wait_with_output().unwrap();
+    assert!(listened.status.success(), "{}", said(&listened));
+    let mut read = p2pd_audio::ogg_opus::OpusFile::open(fs::File::open(&heard).unwrap(), "heard").unwrap();
+    let mut got = Vec::new();
+    while let Some(packet) = read.next_packet().unwrap() {
+        got.push(packet);
+    }
+    assert!(got.len() >= 150 && packets.ends_with(&got), "{} of {} packets", got.len(), packets.len());
+}
+
+#[test]
+fn mistakes_are_one_line_with_the_next_step() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let empty = place.path().join("empty.wav");
+    let letter = place.path().join("letter.txt");
+    fs::write(&empty, b"").unwrap();
+    fs::write(&letter, b"Dear listeners,").unwrap();
+    let cases: [(&[&str], i32, &str); 9] = [
+        (&["publish-stream", "x", "/nonexistent.flac"], 1, "/nonexistent.flac"),
+        (&["publish-stream", "x", empty.to_str().unwrap()], 1, "empty"),
+        (&["publish-stream", "x", letter.to_str().unwrap()], 1, "takes WAV, FLAC"),
+        (&["publish-stream", "a b", "--tone", "440"], 2, "open.stream_id"),
+        (&["publish-stream", "x", "--tone", "99999"], 1, "takes 1 to 20000 Hz"),
+        (&["listen", "nothing", "--wait", "100ms"], 5, "p2pctl streams"),
+        (&["peers", "connect", "/ip4/127.0.0.1/tcp/1"], 2, "/p2p/"),
+        (&["wait", "peers=9", "--timeout", "200ms"], 6, "peers=9"),
+        (&["pub", "nobody", "hello"], 7, "NO_LISTENERS"),
+    ];
+    for (args, code, words) in cases {
+        let output = a.run(args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", said(&output));
+        assert!(said(&output).contains(words) && said(&output).lines().count() == 1, "{args:?}: {}", said(&output));
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(a.good(&["-o", "jsonl", "streams"]).trim(), r#"{"streams":[]}"#, "no phantom entry");
+}
+
+#[test]
+fn the_three_ways_to_miss_the_daemon_say_what_to_do() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |socket: &Path| Command::new(P2PCTL).arg("-s").arg(socket).arg("status").output().unwrap();
+    let missing = at(&place.path().join("none.sock"));
+    assert_eq!(missing.status.code(), Some(3));
+    assert!(said(&missing).contains("systemctl start p2pd"), "{}", said(&missing));
+    let stale = place.path().join("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    let stale = at(&stale);
+    assert_eq!(stale.status.code(), Some(3));
+    assert!(said(&stale).contains("journalctl -u p2pd"), "{}", said(&stale));
+}
+
+#[test]
+fn kill_9_loses_no_identity_and_a_listener_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("data");
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        let began = Instant::now();
+        let mut a = Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
+        assert!(began.elapsed() < Duration::from_secs(5));
+        ids.push(
+            a.good(&["rpc", "p2pd.v1.NodeService/GetInfo"]).lines().find(|l| l.contains("peer_id")).unwrap().to_owned(),
+        );
+        if ids.len() == 10 {
+            let listener = a.ctl(&["publish-stream", "x", "--tone", "440"]).spawn().unwrap();
+            a.good(&["wait", "stream=x", "--timeout", "10s"]);
+            a.child.kill().unwrap();
+            let told = listener.wait_with_output().unwrap();
+            assert_eq!(told.status.code(), Some(8), "{}", said(&told));
+        }
+        a.child.kill().unwrap();
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "one identity through all");
+}
+
+#[test]
+fn messages_go_from_a_pipe_to_a_pipe() {
+    let (_place, a, b) = pair();
+    let mut subscriber = b.ctl(&["sub", "chat", "-n", "2"]).spawn().unwrap();
+    let began = Instant::now();
+    while !a.run(&["pub", "chat", "first"]).status.success() {
+        assert!(began.elapsed() < Duration::from_secs(10));
+    }
+    let mut publisher = a.ctl(&["pub", "chat"]).stdin(Stdio::piped()).spawn().unwrap();
+    publisher.stdin.take().unwrap().write_all(b"second\n").unwrap();
+    assert!(publisher.wait().unwrap().success());
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut subscriber.stdout.take().unwrap(), &mut text).unwrap();
+    assert!(subscriber.wait().unwrap().success());
+    assert_eq!(text, "first\nsecond\n");
+}
+
+#[test]
+fn the_units_hold_up() {
+    let units = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/p2pd.service");
+    match Command::new("systemd-analyze").args(["security", "--offline=true", "--threshold=15", units]).output() {
+        Ok(report) => assert!(report.status.success(), "{}", String::from_utf8_lossy(&report.stdout)),
+        Err(_) => println!("SKIP systemd-analyze: not installed"),
+    }
+}
