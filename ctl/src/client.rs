@@ -2,7 +2,7 @@
 
 use std::{future::Future, path::PathBuf, time::Duration};
 
-use tonic::{Status, transport::Channel};
+use tonic::{Status, Streaming, transport::Channel};
 
 use crate::exit::fail;
 
@@ -29,4 +29,14 @@ impl Client {
             Err(_) => Err(fail(6, format!("no answer within {:?}; try a longer --timeout", self.timeout))),
         }
     }
+}
+
+/// The next message of a stream that the daemon does not end by itself.
+pub(crate) async fn next<T>(messages: &mut Streaming<T>) -> anyhow::Result<T> {
+    messages.message().await?.ok_or_else(closed)
+}
+
+/// The error for a connection that ended under us.
+pub(crate) fn closed() -> anyhow::Error {
+    fail(8, "the daemon has stopped or closed the connection; see `p2pctl status`")
 }

@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use p2pd_api::{ConnectError, reason_of};
 use tonic::{Code, Status};
 
-use crate::{cli::Cli, cmd};
+use crate::{cli::Cli, client, cmd};
 
 /// For `--help`.
 pub(crate) const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon reachable, 4 no permission, \
@@ -62,8 +62,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(status) = error.downcast_ref::<Status>() {
         // A status that was not sent by the daemon, but made here of a connection that broke.
         if std::error::Error::source(status).is_some() || status.message().is_empty() {
-            eprintln!("p2pctl: the daemon has stopped or closed the connection; see `p2pctl status`");
-            return ExitCode::from(8);
+            return report(&client::closed());
         }
         let reason = reason_of(status).map(|reason| format!(" [{}]", reason.as_str())).unwrap_or_default();
         eprintln!("p2pctl: {}{reason}", status.message());

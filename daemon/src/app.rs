@@ -1,7 +1,14 @@
 //! Assembly: lock, store, network, node, API, in this order, and stopped in reverse within ten seconds. A long-lived
 //! task that ends by itself ends the process; systemd starts it again.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use p2pd_net::Identity;
@@ -195,10 +202,7 @@ async fn until_stopped(mut daemon: Daemon) -> ExitCode {
     let watchdog = systemd::watchdog(daemon.node.clone(), daemon.socket.clone(), daemon.stop_api.clone());
     let watchdog = tokio::spawn(watchdog);
     systemd::notify(NotifyState::Ready);
-    println!("ready: socket {}", daemon.socket.display());
-    for address in &daemon.addresses {
-        println!("address: {address}");
-    }
+    announce(&daemon);
     let died = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
@@ -212,4 +216,14 @@ async fn until_stopped(mut daemon: Daemon) -> ExitCode {
     daemon.stop().await;
     let _ = watchdog.await;
     ExitCode::SUCCESS
+}
+
+/// Tells a terminal or a script where we are. Whoever reads it may have gone: that is no reason to stop.
+fn announce(daemon: &Daemon) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "ready: socket {}", daemon.socket.display());
+    for address in &daemon.addresses {
+        let _ = writeln!(out, "address: {address}");
+    }
+    let _ = out.flush();
 }

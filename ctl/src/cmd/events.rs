@@ -3,7 +3,7 @@
 use p2pd_api::v1::{WatchEventsRequest, node_service_client::NodeServiceClient};
 
 use super::Context;
-use crate::{cli::Format, output};
+use crate::{cli::Format, client, output};
 
 pub(super) async fn run(
     context: &Context,
@@ -14,9 +14,8 @@ pub(super) async fn run(
     let mut node = NodeServiceClient::new(context.client.channel.clone());
     let mut events = context.client.answer(node.watch_events(WatchEventsRequest { after, from_oldest })).await?;
     let mut left = count.unwrap_or(u64::MAX);
-    while left > 0
-        && let Some(event) = events.message().await?
-    {
+    while left > 0 {
+        let event = client::next(&mut events).await?;
         left -= 1;
         if context.format != Format::Table {
             output::line(&output::to_json("WatchEventsResponse", &event, false)?)?;

@@ -23,6 +23,7 @@ use tonic::Streaming;
 use super::Context;
 use crate::{
     cli::{Format, Listen},
+    client,
     exit::fail,
     output,
 };
@@ -106,8 +107,8 @@ impl Session {
                         _ => "the publisher has ended the stream",
                     }),
                     Ok(Some(_)) => {}
-                    Ok(None) => break Ok("the daemon has let go of the stream"),
-                    Err(status) => break Err(status),
+                    Ok(None) => break Err(client::closed()),
+                    Err(status) => break Err(status.into()),
                 },
                 () = tokio::time::sleep(wait) => {
                     let out = self.jitter.pull(self.now(), wall_us());
@@ -135,7 +136,7 @@ impl Session {
                 eprintln!("{why}");
                 Ok(())
             }
-            Err(status) => Err(status.into()),
+            Err(error) => Err(error),
         }
     }
 
@@ -346,7 +347,7 @@ async fn chunks(
     let mut bytes = 0;
     let why = loop {
         tokio::select! {
-            reply = replies.message() => match reply?.and_then(|reply| reply.event) {
+            reply = client::next(&mut replies) => match reply?.event {
                 Some(Event::Chunk(chunk)) => {
                     bytes += chunk.len();
                     out.write_all(&chunk)?;
@@ -354,8 +355,7 @@ async fn chunks(
                 }
                 Some(Event::Ended(_)) => break "the publisher has ended the stream",
                 Some(Event::Gap(gap)) => eprintln!("p2pctl: slices {} to {} were lost: {}", gap.from, gap.to, gap.reason),
-                Some(_) => {}
-                None => break "the daemon has let go of the stream",
+                _ => {}
             },
             () = &mut over => break "the asked time is over",
             _ = tokio::signal::ctrl_c() => break "stopped",

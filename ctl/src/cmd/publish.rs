@@ -27,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::Context;
 use crate::{
     cli::{PublishStream, SampleArg, WireArg},
+    client,
     exit::fail,
     output,
 };
@@ -86,7 +87,7 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
         }
         progress(last.as_ref(), &meter);
     }
-    let sent = (&mut sending).await??;
+    let Some(sent) = (&mut sending).await?? else { return Err(client::closed()) };
     if std::io::stderr().is_terminal() {
         eprintln!();
     }
@@ -243,14 +244,14 @@ fn forward(sender: &mpsc::Sender<anyhow::Result<Packet>>, next: anyhow::Result<O
     }
 }
 
-/// Sends packets when they are due. Returns how much was sent.
+/// Sends packets when they are due. Returns how much was sent, or nothing if the daemon went away before all was.
 async fn send(
     mut packets: Packets,
     items: mpsc::Sender<PublishStreamRequest>,
     config: StreamConfig,
     flags: PublishStream,
     meter: Arc<Meter>,
-) -> anyhow::Result<Duration> {
+) -> anyhow::Result<Option<Duration>> {
     let began = Instant::now();
     let now = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     let mut pace = Pace::new(0);
@@ -295,15 +296,15 @@ async fn send(
             }
         };
         if items.send(request(item)).await.is_err() {
-            break;
+            return Ok(None);
         }
         media += ticks;
     }
     if let Some(ogg) = ogg {
         let _ = items.send(request(Item::Chunk(ogg.finish()?.into()))).await;
     }
-    let _ = items.send(request(Item::Finish(true))).await;
-    Ok(Duration::from_micros(media * 125 / 6))
+    let finished = items.send(request(Item::Finish(true))).await.is_ok();
+    Ok(finished.then(|| Duration::from_micros(media * 125 / 6)))
 }
 
 fn wall_us() -> u64 {

@@ -7,7 +7,7 @@ use p2pd_api::v1::{
 };
 
 use super::Context;
-use crate::{cli::Format, output};
+use crate::{cli::Format, client, output};
 
 pub(super) async fn publish(context: &Context, topic: String, message: Option<String>) -> anyhow::Result<()> {
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
@@ -31,9 +31,8 @@ pub(super) async fn subscribe(context: &Context, topic: String, count: Option<u6
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
     let mut messages = context.client.answer(pubsub.subscribe(SubscribeRequest { topic })).await?;
     let mut left = count.unwrap_or(u64::MAX);
-    while left > 0
-        && let Some(response) = messages.message().await?
-    {
+    while left > 0 {
+        let response = client::next(&mut messages).await?;
         if context.format != Format::Table {
             output::line(&output::to_json("SubscribeResponse", &response, false)?)?;
         }

@@ -5,7 +5,7 @@ use p2pd_api::v1::{
 };
 
 use super::Context;
-use crate::{cli::Format, output};
+use crate::{cli::Format, client, output};
 
 pub(super) async fn run(context: &Context, category: String, watch: bool) -> anyhow::Result<()> {
     let mut streams = StreamServiceClient::new(context.client.channel.clone());
@@ -16,7 +16,8 @@ pub(super) async fn run(context: &Context, category: String, watch: bool) -> any
         });
     }
     let mut changes = context.client.answer(streams.watch_streams(WatchStreamsRequest {})).await?;
-    while let Some(change) = changes.message().await? {
+    loop {
+        let change = client::next(&mut changes).await?;
         if context.format != Format::Table {
             output::line(&output::to_json("WatchStreamsResponse", &change, false)?)?;
             continue;
@@ -31,5 +32,4 @@ pub(super) async fn run(context: &Context, category: String, watch: bool) -> any
             _ => {}
         }
     }
-    Ok(())
 }
