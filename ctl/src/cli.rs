@@ -118,7 +118,7 @@ pub(crate) enum PeersAction {
     List,
     /// Dial a peer.
     Connect {
-        /// Multiaddr with /p2p/<peer id> at its end
+        /// Multiaddr that ends in /p2p/ and the peer id
         address: String,
     },
     /// Close all connections to a peer.

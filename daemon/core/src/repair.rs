@@ -47,7 +47,7 @@ impl Repair {
         };
         self.missing.remove(&seq);
         if seq > newest {
-            let from = (newest + 1).max(seq.saturating_sub(MAX_ASK));
+            let from = newest.saturating_add(1).max(seq.saturating_sub(MAX_ASK));
             self.missing.extend((from..seq).map(|n| (n, Missing { since: now, asked: None })));
             (self.newest, self.heard) = (Some(seq), now);
         }
@@ -72,7 +72,7 @@ impl Repair {
             let silent = now.since(self.heard);
             if (SILENCE_MS..SILENCE_MAX_MS).contains(&silent) && now.since(self.asked_ahead) >= RETRY_MS {
                 self.asked_ahead = now;
-                ranges.push(newest + 1..=newest.saturating_add(MAX_ASK));
+                ranges.push(newest.saturating_add(1)..=newest.saturating_add(MAX_ASK));
             }
         }
         ranges.into_iter().map(|range| (self.epoch, range)).collect()
