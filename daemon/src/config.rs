@@ -40,7 +40,7 @@ pub struct Network {
     )]
     pub listen: Vec<String>,
 
-    /// Peers to stay connected to, as multiaddrs that end in /p2p/<peer id>.
+    /// Peers to stay connected to, as multiaddrs that end in /p2p/ and the peer id.
     #[config(default = [], env = "P2PD_NETWORK_BOOTSTRAP", parse_env = confique::env::parse::list_by_comma)]
     pub bootstrap: Vec<String>,
 
