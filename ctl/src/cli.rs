@@ -147,6 +147,9 @@ pub(crate) struct PublishStream {
     /// Title of what is played.
     #[arg(long)]
     pub(crate) title: Option<String>,
+    /// Take the title from the first line of this file, whenever it changes.
+    #[arg(long, conflicts_with = "title")]
+    pub(crate) title_file: Option<PathBuf>,
     /// Begin again at the end of the file.
     #[arg(long = "loop")]
     pub(crate) repeat: bool,
@@ -206,6 +209,9 @@ pub(crate) struct Listen {
     /// How long to wait for the stream to appear.
     #[arg(long, value_parser = duration, default_value = "5s")]
     pub(crate) wait: Duration,
+    /// When the publisher ends or is lost, wait for it to come back, into the same file.
+    #[arg(long)]
+    pub(crate) stay: bool,
     /// Print numbers each second.
     #[arg(long)]
     pub(crate) stats: bool,

@@ -2,8 +2,9 @@
 //! argument, in microseconds; `now` is monotonic, `wall` since 1970.
 //!
 //! How far behind the fastest arrival it plays is the target: the 95th percentile of how much later groups come, plus a
-//! frame. It rises at once and falls slowly. After running empty it fills to the target before it goes on; after a
-//! long cut it is live again at once instead of playing what was missed.
+//! frame; or what it takes for the latest group of the last minutes, once one came too late to be played. It rises at
+//! once and falls slowly. After running empty it fills to the target before it goes on; after a long cut it is live
+//! again at once instead of playing what was missed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,6 +16,9 @@ const FLOOR_US: u64 = 60_000;
 const ARRIVALS: usize = 300;
 /// How fast the target falls, in microseconds per second.
 const FALL_US_PER_S: u64 = 20_000;
+/// How fast what one late group asked for is forgotten, in microseconds per second: 200 ms last for minutes, since rare
+/// stalls on a path come again.
+const FORGET_US_PER_S: u64 = 500;
 /// A hole longer than this is skipped, not concealed.
 const SKIP_US: u64 = 1_000_000;
 /// Most frames held: a minute.
@@ -65,14 +69,19 @@ pub struct Jitter {
     ceiling: u64,
     target: u64,
     fell: u64,
+    /// What the latest late group would have needed, and when.
+    late: (u64, u64),
+    /// Monotonic time and smallest delay at the start of the epoch, to tell the drift by.
+    origin: Option<(u64, i64)>,
     epoch: Option<u64>,
     newest_seq: u64,
     seen: VecDeque<u64>,
     frames: BTreeMap<u64, Held>,
     /// Media time that is due next, once playing.
     next: Option<u64>,
-    /// Smallest arrival minus media time among the recent ones, and all of them.
+    /// Arrival minus media time of the recent groups, and the smallest of them.
     delays: VecDeque<i64>,
+    fastest: i64,
     empty: bool,
     /// Counts.
     pub stats: Stats,
@@ -89,12 +98,15 @@ impl Jitter {
             ceiling: ceiling_us.max(FLOOR_US),
             target: FLOOR_US,
             fell: 0,
+            late: (0, 0),
+            origin: None,
             epoch: None,
             newest_seq: 0,
             seen: VecDeque::new(),
             frames: BTreeMap::new(),
             next: None,
             delays: VecDeque::new(),
+            fastest: 0,
             empty: false,
             stats: Stats::default(),
         }
@@ -111,6 +123,7 @@ impl Jitter {
             self.frames.clear();
             self.seen.clear();
             self.delays.clear();
+            self.origin = None;
             self.next = None;
             self.newest_seq = 0;
             self.stats.restarts += 1;
@@ -125,6 +138,7 @@ impl Jitter {
             self.seen.pop_front();
         }
         self.stats.groups += 1;
+        let late_before = self.stats.late;
         let mut media_time = arrival.pts;
         let mut captured = arrival.capture_us;
         for (packet, ticks) in arrival.frames {
@@ -140,11 +154,11 @@ impl Jitter {
             self.stats.reordered += 1;
         }
         self.newest_seq = self.newest_seq.max(arrival.seq);
-        self.learn(now, arrival.pts);
+        self.learn(now, arrival.pts, self.stats.late > late_before);
         restarted.then_some(Playout::Restart)
     }
 
-    fn learn(&mut self, now: u64, pts: u64) {
+    fn learn(&mut self, now: u64, pts: u64, late: bool) {
         let delay = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(i64::try_from(us(pts)).unwrap_or(i64::MAX));
         // A burst of the past says nothing about the network.
         if self.next.is_none() {
@@ -154,11 +168,19 @@ impl Jitter {
         if self.delays.len() > ARRIVALS {
             self.delays.pop_front();
         }
-        let fastest = self.fastest();
+        let fastest = self.delays.iter().copied().min().unwrap_or(delay);
+        self.fastest = fastest;
         let mut spread: Vec<u64> = self.delays.iter().map(|d| d.abs_diff(fastest)).collect();
         spread.sort_unstable();
         let p95 = spread.get(spread.len() * 95 / 100).copied().unwrap_or(0);
-        let wanted = (p95 + FRAME_US).clamp(FLOOR_US, self.ceiling);
+        let lateness = delay.abs_diff(fastest);
+        let mut remembered = self.late.0.saturating_sub(now.saturating_sub(self.late.1) * FORGET_US_PER_S / 1_000_000);
+        // More than a skip is a cut, which says nothing of the path.
+        if (late || remembered > 0) && (remembered..SKIP_US).contains(&lateness) {
+            (self.late, remembered) = ((lateness, now), lateness);
+        }
+        let wanted = (p95.max(remembered) + FRAME_US).clamp(FLOOR_US, self.ceiling);
+        self.drift(now, fastest);
         if wanted >= self.target {
             (self.target, self.fell) = (wanted, now);
         } else {
@@ -170,13 +192,21 @@ impl Jitter {
         }
     }
 
-    fn fastest(&self) -> i64 {
-        self.delays.iter().copied().min().unwrap_or(0)
+    /// How much faster the publisher's clock runs than ours, told by how the smallest delay moves.
+    fn drift(&mut self, now: u64, fastest: i64) {
+        if self.delays.len() < ARRIVALS {
+            return;
+        }
+        let (began, first) = *self.origin.get_or_insert((now, fastest));
+        let elapsed = now.saturating_sub(began);
+        if elapsed > 30_000_000 {
+            self.stats.drift_ppm = Some((first - fastest) as f64 / elapsed as f64 * 1e6);
+        }
     }
 
     /// When media time `pts` is due.
     fn due(&self, pts: u64) -> u64 {
-        let base = self.fastest().saturating_add_unsigned(us(pts)).saturating_add_unsigned(self.target);
+        let base = self.fastest.saturating_add_unsigned(us(pts)).saturating_add_unsigned(self.target);
         u64::try_from(base).unwrap_or(0)
     }
 
@@ -314,6 +344,30 @@ mod tests {
         let arrivals = (0..600).map(|n| (leaves(n) + if n % 10 == 9 { 200_000 } else { 0 }, n)).collect();
         let (_, stats) = play(arrivals, 60_500_000);
         assert!(stats.concealed <= 10, "{stats:?}");
+    }
+
+    #[test]
+    fn rare_stalls_are_concealed_once_and_not_again() {
+        // A quarter of an hour in which every fiftieth group, more or less, comes 200 ms late.
+        let stalled = |n: u64| n * 2_654_435_761 % 50 == 7;
+        let arrivals = (0..9_000).map(|n| (leaves(n) + if stalled(n) { 200_000 } else { 5_000 }, n)).collect();
+        let (played, stats) = play(arrivals, 900_500_000);
+        assert!(stats.concealed <= 10, "{stats:?}");
+        assert!(played.len() as u64 + stats.concealed + stats.skipped >= 44_995);
+        assert!(stats.median_latency_us().unwrap() < 400_000, "{:?}", stats.median_latency_us());
+    }
+
+    #[test]
+    fn an_hour_of_drift_is_told_and_not_heard() {
+        for ppm in [-200i64, 200] {
+            // The publisher's clock is fast by so many parts per million: its groups come sooner and sooner.
+            let at = |n: u64| (n + 1) * 100_000 * (1_000_000 - ppm).unsigned_abs() / 1_000_000 + 5_000 + n * 7 % 4_000;
+            let (played, stats) = play((0..36_000).map(|n| (at(n), n)).collect(), 3_602_000_000);
+            assert_eq!((played.len(), stats.concealed, stats.late), (180_000, 0, 0), "{stats:?}");
+            assert_eq!(stats.underruns, 1, "empty only at the end");
+            let told = stats.drift_ppm.unwrap();
+            assert!((told - ppm as f64).abs() < 10.0, "{told} of {ppm}");
+        }
     }
 
     #[test]

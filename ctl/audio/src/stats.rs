@@ -21,23 +21,35 @@ pub struct Stats {
     pub underruns: u64,
     /// Times the publisher began anew.
     pub restarts: u64,
-    latencies: Vec<u32>,
+    /// How much faster the publisher's clock runs than ours, in parts per million; known after a minute or so.
+    pub drift_ppm: Option<f64>,
+    latencies: Latencies,
 }
 
 /// Latencies kept for the median.
 const KEPT: usize = 4096;
 
+#[derive(Clone, Default, PartialEq)]
+struct Latencies(Vec<u32>);
+
+impl std::fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of them", self.0.len())
+    }
+}
+
 impl Stats {
     pub(crate) fn latency(&mut self, us: u64) {
-        if self.latencies.len() >= KEPT {
-            self.latencies.drain(..KEPT / 2);
+        let Latencies(latencies) = &mut self.latencies;
+        if latencies.len() >= KEPT {
+            latencies.drain(..KEPT / 2);
         }
-        self.latencies.push(u32::try_from(us).unwrap_or(u32::MAX));
+        latencies.push(u32::try_from(us).unwrap_or(u32::MAX));
     }
 
     /// Median of capture to playout; compares two machines' clocks, so it is as right as they are.
     pub fn median_latency_us(&self) -> Option<u32> {
-        let mut sorted = self.latencies.clone();
+        let mut sorted = self.latencies.0.clone();
         sorted.sort_unstable();
         sorted.get(sorted.len() / 2).copied()
     }

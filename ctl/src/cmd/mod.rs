@@ -1,11 +1,13 @@
 //! One file per noun of the command line.
 
 mod events;
+mod feed;
 mod listen;
 mod node;
 mod peers;
 mod publish;
 mod pubsub;
+mod sink;
 mod streams;
 mod wait;
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::IsTerminal,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,42 +14,28 @@ use p2pd_api::v1::{
     Frame, OpenStream, PublishStreamRequest, PublishStreamResponse, StreamConfig, WireFormat,
     publish_stream_request::Item, publish_stream_response::Event, stream_service_client::StreamServiceClient,
 };
-use p2pd_audio::{
-    FRAME,
-    codec::{OpusEncoder, packet_ticks},
-    ogg_opus::OpusWriter,
-    pace::Pace,
-    source::{self, SampleFormat, Samples, Source},
-};
+use p2pd_audio::{ogg_opus::OpusWriter, pace::Pace};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Context;
+use super::{
+    Context,
+    feed::{self, Packet, Packets},
+};
 use crate::{
-    cli::{PublishStream, SampleArg, WireArg},
+    cli::{PublishStream, WireArg},
     client,
     exit::fail,
     output,
 };
 
-/// Frames between the reader and the connection; more would be delay.
+/// Requests between us and the connection; more would be delay.
 const AHEAD: usize = 4;
-/// Largest slice of a file in JSON, in bytes.
-const SLICE: usize = 16 * 1024;
-
-/// A packet, how long it plays, and its peak (0 to 1; 0 where it is not decoded).
-struct Packet {
-    data: Vec<u8>,
-    ticks: u64,
-    level: f32,
-}
-
-/// What the reading thread sends.
-type Packets = mpsc::Receiver<anyhow::Result<Packet>>;
-
+/// How often the file with the title is looked at.
+const TITLE_EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Result<()> {
-    let opened = open(&flags)?;
-    let (config, packets) = read(opened, &flags)?;
+    let opened = feed::open(&flags)?;
+    let (config, packets) = feed::read(opened, &flags)?;
     let open = OpenStream {
         stream_id: flags.id.clone(),
         name: flags.name.clone(),
@@ -129,121 +115,6 @@ fn progress(reply: Option<&PublishStreamResponse>, meter: &Meter) {
     eprint!("\r{seconds:.1} s, {kbits:.0} kbit/s, {} listeners, {} groups dropped{level}   ", a.listeners, a.dropped);
 }
 
-enum Opened {
-    Samples(Box<Samples>, Option<PathBuf>),
-    Packets(Source, PathBuf),
-    /// An encoded file whose bytes go out as they are.
-    Bytes(Vec<u8>, Duration),
-}
-
-/// Opens the source, so that a bad one is refused before anything is announced.
-fn open(flags: &PublishStream) -> anyhow::Result<Opened> {
-    if let Some(hertz) = flags.tone {
-        return Ok(Opened::Samples(source::tone(hertz)?.into(), None));
-    }
-    let name = flags.source.as_deref().unwrap_or("-");
-    if name == "-" {
-        let format = if flags.format == SampleArg::S16 { SampleFormat::S16 } else { SampleFormat::F32 };
-        let samples = source::raw(Box::new(std::io::stdin()), flags.rate, flags.channels, format)?;
-        return Ok(Opened::Samples(samples.into(), None));
-    }
-    let path = Path::new(name);
-    let encoded = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| ["mp3", "m4a", "aac"].contains(&e.to_ascii_lowercase().as_str()));
-    match source::open(path)? {
-        Source::Samples(samples) if flags.wire == WireArg::Json && encoded => {
-            Ok(Opened::Bytes(std::fs::read(path)?, samples_duration(*samples)?))
-        }
-        Source::Samples(samples) => Ok(Opened::Samples(samples, Some(path.into()))),
-        packets => Ok(Opened::Packets(packets, path.into())),
-    }
-}
-
-fn samples_duration(mut samples: Samples) -> anyhow::Result<Duration> {
-    let mut frames = 0;
-    while samples.frame()?.is_some() {
-        frames += 1;
-    }
-    Ok(Duration::from_millis(20 * frames))
-}
-
-/// Starts the thread that reads and encodes; it runs ahead by a few frames only.
-fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<(StreamConfig, Packets)> {
-    let (sender, packets) = mpsc::channel(AHEAD);
-    let mut config = StreamConfig {
-        codec: "opus".into(),
-        sample_rate: p2pd_audio::RATE,
-        channels: 1,
-        frame_us: 20_000,
-        frames_per_group: if flags.low_latency { 2 } else { 5 },
-        pre_skip: 0,
-        bitrate: flags.bitrate.unwrap_or(0),
-    };
-    let repeat = flags.repeat;
-    match opened {
-        Opened::Samples(mut samples, path) => {
-            let mut encoder = OpusEncoder::new(samples.channels, flags.bitrate)?;
-            (config.channels, config.pre_skip, config.bitrate) = (samples.channels, encoder.pre_skip, encoder.bitrate);
-            let mut next = move || -> anyhow::Result<Option<Packet>> {
-                let frame = match (samples.frame()?, &path) {
-                    (None, Some(path)) if repeat => {
-                        let Source::Samples(again) = source::open(path)? else { return Ok(None) };
-                        samples = again;
-                        samples.frame()?
-                    }
-                    (frame, _) => frame,
-                };
-                let Some(frame) = frame else { return Ok(None) };
-                let level = frame.iter().fold(0f32, |peak, sample| peak.max(sample.abs()));
-                Ok(Some(Packet { data: encoder.encode(&frame)?, ticks: FRAME as u64, level }))
-            };
-            std::thread::spawn(move || while forward(&sender, next()) {});
-        }
-        Opened::Packets(Source::Packets(mut file), path) => {
-            (config.channels, config.pre_skip) = (file.channels, file.pre_skip);
-            let mut next = move || -> anyhow::Result<Option<Packet>> {
-                let data = match file.next_packet()? {
-                    None if repeat => {
-                        let Source::Packets(again) = source::open(&path)? else { return Ok(None) };
-                        file = again;
-                        file.next_packet()?
-                    }
-                    data => data,
-                };
-                Ok(data.map(|data| Packet { ticks: packet_ticks(&data).unwrap_or(FRAME as u64), data, level: 0.0 }))
-            };
-            std::thread::spawn(move || while forward(&sender, next()) {});
-        }
-        Opened::Packets(Source::Samples(_), _) => return Err(fail(1, "the file has changed while it was opened")),
-        Opened::Bytes(bytes, duration) => {
-            let each =
-                u64::try_from(SLICE * duration.as_millis() as usize * 48 / bytes.len().max(1)).unwrap_or(u64::MAX);
-            std::thread::spawn(move || {
-                while bytes
-                    .chunks(SLICE)
-                    .all(|slice| forward(&sender, Ok(Some(Packet { data: slice.into(), ticks: each, level: 0.0 }))))
-                    && repeat
-                {}
-            });
-        }
-    }
-    Ok((config, packets))
-}
-
-/// Hands on a packet; false when there is no more, or nobody who takes it.
-fn forward(sender: &mpsc::Sender<anyhow::Result<Packet>>, next: anyhow::Result<Option<Packet>>) -> bool {
-    match next {
-        Ok(Some(packet)) => sender.blocking_send(Ok(packet)).is_ok(),
-        Ok(None) => false,
-        Err(error) => {
-            let _ = sender.blocking_send(Err(error));
-            false
-        }
-    }
-}
-
 /// Sends packets when they are due. Returns how much was sent, or nothing if the daemon went away before all was.
 async fn send(
     mut packets: Packets,
@@ -256,9 +127,7 @@ async fn send(
     let now = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     let mut pace = Pace::new(0);
     let mut media = 0u64;
-    if let Some(title) = &flags.title {
-        items.send(request(Item::Title(title.clone()))).await?;
-    }
+    let mut titles = Titles { given: flags.title.clone(), file: flags.title_file.clone(), ..Titles::default() };
     let json = flags.wire == WireArg::Json;
     let raw = json
         && flags
@@ -277,6 +146,9 @@ async fn send(
         let media_us = media.saturating_mul(125) / 6;
         if media_us >= limit {
             break;
+        }
+        if let Some(title) = titles.changed(began.elapsed()).await {
+            items.send(request(Item::Title(title))).await?;
         }
         // A frame is sent when its last sample would have been captured.
         let due = media_us + ticks * 125 / 6;
@@ -305,6 +177,34 @@ async fn send(
     }
     let finished = items.send(request(Item::Finish(true))).await.is_ok();
     Ok(finished.then(|| Duration::from_micros(media * 125 / 6)))
+}
+
+/// The title as it was given, or as its file says now.
+#[derive(Default)]
+struct Titles {
+    given: Option<String>,
+    file: Option<PathBuf>,
+    last: String,
+    looked: Option<Duration>,
+}
+
+impl Titles {
+    /// The title, if it is new.
+    async fn changed(&mut self, now: Duration) -> Option<String> {
+        if let Some(file) = &self.file
+            && self.looked.is_none_or(|at| now.saturating_sub(at) >= TITLE_EVERY)
+        {
+            self.looked = Some(now);
+            // The file may be away for a moment while its owner writes it.
+            let text = tokio::fs::read_to_string(file).await.unwrap_or_default();
+            let line = text.lines().next().unwrap_or_default().trim();
+            if !line.is_empty() && line != self.last {
+                self.last = line.to_owned();
+                self.given = Some(self.last.clone());
+            }
+        }
+        self.given.take()
+    }
 }
 
 fn wall_us() -> u64 {

@@ -43,11 +43,13 @@ where
     let writing = write(Out(sender.clone()));
     tokio::spawn(async move {
         tokio::select! {
-            _ = writing => {}
-            () = sender.closed() => {}
+            // First, so that a caller learns that the daemon stops, and not of the stops that this entails.
+            biased;
             () = stop.cancelled() => {
                 let _ = sender.send(Err(status::stopping())).await;
             }
+            _ = writing => {}
+            () = sender.closed() => {}
         }
     });
     ReceiverStream::new(receiver)

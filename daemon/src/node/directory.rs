@@ -231,6 +231,11 @@ impl Node {
         }
     }
 
+    /// Where the publisher of a stream says it is reached.
+    pub(super) fn addresses_of(&self, key: &StreamKey) -> Vec<String> {
+        lock(&self.0.directory).directory.get(key).map(|entry| entry.metadata.addresses()).unwrap_or_default()
+    }
+
     /// What goes to disk: the streams of others, if anything changed.
     pub(super) fn directory_records(&self, all: bool) -> Option<Vec<(Vec<u8>, String, DirectoryRecord)>> {
         let mut state = lock(&self.0.directory);

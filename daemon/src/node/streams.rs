@@ -24,6 +24,8 @@ const READER: (usize, usize) = (64, 1 << 20);
 const MAX_READERS: usize = 1024;
 /// How long a stream is followed after its last reader left, in milliseconds; a reader who comes back finds it warm.
 const LINGER_MS: u64 = 5_000;
+/// How often a connection with the publisher is seen to, in milliseconds.
+const REACH_EVERY_MS: u64 = 1_000;
 
 /// What a reader of a stream gets.
 #[derive(Clone, Debug)]
@@ -40,6 +42,8 @@ pub(super) struct Followed {
     /// Published here: followed without readers too.
     publishing: bool,
     idle: MonoMs,
+    /// When we last saw to a connection with its publisher.
+    reached: Option<MonoMs>,
 }
 
 /// A reader's end: the burst, then what comes.
@@ -93,6 +97,7 @@ impl Node {
             readers: Fanout::new(),
             publishing,
             idle,
+            reached: None,
         });
         followed.publishing |= publishing;
         followed.idle = idle;
@@ -109,6 +114,7 @@ impl Node {
     pub(crate) async fn read_stream(&self, listed: &Listed, burst_ms: u64) -> Result<StreamReader, NodeError> {
         let json = listed.entry.metadata.config().is_none();
         let topic = self.follow(&listed.key, json, false).await?;
+        self.reach_publishers();
         let live = {
             let mut streams = lock(&self.0.streams);
             let followed = streams.get_mut(&Self::slot(&listed.key));
@@ -119,23 +125,35 @@ impl Node {
             }
             followed.readers.join(READER.0, READER.1)
         };
-        if !listed.local {
-            self.reach(listed);
-        }
         let burst = if burst_ms > 0 && !json { self.0.net.recent(&topic, burst_ms).await? } else { Vec::new() };
         Ok(StreamReader { burst: burst.into_iter(), seen: HashSet::new(), live })
     }
 
-    /// Sees to a connection with the publisher, without waiting for it: other followers may serve us meanwhile.
-    fn reach(&self, listed: &Listed) {
-        let (net, peer, addresses) =
-            (self.0.net.clone(), listed.key.publisher.clone(), listed.entry.metadata.addresses());
-        tokio::spawn(async move {
-            let connected = net.peers().await.is_ok_and(|peers| peers.iter().any(|p| p.peer == peer));
-            if !connected && let Err(error) = net.connect_peer(&peer, &addresses).await {
-                tracing::debug!(%error, "publisher not reached; relying on other listeners");
-            }
-        });
+    /// Sees to connections with the publishers of what is read here, also after they moved or were cut off. Waits for
+    /// none: other followers may serve us meanwhile.
+    pub(super) fn reach_publishers(&self) {
+        let now = self.now();
+        let wanted: Vec<StreamKey> = {
+            let mut streams = lock(&self.0.streams);
+            let due = streams
+                .values_mut()
+                .filter(|f| f.key.publisher != self.0.me && f.reached.is_none_or(|at| now.since(at) >= REACH_EVERY_MS));
+            due.map(|followed| {
+                followed.reached = Some(now);
+                followed.key.clone()
+            })
+            .collect()
+        };
+        for key in wanted {
+            let addresses = self.addresses_of(&key);
+            let (net, peer) = (self.0.net.clone(), key.publisher);
+            tokio::spawn(async move {
+                let connected = net.peers().await.is_ok_and(|peers| peers.iter().any(|p| p.peer == peer));
+                if !connected && let Err(error) = net.connect_peer(&peer, &addresses).await {
+                    tracing::debug!(%error, "publisher not reached; relying on other listeners");
+                }
+            });
+        }
     }
 
     /// A group that came from the network or from a publication of ours.

@@ -1,0 +1,131 @@
+//! Where the sound of `listen` goes: the exact packets or the sound into a file, or samples to standard output.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use hound::{WavSpec, WavWriter};
+use p2pd_api::v1::StreamConfig;
+use p2pd_audio::{
+    codec::{OpusDecoder, packet_ticks, to_i16},
+    jitter::Playout,
+    ogg_opus::OpusWriter,
+};
+use tempfile::NamedTempFile;
+
+use crate::exit::fail;
+
+/// What a name asks for.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Opus,
+    Wav,
+    Pcm,
+}
+
+impl Kind {
+    pub(super) fn of(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Kind::Pcm) };
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("opus") => Ok(Kind::Opus),
+            Some("wav") => Ok(Kind::Wav),
+            _ => Err(fail(
+                2,
+                format!("-o {}: takes a name that ends in .opus or .wav, or - for standard output", path.display()),
+            )),
+        }
+    }
+}
+
+/// Where sound goes. A file is made under a temporary name beside its place, and moved there when it is whole.
+pub(super) enum Sink {
+    Opus(OpusWriter<BufWriter<NamedTempFile>>, PathBuf),
+    Wav(Box<WavWriter<BufWriter<File>>>, NamedTempFile, PathBuf, OpusDecoder),
+    Pcm(OpusDecoder),
+    Done,
+}
+
+impl Sink {
+    pub(super) fn create(kind: Kind, path: Option<&Path>, config: &StreamConfig) -> anyhow::Result<Self> {
+        let decoder = OpusDecoder::new(config.channels)?;
+        let Some(path) = path else { return Ok(Sink::Pcm(decoder)) };
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = NamedTempFile::new_in(directory)
+            .map_err(|e| fail(1, format!("cannot write in {}: {e}", directory.display())))?;
+        Ok(match kind {
+            Kind::Opus => {
+                Sink::Opus(OpusWriter::new(BufWriter::new(file), config.channels, config.pre_skip)?, path.into())
+            }
+            Kind::Wav => {
+                let spec = WavSpec {
+                    channels: u16::try_from(config.channels)?,
+                    sample_rate: p2pd_audio::RATE,
+                    bits_per_sample: 16,
+                    sample_format: hound::SampleFormat::Int,
+                };
+                Sink::Wav(Box::new(WavWriter::new(BufWriter::new(file.reopen()?), spec)?), file, path.into(), decoder)
+            }
+            Kind::Pcm => Sink::Pcm(decoder),
+        })
+    }
+
+    /// Plays one thing. Returns how much that was, in 48 kHz ticks.
+    pub(super) fn play(&mut self, playout: Playout) -> anyhow::Result<u64> {
+        match (self, playout) {
+            (Sink::Opus(writer, _), Playout::Frame { packet, .. }) => {
+                let ticks = packet_ticks(&packet).unwrap_or(0);
+                writer.packet(packet)?;
+                Ok(ticks)
+            }
+            // A file of exact packets has no place for what never came.
+            (Sink::Opus(..), Playout::Conceal { .. }) => Ok(0),
+            (Sink::Wav(writer, .., decoder), playout) => {
+                let samples = sound(decoder, playout)?;
+                samples.iter().try_for_each(|sample| writer.write_sample(to_i16(*sample)))?;
+                Ok(samples.len() as u64 / decoder.channels() as u64)
+            }
+            (Sink::Pcm(decoder), playout) => {
+                let channels = decoder.channels() as u64;
+                let samples = sound(decoder, playout)?;
+                let bytes: Vec<u8> = samples.iter().flat_map(|s| to_i16(*s).to_le_bytes()).collect();
+                let mut out = io::stdout().lock();
+                out.write_all(&bytes)?;
+                out.flush()?;
+                Ok(samples.len() as u64 / channels)
+            }
+            (_, Playout::Restart) | (Sink::Done, _) => Ok(0),
+        }
+    }
+
+    /// Ends the file; after a failure it is kept under a name that says so. Returns where it is.
+    pub(super) fn finish(&mut self, failed: bool) -> anyhow::Result<String> {
+        let (file, path) = match std::mem::replace(self, Sink::Done) {
+            Sink::Opus(writer, path) => (writer.finish()?.into_inner().map_err(|e| e.into_error())?, path),
+            Sink::Wav(writer, file, path, _) => {
+                writer.finalize()?;
+                (file, path)
+            }
+            Sink::Pcm(_) | Sink::Done => return Ok(String::new()),
+        };
+        let path = if failed { path.with_added_extension("partial") } else { path };
+        file.persist(&path).map_err(|e| fail(1, format!("cannot write {}: {}", path.display(), e.error)))?;
+        Ok(path.display().to_string())
+    }
+}
+
+fn sound(decoder: &mut OpusDecoder, playout: Playout) -> anyhow::Result<Vec<f32>> {
+    Ok(match playout {
+        Playout::Frame { packet, .. } => match decoder.decode(&packet) {
+            Ok(samples) => samples,
+            // A packet that cannot be decoded costs its own sound only.
+            Err(_) => decoder.conceal()?,
+        },
+        Playout::Conceal { .. } => decoder.conceal()?,
+        Playout::Restart => {
+            decoder.forget()?;
+            Vec::new()
+        }
+    })
+}
