@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use p2pd_api::{ConnectError, reason_of};
 use tonic::{Code, Status};
 
-use crate::{cli::Cli, client, cmd};
+use crate::{cli::Cli, client, cmd, output};
 
 /// For `--help`.
 pub(crate) const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon reachable, 4 no permission, \
@@ -36,7 +36,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("p2pctl: {error}");
+            output::say(format_args!("p2pctl: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -55,7 +55,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
     }
     if let Some(failure) = error.downcast_ref::<Failure>() {
         if !failure.message.is_empty() {
-            eprintln!("p2pctl: {}", failure.message);
+            output::say(format_args!("p2pctl: {}", failure.message));
         }
         return ExitCode::from(failure.code);
     }
@@ -65,10 +65,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
             return report(&client::closed());
         }
         let reason = reason_of(status).map(|reason| format!(" [{}]", reason.as_str())).unwrap_or_default();
-        eprintln!("p2pctl: {}{reason}", status.message());
+        output::say(format_args!("p2pctl: {}{reason}", status.message()));
         return ExitCode::from(of_code(status.code()));
     }
-    eprintln!("p2pctl: {error:#}");
+    output::say(format_args!("p2pctl: {error:#}"));
     ExitCode::from(match error.downcast_ref::<ConnectError>() {
         Some(ConnectError::Denied(_)) => 4,
         Some(_) => 3,

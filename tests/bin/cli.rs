@@ -1,96 +1,17 @@
 //! The real binaries, as a person or a script meets them.
 #![allow(missing_docs)]
 
+mod support;
+
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
-
-const P2PCTL: &str = env!("CARGO_BIN_EXE_p2pctl");
-
-fn p2pd() -> PathBuf {
-    let path = Path::new(P2PCTL).with_file_name("p2pd");
-    assert!(path.exists(), "build p2pd first: ./x build");
-    path
-}
-
-/// A daemon as a process of its own.
-struct Daemon {
-    child: Child,
-    socket: PathBuf,
-    address: String,
-}
-
-impl Daemon {
-    fn start(place: &Path, name: &str, more: &[&str]) -> Self {
-        let socket = place.join(format!("{name}.sock"));
-        let mut child = Command::new(p2pd())
-            .args(["run", "--dev", "--socket"])
-            .arg(&socket)
-            .args(more)
-            .env_remove("P2PD_SOCKET")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address =
-            lines.find_map(|line| line.ok()?.strip_prefix("address: ").map(str::to_owned)).expect("an address");
-        Daemon { child, socket, address }
-    }
-
-    fn ctl(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(P2PCTL);
-        command.arg("-s").arg(&self.socket).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.ctl(args).output().unwrap()
-    }
-
-    fn good(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn interrupt(child: &Child) {
-    assert!(Command::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap().success());
-}
-
-fn pair() -> (TempDir, Daemon, Daemon) {
-    let place = tempfile::tempdir().unwrap();
-    let a = Daemon::start(place.path(), "a", &[]);
-    let b = Daemon::start(place.path(), "b", &["--bootstrap", &a.address]);
-    b.good(&["wait", "peers=1", "--timeout", "20s"]);
-    (place, a, b)
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// Frequency of a tone in 16 bit mono samples, by counting its rises.
-fn hertz(samples: &[i16]) -> f64 {
-    let rises: Vec<usize> =
-        samples.windows(2).enumerate().filter(|(_, w)| w[0] < 0 && w[1] >= 0).map(|(n, _)| n).collect();
-    let (Some(first), Some(last)) = (rises.first(), rises.last()) else { return 0.0 };
-    (rises.len() - 1) as f64 * 48_000.0 / (last - first) as f64
-}
+use support::{Daemon, P2PCTL, hertz, interrupt, pair, said, until};
 
 #[test]
 fn a_tone_is_received_whole_in_every_shape() {
@@ -128,10 +49,7 @@ fn a_tone_is_received_whole_in_every_shape() {
     }
     interrupt(&publisher);
     assert_eq!(publisher.wait().unwrap().code(), Some(130));
-    let gone = Instant::now();
-    while b.good(&["streams"]).contains("tone") {
-        assert!(gone.elapsed() < Duration::from_secs(10), "the entry is left behind");
-    }
+    until("the entry's end", || (!b.good(&["streams"]).contains("tone")).then_some(()));
 }
 
 #[test]
@@ -201,38 +119,10 @@ fn the_three_ways_to_miss_the_daemon_say_what_to_do() {
 }
 
 #[test]
-fn kill_9_loses_no_identity_and_a_listener_is_told() {
-    let place = tempfile::tempdir().unwrap();
-    let data = place.path().join("data");
-    let mut ids = Vec::new();
-    for _ in 0..10 {
-        let began = Instant::now();
-        let mut a = Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
-        assert!(began.elapsed() < Duration::from_secs(5));
-        ids.push(
-            a.good(&["rpc", "p2pd.v1.NodeService/GetInfo"]).lines().find(|l| l.contains("peer_id")).unwrap().to_owned(),
-        );
-        if ids.len() == 10 {
-            let listener = a.ctl(&["publish-stream", "x", "--tone", "440"]).spawn().unwrap();
-            a.good(&["wait", "stream=x", "--timeout", "10s"]);
-            a.child.kill().unwrap();
-            let told = listener.wait_with_output().unwrap();
-            assert_eq!(told.status.code(), Some(8), "{}", said(&told));
-        }
-        a.child.kill().unwrap();
-    }
-    ids.dedup();
-    assert_eq!(ids.len(), 1, "one identity through all");
-}
-
-#[test]
 fn messages_go_from_a_pipe_to_a_pipe() {
     let (_place, a, b) = pair();
     let mut subscriber = b.ctl(&["sub", "chat", "-n", "2"]).spawn().unwrap();
-    let began = Instant::now();
-    while !a.run(&["pub", "chat", "first"]).status.success() {
-        assert!(began.elapsed() < Duration::from_secs(10));
-    }
+    until("a subscriber", || a.run(&["pub", "chat", "first"]).status.success().then_some(()));
     let mut publisher = a.ctl(&["pub", "chat"]).stdin(Stdio::piped()).spawn().unwrap();
     publisher.stdin.take().unwrap().write_all(b"second\n").unwrap();
     assert!(publisher.wait().unwrap().success());

@@ -41,7 +41,7 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
     let began = Instant::now();
     let (stream, replies) = subscribe(context, &flags, flags.wait).await?;
     let form = if stream.config.is_some() { "native" } else { "json" };
-    eprintln!("listening to {}@{} ({form})", stream.stream_id, stream.publisher);
+    output::say(format_args!("listening to {}@{} ({form})", stream.stream_id, stream.publisher));
     let Some(config) = stream.config else {
         return chunks(replies, path.as_deref(), flags.duration).await;
     };
@@ -59,7 +59,10 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
     };
     let mut ended = session.follow(replies).await;
     while flags.stay && matches!(ended, Ok(End::Publisher(_)) | Err(_)) {
-        eprintln!("{}; waiting for it to come back", ended.map_or_else(|e| format!("{e:#}"), |end| end.to_string()));
+        output::say(format_args!(
+            "{}; waiting for it to come back",
+            ended.map_or_else(|e| format!("{e:#}"), |end| end.to_string())
+        ));
         ended = match come_back(context, &flags).await {
             Some(replies) => session.follow(replies).await,
             None => Ok(End::Stopped),
@@ -162,7 +165,7 @@ impl Session {
                     let out = self.jitter.pull(self.now(), wall_us());
                     self.play(out)?;
                 }
-                _ = tick.tick(), if self.stats => eprintln!("{}", self.numbers()),
+                _ = tick.tick(), if self.stats => output::say(self.numbers()),
                 _ = tokio::signal::ctrl_c() => break Ok(End::Stopped),
             }
             if self.written >= self.limit {
@@ -176,13 +179,16 @@ impl Session {
 
     /// Ends the file and says how it went.
     fn close(mut self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()> {
+        if matches!(ended, Ok(End::Stopped)) {
+            self.sink.let_go();
+        }
         let place = self.sink.finish(ended.is_err())?;
         let (json, text) = summary(&self.jitter, self.first, self.written, self.gaps, &place);
         match format {
-            Format::Table => eprintln!("{text}"),
+            Format::Table => output::say(text),
             Format::Json | Format::Jsonl => output::line(&json)?,
         }
-        eprintln!("{}", ended?);
+        output::say(ended?);
         Ok(())
     }
 
@@ -200,7 +206,7 @@ impl Session {
         if restart.is_some() {
             self.titles.clear();
             self.newest_title = None;
-            eprintln!("the publisher has begun anew");
+            output::say("the publisher has begun anew");
         }
         self.play(restart)
     }
@@ -213,7 +219,7 @@ impl Session {
             if let Playout::Frame { pts, .. } | Playout::Conceal { pts } = &playout {
                 self.first.get_or_insert(self.began.elapsed());
                 while let Some((_, title)) = self.titles.first().filter(|(at, _)| at <= pts) {
-                    eprintln!("title: {title}");
+                    output::say(format_args!("title: {title}"));
                     self.titles.remove(0);
                 }
             }
@@ -288,14 +294,14 @@ async fn chunks(
                     out.flush()?;
                 }
                 Some(Event::Ended(_)) => break "the publisher has ended the stream",
-                Some(Event::Gap(gap)) => eprintln!("p2pctl: slices {} to {} were lost: {}", gap.from, gap.to, gap.reason),
+                Some(Event::Gap(gap)) => output::say(format_args!("p2pctl: slices {} to {} were lost: {}", gap.from, gap.to, gap.reason)),
                 _ => {}
             },
             () = &mut over => break "the asked time is over",
             _ = tokio::signal::ctrl_c() => break "stopped",
         }
     };
-    eprintln!("received {bytes} bytes of an encoded file\n{why}");
+    output::say(format_args!("received {bytes} bytes of an encoded file\n{why}"));
     Ok(())
 }
 

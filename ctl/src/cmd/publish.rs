@@ -51,7 +51,7 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
     let Some(PublishStreamResponse { event: Some(Event::Opened(stream)) }) = replies.message().await? else {
         return Err(fail(1, "the daemon did not open the stream"));
     };
-    eprintln!("publishing {}@{}", stream.stream_id, stream.publisher);
+    output::say(format_args!("publishing {}@{}", stream.stream_id, stream.publisher));
     let meter = Arc::new(Meter::default());
     let mut sending = tokio::spawn(send(packets, items, config, flags, meter.clone()));
     let mut last = None;
@@ -67,7 +67,7 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
             },
             _ = tokio::signal::ctrl_c() => {
                 sending.abort();
-                eprintln!("\nstopped");
+                output::say("\nstopped");
                 return Err(fail(130, ""));
             }
         }
@@ -75,7 +75,7 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
     }
     let Some(sent) = (&mut sending).await?? else { return Err(client::closed()) };
     if std::io::stderr().is_terminal() {
-        eprintln!();
+        output::say("");
     }
     if let Some(Event::Acknowledgement(a)) = last.and_then(|reply| reply.event) {
         let summary = format!(

@@ -46,7 +46,9 @@ pub(super) async fn subscribe(context: &Context, topic: String, count: Option<u6
                     out.flush()?;
                 }
             }
-            Some(Event::Gap(gap)) => eprintln!("p2pctl: messages {} to {} were lost: {}", gap.from, gap.to, gap.reason),
+            Some(Event::Gap(gap)) => {
+                output::say(format_args!("p2pctl: messages {} to {} were lost: {}", gap.from, gap.to, gap.reason))
+            }
             Some(Event::Subscribed(_)) | None => {}
         }
     }

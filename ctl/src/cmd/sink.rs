@@ -4,6 +4,8 @@ use std::{
     fs::File,
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
+    sync::mpsc::{self, SyncSender, TrySendError},
+    thread::{self, JoinHandle},
 };
 
 use hound::{WavSpec, WavWriter};
@@ -43,14 +45,14 @@ impl Kind {
 pub(super) enum Sink {
     Opus(OpusWriter<BufWriter<NamedTempFile>>, PathBuf),
     Wav(Box<WavWriter<BufWriter<File>>>, NamedTempFile, PathBuf, OpusDecoder),
-    Pcm(OpusDecoder),
+    Pcm(Pipe, OpusDecoder),
     Done,
 }
 
 impl Sink {
     pub(super) fn create(kind: Kind, path: Option<&Path>, config: &StreamConfig) -> anyhow::Result<Self> {
         let decoder = OpusDecoder::new(config.channels)?;
-        let Some(path) = path else { return Ok(Sink::Pcm(decoder)) };
+        let Some(path) = path else { return Ok(Sink::Pcm(Pipe::open(), decoder)) };
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = NamedTempFile::new_in(directory)
             .map_err(|e| fail(1, format!("cannot write in {}: {e}", directory.display())))?;
@@ -67,7 +69,7 @@ impl Sink {
                 };
                 Sink::Wav(Box::new(WavWriter::new(BufWriter::new(file.reopen()?), spec)?), file, path.into(), decoder)
             }
-            Kind::Pcm => Sink::Pcm(decoder),
+            Kind::Pcm => Sink::Pcm(Pipe::open(), decoder),
         })
     }
 
@@ -86,16 +88,19 @@ impl Sink {
                 samples.iter().try_for_each(|sample| writer.write_sample(to_i16(*sample)))?;
                 Ok(samples.len() as u64 / decoder.channels() as u64)
             }
-            (Sink::Pcm(decoder), playout) => {
-                let channels = decoder.channels() as u64;
+            (Sink::Pcm(pipe, decoder), playout) => {
                 let samples = sound(decoder, playout)?;
-                let bytes: Vec<u8> = samples.iter().flat_map(|s| to_i16(*s).to_le_bytes()).collect();
-                let mut out = io::stdout().lock();
-                out.write_all(&bytes)?;
-                out.flush()?;
-                Ok(samples.len() as u64 / channels)
+                pipe.write(samples.iter().flat_map(|s| to_i16(*s).to_le_bytes()).collect())?;
+                Ok(samples.len() as u64 / decoder.channels() as u64)
             }
             (_, Playout::Restart) | (Sink::Done, _) => Ok(0),
+        }
+    }
+
+    /// Does not wait for a reader of standard output that has stopped.
+    pub(super) fn let_go(&mut self) {
+        if let Sink::Pcm(..) = self {
+            *self = Sink::Done;
         }
     }
 
@@ -107,11 +112,50 @@ impl Sink {
                 writer.finalize()?;
                 (file, path)
             }
-            Sink::Pcm(_) | Sink::Done => return Ok(String::new()),
+            Sink::Pcm(pipe, _) => {
+                pipe.close()?;
+                return Ok(String::new());
+            }
+            Sink::Done => return Ok(String::new()),
         };
         let path = if failed { path.with_added_extension("partial") } else { path };
         file.persist(&path).map_err(|e| fail(1, format!("cannot write {}: {}", path.display(), e.error)))?;
         Ok(path.display().to_string())
+    }
+}
+
+/// Standard output behind a thread, so that a reader who stops holds up nothing else.
+pub(super) struct Pipe {
+    frames: SyncSender<Vec<u8>>,
+    writer: JoinHandle<io::Result<()>>,
+}
+
+/// Frames that wait for the reader, 30 s of them; what comes then is lost.
+const WAITING: usize = 1_500;
+
+impl Pipe {
+    fn open() -> Self {
+        let (frames, waiting) = mpsc::sync_channel::<Vec<u8>>(WAITING);
+        let writer = thread::spawn(move || {
+            let mut out = io::stdout().lock();
+            waiting.iter().try_for_each(|frame| out.write_all(&frame).and_then(|()| out.flush()))
+        });
+        Pipe { frames, writer }
+    }
+
+    fn write(&self, frame: Vec<u8>) -> io::Result<()> {
+        match self.frames.try_send(frame) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(_)) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "nobody has read standard output for 30 s"))
+            }
+            Err(TrySendError::Disconnected(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn close(self) -> io::Result<()> {
+        drop(self.frames);
+        self.writer.join().unwrap_or(Ok(()))
     }
 }
 

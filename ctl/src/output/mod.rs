@@ -3,7 +3,10 @@
 mod json;
 mod table;
 
-use std::io::{self, Write};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
 
 use p2pd_api::v1 as pb;
 use prost::Message;
@@ -12,6 +15,11 @@ use crate::cli::Format;
 
 pub(crate) use json::{call_method, to_json};
 pub(crate) use table::{age, rows, short};
+
+/// Tells the user something beside the results. Whoever reads it may have gone, which is no reason to stop.
+pub(crate) fn say(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
 
 /// Writes one line.
 pub(crate) fn line(text: &str) -> io::Result<()> {

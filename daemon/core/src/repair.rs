@@ -1,12 +1,13 @@
 //! Which groups of a stream are missing and when to ask a peer for them. Gossipsub's own repair comes with its
-//! heartbeat, a second later, which is too late for live audio.
+//! heartbeat, a second later, which is too late for live audio. Nor can we wait until a later group shows the hole: the
+//! listener's buffer is shorter than a group. The media time tells when the next one should have come.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use crate::time::MonoMs;
 
 /// How long a missing number may still come by gossip before it is asked for, in milliseconds.
-const PATIENCE_MS: u64 = 40;
+const PATIENCE_MS: u64 = 30;
 /// Time between two askings for the same number, in milliseconds.
 const RETRY_MS: u64 = 150;
 /// How long a number is worth asking for, in milliseconds.
@@ -24,6 +25,47 @@ struct Missing {
     asked: Option<MonoMs>,
 }
 
+/// When groups come: arrival minus media time, in milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Clock {
+    newest_pts: u64,
+    /// Media time of one group, in 48 kHz ticks; 0 until two have come.
+    period: u64,
+    /// The smallest delay, and how much more it is on average.
+    fastest: i64,
+    spread: i64,
+}
+
+fn ms(ticks: u64) -> i64 {
+    i64::try_from(ticks / 48).unwrap_or(i64::MAX)
+}
+
+impl Clock {
+    fn begin(now: MonoMs, pts: u64) -> Self {
+        Clock { newest_pts: pts, fastest: Self::delay(now, pts), ..Clock::default() }
+    }
+
+    fn delay(now: MonoMs, pts: u64) -> i64 {
+        i64::try_from(now.0).unwrap_or(i64::MAX).saturating_sub(ms(pts))
+    }
+
+    fn arrived(&mut self, now: MonoMs, pts: u64, groups: u64) {
+        self.period = pts.saturating_sub(self.newest_pts).checked_div(groups).unwrap_or(0);
+        self.newest_pts = pts;
+        let delay = Self::delay(now, pts);
+        // A millisecond more each time lets it follow a clock that drifts.
+        self.fastest = delay.min(self.fastest.saturating_add(1));
+        self.spread = self.spread.saturating_mul(7).saturating_add(delay.saturating_sub(self.fastest)) / 8;
+    }
+
+    /// Whether the next group is later than most are.
+    fn overdue(&self, now: MonoMs) -> bool {
+        let next = self.newest_pts.saturating_add(self.period);
+        let late = Self::delay(now, next).saturating_sub(self.fastest);
+        self.period > 0 && late >= self.spread.saturating_mul(2).saturating_add_unsigned(PATIENCE_MS)
+    }
+}
+
 /// The missing numbers of one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Repair {
@@ -31,17 +73,19 @@ pub struct Repair {
     newest: Option<u64>,
     heard: MonoMs,
     asked_ahead: MonoMs,
+    clock: Clock,
     missing: BTreeMap<u64, Missing>,
 }
 
 impl Repair {
-    /// Notes a group that was taken.
-    pub fn arrived(&mut self, now: MonoMs, epoch: u64, seq: u64) {
+    /// Notes a group that was taken, and its media time in 48 kHz ticks.
+    pub fn arrived(&mut self, now: MonoMs, epoch: u64, seq: u64, pts: u64) {
         let newest = match self.newest {
             Some(newest) if epoch == self.epoch => newest,
             Some(_) if epoch < self.epoch => return,
             _ => {
-                *self = Repair { epoch, newest: Some(seq), heard: now, ..Repair::default() };
+                let clock = Clock::begin(now, pts);
+                *self = Repair { epoch, newest: Some(seq), heard: now, clock, ..Repair::default() };
                 return;
             }
         };
@@ -49,6 +93,7 @@ impl Repair {
         if seq > newest {
             let from = newest.saturating_add(1).max(seq.saturating_sub(MAX_ASK));
             self.missing.extend((from..seq).map(|n| (n, Missing { since: now, asked: None })));
+            self.clock.arrived(now, pts, seq.saturating_sub(newest));
             (self.newest, self.heard) = (Some(seq), now);
         }
     }
@@ -70,9 +115,11 @@ impl Repair {
         }
         if let Some(newest) = self.newest {
             let silent = now.since(self.heard);
-            if (SILENCE_MS..SILENCE_MAX_MS).contains(&silent) && now.since(self.asked_ahead) >= RETRY_MS {
+            let overdue = silent >= SILENCE_MS || self.clock.overdue(now);
+            if overdue && silent < SILENCE_MAX_MS && now.since(self.asked_ahead) >= RETRY_MS {
                 self.asked_ahead = now;
-                ranges.push(newest.saturating_add(1)..=newest.saturating_add(MAX_ASK));
+                let last = newest.saturating_add(if silent >= SILENCE_MS { MAX_ASK } else { 1 });
+                ranges.push(newest.saturating_add(1)..=last);
             }
         }
         ranges.into_iter().map(|range| (self.epoch, range)).collect()
@@ -83,27 +130,60 @@ impl Repair {
 mod tests {
     use super::*;
 
+    fn arrive(repair: &mut Repair, now: u64, seq: u64) {
+        repair.arrived(MonoMs(now), 1, seq, seq * 4_800);
+    }
+
     #[test]
     fn asks_once_for_what_is_missing_and_gives_up() {
         let mut repair = Repair::default();
-        repair.arrived(MonoMs(0), 1, 10);
-        repair.arrived(MonoMs(100), 1, 14);
-        assert_eq!(repair.due(MonoMs(100)), [], "gossip may still bring them");
-        repair.arrived(MonoMs(120), 1, 12);
-        assert_eq!(repair.due(MonoMs(140)), [(1, 11..=11), (1, 13..=13)]);
-        assert_eq!(repair.due(MonoMs(150)), []);
-        repair.arrived(MonoMs(160), 1, 11);
-        assert_eq!(repair.due(MonoMs(300)), [(1, 13..=13)]);
-        repair.arrived(MonoMs(2_050), 1, 15);
-        assert_eq!(repair.due(MonoMs(2_101)), [], "13 is too old to matter");
+        arrive(&mut repair, 1_000, 10);
+        arrive(&mut repair, 1_400, 14);
+        assert_eq!(repair.due(MonoMs(1_400)), [], "gossip may still bring them");
+        arrive(&mut repair, 1_420, 12);
+        assert_eq!(repair.due(MonoMs(1_430)), [(1, 11..=11), (1, 13..=13)]);
+        assert_eq!(repair.due(MonoMs(1_450)), []);
+        arrive(&mut repair, 1_460, 11);
+        arrive(&mut repair, 1_500, 15);
+        assert_eq!(repair.due(MonoMs(1_580)), [(1, 13..=13)]);
+        for seq in 16..40 {
+            arrive(&mut repair, seq * 100, seq);
+        }
+        assert_eq!(repair.due(MonoMs(3_900)), [], "13 is too old to matter");
+    }
+
+    #[test]
+    fn asks_for_the_next_as_soon_as_it_is_overdue() {
+        let mut repair = Repair::default();
+        for seq in 0..20 {
+            arrive(&mut repair, seq * 100 + 5, seq);
+        }
+        assert_eq!(repair.due(MonoMs(2_010)), [], "it may come any moment");
+        assert_eq!(repair.due(MonoMs(2_040)), [(1, 20..=20)]);
+        assert_eq!(repair.due(MonoMs(2_050)), []);
+        // On a path where groups come unevenly, later.
+        let mut uneven = Repair::default();
+        for seq in 0..40 {
+            arrive(&mut uneven, seq * 100 + seq % 4 * 30, seq);
+        }
+        assert_eq!(uneven.due(MonoMs(4_050)), []);
     }
 
     #[test]
     fn asks_ahead_when_all_is_silent() {
         let mut repair = Repair::default();
         assert_eq!(repair.due(MonoMs(5_000)), [], "nothing was ever heard");
-        repair.arrived(MonoMs(5_000), 1, 7);
+        arrive(&mut repair, 5_000, 7);
         assert_eq!(repair.due(MonoMs(5_400)), [(1, 8..=71)]);
         assert_eq!(repair.due(MonoMs(30_000)), [], "the publisher is gone");
+    }
+
+    #[test]
+    fn numbers_at_the_end_of_their_range_do_no_harm() {
+        let mut repair = Repair::default();
+        repair.arrived(MonoMs(u64::MAX), 1, u64::MAX - 1, u64::MAX);
+        repair.arrived(MonoMs(0), 1, u64::MAX, 0);
+        repair.due(MonoMs(u64::MAX));
+        repair.due(MonoMs(500));
     }
 }

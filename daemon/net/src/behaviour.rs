@@ -7,7 +7,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use crate::{Config, NetError, fetch, identity::Identity};
+use crate::{Config, NetError, fetch, identity::Identity, renew::Renew};
 
 /// One field per protocol; the swarm task hands the event of each to its driver.
 #[derive(NetworkBehaviour)]
@@ -15,7 +15,7 @@ pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
-    pub(crate) gossipsub: gossipsub::Behaviour,
+    pub(crate) gossipsub: Renew<gossipsub::Behaviour>,
     pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
@@ -49,7 +49,7 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, N
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
-        gossipsub: gossipsub(identity)?,
+        gossipsub: Renew::new(gossipsub(identity)?),
         kad: kad::Behaviour::with_config(id, kad::store::MemoryStore::new(id), kad),
         mdns: mdns.into(),
         fetch: request_response::Behaviour::with_codec(

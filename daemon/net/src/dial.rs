@@ -65,7 +65,14 @@ impl Dial {
             let _ = reply.send(Err(NetError::Limit("128 dials are under way; try again")));
             return;
         }
-        let options = DialOpts::peer_id(peer).addresses(addresses).extend_addresses_through_behaviour().build();
+        // Each way once, however it was written: the other side tells a new dial from an old one by that.
+        let mut ways: Vec<Multiaddr> = Vec::new();
+        for way in addresses.into_iter().map(without_peer) {
+            if !ways.contains(&way) {
+                ways.push(way);
+            }
+        }
+        let options = DialOpts::peer_id(peer).addresses(ways).extend_addresses_through_behaviour().build();
         let id = options.connection_id();
         match swarm.dial(options) {
             Ok(()) => {
@@ -107,6 +114,13 @@ impl Dial {
             }
         }
     }
+}
+
+fn without_peer(mut address: Multiaddr) -> Multiaddr {
+    if let Some(Protocol::P2p(_)) = address.iter().last() {
+        address.pop();
+    }
+    address
 }
 
 fn unreachable(peer: &str, error: &DialError) -> NetError {

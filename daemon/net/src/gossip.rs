@@ -258,11 +258,13 @@ impl Gossip {
         wanted.then_some(Ask { peer, request })
     }
 
+    /// Whether there is anything to repair.
+    pub(crate) fn repairs(&self) -> bool {
+        self.repair && self.topics.values().any(|t| matches!(t.rule, TopicRule::Native(_)))
+    }
+
     /// What to ask for now, and whom.
     pub(crate) fn due(&mut self, gossipsub: &gossipsub::Behaviour, now: MonoMs) -> Vec<Ask> {
-        if !self.repair {
-            return Vec::new();
-        }
         let mut asks = Vec::new();
         for (hash, topic) in &mut self.topics {
             let TopicRule::Native(key) = &topic.rule else { continue };
@@ -301,7 +303,7 @@ impl Topic {
             return (verdict, None);
         }
         self.history.insert(now, group.clone());
-        self.repair.arrived(now, group.body.epoch, group.body.seq);
+        self.repair.arrived(now, group.body.epoch, group.body.seq, group.body.pts);
         let key = key.clone();
         self.credit(from);
         (verdict, Some(Incoming::Group { key, group }))

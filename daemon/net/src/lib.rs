@@ -15,6 +15,7 @@ mod handle;
 pub mod identity;
 mod peers;
 pub mod queue;
+mod renew;
 mod swarm;
 mod task;
 

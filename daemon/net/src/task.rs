@@ -33,7 +33,10 @@ const COMMANDS: usize = 64;
 const INCOMING: usize = 256;
 /// State changes that wait for the daemon.
 const EVENTS: usize = 256;
-const TICK: Duration = Duration::from_millis(20);
+/// How often dialling and looking around are seen to.
+const TICK: Duration = Duration::from_millis(250);
+/// How often the groups of followed streams are seen to: a missing one is worth fetching for some 50 ms.
+const REPAIR: Duration = Duration::from_millis(10);
 /// How often Kademlia looks around, in milliseconds.
 const LOOK_AROUND_MS: u64 = 60_000;
 
@@ -85,10 +88,16 @@ impl Task {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut repair = tokio::time::interval(REPAIR);
+        repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.on_tick(),
+                _ = repair.tick(), if self.gossip.repairs() => {
+                    let asks = self.gossip.due(&self.swarm.behaviour().gossipsub, self.now());
+                    self.ask_all(asks);
+                }
                 Some(command) = commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
             }
@@ -111,8 +120,6 @@ impl Task {
     fn on_tick(&mut self) {
         let now = self.now();
         self.dial.tick(&mut self.swarm, now);
-        let asks = self.gossip.due(&self.swarm.behaviour().gossipsub, now);
-        self.ask_all(asks);
         if now.since(self.looked_around) >= LOOK_AROUND_MS {
             self.looked_around = now;
             // Fails while no peer is known, which is no news.

@@ -11,7 +11,7 @@ mod pump;
 mod streams;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -57,6 +57,10 @@ struct Inner {
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
     topics: Mutex<HashMap<String, fanout::Fanout<TopicItem>>>,
     events: Mutex<events::State>,
+    /// Peers that a program had disconnected, until they are gone.
+    let_go: Mutex<HashSet<PeerId>>,
+    /// Lost peers that are dialled again.
+    missed: Mutex<HashSet<PeerId>>,
     peers_changed: broadcast::Sender<PeerId>,
     counters: Counters,
     /// What must end before the network does: deregistrations of publications.
@@ -117,6 +121,8 @@ impl Node {
             topics: Mutex::default(),
             events: Mutex::new(events::State::restore(&store)?),
             store,
+            let_go: Mutex::default(),
+            missed: Mutex::default(),
             peers_changed: broadcast::Sender::new(WATCH),
             counters: Counters::default(),
             farewells: TaskTracker::new(),
@@ -190,7 +196,12 @@ impl Node {
 
     /// Closes every connection to a peer.
     pub(crate) async fn disconnect(&self, peer: &PeerId) -> Result<(), NodeError> {
-        Ok(self.0.net.disconnect(peer).await?)
+        lock(&self.0.let_go).insert(peer.clone());
+        let done = self.0.net.disconnect(peer).await;
+        if done.is_err() {
+            lock(&self.0.let_go).remove(peer);
+        }
+        Ok(done?)
     }
 
     /// How the daemon fares.

@@ -1,15 +1,21 @@
 //! What is kept across restarts, written once a second off the way of everything else.
 
+use std::time::Duration;
+
 use p2pd_core::id::PeerId;
 use p2pd_net::PeerInfo;
 use p2pd_store::{PeerRecord, StoreError};
 
-use super::{Node, NodeError, wall};
+use super::{Node, NodeError, lock, wall};
 
 /// Peers in the peer book.
 const MAX_PEERS: usize = 1000;
 /// Peers of the book that are dialled at start.
 const REDIAL: usize = 8;
+/// Peers that are won back at a time.
+const MAX_MISSED: usize = 64;
+/// How long after its loss, and after each attempt, a peer is dialled.
+const WIN_BACK: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
 impl Node {
     /// Writes what changed; `all`: everything.
@@ -46,6 +52,35 @@ impl Node {
                     tracing::debug!(%error, "known peer not reached");
                 }
             });
+        }
+    }
+
+    /// Dials a peer that was lost a few times, unless we let go of it ourselves.
+    pub(super) fn win_back(&self, peer: PeerId) {
+        if lock(&self.0.let_go).remove(&peer) {
+            return;
+        }
+        {
+            let mut missed = lock(&self.0.missed);
+            if missed.len() >= MAX_MISSED || !missed.insert(peer.clone()) {
+                return;
+            }
+        }
+        let node = self.clone();
+        tokio::spawn(async move {
+            node.dial_again(&peer).await;
+            lock(&node.0.missed).remove(&peer);
+        });
+    }
+
+    async fn dial_again(&self, peer: &PeerId) {
+        let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
+        let Ok(Ok(Some(record))) = tokio::task::spawn_blocking(move || store.peer(&key)).await else { return };
+        for wait in WIN_BACK {
+            tokio::time::sleep(wait).await;
+            if self.0.net.connect_peer(peer, &record.addresses).await.is_ok() {
+                return;
+            }
         }
     }
 

@@ -59,6 +59,7 @@ impl Node {
             Event::Disconnected(peer) => {
                 self.happened("peer-disconnected", &peer.to_string());
                 self.changed(&peer);
+                self.win_back(peer);
             }
             Event::Identified(peer) => {
                 self.changed(&peer);

@@ -120,6 +120,14 @@ impl Store {
         self.all(PEERS, |key, value| Some((key.to_vec(), PeerRecord::decode(value).ok()?)))
     }
 
+    /// One peer of the peer book.
+    pub fn peer(&self, peer: &[u8]) -> Result<Option<PeerRecord>, StoreError> {
+        let record = self.db.get_cf(self.table(PEERS)?, peer)?;
+        record
+            .map(|bytes| PeerRecord::decode(bytes.as_slice()).map_err(|_| StoreError::Corrupt { table: PEERS }))
+            .transpose()
+    }
+
     /// Writes peers into the peer book and drops the longest unseen beyond `keep`.
     pub fn put_peers(&self, peers: &[(Vec<u8>, PeerRecord)], keep: usize) -> Result<(), StoreError> {
         let table = self.table(PEERS)?;

@@ -1,0 +1,199 @@
+//! What is published is what is heard: known signals through real daemons, judged by what comes out.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{
+    f64::consts::TAU,
+    fs,
+    io::{Read, Write},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
+use support::{Daemon, hertz, pair, said};
+
+/// Samples of one group, 100 ms at 48 kHz.
+const GROUP: usize = 4_800;
+const SPEC: WavSpec =
+    WavSpec { channels: 1, sample_rate: 48_000, bits_per_sample: 16, sample_format: SampleFormat::Int };
+
+/// Stair `n` of the staircase has this frequency.
+fn step(n: usize) -> f64 {
+    400.0 + 40.0 * n as f64
+}
+
+/// A staircase of tones: each group of 100 ms is 40 Hz higher than the one before.
+fn staircase(path: &Path, groups: usize) {
+    let mut writer = WavWriter::create(path, SPEC).unwrap();
+    let mut phase = 0.0;
+    for n in 0..groups * GROUP {
+        phase += TAU * step(n / GROUP) / 48_000.0;
+        writer.write_sample((phase.sin() * 12_000.0) as i16).unwrap();
+    }
+    writer.finalize().unwrap();
+}
+
+fn samples(path: &Path) -> Vec<i16> {
+    WavReader::open(path).unwrap().samples::<i16>().map(Result::unwrap).collect()
+}
+
+/// The stairs that a recording holds, one for each 100 ms from the first edge on; `None` where there is no clear tone.
+fn stairs(recording: &[i16]) -> Vec<Option<usize>> {
+    // A listener begins anywhere within a stair: the edge is where the tone of a 20 ms frame first changes.
+    let tone = |at: usize, length: usize| hertz(recording.get(at..at + length).unwrap_or_default());
+    let edge = (480..recording.len()).step_by(96).find(|at| tone(*at, 960) > tone(480, 960) + 30.0).expect("an edge");
+    let nearest = |hertz: f64| {
+        let n = ((hertz - 400.0) / 40.0).round();
+        (n >= 0.0 && (step(n as usize) - hertz).abs() < 12.0).then_some(n as usize)
+    };
+    (edge..recording.len() - GROUP).step_by(GROUP).map(|at| nearest(tone(at + 1_200, 2_400))).collect()
+}
+
+#[test]
+fn a_staircase_is_climbed_by_every_listener_without_a_missing_stair() {
+    let (place, a, b) = pair();
+    let c = Daemon::start(place.path(), "c", &["--bootstrap", &b.address]);
+    let source = place.path().join("stairs.wav");
+    staircase(&source, 90);
+    let out = |name: &str| place.path().join(name);
+    let mut listeners = Vec::new();
+    for (daemon, name) in [(&a, "a.wav"), (&b, "b.wav"), (&c, "c.wav")] {
+        let file = out(name);
+        let listener =
+            daemon.ctl(&["-o", file.to_str().unwrap(), "listen", "stairs", "--wait", "20s"]).spawn().unwrap();
+        listeners.push((listener, file));
+    }
+    let sent = a.run(&["publish-stream", "stairs", source.to_str().unwrap()]);
+    assert!(sent.status.success(), "{}", said(&sent));
+    for (listener, file) in listeners {
+        let ended = listener.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{}", said(&ended));
+        assert!(said(&ended).contains(" 0 concealed, 0 late, 0 skipped"), "{}", said(&ended));
+        let heard = stairs(&samples(&file));
+        assert!(heard.len() > 60, "{} stairs in {}", heard.len(), file.display());
+        let first = heard[0].expect("a clear tone");
+        let expected: Vec<Option<usize>> = (first..first + heard.len()).map(Some).collect();
+        assert_eq!(heard, expected, "{}", file.display());
+        assert!(first + heard.len() >= 88, "heard to the end: {}", first + heard.len());
+    }
+}
+
+#[test]
+fn our_decoding_is_that_of_opusdec() {
+    let (place, a, b) = pair();
+    let source = place.path().join("stairs.wav");
+    staircase(&source, 60);
+    let opus = place.path().join("heard.opus");
+    let listener = b.ctl(&["-o", opus.to_str().unwrap(), "listen", "stairs", "--wait", "20s"]).spawn().unwrap();
+    assert!(a.run(&["publish-stream", "stairs", source.to_str().unwrap()]).status.success());
+    assert!(listener.wait_with_output().unwrap().status.success());
+
+    let mut file = p2pd_audio::ogg_opus::OpusFile::open(fs::File::open(&opus).unwrap(), "heard").unwrap();
+    let mut decoder = p2pd_audio::codec::OpusDecoder::new(1).unwrap();
+    let mut ours = Vec::new();
+    while let Some(packet) = file.next_packet().unwrap() {
+        ours.extend(decoder.decode(&packet).unwrap().into_iter().map(p2pd_audio::codec::to_i16));
+    }
+    let ours = &ours[file.pre_skip as usize..];
+    let reference = place.path().join("reference.wav");
+    let run = Command::new("opusdec").args(["--quiet", "--no-dither"]).arg(&opus).arg(&reference).status();
+    let Ok(status) = run else { return println!("SKIP opusdec: not installed") };
+    assert!(status.success());
+    let theirs = samples(&reference);
+    assert_eq!(theirs.len(), ours.len(), "the file's length is exact");
+    let power: f64 = theirs.iter().map(|s| f64::from(*s).powi(2)).sum();
+    let noise: f64 = theirs.iter().zip(ours).map(|(t, o)| (f64::from(*t) - f64::from(*o)).powi(2)).sum();
+    let ratio = 10.0 * (power / noise.max(1.0)).log10();
+    println!("{ratio:.1} dB");
+    assert!(ratio >= 60.0, "{ratio} dB");
+}
+
+#[test]
+fn chirps_come_through_a_pipe_each_once_and_their_delay_is_told() {
+    const CHIRPS: usize = 12;
+    let (_place, a, b) = pair();
+    let mut publisher = a.ctl(&["publish-stream", "chirps", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut microphone = publisher.stdin.take().unwrap();
+    b.good(&["wait", "stream=chirps", "--timeout", "20s"]);
+    let mut listener = b.ctl(&["listen", "chirps"]).spawn().unwrap();
+    let mut sound = listener.stdout.take().unwrap();
+    let hearing = thread::spawn(move || {
+        let mut frame = [0u8; 1_920];
+        let (mut heard, mut quiet) = (Vec::new(), true);
+        while sound.read_exact(&mut frame).is_ok() {
+            let loud = frame.chunks_exact(2).any(|s| i16::from_le_bytes([s[0], s[1]]).abs() > 4_000);
+            if loud && quiet {
+                heard.push(Instant::now());
+            }
+            quiet = !loud;
+        }
+        heard
+    });
+    // A second of silence first, so that the listener is there; then a burst of 40 ms each half second, in real time.
+    let began = Instant::now();
+    let mut spoken = Vec::new();
+    for frame in 0..50 + 25 * CHIRPS as u32 {
+        let due = began + Duration::from_millis(20) * frame;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let loud = frame >= 50 && frame % 25 < 2;
+        if loud && frame % 25 == 0 {
+            spoken.push(Instant::now());
+        }
+        let sample = |n: u32| if loud { ((f64::from(n) * TAU / 48.0).sin() * 12_000.0) as i16 } else { 0 };
+        let bytes: Vec<u8> = (0..960).flat_map(|n| sample(n).to_le_bytes()).collect();
+        microphone.write_all(&bytes).unwrap();
+    }
+    drop(microphone);
+    assert!(publisher.wait().unwrap().success());
+    assert!(listener.wait().unwrap().success());
+    let heard = hearing.join().unwrap();
+    assert_eq!(heard.len(), CHIRPS, "each chirp once");
+    let mut delays: Vec<Duration> = heard.iter().zip(&spoken).map(|(h, s)| h.duration_since(*s)).collect();
+    delays.sort();
+    println!(
+        "from the microphone to the ear: {:?} in the median, {:?} at most",
+        delays[CHIRPS / 2],
+        delays[CHIRPS - 1]
+    );
+    assert!(delays[CHIRPS - 1] < Duration::from_secs(2), "{delays:?}");
+}
+
+/// Listens while so many of 100 groups are dropped on arrival; the numbers of the summary.
+fn with_drops(percent: &str, repair: &str) -> serde_json::Value {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let variables = [("P2PD_STREAMS_DROP_PERCENT", percent), ("P2PD_STREAMS_REPAIR", repair)];
+    let b = Daemon::start_with(place.path(), "b", &["--bootstrap", &a.address], &variables);
+    b.good(&["wait", "peers=1", "--timeout", "20s"]);
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let heard = b.run(&["-o", "json", "listen", "tone", "--duration", "8s"]);
+    assert!(heard.status.success(), "{}", said(&heard));
+    support::interrupt(&publisher);
+    publisher.wait().unwrap();
+    let text = String::from_utf8_lossy(&heard.stdout).into_owned();
+    let start = text.rfind("{\"").expect("the summary");
+    serde_json::from_str(&text[start..]).unwrap()
+}
+
+#[test]
+fn dropped_groups_are_repaired_before_they_are_due() {
+    for percent in ["5", "20"] {
+        let numbers = with_drops(percent, "true");
+        assert_eq!(numbers["concealed_frames"], 0, "{percent} %: {numbers}");
+    }
+}
+
+#[test]
+fn without_repair_exactly_the_dropped_are_concealed() {
+    for (percent, groups) in [("5", 4), ("20", 16)] {
+        let numbers = with_drops(percent, "false");
+        let concealed = numbers["concealed_frames"].as_u64().unwrap();
+        assert!(concealed % 5 == 0 && (concealed / 5).abs_diff(groups) <= 2, "{percent} %: {numbers}");
+        assert_eq!(numbers["played_frames"].as_u64().unwrap() + concealed, 400, "{numbers}");
+    }
+}

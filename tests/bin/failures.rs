@@ -1,0 +1,169 @@
+//! What dies, and what goes on all the same.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, ChildStderr, Stdio},
+    time::{Duration, Instant},
+};
+
+use support::{Daemon, interrupt, pair, said, until};
+
+/// The lines that a process writes to its standard error.
+fn lines(child: &mut Child) -> std::io::Lines<BufReader<ChildStderr>> {
+    BufReader::new(child.stderr.take().unwrap()).lines()
+}
+
+#[test]
+fn a_publisher_killed_and_started_again_is_heard_by_the_same_listener() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("data");
+    let hub = Daemon::start(place.path(), "hub", &[]);
+    let publisher =
+        || Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap(), "--bootstrap", &hub.address]);
+    let mut a = publisher();
+    let b = Daemon::start(place.path(), "b", &["--bootstrap", &hub.address]);
+    let mut first = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let mut listener = b.ctl(&["listen", "tone", "--stats"]).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = lines(&mut listener);
+    assert!(said.any(|line| line.unwrap().contains("groups 1")), "it plays");
+    a.kill_9();
+    first.wait().unwrap();
+    let a = publisher();
+    let mut second = a.ctl(&["publish-stream", "tone", "--tone", "660"]).spawn().unwrap();
+    let back = Instant::now();
+    assert!(said.any(|line| line.unwrap().contains("the publisher has begun anew")));
+    println!("heard again {:?} after its start", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
+    interrupt(&second);
+    second.wait().unwrap();
+    assert!(said.any(|line| line.unwrap().contains("the publisher has ended the stream")));
+    assert!(listener.wait().unwrap().success());
+}
+
+#[test]
+fn a_listener_that_stays_hears_the_next_show_in_the_same_file() {
+    let (place, a, b) = pair();
+    let file = place.path().join("both.opus");
+    let mut listener =
+        b.ctl(&["-o", file.to_str().unwrap(), "listen", "tone", "--stay", "--wait", "20s"]).spawn().unwrap();
+    let mut told = lines(&mut listener);
+    for _ in 0..2 {
+        assert!(a.run(&["publish-stream", "tone", "--tone", "440", "--duration", "3s"]).status.success());
+        assert!(told.any(|line| line.unwrap().contains("waiting for it to come back")));
+    }
+    interrupt(&listener);
+    let rest: Vec<String> = told.map(Result::unwrap).collect();
+    assert!(listener.wait().unwrap().success());
+    let summary = rest.join("\n");
+    assert!(summary.contains("written to"), "{summary}");
+    let seconds: f64 = summary.split("received ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(seconds > 4.5, "{summary}");
+}
+
+#[test]
+fn a_publisher_killed_for_good_goes_stale_and_its_listeners_are_told() {
+    let (_place, mut a, b) = pair();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let mut listener = b.ctl(&["listen", "tone", "--stats"]).stdout(Stdio::null()).spawn().unwrap();
+    let mut told = lines(&mut listener);
+    assert!(told.any(|line| line.unwrap().contains("groups 1")), "it plays");
+    a.kill_9();
+    publisher.wait().unwrap();
+    // Two minutes, as the protocol has it.
+    assert!(told.any(|line| line.unwrap().contains("the publisher is gone")));
+    assert!(listener.wait().unwrap().success());
+    assert!(!b.good(&["streams"]).contains("tone"));
+}
+
+#[test]
+fn another_listener_that_dies_is_not_heard() {
+    let (place, a, mut other) = pair();
+    let b = Daemon::start(place.path(), "c", &["--bootstrap", &other.address]);
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    other.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let mut beside = other.ctl(&["listen", "tone"]).stdout(Stdio::null()).spawn().unwrap();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let mut listener = b.ctl(&["listen", "tone", "--stats", "--duration", "8s"]).stdout(Stdio::null()).spawn().unwrap();
+    let mut told = lines(&mut listener);
+    let _ = told.by_ref().find(|line| line.as_ref().unwrap().contains("groups 2"));
+    other.kill_9();
+    beside.wait().unwrap();
+    interrupt(&publisher);
+    publisher.wait().unwrap();
+    let summary: Vec<String> = told.map(Result::unwrap).collect();
+    assert!(summary.join("\n").contains(" 0 concealed, 0 late, 0 skipped"), "{summary:?}");
+    listener.wait().unwrap();
+}
+
+#[test]
+fn kill_9_ten_times_loses_neither_identity_nor_peers() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("data");
+    let other = Daemon::start(place.path(), "other", &[]);
+    let publisher = other.ctl(&["publish-stream", "there", "--tone", "440"]).spawn().unwrap();
+    let mut ids = Vec::new();
+    for round in 0..10 {
+        // From the second round on the peer is known from the book alone.
+        let known: &[&str] = if round == 0 { &["--bootstrap", &other.address] } else { &[] };
+        let began = Instant::now();
+        let mut a = Daemon::start(place.path(), "a", &[&["--data", data.to_str().unwrap()], known].concat());
+        assert!(began.elapsed() < Duration::from_secs(5), "ready after {:?}", began.elapsed());
+        let info: serde_json::Value =
+            serde_json::from_str(&a.good(&["-o", "json", "rpc", "p2pd.v1.NodeService/GetInfo"])).unwrap();
+        ids.push(info["peer_id"].as_str().unwrap().to_owned());
+        a.good(&["wait", "peers=1", "--timeout", "20s"]);
+        // The peer book is written as soon as the peer has told who it is.
+        until("the agent", || a.good(&["peers"]).contains("p2pd/").then_some(()));
+        until("the stream, heard again", || {
+            let list: serde_json::Value = serde_json::from_str(&a.good(&["-o", "json", "streams"])).unwrap();
+            (list["streams"][0]["confirmed"] == true).then_some(())
+        });
+        if round == 9 {
+            let publishing = a.ctl(&["publish-stream", "mine", "--tone", "440"]).spawn().unwrap();
+            a.good(&["wait", "stream=mine", "--timeout", "10s"]);
+            a.kill_9();
+            let told = publishing.wait_with_output().unwrap();
+            assert_eq!(told.status.code(), Some(8), "{}", said(&told));
+            assert_eq!(said(&told).trim().lines().count(), 2, "{}", said(&told));
+        }
+        a.kill_9();
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "one identity through all");
+    interrupt(&publisher);
+    publisher.wait_with_output().unwrap();
+}
+
+#[test]
+fn a_reader_that_stops_does_not_keep_the_listener_from_ending() {
+    let (_place, a, b) = pair();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let mut listener = b.ctl(&["listen", "tone", "--stats"]).spawn().unwrap();
+    // Its standard output is a pipe that nobody reads: 64 KiB are less than a second.
+    assert!(lines(&mut listener).any(|line| line.unwrap().contains("groups 3")));
+    interrupt(&listener);
+    let ended = until("its end", || listener.try_wait().unwrap());
+    assert!(ended.success());
+    interrupt(&publisher);
+    publisher.wait().unwrap();
+}
+
+#[test]
+fn a_late_joiner_hears_at_once() {
+    let (_place, a, b) = pair();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let heard = b.run(&["-o", "json", "listen", "tone", "--duration", "1s"]);
+    let text = String::from_utf8_lossy(&heard.stdout).into_owned();
+    let summary: serde_json::Value = serde_json::from_str(&text[text.rfind("{\"").unwrap()..]).unwrap();
+    println!("first sound after {} ms", summary["first_sound_ms"]);
+    assert!(summary["first_sound_ms"].as_u64().unwrap() < 1_500, "{summary}");
+    interrupt(&publisher);
+    publisher.wait().unwrap();
+}

@@ -1,0 +1,117 @@
+//! Real processes: daemons in temporary directories on free ports of loopback, and p2pctl as a person runs it.
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+pub const P2PCTL: &str = env!("CARGO_BIN_EXE_p2pctl");
+
+pub fn p2pd() -> PathBuf {
+    let path = Path::new(P2PCTL).with_file_name("p2pd");
+    assert!(path.exists(), "build p2pd first: ./x build");
+    path
+}
+
+/// A daemon as a process of its own.
+pub struct Daemon {
+    pub child: Child,
+    pub socket: PathBuf,
+    pub address: String,
+}
+
+impl Daemon {
+    pub fn start(place: &Path, name: &str, more: &[&str]) -> Self {
+        Self::start_with(place, name, more, &[])
+    }
+
+    /// With these variables of the environment.
+    pub fn start_with(place: &Path, name: &str, more: &[&str], variables: &[(&str, &str)]) -> Self {
+        let socket = place.join(format!("{name}.sock"));
+        let mut child = Command::new(p2pd())
+            .args(["run", "--dev", "--socket"])
+            .arg(&socket)
+            .args(more)
+            .envs(variables.iter().copied())
+            .env_remove("P2PD_SOCKET")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address =
+            lines.find_map(|line| line.ok()?.strip_prefix("address: ").map(str::to_owned)).expect("an address");
+        Daemon { child, socket, address }
+    }
+
+    pub fn ctl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(P2PCTL);
+        command.arg("-s").arg(&self.socket).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.ctl(args).output().unwrap()
+    }
+
+    pub fn good(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Daemon {
+    /// As the kernel does it when memory is short.
+    pub fn kill_9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill_9();
+    }
+}
+
+pub fn interrupt(child: &Child) {
+    assert!(Command::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap().success());
+}
+
+pub fn pair() -> (TempDir, Daemon, Daemon) {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let b = Daemon::start(place.path(), "b", &["--bootstrap", &a.address]);
+    b.good(&["wait", "peers=1", "--timeout", "20s"]);
+    (place, a, b)
+}
+
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Frequency of a tone in 16 bit mono samples, by counting its rises.
+pub fn hertz(samples: &[i16]) -> f64 {
+    let rises: Vec<usize> =
+        samples.windows(2).enumerate().filter(|(_, w)| w[0] < 0 && w[1] >= 0).map(|(n, _)| n).collect();
+    let (Some(first), Some(last)) = (rises.first(), rises.last()) else { return 0.0 };
+    (rises.len() - 1) as f64 * 48_000.0 / (last - first) as f64
+}
+
+/// Waits until `check` gives something.
+pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{what} did not come about");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
