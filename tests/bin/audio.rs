@@ -193,7 +193,7 @@ fn without_repair_exactly_the_dropped_are_concealed() {
     for (percent, groups) in [("5", 4), ("20", 16)] {
         let numbers = with_drops(percent, "false");
         let concealed = numbers["concealed_frames"].as_u64().unwrap();
-        assert!(concealed % 5 == 0 && (concealed / 5).abs_diff(groups) <= 2, "{percent} %: {numbers}");
+        assert!(concealed.is_multiple_of(5) && (concealed / 5).abs_diff(groups) <= 2, "{percent} %: {numbers}");
         assert_eq!(numbers["played_frames"].as_u64().unwrap() + concealed, 400, "{numbers}");
     }
 }

@@ -8,7 +8,6 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use support::{Daemon, P2PCTL, hertz, interrupt, pair, said, until};
