@@ -62,7 +62,7 @@ pub struct Network {
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Api {
     /// Most connections of one user to the socket, 1 to 4096.
-    #[config(default = 64, env = "P2PD_API_MAX_CONNECTIONS_PER_USER")]
+    #[config(default = 256, env = "P2PD_API_MAX_CONNECTIONS_PER_USER")]
     pub max_connections_per_user: u32,
 }
 

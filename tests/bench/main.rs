@@ -1,0 +1,138 @@
+//! `./x bench`: what the daemon costs, against bare programs that do only that step, in one run. Everything runs as
+//! processes of their own on loopback; ratios matter, absolute numbers are this machine's.
+#![allow(missing_docs, unreachable_pub)]
+
+mod bare;
+mod daemon;
+mod numbers;
+
+use std::time::{Duration, Instant};
+
+use daemon::{Daemon, Listener, publish};
+use numbers::{Latencies, cpu_seconds, resident_mib};
+
+/// Bytes of a group of 100 ms at 64 kbit/s.
+pub const GROUP: usize = 880;
+const ROUNDS: usize = 4;
+const PER_ROUND: usize = 250;
+/// Groups per second while latency is measured.
+pub const RATE: u64 = 50;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if arguments.get(1).is_some_and(|a| a == "bare-listener") {
+        return runtime.block_on(bare::listen(&arguments[2], PER_ROUND));
+    }
+    runtime.block_on(async {
+        starting();
+        idle().await;
+        latency().await;
+        fanout().await;
+        codec();
+    });
+}
+
+/// From the start of the process to the first answer.
+fn starting() {
+    let mut times: Vec<Duration> = (0..5)
+        .map(|_| {
+            let began = Instant::now();
+            drop(Daemon::start(&[]));
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!("start to ready             {:>8.0} ms in the median of 5      goal 250 ms", ms(times[2]));
+}
+
+async fn idle() {
+    let daemon = Daemon::start(&[]);
+    let before = cpu_seconds(daemon.pid());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let busy = (cpu_seconds(daemon.pid()) - before) / 5.0 * 100.0;
+    let memory = resident_mib(daemon.pid());
+    println!("idle                       {memory:>8.1} MiB resident, {busy:.2} % of a core   goal 40 MiB");
+}
+
+/// Client to client over two daemons, and the same bytes between two bare gossipsub peers, in turns.
+async fn latency() {
+    let (mut whole, mut bare) = (Latencies::default(), Latencies::default());
+    for round in 0..ROUNDS {
+        let a = Daemon::start(&[]);
+        let b = Daemon::start(&[&a.address]);
+        let stream = format!("bench-{round}");
+        let publisher = publish(&a, &stream, 1).await;
+        let mut listener = Listener::join(&b, &stream).await;
+        publisher.warm_up(&mut listener).await;
+        whole.extend(publisher.paced(PER_ROUND, &mut listener).await);
+        bare.extend(bare::run(PER_ROUND).await);
+    }
+    println!("latency, p2pd              {}", whole.show());
+    println!("latency, bare gossipsub    {}", bare.show());
+    let (p50, p99) = (whole.at(50) / bare.at(50), whole.at(99) / bare.at(99));
+    println!("ratio                      {p50:>8.2} in the median, {p99:.2} at p99   goals 2.2 and 2");
+}
+
+/// One publisher, many local listeners: how many groups go through, and what a stream in real time costs.
+async fn fanout() {
+    for listeners in [1, 10, 100] {
+        let daemon = Daemon::start(&[]);
+        let publisher = publish(&daemon, "real-time", 5).await;
+        let mut all = Listener::crowd(&daemon, "real-time", listeners).await;
+        let before = cpu_seconds(daemon.pid());
+        let seconds = 8;
+        publisher.frames(Duration::from_millis(20), seconds * 50).await;
+        let busy = (cpu_seconds(daemon.pid()) - before) / seconds as f64 * 100.0;
+        let goal = if listeners == 100 { "   goal 20 %" } else { "" };
+        println!(
+            "50 frames/s to {listeners:>3} local    {busy:>8.2} % of a core, {:.1} MiB{goal}",
+            resident_mib(daemon.pid())
+        );
+        all.clear();
+        let publisher = publish(&daemon, "flat-out", 1).await;
+        let mut all = Listener::crowd(&daemon, "flat-out", listeners).await;
+        let (groups, time) = publisher.flat_out(&mut all, 2_000).await;
+        println!(
+            "flat out to {listeners:>3} local       {:>8.0} groups/s delivered to each, none lost",
+            groups as f64 / time
+        );
+    }
+    let a = Daemon::start(&[]);
+    let b = Daemon::start(&[&a.address]);
+    let publisher = publish(&a, "carry", 5).await;
+    let mut listener = Listener::join(&b, "carry").await;
+    publisher.warm_up(&mut listener).await;
+    let drain = tokio::spawn(async move { while listener.next().await.is_some() {} });
+    let before = (cpu_seconds(a.pid()), cpu_seconds(b.pid()));
+    publisher.frames(Duration::from_millis(20), 500).await;
+    let (sent, carried) = (cpu_seconds(a.pid()) - before.0, cpu_seconds(b.pid()) - before.1);
+    println!(
+        "50 frames/s to a remote    {:>8.2} % of a core there, {:.2} % here   goal 1 %",
+        carried * 10.0,
+        sent * 10.0
+    );
+    drain.abort();
+}
+
+/// Encoding and decoding, which the clients do.
+fn codec() {
+    let mut encoder = p2pd_audio::codec::OpusEncoder::new(1, None).unwrap();
+    let mut decoder = p2pd_audio::codec::OpusDecoder::new(1).unwrap();
+    let speech: Vec<f32> = (0..960).map(|n| (n as f32 * 0.06).sin() * 0.4 + (n as f32 * 0.31).sin() * 0.1).collect();
+    let began = Instant::now();
+    let packets: Vec<Vec<u8>> = (0..1_000).map(|_| encoder.encode(&speech).unwrap()).collect();
+    let encoding = began.elapsed();
+    let began = Instant::now();
+    packets.iter().for_each(|packet| drop(decoder.decode(packet).unwrap()));
+    let share = |time: Duration| time.as_secs_f64() / 20.0 * 100.0;
+    println!(
+        "Opus, 64 kbit/s mono       {:>8.2} % of a core to encode, {:.2} % to decode   goals 1 % and 0.3 %",
+        share(encoding),
+        share(began.elapsed())
+    );
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
