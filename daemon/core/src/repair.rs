@@ -25,6 +25,13 @@ struct Missing {
     asked: Option<MonoMs>,
 }
 
+impl Missing {
+    fn next(&self) -> MonoMs {
+        let (from, wait) = self.asked.map_or((self.since, PATIENCE_MS), |at| (at, RETRY_MS));
+        MonoMs(from.0.saturating_add(wait))
+    }
+}
+
 /// When groups come: arrival minus media time, in milliseconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Clock {
@@ -58,11 +65,12 @@ impl Clock {
         self.spread = self.spread.saturating_mul(7).saturating_add(delay.saturating_sub(self.fastest)) / 8;
     }
 
-    /// Whether the next group is later than most are.
-    fn overdue(&self, now: MonoMs) -> bool {
-        let next = self.newest_pts.saturating_add(self.period);
-        let late = Self::delay(now, next).saturating_sub(self.fastest);
-        self.period > 0 && late >= self.spread.saturating_mul(2).saturating_add_unsigned(PATIENCE_MS)
+    /// When the next group will be later than most are; never before two have come.
+    fn overdue(&self) -> Option<MonoMs> {
+        let next = ms(self.newest_pts.saturating_add(self.period));
+        let patience = self.spread.saturating_mul(2).saturating_add_unsigned(PATIENCE_MS);
+        let at = self.fastest.saturating_add(next).saturating_add(patience);
+        (self.period > 0).then(|| MonoMs(u64::try_from(at).unwrap_or(0)))
     }
 }
 
@@ -98,13 +106,22 @@ impl Repair {
         }
     }
 
+    /// When `due` may have something next.
+    pub fn wake(&self, now: MonoMs) -> Option<MonoMs> {
+        let missing = self.missing.values().map(Missing::next).min();
+        let retry = MonoMs(self.asked_ahead.0.saturating_add(RETRY_MS));
+        let silence = MonoMs(self.heard.0.saturating_add(SILENCE_MS));
+        let heard = self.newest.filter(|_| now.since(self.heard) < SILENCE_MAX_MS);
+        let ahead = heard.map(|_| self.clock.overdue().unwrap_or(silence).min(silence).max(retry));
+        missing.into_iter().chain(ahead).min()
+    }
+
     /// The epoch and the numbers to ask for now, each range at most 64 long.
     pub fn due(&mut self, now: MonoMs) -> Vec<(u64, RangeInclusive<u64>)> {
         self.missing.retain(|_, m| now.since(m.since) < GIVE_UP_MS);
         let mut ranges: Vec<RangeInclusive<u64>> = Vec::new();
         for (seq, missing) in &mut self.missing {
-            let wait = missing.asked.map_or((missing.since, PATIENCE_MS), |at| (at, RETRY_MS));
-            if now.since(wait.0) < wait.1 {
+            if now < missing.next() {
                 continue;
             }
             missing.asked = Some(now);
@@ -115,7 +132,7 @@ impl Repair {
         }
         if let Some(newest) = self.newest {
             let silent = now.since(self.heard);
-            let overdue = silent >= SILENCE_MS || self.clock.overdue(now);
+            let overdue = silent >= SILENCE_MS || self.clock.overdue().is_some_and(|at| now >= at);
             if overdue && silent < SILENCE_MAX_MS && now.since(self.asked_ahead) >= RETRY_MS {
                 self.asked_ahead = now;
                 let last = newest.saturating_add(if silent >= SILENCE_MS { MAX_ASK } else { 1 });

@@ -258,9 +258,9 @@ impl Gossip {
         wanted.then_some(Ask { peer, request })
     }
 
-    /// Whether there is anything to repair.
-    pub(crate) fn repairs(&self) -> bool {
-        self.repair && self.topics.values().any(|t| matches!(t.rule, TopicRule::Native(_)))
+    /// When `due` may have something next.
+    pub(crate) fn wake(&self, now: MonoMs) -> Option<MonoMs> {
+        self.topics.values().filter(|_| self.repair).filter_map(|t| t.repair.wake(now)).min()
     }
 
     /// What to ask for now, and whom.

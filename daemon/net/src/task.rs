@@ -35,8 +35,8 @@ const INCOMING: usize = 256;
 const EVENTS: usize = 256;
 /// How often dialling and looking around are seen to.
 const TICK: Duration = Duration::from_millis(250);
-/// How often the groups of followed streams are seen to: a missing one is worth fetching for some 50 ms.
-const REPAIR: Duration = Duration::from_millis(10);
+/// Least time between two looks for missing groups, in milliseconds; one is worth fetching for some 50.
+const REPAIR_MS: u64 = 10;
 /// How often Kademlia looks around, in milliseconds.
 const LOOK_AROUND_MS: u64 = 60_000;
 
@@ -67,6 +67,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         events: event_writer,
         began: Instant::now(),
         looked_around: MonoMs(0),
+        repaired: MonoMs(0),
     };
     let task = tokio::spawn(task.run(command_queue, stop));
     Ok(Running { handle: Handle { commands }, incoming, events, task })
@@ -82,20 +83,22 @@ struct Task {
     events: queue::Writer<Event>,
     began: Instant,
     looked_around: MonoMs,
+    repaired: MonoMs,
 }
 
 impl Task {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut repair = tokio::time::interval(REPAIR);
-        repair.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let wake = self.gossip.wake(self.now()).map(|at| at.0.max(self.repaired.0.saturating_add(REPAIR_MS)));
+            let wake = wake.and_then(|at| self.began.checked_add(Duration::from_millis(at)));
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.on_tick(),
-                _ = repair.tick(), if self.gossip.repairs() => {
-                    let asks = self.gossip.due(&self.swarm.behaviour().gossipsub, self.now());
+                () = tokio::time::sleep_until(wake.unwrap_or(self.began).into()), if wake.is_some() => {
+                    self.repaired = self.now();
+                    let asks = self.gossip.due(&self.swarm.behaviour().gossipsub, self.repaired);
                     self.ask_all(asks);
                 }
                 Some(command) = commands.recv() => self.on_command(command),
