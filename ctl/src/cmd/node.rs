@@ -10,8 +10,10 @@ pub(super) async fn status(context: &Context) -> anyhow::Result<()> {
     let info = context.client.answer(node.get_info(GetInfoRequest {})).await?;
     let numbers = context.client.answer(node.get_statistics(GetStatisticsRequest {})).await?;
     if context.format != Format::Table {
-        output::message(context.format, "GetInfoResponse", &info, |_| String::new())?;
-        return output::message(context.format, "GetStatisticsResponse", &numbers, |_| String::new());
+        let part = |name, text: String| format!("\"{name}\":{text}");
+        let info = part("info", output::to_json("GetInfoResponse", &info, false)?);
+        let numbers = part("statistics", output::to_json("GetStatisticsResponse", &numbers, false)?);
+        return Ok(output::line(&format!("{{{info},{numbers}}}"))?);
     }
     let mut text = format!(
         "peer id      {}\nversion      {}\nnetwork      {}\npeers        {}\nstreams      {} listed, {} published here, {} local listeners\naudio        {} groups in, {} out, {} messages dropped\n",
@@ -40,5 +42,9 @@ pub(super) async fn status(context: &Context) -> anyhow::Result<()> {
 pub(super) async fn version(context: &Context) -> anyhow::Result<()> {
     let mut node = NodeServiceClient::new(context.client.channel.clone());
     let info = context.client.answer(node.get_info(GetInfoRequest {})).await?;
-    Ok(output::line(&format!("p2pctl {}\np2pd   {}", env!("CARGO_PKG_VERSION"), info.version))?)
+    let ours = env!("CARGO_PKG_VERSION");
+    Ok(match context.format {
+        Format::Table => output::line(&format!("p2pctl {ours}\np2pd   {}", info.version))?,
+        _ => output::line(&serde_json::json!({ "p2pctl": ours, "p2pd": info.version }).to_string())?,
+    })
 }
