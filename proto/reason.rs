@@ -37,6 +37,12 @@ reasons! {
     StreamAmbiguous = "STREAM_AMBIGUOUS",
     /// This daemon publishes the id already.
     StreamExists = "STREAM_EXISTS",
+    /// The peer speaks none of the protocols.
+    ProtocolUnsupported = "PROTOCOL_UNSUPPORTED",
+    /// Another program handles the protocol.
+    ProtocolTaken = "PROTOCOL_TAKEN",
+    /// The peer or the network reset the stream.
+    StreamReset = "STREAM_RESET",
     /// Nobody connected follows the topic.
     NoListeners = "NO_LISTENERS",
     /// The reader fell behind; watch again.

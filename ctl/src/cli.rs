@@ -72,6 +72,37 @@ pub(crate) enum Command {
         #[arg(long, short = 'n')]
         count: Option<u64>,
     },
+    /// Open a stream to a peer: standard input goes there, what it answers to standard output.
+    Open {
+        /// Peer id.
+        peer: String,
+        /// Such as /chat/1.0.0
+        protocol: String,
+    },
+    /// Wait for a peer to open a stream: standard input goes there, what it sends to standard output.
+    Handle {
+        /// Such as /chat/1.0.0
+        protocol: String,
+    },
+    /// Lead a local address to a peer's protocol.
+    Forward {
+        /// HOST:PORT or unix:PATH to listen on.
+        listen: String,
+        /// Peer id.
+        peer: String,
+        /// Such as /ssh/1.0.0
+        protocol: String,
+    },
+    /// Lead a protocol to a local address, for named peers.
+    Expose {
+        /// Such as /ssh/1.0.0
+        protocol: String,
+        /// HOST:PORT or unix:PATH to connect to.
+        target: String,
+        /// Peer ids that may, or `any`.
+        #[arg(long, required = true)]
+        allow: Vec<String>,
+    },
     /// Print what happens.
     Events {
         /// Begin with the oldest kept event.

@@ -37,7 +37,6 @@ const BURST_MS: u32 = 1_000;
 
 pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) -> anyhow::Result<()> {
     let path = file.map(PathBuf::from);
-    let kind = Kind::of(path.as_deref())?;
     let began = Instant::now();
     let (stream, replies) = subscribe(context, &flags, flags.wait).await?;
     let form = if stream.config.is_some() { "native" } else { "json" };
@@ -45,6 +44,7 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
     let Some(config) = stream.config else {
         return chunks(replies, path.as_deref(), flags.duration).await;
     };
+    let kind = Kind::of(path.as_deref())?;
     let mut session = Session {
         jitter: Jitter::new(u64::try_from(flags.latency.as_micros()).unwrap_or(u64::MAX)),
         sink: Sink::create(kind, path.as_deref(), &config)?,

@@ -5,6 +5,7 @@ mod feed;
 mod listen;
 mod node;
 mod peers;
+mod protocol;
 mod publish;
 mod pubsub;
 mod sink;
@@ -61,6 +62,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Listen(flags) => listen::run(&context, flags, file.filter(|file| file != "-")).await,
         Command::Pub { topic, message } => pubsub::publish(&context, topic, message).await,
         Command::Sub { topic, count } => pubsub::subscribe(&context, topic, count).await,
+        Command::Open { peer, protocol } => protocol::open(&context, &peer, &protocol).await,
+        Command::Handle { protocol } => protocol::handle(&context, &protocol).await,
+        Command::Forward { listen, peer, protocol } => protocol::forward(&context, &listen, &peer, &protocol).await,
+        Command::Expose { protocol, target, allow } => protocol::expose(&context, &protocol, &target, &allow).await,
         Command::Events { from_oldest, after, count } => events::run(&context, from_oldest, after, count).await,
         Command::Wait { .. } | Command::Completion { .. } => Ok(()),
     }

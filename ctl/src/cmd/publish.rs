@@ -31,6 +31,8 @@ use crate::{
 
 /// Requests between us and the connection; more would be delay.
 const AHEAD: usize = 4;
+/// How long the daemon may take to say farewell for us.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How often the file with the title is looked at.
 const TITLE_EVERY: Duration = Duration::from_secs(1);
 pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Result<()> {
@@ -53,7 +55,7 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
     };
     output::say(format_args!("publishing {}@{}", stream.stream_id, stream.publisher));
     let meter = Arc::new(Meter::default());
-    let mut sending = tokio::spawn(send(packets, items, config, flags, meter.clone()));
+    let mut sending = tokio::spawn(send(packets, items.clone(), config, flags, meter.clone()));
     let mut last = None;
     loop {
         tokio::select! {
@@ -67,6 +69,10 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
             },
             _ = tokio::signal::ctrl_c() => {
                 sending.abort();
+                // Listeners are told that this is the end.
+                let _ = items.send(request(Item::Finish(true))).await;
+                let farewell = async { while let Ok(Some(_)) = replies.message().await {} };
+                let _ = tokio::time::timeout(FAREWELL, farewell).await;
                 output::say("\nstopped");
                 return Err(fail(130, ""));
             }

@@ -55,9 +55,13 @@ pub fn encode(message: &AudioMessage, stream: &StreamId, now: UnixMs) -> Vec<u8>
         AudioMessage::Metadata(map) => ("metadata", "metadata", Value::Object(map.clone())),
         AudioMessage::Audio(chunk) => ("audio", "chunk", STANDARD.encode(chunk).into()),
         AudioMessage::Iq(data) => ("iq_data", "data", STANDARD.encode(data).into()),
-        AudioMessage::End(reason) => ("end", "reason", reason.clone().unwrap_or_default().into()),
+        AudioMessage::End(reason) => ("end", "reason", reason.clone().into()),
     };
-    json!({ "type": kind, "streamId": stream.as_str(), name: value, "timestamp": now.0 }).to_string().into_bytes()
+    let mut message = json!({ "type": kind, "streamId": stream.as_str(), name: value, "timestamp": now.0 });
+    if let Value::Object(fields) = &mut message {
+        fields.retain(|_, value| !value.is_null());
+    }
+    message.to_string().into_bytes()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub(crate) struct Behaviour {
     pub(crate) gossipsub: Renew<gossipsub::Behaviour>,
     pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) streams: libp2p_stream::Behaviour,
     pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
 }
 
@@ -52,6 +53,7 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, N
         gossipsub: Renew::new(gossipsub(identity)?),
         kad: kad::Behaviour::with_config(id, kad::store::MemoryStore::new(id), kad),
         mdns: mdns.into(),
+        streams: libp2p_stream::Behaviour::new(),
         fetch: request_response::Behaviour::with_codec(
             fetch::Codec,
             [(fetch::PROTOCOL, request_response::ProtocolSupport::Full)],

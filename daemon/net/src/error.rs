@@ -22,6 +22,20 @@ pub enum NetError {
     /// Not connected to the peer.
     #[error("not connected to {0}")]
     NotConnected(String),
+    /// Not a protocol's name.
+    #[error("{0}")]
+    Protocol(String),
+    /// The peer speaks none of the protocols.
+    #[error("{peer} does not speak {protocols}; `p2pctl -o json peers` lists what it does")]
+    Unsupported {
+        /// The peer.
+        peer: String,
+        /// As they were asked for.
+        protocols: String,
+    },
+    /// Another program handles the protocol.
+    #[error("another program of this machine handles {0}")]
+    Taken(String),
     /// Nobody who is connected follows the topic.
     #[error("no connected peer follows this topic yet")]
     NoListeners,

@@ -12,6 +12,7 @@ use crate::{NetError, command::Command, dial, gossip::TopicRule, peers, peers::P
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) streams: libp2p_stream::Control,
 }
 
 impl Handle {

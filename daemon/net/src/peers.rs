@@ -10,7 +10,7 @@ use p2pd_core::{
 };
 
 /// Most addresses and protocols kept of what one peer says of itself.
-const MAX_SAID: usize = 32;
+const MAX_SAID: usize = 128;
 
 pub(crate) fn from_libp2p(peer: &libp2p::PeerId) -> PeerId {
     // A libp2p id is a multihash, so this cannot fail; an impossible one becomes an id that matches nobody.
@@ -96,7 +96,7 @@ impl Peers {
     pub(crate) fn identified(&mut self, peer: &libp2p::PeerId, info: &identify::Info) {
         if let Some(entry) = self.0.get_mut(peer) {
             entry.agent = text::clean(&info.agent_version, 128);
-            entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 128)).collect();
+            entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 140)).collect();
             entry.addresses = info.listen_addrs.iter().take(MAX_SAID).map(Multiaddr::to_string).collect();
         }
     }

@@ -1,8 +1,10 @@
 //! Gossipsub greets a peer once, over whichever of its connections is first to send. Two things go wrong with that, and
 //! the peer hears nothing ever after, because it was never told our subscriptions:
 //!
-//! - A dial tries several addresses at once and keeps one connection; the greeting may go into another. So an inbound
-//!   connection is shown to the protocol behind this wrapper only after a moment, when the losers are gone.
+//! - A dial tries several addresses at once and keeps one connection; the greeting may go into another. So while a peer
+//!   has several new inbound connections, they are shown to the protocol behind this wrapper only after a moment, when the
+//!   losers are gone; what they brought until then is shown after them. A single one is shown as soon as it brings
+//!   anything, which no loser does.
 //! - A peer that was killed dials again before its old connection is seen to be dead, and counts as known. So a new
 //!   inbound connection replaces old ones: the protocol sees those closed before the new one is there. Should an old one
 //!   turn out dead only after a restart within moments, the rest is closed too, so that the peer dials again.
@@ -28,18 +30,22 @@ use tokio::time::Sleep;
 
 /// The losers of a dial are closed within a round trip.
 const SETTLE: Duration = Duration::from_millis(250);
+/// What a connection may bring before it is shown.
+const MAX_BROUGHT: usize = 64;
 /// A connection older than this is of another dial.
 const ONE_DIAL: Duration = Duration::from_millis(400);
 
-struct Open {
+struct Open<E> {
     id: ConnectionId,
     endpoint: ConnectedPoint,
     since: Instant,
     /// Whether the protocol knows of it.
     shown: bool,
+    /// What it brought before it was shown.
+    brought: Vec<E>,
 }
 
-impl Open {
+impl<E> Open<E> {
     fn is_old_inbound(&self) -> bool {
         self.endpoint.is_listener() && self.since.elapsed() >= ONE_DIAL
     }
@@ -50,16 +56,16 @@ impl Open {
     }
 }
 
-pub(crate) struct Renew<B> {
+pub(crate) struct Renew<B: NetworkBehaviour> {
     inner: B,
-    open: HashMap<PeerId, Vec<Open>>,
+    open: HashMap<PeerId, Vec<Open<THandlerOutEvent<B>>>>,
     /// Closed for the protocol, not yet for the swarm.
     replaced: HashSet<ConnectionId>,
     closing: VecDeque<(PeerId, CloseConnection)>,
     settle: Pin<Box<Sleep>>,
 }
 
-impl<B> Deref for Renew<B> {
+impl<B: NetworkBehaviour> Deref for Renew<B> {
     type Target = B;
 
     fn deref(&self) -> &B {
@@ -67,7 +73,7 @@ impl<B> Deref for Renew<B> {
     }
 }
 
-impl<B> DerefMut for Renew<B> {
+impl<B: NetworkBehaviour> DerefMut for Renew<B> {
     fn deref_mut(&mut self) -> &mut B {
         &mut self.inner
     }
@@ -87,24 +93,32 @@ impl<B: NetworkBehaviour> Renew<B> {
     /// Shows the protocol the connections that have settled. Returns when the next one will have.
     fn show_settled(&mut self) -> Option<Instant> {
         let now = Instant::now();
+        let peers: Vec<PeerId> = self.open.keys().copied().collect();
+        peers.into_iter().filter_map(|peer| self.show(peer, |o| o.since + SETTLE <= now)).min()
+    }
+
+    /// Shows the protocol those connections of a peer, and what they brought. Returns when the next one will have settled.
+    fn show(&mut self, peer_id: PeerId, which: impl Fn(&Open<THandlerOutEvent<B>>) -> bool) -> Option<Instant> {
+        let open = self.open.get_mut(&peer_id)?;
+        let mut other_established = open.iter().filter(|o| o.shown).count();
         let mut next: Option<Instant> = None;
-        for (peer_id, open) in &mut self.open {
-            let mut other_established = open.iter().filter(|o| o.shown).count();
-            for connection in open.iter_mut().filter(|o| !o.shown) {
+        for connection in open.iter_mut().filter(|o| !o.shown) {
+            if !which(connection) {
                 let settled = connection.since + SETTLE;
-                if settled > now {
-                    next = Some(next.map_or(settled, |at| at.min(settled)));
-                    continue;
-                }
-                connection.shown = true;
-                self.inner.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
-                    peer_id: *peer_id,
-                    connection_id: connection.id,
-                    endpoint: &connection.endpoint,
-                    failed_addresses: &[],
-                    other_established,
-                }));
-                other_established = other_established.saturating_add(1);
+                next = Some(next.map_or(settled, |at| at.min(settled)));
+                continue;
+            }
+            connection.shown = true;
+            self.inner.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id,
+                connection_id: connection.id,
+                endpoint: &connection.endpoint,
+                failed_addresses: &[],
+                other_established,
+            }));
+            other_established = other_established.saturating_add(1);
+            for event in connection.brought.drain(..) {
+                self.inner.on_connection_handler_event(peer_id, connection.id, event);
             }
         }
         next
@@ -184,7 +198,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Renew<B> {
                 let (id, endpoint, since) = (event.connection_id, event.endpoint.clone(), Instant::now());
                 let other_established = open.iter().filter(|o| o.shown).count();
                 let shown = !endpoint.is_listener();
-                open.push(Open { id, endpoint, since, shown });
+                open.push(Open { id, endpoint, since, shown, brought: Vec::new() });
                 if shown {
                     let event = ConnectionEstablished { other_established, ..event };
                     self.inner.on_swarm_event(FromSwarm::ConnectionEstablished(event));
@@ -214,8 +228,19 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Renew<B> {
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
-        if !self.replaced.contains(&id) {
-            self.inner.on_connection_handler_event(peer, id, event);
+        if self.replaced.contains(&id) {
+            return;
+        }
+        let open = self.open.get_mut(&peer).map(Vec::as_mut_slice).unwrap_or_default();
+        let others = open.iter().any(|o| o.id != id && !o.shown);
+        match open.iter_mut().find(|o| o.id == id && !o.shown) {
+            Some(hidden) => {
+                hidden.brought.push(event);
+                if !others || hidden.brought.len() >= MAX_BROUGHT {
+                    self.show(peer, |o| o.id == id);
+                }
+            }
+            None => self.inner.on_connection_handler_event(peer, id, event),
         }
     }
 

@@ -57,8 +57,10 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let (incoming_writer, incoming) = queue::bounded(INCOMING, 8 << 20);
     let (event_writer, events) = queue::bounded(EVENTS, usize::MAX);
+    let swarm = swarm::build(config, identity)?;
+    let streams = swarm.behaviour().streams.new_control();
     let task = Task {
-        swarm: swarm::build(config, identity)?,
+        swarm,
         dial: Dial::new(&config.bootstrap)?,
         gossip: Gossip::new(config),
         peers: Peers::default(),
@@ -70,7 +72,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         repaired: MonoMs(0),
     };
     let task = tokio::spawn(task.run(command_queue, stop));
-    Ok(Running { handle: Handle { commands }, incoming, events, task })
+    Ok(Running { handle: Handle { commands, streams }, incoming, events, task })
 }
 
 struct Task {

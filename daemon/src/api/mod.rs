@@ -4,6 +4,7 @@ mod caller;
 mod convert;
 mod node;
 mod peer;
+mod protocol;
 mod pubsub;
 mod reply;
 mod socket;
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 use p2pd_api::v1::{
     DESCRIPTORS, node_service_server::NodeServiceServer, peer_service_server::PeerServiceServer,
-    pub_sub_service_server::PubSubServiceServer, stream_service_server::StreamServiceServer,
+    protocol_service_server::ProtocolServiceServer, pub_sub_service_server::PubSubServiceServer,
+    stream_service_server::StreamServiceServer,
 };
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +52,7 @@ pub(crate) async fn serve(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<NodeServiceServer<node::Service>>().await;
     health.set_serving::<PeerServiceServer<peer::Service>>().await;
+    health.set_serving::<ProtocolServiceServer<protocol::Service>>().await;
     health.set_serving::<PubSubServiceServer<pubsub::Service>>().await;
     health.set_serving::<StreamServiceServer<stream::Service>>().await;
     let reflection = || {
@@ -65,6 +68,9 @@ pub(crate) async fn serve(
         .add_service(reflection().build_v1alpha()?)
         .add_service(NodeServiceServer::new(node::Service(context.clone())))
         .add_service(PeerServiceServer::new(peer::Service(context.clone())))
+        .add_service(
+            ProtocolServiceServer::new(protocol::Service(context.clone())).max_decoding_message_size(2 * MAX_REQUEST),
+        )
         .add_service(PubSubServiceServer::new(pubsub::Service(context.clone())).max_decoding_message_size(MAX_REQUEST))
         .add_service(StreamServiceServer::new(stream::Service(context)).max_decoding_message_size(MAX_REQUEST))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

@@ -27,6 +27,10 @@ pub(super) fn stopping() -> Status {
     status(Code::Unavailable, Reason::Stopping, "the daemon is stopping")
 }
 
+pub(super) fn reset(error: &std::io::Error) -> Status {
+    status(Code::Aborted, Reason::StreamReset, format!("the stream was reset: {error}"))
+}
+
 pub(super) fn lagged() -> Status {
     status(Code::ResourceExhausted, Reason::WatchLagged, "this reader fell behind; watch again for a fresh snapshot")
 }
@@ -45,6 +49,7 @@ pub(super) fn of(error: NodeError) -> Status {
         NodeError::StreamNotFound(_) => status(Code::NotFound, Reason::StreamNotFound, message),
         NodeError::StreamAmbiguous(_) => status(Code::FailedPrecondition, Reason::StreamAmbiguous, message),
         NodeError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),
+        NodeError::StreamGone(_) => status(Code::NotFound, Reason::StreamReset, message),
         NodeError::CursorExpired { .. } => status(Code::OutOfRange, Reason::CursorExpired, message),
         NodeError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),
     }
@@ -55,6 +60,9 @@ fn of_net(error: NetError, message: String) -> Status {
         NetError::Address { .. } => field("address", &message),
         NetError::Unreachable { .. } => status(Code::Unavailable, Reason::PeerUnreachable, message),
         NetError::NotConnected(_) => status(Code::NotFound, Reason::PeerNotConnected, message),
+        NetError::Protocol(_) => field("protocol", &message),
+        NetError::Unsupported { .. } => status(Code::FailedPrecondition, Reason::ProtocolUnsupported, message),
+        NetError::Taken(_) => status(Code::AlreadyExists, Reason::ProtocolTaken, message),
         NetError::NoListeners => status(Code::FailedPrecondition, Reason::NoListeners, message),
         NetError::Busy => status(Code::Unavailable, Reason::NetworkBusy, message),
         NetError::TooLarge => field("data", &message),

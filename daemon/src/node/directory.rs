@@ -23,6 +23,8 @@ pub(super) struct State {
     directory: Directory,
     told: broadcast::Sender<StreamChange>,
     asked: Option<MonoMs>,
+    /// A question came too soon after the one before; all is asked for within a second.
+    ask_later: bool,
     /// Whether the disk's copy is behind.
     pub(super) changed: bool,
 }
@@ -52,7 +54,7 @@ impl State {
             let Ok(metadata) = serde_json::from_str(&record.metadata) else { continue };
             directory.restore(now, StreamKey { publisher, stream }, Metadata(metadata), UnixMs(record.time));
         }
-        Ok(State { directory, told: broadcast::Sender::new(WATCH), asked: None, changed: false })
+        Ok(State { directory, told: broadcast::Sender::new(WATCH), asked: None, ask_later: false, changed: false })
     }
 }
 
@@ -149,6 +151,7 @@ impl Node {
         {
             let mut state = lock(&self.0.directory);
             if state.asked.is_some_and(|at| now.since(at) < ASK_EVERY_MS) {
+                state.ask_later = true;
                 return;
             }
             state.asked = Some(now);
@@ -158,6 +161,13 @@ impl Node {
             && let Err(error) = self.0.net.publish(&self.directory_topic(), bytes.into()).await
         {
             tracing::debug!(%error, "directory not asked");
+        }
+    }
+
+    /// Asks what could not be asked before.
+    pub(super) async fn ask_pending(&self) {
+        if std::mem::take(&mut lock(&self.0.directory).ask_later) {
+            self.ask(Filter::default()).await;
         }
     }
 

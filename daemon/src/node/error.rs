@@ -33,6 +33,9 @@ pub(crate) enum NodeError {
     /// Published by this daemon already.
     #[error("this daemon publishes `{0}` already; end that first or choose another id")]
     StreamExists(String),
+    /// Not accepted in time, or never there.
+    #[error("no inbound stream {0} waits; one is reset when it is not accepted within 10 s")]
+    StreamGone(u64),
     /// A cursor before the oldest kept event.
     #[error("the events after {asked} are gone; the oldest kept one is {oldest}")]
     CursorExpired {

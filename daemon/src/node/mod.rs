@@ -5,6 +5,7 @@ mod error;
 mod events;
 mod fanout;
 mod persist;
+mod protocols;
 mod publication;
 mod pubsub;
 mod pump;
@@ -57,6 +58,7 @@ struct Inner {
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
     topics: Mutex<HashMap<String, fanout::Fanout<TopicItem>>>,
     events: Mutex<events::State>,
+    protocols: Arc<protocols::State>,
     /// Peers that a program had disconnected, until they are gone.
     let_go: Mutex<HashSet<PeerId>>,
     /// Lost peers that are dialled again.
@@ -120,6 +122,7 @@ impl Node {
             publications: Mutex::default(),
             topics: Mutex::default(),
             events: Mutex::new(events::State::restore(&store)?),
+            protocols: Arc::default(),
             store,
             let_go: Mutex::default(),
             missed: Mutex::default(),

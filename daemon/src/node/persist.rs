@@ -74,14 +74,21 @@ impl Node {
     }
 
     async fn dial_again(&self, peer: &PeerId) {
-        let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
-        let Ok(Ok(Some(record))) = tokio::task::spawn_blocking(move || store.peer(&key)).await else { return };
         for wait in WIN_BACK {
             tokio::time::sleep(wait).await;
-            if self.0.net.connect_peer(peer, &record.addresses).await.is_ok() {
+            if self.dial_known(peer).await.is_ok() {
                 return;
             }
         }
+    }
+
+    /// Dials a peer at the addresses of the peer book, and those that the network knows.
+    pub(super) async fn dial_known(&self, peer: &PeerId) -> Result<(), NodeError> {
+        let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
+        let known = tokio::task::spawn_blocking(move || store.peer(&key)).await;
+        let record = known.map_err(|e| NodeError::Internal(e.to_string()))??.unwrap_or_default();
+        self.0.net.connect_peer(peer, &record.addresses).await?;
+        Ok(())
     }
 
     /// Reads and writes a setting, to see that the store answers.

@@ -80,6 +80,7 @@ impl Node {
 
     async fn on_second(&self) {
         self.heartbeats().await;
+        self.ask_pending().await;
         self.sweep_directory();
         self.reach_publishers();
         for topic in self.sweep_streams().into_iter().chain(self.sweep_topics()) {

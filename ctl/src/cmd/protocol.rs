@@ -1,0 +1,212 @@
+//! `open`, `handle`, `forward` and `expose`: streams on protocols that programs speak themselves, and what is joined with them.
+
+use std::{fs, path::Path};
+
+use anyhow::Context as _;
+use p2pd_api::v1::{
+    ExchangeStreamRequest, HandleProtocolRequest, OpenProtocolStream, exchange_stream_request::Item,
+    exchange_stream_response::Event, handle_protocol_response, protocol_service_client::ProtocolServiceClient,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use super::Context;
+use crate::{client, exit::fail, output};
+
+/// Requests between us and the connection.
+const AHEAD: usize = 4;
+const CHUNK: usize = 64 * 1024;
+
+type Client = ProtocolServiceClient<Channel>;
+type Reader = Box<dyn AsyncRead + Send + Unpin>;
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+fn service(context: &Context) -> Client {
+    ProtocolServiceClient::new(context.client.channel.clone())
+}
+
+fn new_stream(peer: &str, protocol: &str) -> Item {
+    Item::Open(OpenProtocolStream { peer_id: peer.into(), protocols: vec![protocol.into()] })
+}
+
+/// Joins standard input and output with a new stream.
+pub(super) async fn open(context: &Context, peer: &str, protocol: &str) -> anyhow::Result<()> {
+    let (reader, writer) = (Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()));
+    join(service(context), new_stream(peer, protocol), reader, writer).await
+}
+
+/// Joins standard input and output with the first stream that a peer opens.
+pub(super) async fn handle(context: &Context, protocol: &str) -> anyhow::Result<()> {
+    let mut inbound = Inbound::of(context, protocol).await?;
+    let (number, peer) = inbound.next().await?;
+    output::say(format_args!("{peer} has opened a stream"));
+    let (reader, writer) = (Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()));
+    join(service(context), Item::Accept(number), reader, writer).await
+}
+
+/// Joins each connection to a local address with a new stream to the peer.
+pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protocol: &str) -> anyhow::Result<()> {
+    let listener = Listener::bind(listen).await?;
+    output::say(format_args!("{} leads to {protocol} of {peer}", listener.place()?));
+    loop {
+        let (reader, writer) = listener.accept().await?;
+        let (client, first) = (service(context), new_stream(peer, protocol));
+        tokio::spawn(async move {
+            if let Err(error) = join(client, first, reader, writer).await {
+                output::say(format_args!("p2pctl: {error:#}"));
+            }
+        });
+    }
+}
+
+/// Joins each stream that an allowed peer opens with a new connection to a local address.
+pub(super) async fn expose(context: &Context, protocol: &str, target: &str, allow: &[String]) -> anyhow::Result<()> {
+    let mut inbound = Inbound::of(context, protocol).await?;
+    output::say(format_args!("{protocol} leads to {target} for {}", allow.join(", ")));
+    loop {
+        let (number, peer) = inbound.next().await?;
+        let (client, target) = (service(context), target.to_owned());
+        let allowed = allow.iter().any(|a| *a == peer || a == "any");
+        tokio::spawn(async move {
+            let joined = async {
+                if !allowed {
+                    // Taken and let go: the peer sees a reset at once.
+                    let _ = start(client, Item::Accept(number)).await?;
+                    return Err(fail(4, format!("{peer} is not allowed; `--allow {peer}` would let it in")));
+                }
+                let (reader, writer) = connect(&target).await?;
+                join(client, Item::Accept(number), reader, writer).await
+            };
+            if let Err(error) = joined.await {
+                output::say(format_args!("p2pctl: {error:#}"));
+            }
+        });
+    }
+}
+
+/// Inbound streams of a protocol that is ours.
+struct Inbound(tonic::Streaming<p2pd_api::v1::HandleProtocolResponse>);
+
+impl Inbound {
+    async fn of(context: &Context, protocol: &str) -> anyhow::Result<Self> {
+        let request = HandleProtocolRequest { protocol: protocol.into() };
+        let mut told = context.client.answer(service(context).handle_protocol(request)).await?;
+        client::next(&mut told).await?;
+        Ok(Inbound(told))
+    }
+
+    async fn next(&mut self) -> anyhow::Result<(u64, String)> {
+        loop {
+            if let Some(handle_protocol_response::Event::Inbound(i)) = client::next(&mut self.0).await?.event {
+                return Ok((i.stream_id, i.peer_id));
+            }
+        }
+    }
+}
+
+type Started = (mpsc::Sender<ExchangeStreamRequest>, tonic::Streaming<p2pd_api::v1::ExchangeStreamResponse>);
+
+async fn start(mut client: Client, first: Item) -> anyhow::Result<Started> {
+    let (items, requests) = mpsc::channel(AHEAD);
+    items.send(ExchangeStreamRequest { item: Some(first) }).await?;
+    let mut replies = client.exchange_stream(ReceiverStream::new(requests)).await?.into_inner();
+    client::next(&mut replies).await?;
+    Ok((items, replies))
+}
+
+/// Carries bytes both ways until both sides are closed and the daemon has sent all.
+async fn join(client: Client, first: Item, mut reader: Reader, mut writer: Writer) -> anyhow::Result<()> {
+    let (items, mut replies) = start(client, first).await?;
+    let sending = async move {
+        loop {
+            let mut buffer = bytes::BytesMut::with_capacity(CHUNK);
+            if reader.read_buf(&mut buffer).await? == 0 {
+                return anyhow::Ok(());
+            }
+            let item = Some(Item::Data(buffer.freeze()));
+            if items.send(ExchangeStreamRequest { item }).await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    let receiving = async move {
+        while let Some(reply) = replies.message().await? {
+            match reply.event {
+                Some(Event::Data(data)) => {
+                    writer.write_all(&data).await?;
+                    writer.flush().await?;
+                }
+                Some(Event::RemoteClosed(_)) => writer.shutdown().await?,
+                _ => {}
+            }
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(sending, receiving).map(|_| ())
+}
+
+/// A local listener: `unix:PATH`, or `HOST:PORT`.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn bind(address: &str) -> anyhow::Result<Self> {
+        let failed = || format!("cannot listen on {address}; takes HOST:PORT or unix:PATH");
+        Ok(match address.strip_prefix("unix:") {
+            Some(path) => {
+                // A socket that nobody answers on is left over.
+                if std::os::unix::net::UnixStream::connect(path).is_err() && is_socket(Path::new(path)) {
+                    fs::remove_file(path)?;
+                }
+                Listener::Unix(UnixListener::bind(path).with_context(failed)?)
+            }
+            None => Listener::Tcp(TcpListener::bind(address).await.with_context(failed)?),
+        })
+    }
+
+    fn place(&self) -> anyhow::Result<String> {
+        Ok(match self {
+            Listener::Tcp(listener) => listener.local_addr()?.to_string(),
+            Listener::Unix(listener) => {
+                listener.local_addr()?.as_pathname().unwrap_or(Path::new("?")).display().to_string()
+            }
+        })
+    }
+
+    async fn accept(&self) -> anyhow::Result<(Reader, Writer)> {
+        Ok(match self {
+            Listener::Tcp(listener) => split_tcp(listener.accept().await?.0),
+            Listener::Unix(listener) => split_unix(listener.accept().await?.0),
+        })
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+}
+
+async fn connect(address: &str) -> anyhow::Result<(Reader, Writer)> {
+    let failed = || format!("cannot connect to {address}");
+    Ok(match address.strip_prefix("unix:") {
+        Some(path) => split_unix(UnixStream::connect(path).await.with_context(failed)?),
+        None => split_tcp(TcpStream::connect(address).await.with_context(failed)?),
+    })
+}
+
+fn split_tcp(stream: TcpStream) -> (Reader, Writer) {
+    let (reader, writer) = stream.into_split();
+    (Box::new(reader), Box::new(writer))
+}
+
+fn split_unix(stream: UnixStream) -> (Reader, Writer) {
+    let (reader, writer) = stream.into_split();
+    (Box::new(reader), Box::new(writer))
+}

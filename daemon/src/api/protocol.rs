@@ -1,0 +1,120 @@
+//! `ProtocolService`.
+
+use bytes::{Bytes, BytesMut};
+use p2pd_api::v1::{
+    ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest, HandleProtocolResponse, InboundStream,
+    ProtocolStream, exchange_stream_request::Item, exchange_stream_response, handle_protocol_response,
+    protocol_service_server::ProtocolService,
+};
+use p2pd_core::id::{IdError, PeerId};
+use p2pd_net::ByteStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Context,
+    reply::{self, Gone, Out, Replies},
+    status,
+};
+
+pub(super) struct Service(pub(super) Context);
+
+/// Bytes read from a peer at once.
+const CHUNK: usize = 64 * 1024;
+
+fn event(event: exchange_stream_response::Event) -> ExchangeStreamResponse {
+    ExchangeStreamResponse { event: Some(event) }
+}
+
+#[tonic::async_trait]
+impl ProtocolService for Service {
+    type ExchangeStreamStream = Replies<ExchangeStreamResponse>;
+
+    async fn exchange_stream(
+        &self,
+        request: Request<Streaming<ExchangeStreamRequest>>,
+    ) -> Result<Response<Self::ExchangeStreamStream>, Status> {
+        let mut items = request.into_inner();
+        let (stream, peer, protocol) = match items.message().await?.and_then(|first| first.item) {
+            Some(Item::Open(open)) => {
+                let peer: PeerId =
+                    open.peer_id.parse().map_err(|e: IdError| status::field("open.peer_id", &e.to_string()))?;
+                let (stream, protocol) = self.0.node.open_stream(&peer, &open.protocols).await.map_err(status::of)?;
+                (stream, peer, protocol)
+            }
+            Some(Item::Accept(number)) => {
+                let taken = self.0.node.take_stream(number).map_err(status::of)?;
+                (taken.stream, taken.peer, taken.protocol)
+            }
+            _ => return Err(status::field("item", "the first message is `open` or `accept`")),
+        };
+        let opened = ProtocolStream { peer_id: peer.to_string(), protocol };
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            out.send(event(exchange_stream_response::Event::Opened(opened))).await?;
+            exchange(stream, items, &out).await
+        })))
+    }
+
+    type HandleProtocolStream = Replies<HandleProtocolResponse>;
+
+    async fn handle_protocol(
+        &self,
+        request: Request<HandleProtocolRequest>,
+    ) -> Result<Response<Self::HandleProtocolStream>, Status> {
+        use handle_protocol_response::Event;
+        let mut handler = self.0.node.handle_protocol(&request.into_inner().protocol).map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            out.send(HandleProtocolResponse { event: Some(Event::Handling(true)) }).await?;
+            while let Some((stream_id, peer)) = handler.next().await {
+                let inbound = InboundStream { stream_id, peer_id: peer.to_string() };
+                out.send(HandleProtocolResponse { event: Some(Event::Inbound(inbound)) }).await?;
+            }
+            Ok(())
+        })))
+    }
+}
+
+/// Carries bytes both ways until both sides are closed. Dropping the stream before that resets it.
+async fn exchange(
+    stream: ByteStream,
+    items: Streaming<ExchangeStreamRequest>,
+    out: &Out<ExchangeStreamResponse>,
+) -> Result<(), Gone> {
+    let (reader, writer) = tokio::io::split(stream);
+    match tokio::try_join!(send(writer, items), receive(reader, out)) {
+        Ok(_) => Ok(()),
+        Err(Some(status)) => out.fail(status).await,
+        Err(None) => Err(Gone),
+    }
+}
+
+/// From the program to the peer. `None` when the program went away.
+async fn send(
+    mut writer: WriteHalf<ByteStream>,
+    mut items: Streaming<ExchangeStreamRequest>,
+) -> Result<(), Option<Status>> {
+    loop {
+        match items.message().await.map_err(|_| None)?.map(|next| next.item) {
+            Some(Some(Item::Data(data))) => writer.write_all(&data).await.map_err(|e| Some(status::reset(&e)))?,
+            Some(_) => return Err(Some(status::field("item", "after the first message only `data`"))),
+            None => return writer.shutdown().await.map_err(|e| Some(status::reset(&e))),
+        }
+    }
+}
+
+/// From the peer to the program.
+async fn receive(mut reader: ReadHalf<ByteStream>, out: &Out<ExchangeStreamResponse>) -> Result<(), Option<Status>> {
+    loop {
+        let mut buffer = BytesMut::with_capacity(CHUNK);
+        let count = reader.read_buf(&mut buffer).await.map_err(|e| Some(status::reset(&e)))?;
+        let next = if count == 0 {
+            exchange_stream_response::Event::RemoteClosed(true)
+        } else {
+            exchange_stream_response::Event::Data(Bytes::from(buffer))
+        };
+        out.send(event(next)).await.map_err(|_| None)?;
+        if count == 0 {
+            return Ok(());
+        }
+    }
+}

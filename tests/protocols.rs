@@ -1,0 +1,215 @@
+//! Streams between programs on protocols of their own, over two daemons.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use p2pd::app::Daemon;
+use p2pd_api::{
+    Reason, reason_of,
+    v1::{
+        ExchangeStreamRequest, ExchangeStreamResponse, GetInfoRequest, HandleProtocolRequest, HandleProtocolResponse,
+        OpenProtocolStream, exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
+        node_service_client::NodeServiceClient, protocol_service_client::ProtocolServiceClient,
+    },
+};
+use support::{DEADLINE, channel, pair, until};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+const PROTOCOL: &str = "/test/1.0.0";
+
+async fn client(daemon: &Daemon) -> ProtocolServiceClient<Channel> {
+    ProtocolServiceClient::new(channel(daemon).await)
+}
+
+async fn id(daemon: &Daemon) -> String {
+    let mut node = NodeServiceClient::new(channel(daemon).await);
+    node.get_info(GetInfoRequest {}).await.unwrap().into_inner().peer_id
+}
+
+/// One program's end of a stream.
+struct End {
+    items: mpsc::Sender<ExchangeStreamRequest>,
+    replies: Streaming<ExchangeStreamResponse>,
+}
+
+async fn exchange(daemon: &Daemon, first: Item) -> Result<(End, String), Status> {
+    let (items, requests) = mpsc::channel(4);
+    items.send(ExchangeStreamRequest { item: Some(first) }).await.unwrap();
+    let mut replies = client(daemon).await.exchange_stream(ReceiverStream::new(requests)).await?.into_inner();
+    let Some(Event::Opened(opened)) = replies.message().await?.unwrap().event else { panic!("opened comes first") };
+    Ok((End { items, replies }, opened.protocol))
+}
+
+fn opening(peer: &str, protocols: &[&str]) -> Item {
+    let protocols = protocols.iter().map(ToString::to_string).collect();
+    Item::Open(OpenProtocolStream { peer_id: peer.into(), protocols })
+}
+
+async fn handle(daemon: &Daemon, protocol: &str) -> Result<Streaming<HandleProtocolResponse>, Status> {
+    let request = HandleProtocolRequest { protocol: protocol.into() };
+    let mut told = client(daemon).await.handle_protocol(request).await?.into_inner();
+    told.message().await?;
+    Ok(told)
+}
+
+async fn accept(daemon: &Daemon, told: &mut Streaming<HandleProtocolResponse>) -> End {
+    let reply = tokio::time::timeout(DEADLINE, told.message()).await.unwrap().unwrap().unwrap();
+    let Some(handle_protocol_response::Event::Inbound(inbound)) = reply.event else { panic!("an inbound stream") };
+    exchange(daemon, Item::Accept(inbound.stream_id)).await.unwrap().0
+}
+
+impl End {
+    async fn send(&self, data: Vec<u8>) -> bool {
+        self.items.send(ExchangeStreamRequest { item: Some(Item::Data(data.into())) }).await.is_ok()
+    }
+
+    /// Closes our side; the other end goes on.
+    fn close(self) -> Streaming<ExchangeStreamResponse> {
+        self.replies
+    }
+}
+
+/// What comes until the other side closes.
+async fn rest(replies: &mut Streaming<ExchangeStreamResponse>) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        let reply = tokio::time::timeout(DEADLINE, replies.message()).await.expect("in time").unwrap();
+        match reply.expect("not the end").event {
+            Some(Event::Data(data)) => all.extend_from_slice(&data),
+            Some(Event::RemoteClosed(_)) => return all,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A stream from b to a; b's end first.
+async fn joined(a: &Daemon, b: &Daemon) -> (End, End) {
+    let mut told = handle(a, PROTOCOL).await.unwrap();
+    let peer = id(a).await;
+    let opened =
+        until("the connection", async || exchange(b, opening(&peer, &["/other/1", PROTOCOL])).await.ok()).await;
+    assert_eq!(opened.1, PROTOCOL, "the first that both speak");
+    let accepted = accept(a, &mut told).await;
+    (opened.0, accepted)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_side_closes_for_itself() {
+    let (a, b) = pair().await;
+    let (ours, theirs) = joined(&a, &b).await;
+    ours.send(b"question".to_vec()).await;
+    let mut ours = ours.close();
+    let End { items, mut replies } = theirs;
+    assert_eq!(rest(&mut replies).await, b"question");
+    // The other direction is still open.
+    items.send(ExchangeStreamRequest { item: Some(Item::Data(b"answer".to_vec().into())) }).await.unwrap();
+    drop(items);
+    assert_eq!(rest(&mut ours).await, b"answer");
+    assert!(ours.message().await.unwrap().is_none(), "the call ends with the second side");
+    assert!(replies.message().await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_mebibytes_go_each_way_at_once() {
+    const CHUNK: usize = 128 * 1024;
+    const CHUNKS: usize = 160;
+    let (a, b) = pair().await;
+    let (one, two) = joined(&a, &b).await;
+    let run = |end: End| async move {
+        let End { items, mut replies } = end;
+        let sending = async move {
+            for n in 0..CHUNKS {
+                let data = vec![n as u8; CHUNK].into();
+                items.send(ExchangeStreamRequest { item: Some(Item::Data(data)) }).await.unwrap();
+            }
+        };
+        let (_, all) = tokio::join!(sending, rest(&mut replies));
+        assert!(replies.message().await.unwrap().is_none(), "the call ends when all was sent");
+        all
+    };
+    let (first, second) = tokio::join!(run(one), run(two));
+    for all in [first, second] {
+        assert_eq!(all.len(), CHUNK * CHUNKS);
+        assert!(all.chunks(CHUNK).enumerate().all(|(n, chunk)| chunk.iter().all(|byte| *byte == n as u8)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_holds_back_the_writer_and_nothing_else() {
+    let (a, b) = pair().await;
+    let (writer, mut reader) = joined(&a, &b).await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    let writing = tokio::spawn(async move {
+        for _ in 0..800 {
+            writer.send(vec![1; 64 * 1024]).await;
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        // Closed, not cancelled: what was sent is still on its way.
+        writer.close()
+    });
+    // It comes to a stop by itself, when what lies between is full.
+    until("the standstill", async || {
+        let before = sent.load(Ordering::SeqCst);
+        let _ = tokio::time::timeout(Duration::from_millis(300), std::future::pending::<()>()).await;
+        (before > 0 && sent.load(Ordering::SeqCst) == before).then_some(())
+    })
+    .await;
+    let held = sent.load(Ordering::SeqCst);
+    assert!(held < 400, "{held} of 800 chunks of 64 KiB were taken although nobody read");
+    // Meanwhile other calls answer.
+    assert!(!id(&a).await.is_empty() && !id(&b).await.is_empty());
+    assert_eq!(rest(&mut reader.replies).await.len(), 800 * 64 * 1024);
+    drop(writing.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_protocol_has_one_handler_and_is_free_again_after_it() {
+    let (a, b) = pair().await;
+    let told = handle(&a, PROTOCOL).await.unwrap();
+    let taken = handle(&a, PROTOCOL).await.unwrap_err();
+    assert_eq!((taken.code(), reason_of(&taken)), (Code::AlreadyExists, Some(Reason::ProtocolTaken)));
+    drop(told);
+    until("the release", async || handle(&a, PROTOCOL).await.ok()).await;
+    for bad in ["chat", "", "/meshsub/1.1.0", "/ipfs/ping/1.0.0"] {
+        let refused = handle(&a, bad).await.unwrap_err();
+        assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::FieldInvalid)), "{bad}");
+    }
+    let peer = id(&a).await;
+    let unknown = until("the refusal", async || {
+        let refused = exchange(&b, opening(&peer, &["/nobody/1"])).await.err()?;
+        (reason_of(&refused) == Some(Reason::ProtocolUnsupported)).then_some(refused)
+    })
+    .await;
+    assert!(unknown.message().contains("/nobody/1"), "{unknown}");
+    let gone = exchange(&a, Item::Accept(4711)).await.err().expect("refused");
+    assert_eq!(gone.code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_dies_resets_its_stream() {
+    let (a, b) = pair().await;
+    let (ours, theirs) = joined(&a, &b).await;
+    ours.send(b"x".to_vec()).await;
+    let End { items, mut replies } = theirs;
+    assert!(matches!(replies.message().await.unwrap().unwrap().event, Some(Event::Data(_))));
+    // Both halves of the call are gone at once, as when the process was killed.
+    drop((items, replies));
+    let End { items, mut replies } = ours;
+    let writing = tokio::spawn(async move {
+        while items.send(ExchangeStreamRequest { item: Some(Item::Data(vec![0; 1024].into())) }).await.is_ok() {}
+    });
+    let end = async { while let Ok(Some(_)) = replies.message().await {} };
+    tokio::time::timeout(DEADLINE, end).await.expect("the end is told");
+    tokio::time::timeout(DEADLINE, writing).await.expect("and nothing more is taken").unwrap();
+}
