@@ -1,5 +1,7 @@
 //! `ProtocolService`.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use p2pd_api::v1::{
     ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest, HandleProtocolResponse, InboundStream,
@@ -21,6 +23,9 @@ pub(super) struct Service(pub(super) Context);
 
 /// Bytes read from a peer at once.
 const CHUNK: usize = 64 * 1024;
+/// A program that drops its call says first that it sends no more, and cancels behind that. Closing our side at once would
+/// make an orderly end of the first, and yamux cannot reset a stream any more that it has closed for writing.
+const CANCEL_WITHIN: Duration = Duration::from_millis(2);
 
 fn event(event: exchange_stream_response::Event) -> ExchangeStreamResponse {
     ExchangeStreamResponse { event: Some(event) }
@@ -81,7 +86,7 @@ async fn exchange(
     out: &Out<ExchangeStreamResponse>,
 ) -> Result<(), Gone> {
     let (reader, writer) = tokio::io::split(stream);
-    match tokio::try_join!(send(writer, items), receive(reader, out)) {
+    match tokio::try_join!(send(writer, items, out), receive(reader, out)) {
         Ok(_) => Ok(()),
         Err(Some(status)) => out.fail(status).await,
         Err(None) => Err(Gone),
@@ -92,11 +97,13 @@ async fn exchange(
 async fn send(
     mut writer: WriteHalf<ByteStream>,
     mut items: Streaming<ExchangeStreamRequest>,
+    out: &Out<ExchangeStreamResponse>,
 ) -> Result<(), Option<Status>> {
     loop {
         match items.message().await.map_err(|_| None)?.map(|next| next.item) {
             Some(Some(Item::Data(data))) => writer.write_all(&data).await.map_err(|e| Some(status::reset(&e)))?,
             Some(_) => return Err(Some(status::field("item", "after the first message only `data`"))),
+            None if tokio::time::timeout(CANCEL_WITHIN, out.gone()).await.is_ok() => return Err(None),
             None => return writer.shutdown().await.map_err(|e| Some(status::reset(&e))),
         }
     }

@@ -31,6 +31,11 @@ impl<T> Out<T> {
     pub(super) async fn fail(&self, status: Status) -> Result<(), Gone> {
         self.0.send(Err(status)).await.map_err(|_| Gone)
     }
+
+    /// Waits until the caller is gone.
+    pub(super) async fn gone(&self) {
+        self.0.closed().await;
+    }
 }
 
 /// Runs `write` until it is done, the caller is gone, or the daemon stops.
