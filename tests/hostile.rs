@@ -8,7 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use p2pd::app::Daemon;
-use p2pd_api::v1::{ListPeersRequest, publish_stream_request::Item, subscribe_stream_response::Event};
+use p2pd_api::v1::{
+    ListPeersRequest, SubscribeRequest, pub_sub_service_client::PubSubServiceClient, publish_stream_request::Item,
+    subscribe_response, subscribe_stream_response::Event,
+};
 use p2pd_core::{
     group::GroupBody,
     id::{PeerId, StreamKey},
@@ -80,11 +83,7 @@ async fn directory_lies_change_nothing_and_cost_score() {
     for lie in lies {
         say(&rogue.handle, lie).await;
     }
-    // After the lies comes a truth: once it is listed, they have all been judged.
-    let mark = json!({"type": "announce", "streamId": "mark", "metadata": {"publisher": me, "name": "\u{1b}[31mred", "timestamp": now()}});
-    let peer = until("the fallen score", async || score(&b, &id).await.filter(|s| *s < 0.0)).await;
-    assert!(peer < 0.0);
-    drop(mark);
+    until("the fallen score", async || score(&b, &id).await.filter(|s| *s < 0.0)).await;
     let names: Vec<String> = list(&b).await.into_iter().map(|s| s.stream_id).collect();
     assert_eq!(names, ["town"], "only the honest stream is listed");
     drop(honest);
@@ -137,4 +136,22 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
         }
     }
     until("the fallen score", async || score(&b, &id).await.filter(|s| *s < 0.0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_another_network_s_size_is_not_taken_and_costs_nobody_the_link() {
+    let b = start(&[]).await;
+    let mut pubsub = PubSubServiceClient::new(support::channel(&b).await);
+    let mut messages = pubsub.subscribe(SubscribeRequest { topic: "big".into() }).await.unwrap().into_inner();
+    assert_eq!(messages.message().await.unwrap().unwrap().event, Some(subscribe_response::Event::Subscribed(true)));
+    let (rogue, id, _) = rogue(&b).await;
+    rogue.handle.subscribe("big", TopicRule::Open).await.unwrap();
+    until("the mesh", async || (!rogue.handle.topic_peers("big").await.unwrap().is_empty()).then_some(())).await;
+    rogue.handle.publish("big", vec![0; 1_000_000].into()).await.unwrap();
+    rogue.handle.publish("big", Bytes::from_static(b"small")).await.unwrap();
+    let Some(subscribe_response::Event::Message(heard)) = messages.message().await.unwrap().unwrap().event else {
+        panic!("a message")
+    };
+    assert_eq!(&heard.data[..], b"small");
+    assert!(score(&b, &id).await.is_some_and(|s| s >= 0.0));
 }

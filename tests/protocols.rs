@@ -4,6 +4,7 @@
 mod support;
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,11 +17,12 @@ use p2pd_api::{
     Reason, reason_of,
     v1::{
         ExchangeStreamRequest, ExchangeStreamResponse, GetInfoRequest, HandleProtocolRequest, HandleProtocolResponse,
-        OpenProtocolStream, exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
-        node_service_client::NodeServiceClient, protocol_service_client::ProtocolServiceClient,
+        ListPeersRequest, OpenProtocolStream, exchange_stream_request::Item, exchange_stream_response::Event,
+        handle_protocol_response, node_service_client::NodeServiceClient,
+        protocol_service_client::ProtocolServiceClient,
     },
 };
-use support::{DEADLINE, channel, pair, until};
+use support::{DEADLINE, channel, pair, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -43,9 +45,14 @@ struct End {
 }
 
 async fn exchange(daemon: &Daemon, first: Item) -> Result<(End, String), Status> {
+    open_over(channel(daemon).await, first).await
+}
+
+async fn open_over(channel: Channel, first: Item) -> Result<(End, String), Status> {
     let (items, requests) = mpsc::channel(4);
     items.send(ExchangeStreamRequest { item: Some(first) }).await.unwrap();
-    let mut replies = client(daemon).await.exchange_stream(ReceiverStream::new(requests)).await?.into_inner();
+    let mut replies =
+        ProtocolServiceClient::new(channel).exchange_stream(ReceiverStream::new(requests)).await?.into_inner();
     let Some(Event::Opened(opened)) = replies.message().await?.unwrap().event else { panic!("opened comes first") };
     Ok((End { items, replies }, opened.protocol))
 }
@@ -199,12 +206,16 @@ async fn a_protocol_has_one_handler_and_is_free_again_after_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_dies_resets_its_stream() {
     let (a, b) = pair().await;
-    let (ours, theirs) = joined(&a, &b).await;
-    ours.send(b"x".to_vec()).await;
-    let End { items, mut replies } = theirs;
-    assert!(matches!(replies.message().await.unwrap().unwrap().event, Some(Event::Data(_))));
-    // Both halves of the call are gone at once, as when the process was killed.
-    drop((items, replies));
+    let mut told = handle(&a, PROTOCOL).await.unwrap();
+    let (socket, peer) = (b.socket.clone(), id(&a).await);
+    // A program of its own: when its runtime ends, its connection to the daemon is cut, as by kill -9.
+    let program = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let opened = program.spawn(async move {
+        open_over(p2pd_api::connect(Path::new(&socket)).await.unwrap(), opening(&peer, &[PROTOCOL])).await
+    });
+    let (theirs, _) = opened.await.unwrap().unwrap();
+    let ours = accept(&a, &mut told).await;
+    program.shutdown_background();
     let End { items, mut replies } = ours;
     let writing = tokio::spawn(async move {
         while items.send(ExchangeStreamRequest { item: Some(Item::Data(vec![0; 1024].into())) }).await.is_ok() {}
@@ -212,4 +223,44 @@ async fn a_program_that_dies_resets_its_stream() {
     let end = async { while let Ok(Some(_)) = replies.message().await {} };
     tokio::time::timeout(DEADLINE, end).await.expect("the end is told");
     tokio::time::timeout(DEADLINE, writing).await.expect("and nothing more is taken").unwrap();
+    drop(theirs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_come_at_once_are_all_taken() {
+    const STREAMS: usize = 40;
+    let (a, b) = pair().await;
+    let mut told = handle(&a, PROTOCOL).await.unwrap();
+    let peer = id(&a).await;
+    let opening = (0..STREAMS).map(|_| exchange(&b, opening(&peer, &[PROTOCOL])));
+    let opened = futures::future::join_all(opening).await;
+    for end in opened {
+        let (end, _) = end.unwrap();
+        let accepted = accept(&a, &mut told).await;
+        end.send(b"x".to_vec()).await;
+        drop((end, accepted));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_over_tcp_learn_at_once_of_a_protocol_and_of_its_end() {
+    let a = start(&[]).await;
+    let tcp = a.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap();
+    let b = start(std::slice::from_ref(tcp)).await;
+    let speaks = async || {
+        let list = support::peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner();
+        list.peers.iter().any(|p| p.protocols.iter().any(|p| p == PROTOCOL))
+    };
+    until("identify", async || {
+        let list = support::peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner();
+        list.peers.iter().any(|p| !p.protocols.is_empty()).then_some(())
+    })
+    .await;
+    let told = handle(&a, PROTOCOL).await.unwrap();
+    let began = std::time::Instant::now();
+    until("the protocol", async || speaks().await.then_some(())).await;
+    drop(told);
+    until("its end", async || (!speaks().await).then_some(())).await;
+    // Neither waited for the ping of every 15 s.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

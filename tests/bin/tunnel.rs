@@ -7,37 +7,18 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::unix::net::UnixStream,
-    process::{Child, Command, Stdio},
+    process::Stdio,
     thread,
 };
 
-use serde_json::Value;
-use support::{Daemon, interrupt, pair, until};
-
-fn id(daemon: &Daemon) -> String {
-    let info: Value = serde_json::from_str(&daemon.good(&["rpc", "p2pd.v1.NodeService/GetInfo"])).unwrap();
-    info["peer_id"].as_str().unwrap().to_owned()
-}
-
-fn speaks(daemon: &Daemon, protocol: &str) {
-    until("the protocol", || daemon.good(&["-o", "json", "peers"]).contains(protocol).then_some(()));
-}
-
-/// Runs a command that goes on, once its first line says that it is ready.
-fn ready(mut command: Command) -> (Child, String) {
-    let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    let mut errors = BufReader::new(child.stderr.take().unwrap());
-    errors.read_line(&mut line).unwrap();
-    thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
-    (child, line)
-}
+use support::{Daemon, id, interrupt, pair, ready};
 
 #[test]
 fn a_pipe_leads_to_a_pipe() {
     let (_place, a, b) = pair();
-    let mut handler = a.ctl(&["handle", "/chat/1.0.0"]).stdin(Stdio::piped()).spawn().unwrap();
-    speaks(&b, "/chat/1.0.0");
+    let mut handle = a.ctl(&["handle", "/chat/1.0.0"]);
+    handle.stdin(Stdio::piped());
+    let (mut handler, _) = ready(handle);
     let mut opener = b.ctl(&["open", &id(&a), "/chat/1.0.0"]).stdin(Stdio::piped()).spawn().unwrap();
     opener.stdin.take().unwrap().write_all(b"hello\n").unwrap();
     let mut heard = String::new();
@@ -66,7 +47,6 @@ fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
         }
     });
     let (exposing, _) = ready(a.ctl(&["expose", "/shout/1", &target, "--allow", &id(&b)]));
-    speaks(&b, "/shout/1");
     let (forwarding, line) = ready(b.ctl(&["forward", "127.0.0.1:0", &id(&a), "/shout/1"]));
     let port = line.split(' ').next().unwrap().to_owned();
     let ask = |bytes: &[u8]| {
@@ -84,7 +64,6 @@ fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
     // A third daemon is not allowed.
     let c = Daemon::start(place.path(), "c", &["--bootstrap", &a.address]);
     c.good(&["wait", "peers=1", "--timeout", "20s"]);
-    speaks(&c, "/shout/1");
     let path = place.path().join("shout.sock");
     let listen = format!("unix:{}", path.display());
     let (refused, _) = ready(c.ctl(&["forward", &listen, &id(&a), "/shout/1"]));

@@ -54,7 +54,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Status => node::status(&context).await,
         Command::Version => node::version(&context).await,
         Command::Rpc { method, message } => {
-            Ok(output::line(&output::call_method(&context.client, &method, &message).await?)?)
+            let pretty = format != Format::Jsonl;
+            Ok(output::line(&output::call_method(&context.client, &method, &message, pretty).await?)?)
         }
         Command::Peers(peers) => peers::run(&context, peers.action).await,
         Command::Streams { category, watch } => streams::run(&context, category, watch).await,

@@ -43,8 +43,9 @@ pub(super) async fn version(context: &Context) -> anyhow::Result<()> {
     let mut node = NodeServiceClient::new(context.client.channel.clone());
     let info = context.client.answer(node.get_info(GetInfoRequest {})).await?;
     let ours = env!("CARGO_PKG_VERSION");
-    Ok(match context.format {
-        Format::Table => output::line(&format!("p2pctl {ours}\np2pd   {}", info.version))?,
-        _ => output::line(&serde_json::json!({ "p2pctl": ours, "p2pd": info.version }).to_string())?,
-    })
+    let both = match context.format {
+        Format::Table => format!("p2pctl {ours}\np2pd   {}", info.version),
+        _ => serde_json::json!({ "p2pctl": ours, "p2pd": info.version }).to_string(),
+    };
+    Ok(output::line(&both)?)
 }

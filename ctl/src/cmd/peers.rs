@@ -1,9 +1,6 @@
 //! `peers`.
 
-use p2pd_api::v1::{
-    ConnectRequest, DisconnectRequest, ListPeersRequest, ListPeersResponse, Peer,
-    peer_service_client::PeerServiceClient,
-};
+use p2pd_api::v1::{ConnectRequest, DisconnectRequest, ListPeersRequest, Peer, peer_service_client::PeerServiceClient};
 
 use super::Context;
 use crate::{cli::PeersAction, output};
@@ -13,7 +10,7 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
     match action {
         None | Some(PeersAction::List) => {
             let list = context.client.answer(peers.list_peers(ListPeersRequest {})).await?;
-            output::message(context.format, "ListPeersResponse", &list, table)
+            output::list(context.format, ("ListPeersResponse", &list), ("Peer", &list.peers), table)
         }
         Some(PeersAction::Connect { address }) => {
             let connected = context.client.answer(peers.connect(ConnectRequest { address })).await?;
@@ -27,7 +24,7 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
     }
 }
 
-fn table(list: &ListPeersResponse) -> String {
+fn table(peers: &[Peer]) -> String {
     let row = |peer: &Peer| {
         let rtt = if peer.rtt_us == 0 { "-".into() } else { format!("{:.1} ms", peer.rtt_us as f64 / 1000.0) };
         let first = peer.connections.first();
@@ -35,5 +32,5 @@ fn table(list: &ListPeersResponse) -> String {
         let direction = first.map_or("", |c| if c.inbound { "in" } else { "out" });
         vec![peer.peer_id.clone(), direction.into(), rtt, format!("{:.1}", peer.score), peer.agent.clone(), address]
     };
-    output::rows(&["PEER", "DIRECTION", "RTT", "SCORE", "AGENT", "ADDRESS"], list.peers.iter().map(row))
+    output::rows(&["PEER", "DIRECTION", "RTT", "SCORE", "AGENT", "ADDRESS"], peers.iter().map(row))
 }

@@ -43,6 +43,7 @@ pub(super) async fn open(context: &Context, peer: &str, protocol: &str) -> anyho
 /// Joins standard input and output with the first stream that a peer opens.
 pub(super) async fn handle(context: &Context, protocol: &str) -> anyhow::Result<()> {
     let mut inbound = Inbound::of(context, protocol).await?;
+    output::say(format_args!("waiting for a stream on {protocol}"));
     let (number, peer) = inbound.next().await?;
     output::say(format_args!("{peer} has opened a stream"));
     let (reader, writer) = (Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()));

@@ -15,14 +15,15 @@ pub(super) async fn publish(context: &Context, topic: String, message: Option<St
         let request = PublishRequest { topic: topic.clone(), data: data.into() };
         context.client.answer(pubsub.publish(request)).await
     };
-    if let Some(message) = message {
-        let sent = send(message.into_bytes()).await?;
-        return output::message(context.format, "PublishResponse", &sent, |s| {
+    let lines: Box<dyn Iterator<Item = io::Result<String>>> = match message {
+        Some(message) => Box::new(std::iter::once(Ok(message))),
+        None => Box::new(io::stdin().lock().lines()),
+    };
+    for line in lines {
+        let sent = send(line?.into_bytes()).await?;
+        output::message(context.format, "PublishResponse", &sent, |s| {
             format!("sent; {} connected peers follow", s.peers)
-        });
-    }
-    for line in io::stdin().lock().lines() {
-        send(line?.into_bytes()).await?;
+        })?;
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ pub(super) async fn run(context: &Context, category: String, watch: bool) -> any
     let mut streams = StreamServiceClient::new(context.client.channel.clone());
     if !watch {
         let list = context.client.answer(streams.list_streams(ListStreamsRequest { category })).await?;
-        return output::message(context.format, "ListStreamsResponse", &list, |list| {
-            output::rows(&output::STREAM_HEADS, list.streams.iter().map(output::stream_row))
+        return output::list(context.format, ("ListStreamsResponse", &list), ("Stream", &list.streams), |streams| {
+            output::rows(&output::STREAM_HEADS, streams.iter().map(output::stream_row))
         });
     }
     let mut changes = context.client.answer(streams.watch_streams(WatchStreamsRequest {})).await?;

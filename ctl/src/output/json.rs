@@ -35,7 +35,7 @@ pub(crate) fn to_json<M: Message>(name: &str, message: &M, pretty: bool) -> anyh
 }
 
 /// Calls a unary method with a JSON request, and gives its response as JSON.
-pub(crate) async fn call_method(client: &Client, method: &str, request: &str) -> anyhow::Result<String> {
+pub(crate) async fn call_method(client: &Client, method: &str, request: &str, pretty: bool) -> anyhow::Result<String> {
     let wrong = || fail(2, format!("no method `{method}`; one looks like p2pd.v1.PeerService/ListPeers"));
     let (service, name) = method.split_once('/').ok_or_else(wrong)?;
     let service = pool()?.get_service_by_name(service).ok_or_else(wrong)?;
@@ -52,7 +52,7 @@ pub(crate) async fn call_method(client: &Client, method: &str, request: &str) ->
     let codec = Dynamic(found.output());
     let answer =
         client.answer(grpc.unary(tonic::Request::new(Bytes::from(request.encode_to_vec())), path, codec)).await?;
-    text(&answer, true)
+    text(&answer, pretty)
 }
 
 /// Sends bytes as they are, reads a message of a descriptor.

@@ -43,6 +43,19 @@ pub(crate) fn message<M: Message>(
     Ok(())
 }
 
+/// Writes a list in the user's format: as JSON lines, an item a line.
+pub(crate) fn list<M: Message, I: Message>(
+    format: Format,
+    (name, whole): (&str, &M),
+    (item_name, items): (&str, &[I]),
+    table: impl FnOnce(&[I]) -> String,
+) -> anyhow::Result<()> {
+    if format != Format::Jsonl {
+        return message(format, name, whole, |_| table(items));
+    }
+    items.iter().try_for_each(|item| Ok(line(&to_json(item_name, item, false)?)?))
+}
+
 /// Rows of a table of streams.
 pub(crate) fn stream_row(stream: &pb::Stream) -> Vec<String> {
     let codec = match &stream.config {

@@ -7,7 +7,11 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use crate::{Config, NetError, fetch, identity::Identity, renew::Renew};
+use crate::{Config, NetError, fetch, identity::Identity, renew::Renew, substreams};
+
+/// Largest gossipsub frame read, in bytes. Go peers batch up to a mebibyte of messages into one, and rust-libp2p closes
+/// the substream of a peer that sends a larger one, for good. A single message may be smaller: [`crate::gossip::MAX_MESSAGE`].
+const MAX_RPC: usize = 1024 * 1024 + 64 * 1024;
 
 /// One field per protocol; the swarm task hands the event of each to its driver.
 #[derive(NetworkBehaviour)]
@@ -18,7 +22,7 @@ pub(crate) struct Behaviour {
     pub(crate) gossipsub: Renew<gossipsub::Behaviour>,
     pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
-    pub(crate) streams: libp2p_stream::Behaviour,
+    pub(crate) streams: substreams::Behaviour,
     pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
 }
 
@@ -38,7 +42,8 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, N
         .with_max_established_per_peer(Some(config.max_connections_per_peer));
     let identify = identify::Config::new("/p2pd/1".into(), identity.0.public())
         .with_agent_version(config.agent.clone())
-        .with_interval(Duration::from_secs(300));
+        // Also because pushes are lost over QUIC: lazily negotiated, they are closed before the peer has answered.
+        .with_interval(Duration::from_secs(60));
     let mut kad = kad::Config::new(kad_protocol(&config.network)?);
     kad.set_max_packet_size(16 * 1024).set_record_filtering(kad::StoreInserts::FilterBoth);
     let mdns = if config.mdns {
@@ -53,7 +58,7 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, N
         gossipsub: Renew::new(gossipsub(identity)?),
         kad: kad::Behaviour::with_config(id, kad::store::MemoryStore::new(id), kad),
         mdns: mdns.into(),
-        streams: libp2p_stream::Behaviour::new(),
+        streams: substreams::Behaviour::default(),
         fetch: request_response::Behaviour::with_codec(
             fetch::Codec,
             [(fetch::PROTOCOL, request_response::ProtocolSupport::Full)],
@@ -72,7 +77,7 @@ fn gossipsub(identity: &Identity) -> Result<gossipsub::Behaviour, NetError> {
         .mesh_n(6)
         .mesh_n_low(4)
         .mesh_n_high(12)
-        .max_transmit_size(64 * 1024)
+        .max_transmit_size(MAX_RPC)
         // 64 and not 5,000: a frozen peer must not cost hundreds of megabytes.
         .connection_handler_queue_len(64)
         .publish_queue_duration(Duration::from_secs(1))

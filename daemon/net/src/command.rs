@@ -4,14 +4,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use libp2p::Multiaddr;
+use libp2p::StreamProtocol;
 use p2pd_core::{group::Group, id::PeerId};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::{NetError, dial::Reply, gossip::TopicRule, peers::PeerInfo};
+use crate::{
+    NetError,
+    dial::{Reply, Ways},
+    gossip::TopicRule,
+    peers::PeerInfo,
+    substreams::{Arrived, OpenReply},
+};
 
 pub(crate) enum Command {
-    Connect { peer: libp2p::PeerId, addresses: Vec<Multiaddr>, reply: Reply<PeerId> },
+    Connect { peer: libp2p::PeerId, ways: Ways, reply: Reply<PeerId> },
     Disconnect { peer: libp2p::PeerId, reply: oneshot::Sender<Result<(), NetError>> },
     Peers { reply: oneshot::Sender<Vec<PeerInfo>> },
     Addresses { reply: oneshot::Sender<Vec<String>> },
@@ -20,5 +26,8 @@ pub(crate) enum Command {
     Publish { topic: String, data: Bytes, keep: Option<Arc<Group>>, reply: oneshot::Sender<Result<(), NetError>> },
     Topics { reply: oneshot::Sender<Vec<String>> },
     TopicPeers { topic: String, reply: oneshot::Sender<Vec<PeerId>> },
+    OpenStream { peer: libp2p::PeerId, protocols: Vec<StreamProtocol>, reply: OpenReply },
+    AcceptStreams { protocol: StreamProtocol, reply: oneshot::Sender<Option<mpsc::Receiver<Arrived>>> },
+    ProtocolsChanged,
     Recent { topic: String, ms: u64, reply: oneshot::Sender<Vec<Arc<Group>>> },
 }

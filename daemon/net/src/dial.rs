@@ -19,6 +19,14 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, NetError>>;
 
+/// How a peer is to be reached.
+pub(crate) enum Ways {
+    /// As the caller said, and no other way.
+    Only(Multiaddr),
+    /// At any of these, or wherever else it is known to be.
+    Any(Vec<Multiaddr>),
+}
+
 struct Bootstrap {
     peer: libp2p::PeerId,
     address: Multiaddr,
@@ -30,6 +38,8 @@ struct Bootstrap {
 #[derive(Default)]
 pub(crate) struct Dial {
     pending: HashMap<ConnectionId, (String, Reply<PeerId>)>,
+    /// Callers whose peer is being dialled already, for whatever reason.
+    joined: Vec<(libp2p::PeerId, Reply<PeerId>)>,
     bootstrap: Vec<Bootstrap>,
 }
 
@@ -57,35 +67,54 @@ impl Dial {
         &mut self,
         swarm: &mut Swarm<Behaviour>,
         peer: libp2p::PeerId,
-        addresses: Vec<Multiaddr>,
+        ways: Ways,
         reply: Reply<PeerId>,
     ) {
+        if swarm.is_connected(&peer) {
+            let _ = reply.send(Ok(peers::from_libp2p(&peer)));
+            return;
+        }
         self.pending.retain(|_, (_, reply)| !reply.is_closed());
-        if self.pending.len() >= MAX_PENDING {
+        self.joined.retain(|(_, reply)| !reply.is_closed());
+        if self.pending.len().saturating_add(self.joined.len()) >= MAX_PENDING {
             let _ = reply.send(Err(NetError::Limit("128 dials are under way; try again")));
             return;
         }
-        // Each way once, however it was written: the other side tells a new dial from an old one by that.
-        let mut ways: Vec<Multiaddr> = Vec::new();
-        for way in addresses.into_iter().map(without_peer) {
-            if !ways.contains(&way) {
-                ways.push(way);
+        let options = match ways {
+            Ways::Only(address) => DialOpts::peer_id(peer).addresses(vec![without_peer(address)]).build(),
+            Ways::Any(addresses) => {
+                // Each way once, however it was written: the other side tells a new dial from an old one by that.
+                let mut ways: Vec<Multiaddr> = Vec::new();
+                for way in addresses.into_iter().map(without_peer) {
+                    if !ways.contains(&way) {
+                        ways.push(way);
+                    }
+                }
+                DialOpts::peer_id(peer).addresses(ways).extend_addresses_through_behaviour().build()
             }
-        }
-        let options = DialOpts::peer_id(peer).addresses(ways).extend_addresses_through_behaviour().build();
+        };
         let id = options.connection_id();
         match swarm.dial(options) {
             Ok(()) => {
                 self.pending.insert(id, (peer.to_string(), reply));
             }
+            Err(DialError::DialPeerConditionFalse(_)) => self.joined.push((peer, reply)),
             Err(error) => {
                 let _ = reply.send(Err(unreachable(&peer.to_string(), &error)));
             }
         }
     }
 
+    /// The callers that joined a dial of this peer.
+    fn joined(&mut self, peer: libp2p::PeerId) -> impl Iterator<Item = Reply<PeerId>> {
+        self.joined.extract_if(.., move |(dialled, _)| *dialled == peer).map(|(_, reply)| reply)
+    }
+
     pub(crate) fn connected(&mut self, peer: &libp2p::PeerId, id: ConnectionId) {
         if let Some((_, reply)) = self.pending.remove(&id) {
+            let _ = reply.send(Ok(peers::from_libp2p(peer)));
+        }
+        for reply in self.joined(*peer) {
             let _ = reply.send(Ok(peers::from_libp2p(peer)));
         }
         for bootstrap in self.bootstrap.iter_mut().filter(|b| b.peer == *peer) {
@@ -93,7 +122,10 @@ impl Dial {
         }
     }
 
-    pub(crate) fn failed(&mut self, id: ConnectionId, error: &DialError) {
+    pub(crate) fn failed(&mut self, peer: Option<libp2p::PeerId>, id: ConnectionId, error: &DialError) {
+        for reply in peer.into_iter().flat_map(|peer| self.joined(peer).collect::<Vec<_>>()) {
+            let _ = reply.send(Err(unreachable(&peer.map(|p| p.to_string()).unwrap_or_default(), error)));
+        }
         if let Some((peer, reply)) = self.pending.remove(&id) {
             let _ = reply.send(Err(unreachable(&peer, error)));
         }
@@ -116,7 +148,8 @@ impl Dial {
     }
 }
 
-fn without_peer(mut address: Multiaddr) -> Multiaddr {
+/// An address as it is shown and compared: the peer's id stands beside it.
+pub(crate) fn without_peer(mut address: Multiaddr) -> Multiaddr {
     if let Some(Protocol::P2p(_)) = address.iter().last() {
         address.pop();
     }

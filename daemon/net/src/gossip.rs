@@ -23,6 +23,8 @@ const MAX_TOPICS: usize = 100;
 const DIRECTORY_RATE: (u32, u32) = (5, 40);
 /// Most peers whose rate is remembered.
 const MAX_BUCKETS: usize = 4096;
+/// Largest message of a program's topic that is taken or passed on, in bytes: what most networks allow.
+pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// Milliseconds of audio that a newcomer asks for.
 pub(crate) const BURST_MS: u32 = 2_000;
 
@@ -201,6 +203,8 @@ impl Gossip {
                     other => (other, None),
                 },
             },
+            // Ignored and not rejected: other networks may allow more, and whoever passed it on did nothing wrong.
+            TopicRule::Open if message.data.len() > MAX_MESSAGE => (Verdict::Ignore("too large"), None),
             TopicRule::Open => {
                 let topic = message.topic.into_string();
                 (Verdict::Accept, Some(Incoming::Message { topic, sender, data: message.data.into() }))

@@ -6,33 +6,41 @@ use bytes::Bytes;
 use p2pd_core::{group::Group, id::PeerId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{NetError, command::Command, dial, gossip::TopicRule, peers, peers::PeerInfo};
+use crate::{NetError, command::Command, dial, dial::Ways, gossip::TopicRule, peers, peers::PeerInfo};
 
 /// Asks the swarm task. Waits while 64 commands are queued; put a deadline around it.
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) streams: libp2p_stream::Control,
 }
 
 impl Handle {
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| NetError::Stopped)?;
-        answer.await.map_err(|_| NetError::Stopped)
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
+        self.ask_or(command, || NetError::Stopped).await
     }
 
-    /// Dials a multiaddr that ends in `/p2p/<peer id>`. Answers when the connection stands or every way has failed.
+    /// Asks what may remain without an answer although the network runs.
+    pub(crate) async fn ask_or<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+        unanswered: impl FnOnce() -> NetError,
+    ) -> Result<T, NetError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| NetError::Stopped)?;
+        answer.await.map_err(|_| unanswered())
+    }
+
+    /// Dials a multiaddr that ends in `/p2p/<peer id>`, and no other. Answers when the connection stands or every way has failed.
     pub async fn connect(&self, address: &str) -> Result<PeerId, NetError> {
         let (peer, address) = dial::parse(address)?;
-        self.ask(|reply| Command::Connect { peer, addresses: vec![address], reply }).await?
+        self.ask(|reply| Command::Connect { peer, ways: Ways::Only(address), reply }).await?
     }
 
     /// Dials a peer at the addresses it is said to have; the malformed ones among them are left out.
     pub async fn connect_peer(&self, peer: &PeerId, addresses: &[String]) -> Result<PeerId, NetError> {
         let id = peers::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
-        let addresses = addresses.iter().filter_map(|a| a.parse().ok()).collect();
-        self.ask(|reply| Command::Connect { peer: id, addresses, reply }).await?
+        let ways = Ways::Any(addresses.iter().filter_map(|a| a.parse().ok()).collect());
+        self.ask(|reply| Command::Connect { peer: id, ways, reply }).await?
     }
 
     /// Closes every connection to the peer.

@@ -17,6 +17,7 @@ mod peers;
 mod protocols;
 pub mod queue;
 mod renew;
+mod substreams;
 mod swarm;
 mod task;
 
@@ -27,5 +28,5 @@ pub use gossip::TopicRule;
 pub use handle::Handle;
 pub use identity::Identity;
 pub use peers::{Connection, PeerInfo};
-pub use protocols::{ByteStream, Duplex, Inbound};
+pub use protocols::{ByteStream, Duplex, Inbound, refused};
 pub use task::{Running, start};

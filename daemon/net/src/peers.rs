@@ -9,6 +9,8 @@ use p2pd_core::{
     time::{MonoMs, UnixMs},
 };
 
+use crate::dial::without_peer;
+
 /// Most addresses and protocols kept of what one peer says of itself.
 const MAX_SAID: usize = 128;
 
@@ -75,8 +77,11 @@ impl Peers {
         point: &ConnectedPoint,
         now: UnixMs,
     ) -> bool {
-        let connection =
-            Connection { address: point.get_remote_address().to_string(), inbound: point.is_listener(), opened: now };
+        let connection = Connection {
+            address: without_peer(point.get_remote_address().clone()).to_string(),
+            inbound: point.is_listener(),
+            opened: now,
+        };
         let connections = &mut self.0.entry(peer).or_default().connections;
         connections.insert(id, connection);
         connections.len() == 1
@@ -99,6 +104,11 @@ impl Peers {
             entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 140)).collect();
             entry.addresses = info.listen_addrs.iter().take(MAX_SAID).map(Multiaddr::to_string).collect();
         }
+    }
+
+    /// Whether a peer has said that it speaks a protocol.
+    pub(crate) fn speaks(&self, peer: &libp2p::PeerId, protocol: &str) -> bool {
+        self.0.get(peer).is_some_and(|entry| entry.protocols.iter().any(|p| p == protocol))
     }
 
     pub(crate) fn pinged(&mut self, peer: &libp2p::PeerId, rtt: Duration) {

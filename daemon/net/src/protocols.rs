@@ -1,14 +1,22 @@
 //! Streams on protocols that local programs speak. They go around the swarm task: bytes flow between a stream and its
 //! program, and yamux' or QUIC's windows hold back the writer.
 
-use futures::StreamExt;
-use libp2p::StreamProtocol;
-use libp2p_stream::{AlreadyRegistered, IncomingStreams, OpenStreamError};
+use std::io;
+
+use libp2p::{StreamProtocol, core::upgrade::NegotiationError};
 use p2pd_core::id::PeerId;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
-use crate::{Handle, NetError, peers};
+use crate::{
+    Handle, NetError,
+    command::Command,
+    peers,
+    substreams::{Arrived, Refused},
+};
 
 /// Bytes both ways.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -19,43 +27,61 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub type ByteStream = Box<dyn Duplex>;
 
 /// Streams that peers open on one protocol; it is free again when this is dropped.
-pub struct Inbound(IncomingStreams);
+pub struct Inbound {
+    streams: mpsc::Receiver<Arrived>,
+    commands: mpsc::WeakSender<Command>,
+}
 
 impl Inbound {
     /// The next one; `None` when the network has stopped.
     pub async fn next(&mut self) -> Option<(PeerId, ByteStream)> {
-        let (peer, stream) = self.0.next().await?;
+        let (peer, stream) = self.streams.recv().await?;
         Some((peers::from_libp2p(&peer), Box::new(stream.compat())))
     }
 }
 
-fn name(protocol: &str) -> Result<StreamProtocol, NetError> {
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        self.streams.close();
+        // When the queue is full, peers learn of it with the next change or ping.
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.try_send(Command::ProtocolsChanged);
+        }
+    }
+}
+
+/// Whether reading failed because the peer refused the protocol, although it had said that it speaks it.
+pub fn refused(error: &io::Error) -> bool {
+    matches!(error.get_ref().and_then(|e| e.downcast_ref()), Some(NegotiationError::Failed))
+}
+
+fn parse(protocol: &str) -> Result<StreamProtocol, NetError> {
     StreamProtocol::try_from_owned(protocol.to_owned())
         .map_err(|_| NetError::Protocol(format!("`{protocol}` is no protocol; one looks like /chat/1.0.0")))
 }
 
 impl Handle {
-    /// Opens a stream to a connected peer. Negotiation is lazy: the first bytes go with the protocol's name, and that the
-    /// peer does not speak it shows only as a reset. Whoever calls has looked at what the peer says it speaks.
-    pub async fn open_stream(&self, peer: &PeerId, protocol: &str) -> Result<ByteStream, NetError> {
-        let id = peers::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
-        let opened = self.streams.clone().open_stream(id, name(protocol)?).await;
-        let peer = || peer.to_string();
-        Ok(Box::new(
-            opened
-                .map_err(|error| match error {
-                    OpenStreamError::UnsupportedProtocol(_) => {
-                        NetError::Unsupported { peer: peer(), protocols: protocol.into() }
-                    }
-                    error => NetError::Unreachable { peer: peer(), fault: error.to_string() },
-                })?
-                .compat(),
-        ))
+    /// Opens a stream to a connected peer on the first of these protocols that it speaks, in one round trip, or in none if
+    /// it has said so; see [`refused`]. The stream and its protocol.
+    pub async fn open_stream(&self, peer: &PeerId, protocols: &[String]) -> Result<(ByteStream, String), NetError> {
+        let name = || peer.to_string();
+        let id = peers::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(name()))?;
+        let wanted = protocols.iter().map(|p| parse(p)).collect::<Result<_, _>>()?;
+        let lost = || NetError::Unreachable { peer: name(), fault: "the connection closed meanwhile".into() };
+        let opened = self.ask_or(|reply| Command::OpenStream { peer: id, protocols: wanted, reply }, lost).await?;
+        match opened {
+            Ok((stream, protocol)) => Ok((Box::new(stream.compat()), protocol.to_string())),
+            Err(Refused::NotConnected) => Err(NetError::NotConnected(name())),
+            Err(Refused::Unsupported) => Err(NetError::Unsupported { peer: name(), protocols: protocols.join(", ") }),
+            Err(Refused::Failed(fault)) => Err(NetError::Unreachable { peer: name(), fault }),
+        }
     }
 
     /// Takes the streams that peers open on a protocol.
-    pub fn accept_streams(&self, protocol: &str) -> Result<Inbound, NetError> {
-        let accepted = self.streams.clone().accept(name(protocol)?);
-        accepted.map(Inbound).map_err(|AlreadyRegistered| NetError::Taken(protocol.to_owned()))
+    pub async fn accept_streams(&self, protocol: &str) -> Result<Inbound, NetError> {
+        let wanted = parse(protocol)?;
+        let accepted = self.ask(|reply| Command::AcceptStreams { protocol: wanted, reply }).await?;
+        let streams = accepted.ok_or_else(|| NetError::Taken(protocol.to_owned()))?;
+        Ok(Inbound { streams, commands: self.commands.downgrade() })
     }
 }

@@ -58,7 +58,6 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let (incoming_writer, incoming) = queue::bounded(INCOMING, 8 << 20);
     let (event_writer, events) = queue::bounded(EVENTS, usize::MAX);
     let swarm = swarm::build(config, identity)?;
-    let streams = swarm.behaviour().streams.new_control();
     let task = Task {
         swarm,
         dial: Dial::new(&config.bootstrap)?,
@@ -70,9 +69,10 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         began: Instant::now(),
         looked_around: MonoMs(0),
         repaired: MonoMs(0),
+        say_protocols: false,
     };
     let task = tokio::spawn(task.run(command_queue, stop));
-    Ok(Running { handle: Handle { commands, streams }, incoming, events, task })
+    Ok(Running { handle: Handle { commands }, incoming, events, task })
 }
 
 struct Task {
@@ -86,6 +86,7 @@ struct Task {
     began: Instant,
     looked_around: MonoMs,
     repaired: MonoMs,
+    say_protocols: bool,
 }
 
 impl Task {
@@ -125,6 +126,10 @@ impl Task {
     fn on_tick(&mut self) {
         let now = self.now();
         self.dial.tick(&mut self.swarm, now);
+        if std::mem::take(&mut self.say_protocols) {
+            let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+            self.swarm.behaviour_mut().identify.push(peers);
+        }
         if now.since(self.looked_around) >= LOOK_AROUND_MS {
             self.looked_around = now;
             // Fails while no peer is known, which is no news.
@@ -141,7 +146,7 @@ impl Task {
     fn on_command(&mut self, command: Command) {
         let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
         match command {
-            Command::Connect { peer, addresses, reply } => self.dial.connect(&mut self.swarm, peer, addresses, reply),
+            Command::Connect { peer, ways, reply } => self.dial.connect(&mut self.swarm, peer, ways, reply),
             Command::Disconnect { peer, reply } => {
                 let known = self.swarm.disconnect_peer_id(peer);
                 let _ = reply.send(known.map_err(|()| NetError::NotConnected(peer.to_string())));
@@ -174,10 +179,26 @@ impl Task {
                 let followers = followers(gossipsub, &IdentTopic::new(topic).hash());
                 let _ = reply.send(followers.iter().map(peers::from_libp2p).collect());
             }
+            Command::OpenStream { peer, protocols, reply } => {
+                let said = protocols.iter().find(|p| self.peers.speaks(&peer, p.as_ref())).cloned();
+                self.swarm.behaviour_mut().streams.open(peer, said, protocols, reply);
+            }
+            Command::AcceptStreams { protocol, reply } => {
+                let _ = reply.send(self.swarm.behaviour_mut().streams.accept(protocol));
+                self.protocols_changed();
+            }
+            Command::ProtocolsChanged => self.protocols_changed(),
             Command::Recent { topic, ms, reply } => {
                 let _ = reply.send(self.gossip.recent(&topic, ms, self.now()));
             }
         }
+    }
+
+    /// Has peers told which protocols are spoken here: at once where identify can, and with the next tick for those it
+    /// was just exchanging the old ones with.
+    fn protocols_changed(&mut self) {
+        self.swarm.behaviour_mut().streams.look();
+        self.say_protocols = true;
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -210,7 +231,9 @@ impl Task {
             {
                 self.tell(Event::Disconnected(peers::from_libp2p(&peer_id)));
             }
-            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => self.dial.failed(connection_id, &error),
+            SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
+                self.dial.failed(peer_id, connection_id, &error);
+            }
             SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.to_string())),
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {

@@ -67,7 +67,7 @@ impl ProtocolService for Service {
         request: Request<HandleProtocolRequest>,
     ) -> Result<Response<Self::HandleProtocolStream>, Status> {
         use handle_protocol_response::Event;
-        let mut handler = self.0.node.handle_protocol(&request.into_inner().protocol).map_err(status::of)?;
+        let mut handler = self.0.node.handle_protocol(&request.into_inner().protocol).await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             out.send(HandleProtocolResponse { event: Some(Event::Handling(true)) }).await?;
             while let Some((stream_id, peer)) = handler.next().await {

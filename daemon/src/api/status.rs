@@ -28,6 +28,10 @@ pub(super) fn stopping() -> Status {
 }
 
 pub(super) fn reset(error: &std::io::Error) -> Status {
+    if p2pd_net::refused(error) {
+        let message = "the peer has said that it speaks this protocol, and does not any more; try again in a minute";
+        return status(Code::FailedPrecondition, Reason::ProtocolUnsupported, message);
+    }
     status(Code::Aborted, Reason::StreamReset, format!("the stream was reset: {error}"))
 }
 

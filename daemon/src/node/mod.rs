@@ -57,6 +57,8 @@ struct Inner {
     streams: Mutex<HashMap<String, streams::Followed>>,
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
     topics: Mutex<HashMap<String, fanout::Fanout<TopicItem>>>,
+    /// Held while a reader joins and while topics without readers are left, so that none is left that was just joined.
+    following: tokio::sync::Mutex<()>,
     events: Mutex<events::State>,
     protocols: Arc<protocols::State>,
     /// Peers that a program had disconnected, until they are gone.
@@ -121,6 +123,7 @@ impl Node {
             streams: Mutex::default(),
             publications: Mutex::default(),
             topics: Mutex::default(),
+            following: tokio::sync::Mutex::default(),
             events: Mutex::new(events::State::restore(&store)?),
             protocols: Arc::default(),
             store,

@@ -67,37 +67,22 @@ impl Node {
         }
         protocols.iter().try_for_each(|p| check(p))?;
         let open = async {
-            let spoken = self.spoken_by(peer).await?;
-            let Some(protocol) = protocols.iter().find(|p| spoken.contains(p)) else {
-                return Err(NetError::Unsupported { peer: peer.to_string(), protocols: protocols.join(", ") }.into());
-            };
-            Ok((self.0.net.open_stream(peer, protocol).await?, protocol.clone()))
+            match self.0.net.open_stream(peer, protocols).await {
+                Err(NetError::NotConnected(_)) => {
+                    self.dial_known(peer).await?;
+                    Ok(self.0.net.open_stream(peer, protocols).await?)
+                }
+                other => Ok(other?),
+            }
         };
         let late = || NetError::Unreachable { peer: peer.to_string(), fault: "no answer within 20 s".into() };
         tokio::time::timeout(OPEN_WITHIN, open).await.map_err(|_| late())?
     }
 
-    /// The protocols that a peer says it speaks. Dials it if need be, and waits until it has told.
-    async fn spoken_by(&self, peer: &PeerId) -> Result<Vec<String>, NodeError> {
-        let mut changes = self.watch_peers();
-        match self.peer(peer).await {
-            Ok(info) if !info.protocols.is_empty() => return Ok(info.protocols),
-            Ok(_) => {}
-            Err(_) => self.dial_known(peer).await?,
-        }
-        loop {
-            let info = self.peer(peer).await?;
-            if !info.protocols.is_empty() {
-                return Ok(info.protocols);
-            }
-            let _ = changes.recv().await;
-        }
-    }
-
     /// Handles a protocol.
-    pub(crate) fn handle_protocol(&self, protocol: &str) -> Result<Handler, NodeError> {
+    pub(crate) async fn handle_protocol(&self, protocol: &str) -> Result<Handler, NodeError> {
         check(protocol)?;
-        let inbound = self.0.net.accept_streams(protocol)?;
+        let inbound = self.0.net.accept_streams(protocol).await?;
         Ok(Handler { protocol: protocol.to_owned(), inbound, state: self.0.protocols.clone() })
     }
 

@@ -56,6 +56,7 @@ impl Node {
     /// Follows a topic.
     pub(crate) async fn subscribe(&self, topic: &str) -> Result<Reader<TopicItem>, NodeError> {
         self.check_topic(topic)?;
+        let _leaving = self.0.following.lock().await;
         let reader = lock(&self.0.topics).entry(topic.into()).or_insert_with(Fanout::new).join(READER.0, READER.1);
         self.0.net.subscribe(topic, TopicRule::Open).await?;
         Ok(reader)

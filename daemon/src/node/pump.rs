@@ -74,6 +74,14 @@ impl Node {
         }
     }
 
+    /// Follows no more what nobody here reads.
+    async fn leave_unread(&self) {
+        let _joining = self.0.following.lock().await;
+        for topic in self.sweep_streams().into_iter().chain(self.sweep_topics()) {
+            let _ = self.0.net.unsubscribe(&topic).await;
+        }
+    }
+
     fn changed(&self, peer: &p2pd_core::id::PeerId) {
         let _ = self.0.peers_changed.send(peer.clone());
     }
@@ -83,9 +91,7 @@ impl Node {
         self.ask_pending().await;
         self.sweep_directory();
         self.reach_publishers();
-        for topic in self.sweep_streams().into_iter().chain(self.sweep_topics()) {
-            let _ = self.0.net.unsubscribe(&topic).await;
-        }
+        self.leave_unread().await;
         if let Err(error) = self.persist(false).await {
             tracing::error!(%error, "state not written; trying again in a second");
         }

@@ -88,6 +88,7 @@ impl Node {
     /// Follows a stream; returns its topic.
     pub(super) async fn follow(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, NodeError> {
         let (topic, rule) = topic_of(self.network(), key, json);
+        let _leaving = self.0.following.lock().await;
         self.0.net.subscribe(&topic, rule).await?;
         let idle = self.now();
         let mut streams = lock(&self.0.streams);

@@ -92,6 +92,21 @@ pub fn pair() -> (TempDir, Daemon, Daemon) {
     (place, a, b)
 }
 
+pub fn id(daemon: &Daemon) -> String {
+    let info: serde_json::Value = serde_json::from_str(&daemon.good(&["rpc", "p2pd.v1.NodeService/GetInfo"])).unwrap();
+    info["peer_id"].as_str().unwrap().to_owned()
+}
+
+/// Runs a command that goes on, once its first line says that it is ready.
+pub fn ready(mut command: Command) -> (Child, String) {
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    errors.read_line(&mut line).unwrap();
+    std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
+    (child, line)
+}
+
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

@@ -1,0 +1,267 @@
+//! The behaviour behind protocol streams: which protocols are accepted, and who waits for a stream to open.
+//!
+//! Not libp2p-stream, because that drops the third of three streams that arrive at once, and tells connected peers of a
+//! new protocol only when something else wakes the connection.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use libp2p::{
+    InboundUpgrade, Multiaddr, OutboundUpgrade, PeerId, Stream, StreamProtocol,
+    core::{Endpoint, UpgradeInfo, transport::PortUse},
+    swarm::{
+        ConnectionClosed, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandlerInEvent, ToSwarm,
+        behaviour::ConnectionEstablished,
+        handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Inbound streams of one protocol that wait to be looked at; what comes beyond is reset.
+const BACKLOG: usize = 64;
+
+/// What no peer speaks. The swarm negotiates lazily: the last protocol proposed counts as agreed before the peer has
+/// answered, and that it was refused shows at the first read. With this behind them, the real ones wait for the answer.
+const NOBODY: StreamProtocol = StreamProtocol::new("/p2pd/nobody");
+
+/// A stream that a peer opened.
+pub(crate) type Arrived = (PeerId, Stream);
+type ByProtocol = HashMap<StreamProtocol, mpsc::Sender<Arrived>>;
+
+/// A stream and the protocol it speaks.
+pub(crate) type Opened = (Stream, StreamProtocol);
+
+/// Why a stream could not be opened.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// No connection to the peer.
+    NotConnected,
+    /// The peer speaks none of the protocols.
+    Unsupported,
+    /// Anything else.
+    Failed(String),
+}
+
+pub(crate) type OpenReply = oneshot::Sender<Result<Opened, Refused>>;
+
+/// Who takes the streams of each protocol. An entry ends when its receiver is dropped.
+#[derive(Clone, Default)]
+struct Acceptors(Arc<Mutex<ByProtocol>>);
+
+impl Acceptors {
+    /// Those that still listen.
+    fn lock(&self) -> MutexGuard<'_, ByProtocol> {
+        let mut acceptors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        acceptors.retain(|_, acceptor| !acceptor.is_closed());
+        acceptors
+    }
+}
+
+/// What the behaviour asks of a connection.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    Open {
+        protocols: Vec<StreamProtocol>,
+        reply: OpenReply,
+    },
+    /// To look at the accepted protocols again; identify then tells the peer.
+    Look,
+}
+
+#[derive(Default)]
+pub(crate) struct Behaviour {
+    acceptors: Acceptors,
+    connections: HashSet<(PeerId, ConnectionId)>,
+    asks: VecDeque<(PeerId, NotifyHandler, Ask)>,
+}
+
+impl Behaviour {
+    /// Opens a stream on the first of the protocols that the peer speaks. It is ready to be written to at once if `said`
+    /// is what the peer has said it speaks, and after a round trip otherwise.
+    pub(crate) fn open(
+        &mut self,
+        peer: PeerId,
+        said: Option<StreamProtocol>,
+        mut protocols: Vec<StreamProtocol>,
+        reply: OpenReply,
+    ) {
+        if let Some(said) = said {
+            protocols = vec![said];
+        } else {
+            protocols.push(NOBODY);
+        }
+        if self.connections.iter().any(|(connected, _)| *connected == peer) {
+            self.asks.push_back((peer, NotifyHandler::Any, Ask::Open { protocols, reply }));
+        } else {
+            let _ = reply.send(Err(Refused::NotConnected));
+        }
+    }
+
+    /// Accepts streams of a protocol until the receiver is dropped; `look` has to follow either. `None` when somebody else does.
+    pub(crate) fn accept(&mut self, protocol: StreamProtocol) -> Option<mpsc::Receiver<Arrived>> {
+        let mut acceptors = self.acceptors.lock();
+        if acceptors.contains_key(&protocol) {
+            return None;
+        }
+        let (acceptor, receiver) = mpsc::channel(BACKLOG);
+        acceptors.insert(protocol, acceptor);
+        Some(receiver)
+    }
+
+    /// Has every connection see which protocols are accepted now.
+    pub(crate) fn look(&mut self) {
+        let all = self.connections.iter().map(|(peer, id)| (*peer, NotifyHandler::One(*id), Ask::Look));
+        self.asks.extend(all);
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<Handler, ConnectionDenied> {
+        Ok(Handler { peer, acceptors: self.acceptors.clone(), open: VecDeque::new() })
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<Handler, ConnectionDenied> {
+        Ok(Handler { peer, acceptors: self.acceptors.clone(), open: VecDeque::new() })
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        match event {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, .. }) => {
+                self.connections.insert((peer_id, connection_id));
+            }
+            FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
+                self.connections.remove(&(peer_id, connection_id));
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, never: Infallible) {
+        match never {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+        match self.asks.pop_front() {
+            Some((peer_id, handler, event)) => Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event }),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// One connection's part.
+pub(crate) struct Handler {
+    peer: PeerId,
+    acceptors: Acceptors,
+    open: VecDeque<(Vec<StreamProtocol>, OpenReply)>,
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = Ask;
+    type ToBehaviour = Infallible;
+    type InboundProtocol = AnyOf;
+    type OutboundProtocol = AnyOf;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = OpenReply;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<AnyOf> {
+        SubstreamProtocol::new(AnyOf(self.acceptors.lock().keys().cloned().collect()), ())
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<AnyOf, OpenReply, Infallible>> {
+        match self.open.pop_front() {
+            Some((protocols, reply)) => Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
+                protocol: SubstreamProtocol::new(AnyOf(protocols), reply),
+            }),
+            None => Poll::Pending,
+        }
+    }
+
+    fn on_behaviour_event(&mut self, ask: Ask) {
+        // For the second it is enough that this connection is polled now.
+        if let Ask::Open { protocols, reply } = ask {
+            self.open.push_back((protocols, reply));
+        }
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent<AnyOf, AnyOf, (), OpenReply>) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (stream, protocol), ..
+            }) => {
+                let acceptors = self.acceptors.lock();
+                let taken = acceptors.get(&protocol).is_some_and(|a| a.try_send((self.peer, stream)).is_ok());
+                if !taken {
+                    tracing::warn!(peer = %self.peer, %protocol, "stream reset: {BACKLOG} others wait for its program");
+                }
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
+                let opened = if protocol.1 == NOBODY { Err(Refused::Unsupported) } else { Ok(protocol) };
+                // Whoever asked may be gone.
+                let _ = info.send(opened);
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
+                let _ = info.send(Err(match error {
+                    StreamUpgradeError::NegotiationFailed => Refused::Unsupported,
+                    StreamUpgradeError::Timeout => Refused::Failed("it did not answer in time".into()),
+                    StreamUpgradeError::Io(error) => Refused::Failed(error.to_string()),
+                    StreamUpgradeError::Apply(never) => match never {},
+                }));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The upgrade of a stream that is not upgraded: bytes on whichever of these protocols both speak.
+pub(crate) struct AnyOf(Vec<StreamProtocol>);
+
+impl UpgradeInfo for AnyOf {
+    type Info = StreamProtocol;
+    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.clone().into_iter()
+    }
+}
+
+impl InboundUpgrade<Stream> for AnyOf {
+    type Output = Opened;
+    type Error = Infallible;
+    type Future = Ready<Result<Opened, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        ready(Ok((stream, protocol)))
+    }
+}
+
+impl OutboundUpgrade<Stream> for AnyOf {
+    type Output = Opened;
+    type Error = Infallible;
+    type Future = Ready<Result<Opened, Infallible>>;
+
+    fn upgrade_outbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
+        ready(Ok((stream, protocol)))
+    }
+}

