@@ -10,22 +10,30 @@ use bytes::Bytes;
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
     ListPeersRequest, SubscribeRequest, pub_sub_service_client::PubSubServiceClient, publish_stream_request::Item,
-    subscribe_response, subscribe_stream_response::Event,
+    subscribe_response, subscribe_stream_response,
 };
 use p2pd_core::{
     group::GroupBody,
     id::{PeerId, StreamKey},
+    ring::Next,
     topic,
 };
-use p2pd_net::{Config, Handle, Identity, Running, TopicRule};
+use p2pd_net::{Config, Event, Handle, Identity, Running, TopicRule};
 use serde_json::json;
-use support::{list, listen, next, open, publish, start, until};
+use support::{DEADLINE, list, listen, next, open, publish, start, until};
 use tokio_util::sync::CancellationToken;
 
 const NETWORK: &str = topic::DEFAULT_NETWORK;
 
 /// A peer that speaks the protocols and keeps none of their rules.
 async fn rogue(victim: &Daemon) -> (Running, PeerId, Identity) {
+    let (running, identity) = mute(victim);
+    follow_directory(&running).await;
+    (running, identity.peer_id(), identity)
+}
+
+/// One that says nothing of itself by gossip.
+fn mute(victim: &Daemon) -> (Running, Identity) {
     let identity = Identity::generate();
     let config = Config {
         network: NETWORK.into(),
@@ -38,14 +46,16 @@ async fn rogue(victim: &Daemon) -> (Running, PeerId, Identity) {
         agent: "rogue".into(),
         drop_groups_percent: 0,
     };
-    let running = p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap();
+    (p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap(), identity)
+}
+
+async fn follow_directory(running: &Running) {
     running.handle.subscribe(&topic::directory(NETWORK), TopicRule::Open).await.unwrap();
     until("the rogue's mesh", async || {
         let peers = running.handle.topic_peers(&topic::directory(NETWORK)).await.unwrap();
         (!peers.is_empty()).then_some(())
     })
     .await;
-    (running, identity.peer_id(), identity)
 }
 
 fn now() -> u64 {
@@ -130,8 +140,10 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
     honest.send(Item::Finish(true)).await;
     loop {
         match next(&mut replies).await {
-            Event::Group(group) => assert!(group.epoch < u64::MAX / 2, "a forged group was heard"),
-            Event::Ended(_) => break,
+            subscribe_stream_response::Event::Group(group) => {
+                assert!(group.epoch < u64::MAX / 2, "a forged group was heard")
+            }
+            subscribe_stream_response::Event::Ended(_) => break,
             other => panic!("{other:?}"),
         }
     }
@@ -154,4 +166,21 @@ async fn a_message_of_another_network_s_size_is_not_taken_and_costs_nobody_the_l
     };
     assert_eq!(&heard.data[..], b"small");
     assert!(score(&b, &id).await.is_some_and(|s| s >= 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_tells_no_subscription_is_let_go_so_that_it_greets_anew() {
+    let b = start(&[]).await;
+    let (mut mute, _) = mute(&b);
+    let let_go = async {
+        while let Some(next) = mute.events.next().await {
+            if matches!(next, Next::Item(Event::Disconnected(_))) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, let_go).await.expect("let go");
+    // Its own bootstrapping brings it back, and this time it says what it follows.
+    follow_directory(&mute).await;
+    say(&mute.handle, "{}").await;
 }

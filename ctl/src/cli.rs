@@ -17,7 +17,8 @@ pub(crate) struct Cli {
     /// Socket of the daemon; else P2PD_SOCKET, the user's own daemon, the system's.
     #[arg(long, short, global = true)]
     pub(crate) socket: Option<PathBuf>,
-    /// table for people, json or jsonl for programs; for `listen` also a file: .opus, .wav, or - for standard output.
+    /// table for people, json or jsonl for programs; for `listen` also a file (.opus, .wav), card for the
+    /// sound card, or - for standard output.
     #[arg(long, short, global = true, default_value = "table")]
     pub(crate) output: String,
     /// How long to wait, as in 500ms, 10s, 2m.
@@ -163,7 +164,7 @@ pub(crate) enum PeersAction {
 pub(crate) struct PublishStream {
     /// Id of the stream: 1 to 128 characters, printable, without spaces, / or @.
     pub(crate) id: String,
-    /// WAV, FLAC, MP3, Vorbis, AAC/M4A or Ogg/Opus file; - for raw samples on standard input.
+    /// WAV, FLAC, MP3, Vorbis, AAC/M4A or Ogg/Opus file; - for raw samples on standard input; card, or card:NAME, to record.
     #[arg(required_unless_present = "tone")]
     pub(crate) source: Option<String>,
     /// A sine of so many Hz instead of a file.
@@ -196,7 +197,7 @@ pub(crate) struct PublishStream {
     /// Samples per second on standard input.
     #[arg(long, default_value_t = 48_000)]
     pub(crate) rate: u32,
-    /// Channels on standard input.
+    /// Channels on standard input or of the card.
     #[arg(long, default_value_t = 1)]
     pub(crate) channels: u32,
     /// Sample format on standard input.
@@ -226,7 +227,8 @@ pub(crate) enum SampleArg {
 }
 
 /// With `-o FILE`: .opus takes the exact packets, .wav the sound. Without, or with `-o -`, 16 bit samples at 48 kHz go
-/// to standard output.
+/// to standard output, or to the sound card where that is a terminal. `-o card:NAME` takes a card as `aplay -L` names it.
+/// With `-o json` the sound goes nowhere, and the numbers to standard output at the end.
 #[derive(Args)]
 pub(crate) struct Listen {
     /// Stream, or stream@publisher where two use one id.

@@ -90,14 +90,14 @@ fn another_listener_that_dies_is_not_heard() {
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
     let mut listener = b.ctl(&["listen", "tone", "--stats", "--duration", "8s"]).stdout(Stdio::null()).spawn().unwrap();
     let mut told = lines(&mut listener);
-    let _ = told.by_ref().find(|line| line.as_ref().unwrap().contains("groups 2"));
+    let _ = told.by_ref().find(|line| line.as_ref().unwrap().starts_with("1."));
     other.kill_9();
     beside.wait().unwrap();
-    interrupt(&publisher);
-    publisher.wait().unwrap();
     let summary: Vec<String> = told.map(Result::unwrap).collect();
     assert!(summary.join("\n").contains(" 0 concealed, 0 late, 0 skipped"), "{summary:?}");
     listener.wait().unwrap();
+    interrupt(&publisher);
+    publisher.wait().unwrap();
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn kill_9_ten_times_loses_neither_identity_nor_peers() {
             (list["streams"][0]["confirmed"] == true).then_some(())
         });
         // Who restarts faster than a listener repairs its connections is found after QUIC's idle timeout only.
-        until("a short life", || (began.elapsed() > Duration::from_secs(1)).then_some(()));
+        until("a short life", || (began.elapsed() > Duration::from_millis(1_500)).then_some(()));
         if round == 9 {
             let publishing = a.ctl(&["publish-stream", "mine", "--tone", "440"]).spawn().unwrap();
             a.good(&["wait", "stream=mine", "--timeout", "10s"]);

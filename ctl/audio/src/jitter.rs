@@ -4,15 +4,15 @@
 //! How far behind the fastest arrival it plays is the target: the 95th percentile of how much later groups come, plus a
 //! frame; or what it takes for the latest group of the last minutes, once one came too late to be played. It rises at
 //! once and falls slowly. After running empty it fills to the target before it goes on; after a long cut it is live
-//! again at once instead of playing what was missed.
+//! again at once instead of playing what was missed, unless it is for a recording, which wants all there is.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::stats::Stats;
 
 const FRAME_US: u64 = 20_000;
-/// Shortest target: time for a daemon to see that a group is missing and to fetch it.
-const FLOOR_US: u64 = 80_000;
+/// Shortest target, beside half a group: time for a daemon to see that a group is missing and to fetch it.
+const FLOOR_US: u64 = 30_000;
 /// Arrivals the spread is taken from; half a minute of default groups.
 const ARRIVALS: usize = 300;
 /// How fast the target falls, in microseconds per second.
@@ -20,7 +20,8 @@ const FALL_US_PER_S: u64 = 20_000;
 /// How fast what one late group asked for is forgotten, in microseconds per second: 200 ms last for minutes, since rare
 /// stalls on a path come again.
 const FORGET_US_PER_S: u64 = 500;
-/// A hole longer than this is skipped, not concealed.
+/// A hole longer than this is skipped, not concealed; what comes later than this is the past. When nothing else has come
+/// for as long, the way has become longer.
 const SKIP_US: u64 = 1_000_000;
 /// Most frames held: a minute.
 const MAX_FRAMES: usize = 3000;
@@ -67,7 +68,9 @@ struct Held {
 
 /// The buffer.
 pub struct Jitter {
+    recording: bool,
     ceiling: u64,
+    floor: u64,
     target: u64,
     fell: u64,
     /// What the latest late group would have needed, and when.
@@ -78,6 +81,8 @@ pub struct Jitter {
     newest_seq: u64,
     seen: VecDeque<u64>,
     frames: BTreeMap<u64, Held>,
+    /// Since when only the past has come.
+    past: Option<u64>,
     /// Media time that is due next, once playing.
     next: Option<u64>,
     /// Arrival minus media time of the recent groups, and the smallest of them.
@@ -88,6 +93,11 @@ pub struct Jitter {
     pub stats: Stats,
 }
 
+/// How long after its media time something came; only differences mean anything.
+fn delay(now: u64, pts: u64) -> i64 {
+    i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(i64::try_from(us(pts)).unwrap_or(i64::MAX))
+}
+
 fn us(ticks: u64) -> u64 {
     ticks.saturating_mul(125) / 6
 }
@@ -96,7 +106,9 @@ impl Jitter {
     /// A buffer that never plays more than `ceiling_us` behind the fastest arrival.
     pub fn new(ceiling_us: u64) -> Self {
         Jitter {
-            ceiling: ceiling_us.max(FLOOR_US),
+            recording: false,
+            ceiling: ceiling_us,
+            floor: FLOOR_US,
             target: FLOOR_US,
             fell: 0,
             late: (0, 0),
@@ -105,12 +117,18 @@ impl Jitter {
             newest_seq: 0,
             seen: VecDeque::new(),
             frames: BTreeMap::new(),
+            past: None,
             next: None,
             delays: VecDeque::new(),
             fastest: 0,
             empty: false,
             stats: Stats::default(),
         }
+    }
+
+    /// Plays what comes late, too, however late; for a recording.
+    pub fn recording(self) -> Self {
+        Jitter { recording: true, ..self }
     }
 
     /// Takes a group. Returns `Restart` when the publisher began anew with it.
@@ -139,6 +157,10 @@ impl Jitter {
             self.seen.pop_front();
         }
         self.stats.groups += 1;
+        let late_by = self.late_by(now, arrival.pts);
+        if self.is_past(now, late_by) {
+            return restarted.then_some(Playout::Restart);
+        }
         let late_before = self.stats.late;
         let mut media_time = arrival.pts;
         let mut captured = arrival.capture_us;
@@ -155,12 +177,41 @@ impl Jitter {
             self.stats.reordered += 1;
         }
         self.newest_seq = self.newest_seq.max(arrival.seq);
-        self.learn(now, arrival.pts, self.stats.late > late_before);
+        let length = us(media_time.saturating_sub(arrival.pts));
+        self.floor = (FLOOR_US + length / 2).min(self.ceiling);
+        // A cut says nothing of the path.
+        if late_by < SKIP_US || self.delays.is_empty() {
+            self.learn(now, arrival.pts, self.stats.late > late_before);
+        }
         restarted.then_some(Playout::Restart)
     }
 
+    /// How much later than the fastest this came.
+    fn late_by(&self, now: u64, pts: u64) -> u64 {
+        if self.delays.is_empty() { 0 } else { u64::try_from(delay(now, pts) - self.fastest).unwrap_or(0) }
+    }
+
+    /// Whether this belongs to what was missed. Once nothing else comes any more, begins anew with it.
+    fn is_past(&mut self, now: u64, late_by: u64) -> bool {
+        // The end of a burst that a cut held up belongs to the cut, too.
+        let most = if self.past.is_some() { self.target } else { SKIP_US };
+        if self.recording || self.next.is_none() || late_by < most {
+            self.past = None;
+            return false;
+        }
+        if now.saturating_sub(*self.past.get_or_insert(now)) < SKIP_US {
+            return true;
+        }
+        self.past = None;
+        self.frames.clear();
+        self.delays.clear();
+        self.origin = None;
+        self.next = None;
+        false
+    }
+
     fn learn(&mut self, now: u64, pts: u64, late: bool) {
-        let delay = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(i64::try_from(us(pts)).unwrap_or(i64::MAX));
+        let delay = delay(now, pts);
         // A burst of the past says nothing about the network.
         if self.next.is_none() {
             self.delays.clear();
@@ -176,11 +227,10 @@ impl Jitter {
         let p95 = spread.get(spread.len() * 95 / 100).copied().unwrap_or(0);
         let lateness = delay.abs_diff(fastest);
         let mut remembered = self.late.0.saturating_sub(now.saturating_sub(self.late.1) * FORGET_US_PER_S / 1_000_000);
-        // More than a skip is a cut, which says nothing of the path.
-        if (late || remembered > 0) && (remembered..SKIP_US).contains(&lateness) {
+        if (late || remembered > 0) && lateness >= remembered {
             (self.late, remembered) = ((lateness, now), lateness);
         }
-        let wanted = (p95.max(remembered) + FRAME_US).clamp(FLOOR_US, self.ceiling);
+        let wanted = (p95.max(remembered) + FRAME_US).clamp(self.floor, self.ceiling.max(self.floor));
         self.drift(now, fastest);
         if wanted >= self.target {
             (self.target, self.fell) = (wanted, now);
@@ -378,6 +428,36 @@ mod tests {
         assert!(stats.skipped >= 490 && stats.concealed == 0, "{stats:?}");
         assert_eq!(played.last(), Some(&999));
         assert!(stats.median_latency_us().unwrap() < 250_000);
+    }
+
+    #[test]
+    fn what_was_held_up_by_a_cut_is_not_played_late_but_recorded_whole() {
+        // Ten seconds of groups come at once, then live ones.
+        let at = |n: u64| if (50..150).contains(&n) { leaves(150) } else { leaves(n) };
+        let run = |mut jitter: Jitter| {
+            let (mut next, mut played) = (0, 0);
+            for now in (0..23_000_000).step_by(5_000) {
+                while next < 200 && at(next) <= now {
+                    jitter.insert(now, group(next));
+                    next += 1;
+                }
+                played += jitter.pull(now, now).iter().filter(|p| matches!(p, Playout::Frame { .. })).count();
+            }
+            (jitter.target_us(), jitter.stats.skipped, played)
+        };
+        let (target, skipped, played) = run(Jitter::new(2_000_000));
+        assert!(target < 300_000, "{target}");
+        assert!((450..=500).contains(&skipped) && (500..=550).contains(&played), "{skipped} {played}");
+        let (_, skipped, played) = run(Jitter::new(2_000_000).recording());
+        assert_eq!((skipped, played), (0, 1000));
+    }
+
+    #[test]
+    fn a_way_that_stays_longer_is_played_again_after_a_second() {
+        let (played, stats) =
+            play((0..200).map(|n| (leaves(n) + if n < 50 { 0 } else { 5_000_000 }, n)).collect(), 26_000_000);
+        assert!(played.len() > 900, "{} {stats:?}", played.len());
+        assert_eq!(played.last(), Some(&999));
     }
 
     #[test]

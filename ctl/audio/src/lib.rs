@@ -3,6 +3,7 @@
 
 pub mod codec;
 pub mod error;
+pub mod follow;
 pub mod jitter;
 pub mod ogg_opus;
 pub mod pace;

@@ -13,6 +13,7 @@ use p2pd_audio::{
 };
 use tokio::sync::mpsc;
 
+use super::{card, sink};
 use crate::{
     cli::{PublishStream, SampleArg, WireArg},
     exit::fail,
@@ -50,6 +51,13 @@ pub(super) fn open(flags: &PublishStream) -> anyhow::Result<Opened> {
         let format = if flags.format == SampleArg::S16 { SampleFormat::S16 } else { SampleFormat::F32 };
         let samples = source::raw(Box::new(std::io::stdin()), flags.rate, flags.channels, format)?;
         return Ok(Opened::Samples(samples.into(), None));
+    }
+    if let Some(card) = sink::card(name) {
+        let reader = card::record(card, flags.channels)?;
+        return Ok(Opened::Samples(
+            source::raw(reader, p2pd_audio::RATE, flags.channels, SampleFormat::F32)?.into(),
+            None,
+        ));
     }
     let path = Path::new(name);
     let encoded = path

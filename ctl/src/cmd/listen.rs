@@ -44,9 +44,10 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
     let Some(config) = stream.config else {
         return chunks(replies, path.as_deref(), flags.duration).await;
     };
-    let kind = Kind::of(path.as_deref())?;
+    let kind = if context.format == Format::Table { Kind::of(path.as_deref())? } else { Kind::Nothing };
+    let jitter = Jitter::new(u64::try_from(flags.latency.as_micros()).unwrap_or(u64::MAX));
     let mut session = Session {
-        jitter: Jitter::new(u64::try_from(flags.latency.as_micros()).unwrap_or(u64::MAX)),
+        jitter: if matches!(kind, Kind::Opus | Kind::Wav) { jitter.recording() } else { jitter },
         sink: Sink::create(kind, path.as_deref(), &config)?,
         began,
         first: None,

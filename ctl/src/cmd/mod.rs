@@ -1,5 +1,10 @@
 //! One file per noun of the command line.
 
+#[cfg(feature = "soundcard")]
+mod card;
+#[cfg(not(feature = "soundcard"))]
+#[path = "no_card.rs"]
+mod card;
 mod events;
 mod feed;
 mod listen;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, IsTerminal, Write},
     path::{Path, PathBuf},
     sync::mpsc::{self, SyncSender, TrySendError},
     thread::{self, JoinHandle},
@@ -11,12 +11,14 @@ use std::{
 use hound::{WavSpec, WavWriter};
 use p2pd_api::v1::StreamConfig;
 use p2pd_audio::{
+    FRAME,
     codec::{OpusDecoder, packet_ticks, to_i16},
     jitter::Playout,
     ogg_opus::OpusWriter,
 };
 use tempfile::NamedTempFile;
 
+use super::card::Player;
 use crate::exit::fail;
 
 /// What a name asks for.
@@ -25,17 +27,37 @@ pub(super) enum Kind {
     Opus,
     Wav,
     Pcm,
+    Card,
+    /// Only the numbers are wanted.
+    Nothing,
+}
+
+/// The card's name in `card` or `card:NAME`, which stand where a file's would.
+pub(super) fn card(place: &str) -> Option<Option<&str>> {
+    match place.strip_prefix("card")? {
+        "" => Some(None),
+        rest => rest.strip_prefix(':').map(Some),
+    }
 }
 
 impl Kind {
     pub(super) fn of(path: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(path) = path else { return Ok(Kind::Pcm) };
+        let Some(path) = path else {
+            // Samples on a terminal are of no use to anybody.
+            return Ok(if io::stdout().is_terminal() { Kind::Card } else { Kind::Pcm });
+        };
+        if path.to_str().is_some_and(|place| card(place).is_some()) {
+            return Ok(Kind::Card);
+        }
         match path.extension().and_then(|e| e.to_str()) {
             Some("opus") => Ok(Kind::Opus),
             Some("wav") => Ok(Kind::Wav),
             _ => Err(fail(
                 2,
-                format!("-o {}: takes a name that ends in .opus or .wav, or - for standard output", path.display()),
+                format!(
+                    "-o {}: takes a name that ends in .opus or .wav, card, or - for standard output",
+                    path.display()
+                ),
             )),
         }
     }
@@ -46,12 +68,21 @@ pub(super) enum Sink {
     Opus(OpusWriter<BufWriter<NamedTempFile>>, PathBuf),
     Wav(Box<WavWriter<BufWriter<File>>>, NamedTempFile, PathBuf, OpusDecoder),
     Pcm(Pipe, OpusDecoder),
+    Card(Box<Player>, OpusDecoder),
+    Nothing,
     Done,
 }
 
 impl Sink {
     pub(super) fn create(kind: Kind, path: Option<&Path>, config: &StreamConfig) -> anyhow::Result<Self> {
+        if matches!(kind, Kind::Nothing) {
+            return Ok(Sink::Nothing);
+        }
         let decoder = OpusDecoder::new(config.channels)?;
+        if matches!(kind, Kind::Card) {
+            let name = path.and_then(Path::to_str).and_then(card).flatten();
+            return Ok(Sink::Card(Box::new(Player::open(name, config.channels)?), decoder));
+        }
         let Some(path) = path else { return Ok(Sink::Pcm(Pipe::open(), decoder)) };
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = NamedTempFile::new_in(directory)
@@ -69,7 +100,7 @@ impl Sink {
                 };
                 Sink::Wav(Box::new(WavWriter::new(BufWriter::new(file.reopen()?), spec)?), file, path.into(), decoder)
             }
-            Kind::Pcm => Sink::Pcm(Pipe::open(), decoder),
+            Kind::Pcm | Kind::Card | Kind::Nothing => Sink::Pcm(Pipe::open(), decoder),
         })
     }
 
@@ -93,13 +124,20 @@ impl Sink {
                 pipe.write(samples.iter().flat_map(|s| to_i16(*s).to_le_bytes()).collect())?;
                 Ok(samples.len() as u64 / decoder.channels() as u64)
             }
+            (Sink::Card(player, decoder), playout) => {
+                let samples = sound(decoder, playout)?;
+                player.play(&samples)?;
+                Ok(samples.len() as u64 / decoder.channels() as u64)
+            }
+            (Sink::Nothing, Playout::Frame { packet, .. }) => Ok(packet_ticks(&packet).unwrap_or(0)),
+            (Sink::Nothing, Playout::Conceal { .. }) => Ok(FRAME as u64),
             (_, Playout::Restart) | (Sink::Done, _) => Ok(0),
         }
     }
 
-    /// Does not wait for a reader of standard output that has stopped.
+    /// Does not wait for a reader of standard output that has stopped, nor for the card to play what it has.
     pub(super) fn let_go(&mut self) {
-        if let Sink::Pcm(..) = self {
+        if let Sink::Pcm(..) | Sink::Card(..) = self {
             *self = Sink::Done;
         }
     }
@@ -116,7 +154,11 @@ impl Sink {
                 pipe.close()?;
                 return Ok(String::new());
             }
-            Sink::Done => return Ok(String::new()),
+            Sink::Card(player, _) => {
+                player.finish();
+                return Ok(String::new());
+            }
+            Sink::Nothing | Sink::Done => return Ok(String::new()),
         };
         let path = if failed { path.with_added_extension("partial") } else { path };
         file.persist(&path).map_err(|e| fail(1, format!("cannot write {}: {}", path.display(), e.error)))?;

@@ -32,6 +32,11 @@ pub(crate) fn kad_protocol(network: &str) -> Result<StreamProtocol, NetError> {
         .map_err(|e| NetError::Setup(format!("network name `{network}`: {e}")))
 }
 
+/// What identify says of a daemon of this network.
+pub(crate) fn protocol_version(network: &str) -> String {
+    format!("/p2pd/{network}/1")
+}
+
 pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let id = identity.0.public().to_peer_id();
@@ -40,7 +45,7 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, N
         .with_max_pending_outgoing(Some(64))
         .with_max_established(Some(config.max_connections))
         .with_max_established_per_peer(Some(config.max_connections_per_peer));
-    let identify = identify::Config::new("/p2pd/1".into(), identity.0.public())
+    let identify = identify::Config::new(protocol_version(&config.network), identity.0.public())
         .with_agent_version(config.agent.clone())
         // Also because pushes are lost over QUIC: lazily negotiated, they are closed before the peer has answered.
         .with_interval(Duration::from_secs(60));

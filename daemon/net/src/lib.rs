@@ -11,6 +11,7 @@ pub mod error;
 pub mod event;
 mod fetch;
 mod gossip;
+mod greeting;
 mod handle;
 pub mod identity;
 mod peers;

@@ -60,6 +60,8 @@ struct Peer {
     protocols: Vec<String>,
     addresses: Vec<String>,
     rtt: Option<Duration>,
+    /// A daemon of our network, as it says.
+    ours: bool,
     /// Since when, and last when, its queues were too full.
     slow: Option<(MonoMs, MonoMs)>,
 }
@@ -98,8 +100,9 @@ impl Peers {
         last
     }
 
-    pub(crate) fn identified(&mut self, peer: &libp2p::PeerId, info: &identify::Info) {
+    pub(crate) fn identified(&mut self, peer: &libp2p::PeerId, info: &identify::Info, ours: bool) {
         if let Some(entry) = self.0.get_mut(peer) {
+            entry.ours = ours;
             entry.agent = text::clean(&info.agent_version, 128);
             entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 140)).collect();
             entry.addresses = info.listen_addrs.iter().take(MAX_SAID).map(Multiaddr::to_string).collect();
@@ -126,6 +129,11 @@ impl Peers {
         };
         entry.slow = Some((since, now));
         now.since(since) >= 60_000
+    }
+
+    /// The connected daemons of our network.
+    pub(crate) fn ours(&self) -> impl Iterator<Item = libp2p::PeerId> + '_ {
+        self.0.iter().filter(|(_, entry)| entry.ours).map(|(peer, _)| *peer)
     }
 
     pub(crate) fn contains(&self, peer: &libp2p::PeerId) -> bool {

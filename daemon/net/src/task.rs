@@ -12,17 +12,21 @@ use libp2p::{
     ping, request_response,
     swarm::SwarmEvent,
 };
-use p2pd_core::time::{MonoMs, UnixMs};
+use p2pd_core::{
+    time::{MonoMs, UnixMs},
+    topic,
+};
 use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Event, Handle, Identity, Incoming, NetError,
-    behaviour::{Behaviour, BehaviourEvent, kad_protocol},
+    behaviour::{self, Behaviour, BehaviourEvent, kad_protocol},
     command::Command,
     dial::Dial,
     fetch,
     gossip::{Ask, Gossip, Judged},
+    greeting::Greetings,
     peers::{self, Peers},
     queue, swarm,
 };
@@ -64,6 +68,9 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         gossip: Gossip::new(config),
         peers: Peers::default(),
         kad_protocol: kad_protocol(&config.network)?,
+        protocol_version: behaviour::protocol_version(&config.network),
+        directory: IdentTopic::new(topic::directory(&config.network)).hash(),
+        greetings: Greetings::default(),
         incoming: incoming_writer,
         events: event_writer,
         began: Instant::now(),
@@ -81,6 +88,10 @@ struct Task {
     gossip: Gossip,
     peers: Peers,
     kad_protocol: libp2p::StreamProtocol,
+    protocol_version: String,
+    /// What every daemon of our network follows.
+    directory: TopicHash,
+    greetings: Greetings,
     incoming: queue::Writer<Incoming>,
     events: queue::Writer<Event>,
     began: Instant,
@@ -126,6 +137,7 @@ impl Task {
     fn on_tick(&mut self) {
         let now = self.now();
         self.dial.tick(&mut self.swarm, now);
+        self.renew_silent(now);
         if std::mem::take(&mut self.say_protocols) {
             let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
             self.swarm.behaviour_mut().identify.push(peers);
@@ -134,6 +146,16 @@ impl Task {
             self.looked_around = now;
             // Fails while no peer is known, which is no news.
             let _ = self.swarm.behaviour_mut().kad.bootstrap();
+        }
+    }
+
+    /// Lets go of peers that ought to follow the directory and have not said so.
+    fn renew_silent(&mut self, now: MonoMs) {
+        let known = followers(&self.swarm.behaviour().gossipsub, &self.directory);
+        let silent = self.peers.ours().filter(|peer| !known.contains(peer)).collect();
+        for peer in self.greetings.overdue(now, silent, |peer| self.peers.contains(peer)) {
+            tracing::info!(%peer, "its subscriptions were not heard; connecting anew");
+            let _ = self.swarm.disconnect_peer_id(peer);
         }
     }
 
@@ -308,7 +330,7 @@ impl Task {
 
     fn on_identify(&mut self, event: identify::Event) {
         let identify::Event::Received { peer_id, info, .. } = event else { return };
-        self.peers.identified(&peer_id, &info);
+        self.peers.identified(&peer_id, &info, info.protocol_version == self.protocol_version);
         if info.protocols.contains(&self.kad_protocol) {
             for address in info.listen_addrs.iter().take(8) {
                 self.swarm.behaviour_mut().kad.add_address(&peer_id, address.clone());

@@ -75,7 +75,9 @@ impl Node {
 
     async fn dial_again(&self, peer: &PeerId) {
         for wait in WIN_BACK {
-            tokio::time::sleep(wait).await;
+            // Not both sides at once.
+            let later = if self.0.me < *peer { Duration::ZERO } else { wait / 2 };
+            tokio::time::sleep(wait + later).await;
             if self.dial_known(peer).await.is_ok() {
                 return;
             }

@@ -32,12 +32,18 @@ impl Daemon {
 
     /// With these variables of the environment.
     pub fn start_with(place: &Path, name: &str, more: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(p2pd());
+        command.envs(variables.iter().copied());
+        Self::launch(command, place, name, more)
+    }
+
+    /// By a command that runs p2pd with what else it is given.
+    pub fn launch(mut command: Command, place: &Path, name: &str, more: &[&str]) -> Self {
         let socket = place.join(format!("{name}.sock"));
-        let mut child = Command::new(p2pd())
+        let mut child = command
             .args(["run", "--dev", "--socket"])
             .arg(&socket)
             .args(more)
-            .envs(variables.iter().copied())
             .env_remove("P2PD_SOCKET")
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

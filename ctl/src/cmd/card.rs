@@ -1,0 +1,157 @@
+//! The sound card: what `listen` plays on and `publish-stream` records from. Samples cross to the card's own thread
+//! through a ring without locks, since that thread must never wait.
+
+use std::{
+    io::{self, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, TrySendError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use cpal::{
+    BufferSize, Device, ErrorKind, Stream, StreamConfig,
+    traits::{DeviceTrait, HostTrait, StreamTrait},
+};
+use p2pd_audio::{RATE, follow::Follow};
+
+use crate::{exit::fail, output};
+
+/// What waits in front of the card: some periods of it and the scheduler's whims.
+const TARGET_US: u64 = 60_000;
+/// Most that waits there. It is this full only when the card stands still.
+const RING_S: usize = 2;
+/// Recorded buffers that wait for the encoder, some seconds of them; what comes then is lost.
+const RECORDED: usize = 256;
+
+fn failed(what: &str, error: &dyn std::fmt::Display) -> anyhow::Error {
+    fail(1, format!("the sound card cannot {what}: {error}; `aplay -L` lists the cards, card:NAME takes one of them"))
+}
+
+fn device(name: Option<&str>, default: fn(&cpal::Host) -> Option<Device>) -> anyhow::Result<Device> {
+    let host = cpal::default_host();
+    let found = match name {
+        Some(name) => format!("alsa:{name}").parse().ok().and_then(|id| host.device_by_id(&id)),
+        None => default(&host),
+    };
+    found.ok_or_else(|| failed("be opened", &format_args!("there is no {}", name.unwrap_or("default one"))))
+}
+
+fn config(channels: u32) -> anyhow::Result<StreamConfig> {
+    Ok(StreamConfig { channels: channels.try_into()?, sample_rate: RATE, buffer_size: BufferSize::Default })
+}
+
+/// Sets `broken` when the card is gone; smaller troubles pass.
+fn watch(broken: Arc<AtomicBool>) -> impl FnMut(cpal::Error) {
+    move |error| match error.kind() {
+        ErrorKind::Xrun | ErrorKind::RealtimeDenied | ErrorKind::DeviceChanged => {}
+        _ => {
+            output::say(format_args!("p2pctl: the sound card: {error}"));
+            broken.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Plays on a card.
+pub(super) struct Player {
+    ring: rtrb::Producer<f32>,
+    follow: Follow,
+    channels: usize,
+    broken: Arc<AtomicBool>,
+    _stream: Stream,
+}
+
+impl Player {
+    /// Opens the card of that name, or the default one.
+    pub(super) fn open(name: Option<&str>, channels: u32) -> anyhow::Result<Self> {
+        let device = device(name, cpal::Host::default_output_device)?;
+        let width = channels as usize;
+        let (ring, mut samples) = rtrb::RingBuffer::<f32>::new(RING_S * RATE as usize * width);
+        let target = (TARGET_US * u64::from(RATE) / 1_000_000) as usize * width;
+        let broken = Arc::new(AtomicBool::new(false));
+        let mut playing = false;
+        let take = move |data: &mut [f32], _: &cpal::OutputCallbackInfo| {
+            // After silence it begins with some in hand, or it would stutter on.
+            playing = if playing { samples.slots() > 0 } else { samples.slots() >= target };
+            let mut next = || if playing { samples.pop().unwrap_or(0.0) } else { 0.0 };
+            data.fill_with(&mut next);
+        };
+        let stream = device
+            .build_output_stream(config(channels)?, take, watch(broken.clone()), None)
+            .map_err(|e| failed("play 48 kHz", &e))?;
+        stream.play().map_err(|e| failed("play", &e))?;
+        Ok(Player { ring, follow: Follow::new(channels, TARGET_US)?, channels: width, broken, _stream: stream })
+    }
+
+    fn waiting(&self) -> usize {
+        self.ring.buffer().capacity() - self.ring.slots()
+    }
+
+    /// Plays interleaved samples; what the card is too far behind for is left out.
+    pub(super) fn play(&mut self, samples: &[f32]) -> anyhow::Result<()> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(fail(1, "the sound card is gone; `p2pctl listen` again when it is back"));
+        }
+        let level_us = (self.waiting() / self.channels) as u64 * 1_000_000 / u64::from(RATE);
+        for sample in self.follow.fit(samples, level_us)? {
+            let _ = self.ring.push(sample);
+        }
+        Ok(())
+    }
+
+    /// Waits until what was given has been played, as long as the card plays at all.
+    pub(super) fn finish(self) {
+        let deadline = Instant::now() + Duration::from_secs(RING_S as u64 + 1);
+        while self.waiting() > 0 && Instant::now() < deadline && !self.broken.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Records from the card of that name, or the default one: 32 bit float samples at 48 kHz.
+pub(super) fn record(name: Option<&str>, channels: u32) -> anyhow::Result<Box<dyn Read + Send>> {
+    let device = device(name, cpal::Host::default_input_device)?;
+    let (sender, recorded) = mpsc::sync_channel(RECORDED);
+    let broken = Arc::new(AtomicBool::new(false));
+    let give = move |data: &[f32], _: &cpal::InputCallbackInfo| {
+        let bytes: Vec<u8> = data.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        if let Err(TrySendError::Full(_)) = sender.try_send(bytes) {
+            output::say("p2pctl: the encoder is too slow, sound of the card is lost");
+        }
+    };
+    let stream = device
+        .build_input_stream(config(channels)?, give, watch(broken.clone()), None)
+        .map_err(|e| failed("record 48 kHz", &e))?;
+    stream.play().map_err(|e| failed("record", &e))?;
+    Ok(Box::new(Recorder { recorded, rest: Vec::new(), broken, _stream: stream }))
+}
+
+struct Recorder {
+    recorded: Receiver<Vec<u8>>,
+    /// Recorded and not yet read, the next byte last.
+    rest: Vec<u8>,
+    broken: Arc<AtomicBool>,
+    _stream: Stream,
+}
+
+impl Read for Recorder {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.recorded.recv_timeout(Duration::from_millis(250)) {
+                Ok(bytes) => self.rest = bytes.into_iter().rev().collect(),
+                Err(_) if self.broken.load(Ordering::Relaxed) => {
+                    return Err(io::Error::new(io::ErrorKind::NotConnected, "the sound card is gone"));
+                }
+                Err(_) => {}
+            }
+        }
+        let count = buffer.len().min(self.rest.len());
+        for (to, from) in buffer.iter_mut().zip(self.rest.drain(self.rest.len() - count..).rev()) {
+            *to = from;
+        }
+        Ok(count)
+    }
+}

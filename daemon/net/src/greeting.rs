@@ -1,0 +1,86 @@
+//! Sees that every peer of our network has told which topics it follows. Gossipsub tells that once, and what it tells over
+//! a connection that is just being given up is lost for good: `renew` avoids most of that, and this finds the rest. A
+//! peer that has told nothing for a while is let go, and dialled anew by whoever finds out.
+
+use std::collections::HashMap;
+
+use libp2p::PeerId;
+use p2pd_core::time::MonoMs;
+
+/// How long a peer may take at first, in milliseconds; twice as long after each time that it was let go.
+const PATIENCE_MS: u64 = 2_000;
+const MAX_TRIES: u32 = 6;
+/// How long the tries of a peer are remembered that is not connected, in milliseconds.
+const REMEMBER_MS: u64 = 300_000;
+
+struct Silent {
+    since: MonoMs,
+    seen: MonoMs,
+    tries: u32,
+}
+
+/// Peers that have told nothing yet; bounded by the connection limits and what came in the last minutes.
+#[derive(Default)]
+pub(crate) struct Greetings(HashMap<PeerId, Silent>);
+
+impl Greetings {
+    /// The peers to let go: those of `silent` that have had their time.
+    pub(crate) fn overdue(
+        &mut self,
+        now: MonoMs,
+        silent: Vec<PeerId>,
+        connected: impl Fn(&PeerId) -> bool,
+    ) -> Vec<PeerId> {
+        // Whoever is connected and not silent has told.
+        self.0.retain(|peer, entry| (silent.contains(peer) || !connected(peer)) && now.since(entry.seen) < REMEMBER_MS);
+        let mut overdue = Vec::new();
+        for peer in silent {
+            let entry = self.0.entry(peer).or_insert(Silent { since: now, seen: now, tries: 0 });
+            // It was away in between.
+            if now.since(entry.seen) > 1_000 {
+                entry.since = now;
+            }
+            entry.seen = now;
+            if now.since(entry.since) >= PATIENCE_MS << entry.tries {
+                entry.tries = entry.tries.saturating_add(1).min(MAX_TRIES);
+                entry.since = now;
+                overdue.push(peer);
+            }
+        }
+        overdue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stays_silent_is_let_go_ever_later_and_who_speaks_is_forgiven() {
+        let mut greetings = Greetings::default();
+        let peer = PeerId::random();
+        let mut let_go = Vec::new();
+        for ms in (0..20_000).step_by(250) {
+            if !greetings.overdue(MonoMs(ms), vec![peer], |_| true).is_empty() {
+                let_go.push(ms);
+            }
+        }
+        assert_eq!(let_go, [2_000, 6_000, 14_000]);
+        assert!(greetings.overdue(MonoMs(20_000), Vec::new(), |_| true).is_empty());
+        assert!(greetings.0.is_empty());
+    }
+
+    #[test]
+    fn time_away_does_not_count_and_tries_are_remembered() {
+        let mut greetings = Greetings::default();
+        let peer = PeerId::random();
+        greetings.overdue(MonoMs(0), vec![peer], |_| true);
+        assert_eq!(greetings.overdue(MonoMs(2_000), vec![peer], |_| true), []);
+        for ms in (2_250..4_000).step_by(250) {
+            assert_eq!(greetings.overdue(MonoMs(ms), vec![peer], |_| true), []);
+        }
+        assert_eq!(greetings.overdue(MonoMs(4_000), vec![peer], |_| true), [peer]);
+        assert_eq!(greetings.overdue(MonoMs(60_000), Vec::new(), |_| false), []);
+        assert_eq!(greetings.0.get(&peer).map(|s| s.tries), Some(1));
+    }
+}

@@ -1,0 +1,195 @@
+//! Longer ways than loopback: daemons in network namespaces of their own, that reach each other over links with a delay
+//! only, which can be cut.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sched::{CloneFlags, setns};
+use support::{Daemon, interrupt, p2pd, said, until};
+
+/// A network namespace with nothing in it but loopback.
+struct Namespace(String);
+
+impl Namespace {
+    /// `None`, and said so, where none can be made.
+    fn new(name: &str) -> Option<Self> {
+        let name = format!("p2pd-{}-{name}", std::process::id());
+        let made = Command::new("ip").args(["netns", "add", &name]).output().is_ok_and(|o| o.status.success());
+        if !made {
+            println!("SKIP links: network namespaces need root and iproute2");
+            return None;
+        }
+        assert!(Command::new("ip").args(["-n", &name, "link", "set", "lo", "up"]).status().unwrap().success());
+        Some(Namespace(name))
+    }
+
+    fn daemon(&self, place: &Path, name: &str, more: &[&str]) -> Daemon {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0]).arg(p2pd());
+        Daemon::launch(command, place, name, &[&["--listen", "/ip4/127.0.0.1/tcp/0"], more].concat())
+    }
+
+    /// Runs something on a thread of its own, whose sockets are in this namespace.
+    fn enter(&self, work: impl FnOnce() + Send + 'static) {
+        let namespace = File::open(format!("/var/run/netns/{}", self.0)).unwrap();
+        thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work();
+        });
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+/// A way from one namespace to a daemon in another. While it is cut, nothing gets through, and nothing is lost.
+struct Link {
+    /// The daemon's address at the near end.
+    address: String,
+    cut: Arc<AtomicBool>,
+}
+
+impl Link {
+    fn new(near: &Namespace, far: &Namespace, daemon: &Daemon, delay: Duration) -> Self {
+        let target: u16 = daemon.address.split('/').nth(4).unwrap().parse().unwrap();
+        let cut = Arc::new(AtomicBool::new(false));
+        let (accepted, to_connect) = mpsc::channel::<TcpStream>();
+        let (port_is, port) = mpsc::channel();
+        near.enter(move || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            port_is.send(listener.local_addr().unwrap().port()).unwrap();
+            listener.incoming().map_while(Result::ok).try_for_each(|stream| accepted.send(stream)).unwrap();
+        });
+        let holds = cut.clone();
+        far.enter(move || {
+            for near in to_connect {
+                let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { continue };
+                carry(near.try_clone().unwrap(), far.try_clone().unwrap(), delay, holds.clone());
+                carry(far, near, delay, holds.clone());
+            }
+        });
+        let id = daemon.address.rsplit('/').next().unwrap();
+        Link { address: format!("/ip4/127.0.0.1/tcp/{}/p2p/{id}", port.recv().unwrap()), cut }
+    }
+
+    fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::SeqCst);
+    }
+}
+
+/// Carries bytes one way, each `delay` after it came.
+fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration, cut: Arc<AtomicBool>) {
+    to.set_nodelay(true).unwrap();
+    let (sender, on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>();
+    thread::spawn(move || {
+        let mut buffer = [0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            let _ = sender.send((Instant::now() + delay, buffer[..count].to_vec()));
+        }
+    });
+    thread::spawn(move || {
+        for (due, bytes) in on_the_way {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            while cut.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            if to.write_all(&bytes).is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    });
+}
+
+/// What `listen -o json` says at its end.
+fn heard(daemon: &Daemon, stream: &str, seconds: &str) -> serde_json::Value {
+    let mut command = daemon.ctl(&["-o", "json", "listen", stream, "--wait", "20s", "--duration", seconds]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn over_three_hops_of_100_ms_nothing_is_lost_and_sound_stays_close() {
+    let place = tempfile::tempdir().unwrap();
+    let names = ["a", "b", "c", "d"];
+    let Some(spaces) = names.iter().map(|name| Namespace::new(name)).collect::<Option<Vec<_>>>() else { return };
+    let mut daemons = vec![spaces[0].daemon(place.path(), "a", &[])];
+    for (hop, ms) in [(1, 10), (2, 30), (3, 60)] {
+        let way = Link::new(&spaces[hop], &spaces[hop - 1], &daemons[hop - 1], Duration::from_millis(ms));
+        let next = spaces[hop].daemon(place.path(), names[hop], &["--bootstrap", &way.address]);
+        next.good(&["wait", "peers=1", "--timeout", "20s"]);
+        daemons.push(next);
+    }
+    // Those between follow too: gossip goes from follower to follower.
+    for (stream, more, most) in [("usual", None, 300), ("quick", Some("--low-latency"), 200)] {
+        let publisher = daemons[0].ctl(&["publish-stream", stream, "--tone", "440"]).args(more).spawn().unwrap();
+        let between: Vec<_> = daemons[1..3]
+            .iter()
+            .map(|daemon| daemon.ctl(&["-o", "json", "listen", stream, "--wait", "20s"]).spawn().unwrap())
+            .collect();
+        daemons[3].good(&["wait", &format!("stream={stream}"), "--timeout", "20s"]);
+        let numbers = heard(&daemons[3], stream, "10s");
+        println!("{stream}: {numbers}");
+        assert_eq!(numbers["concealed_frames"], 0, "{numbers}");
+        // The goal, and what a busy machine adds.
+        assert!(numbers["latency_ms"].as_u64().unwrap() <= most + 100, "{numbers}");
+        for mut child in between.into_iter().chain([publisher]) {
+            interrupt(&child);
+            child.wait().unwrap();
+        }
+    }
+}
+
+#[test]
+fn after_a_cut_of_ten_seconds_it_is_live_again() {
+    let place = tempfile::tempdir().unwrap();
+    let (Some(one), Some(two)) = (Namespace::new("one"), Namespace::new("two")) else { return };
+    let a = one.daemon(place.path(), "a", &[]);
+    let link = Link::new(&two, &one, &a, Duration::from_millis(10));
+    let b = two.daemon(place.path(), "b", &["--bootstrap", &link.address]);
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let latency = |seconds| {
+        let numbers = heard(&b, "tone", seconds);
+        println!("{numbers}");
+        (numbers["latency_ms"].as_u64().unwrap(), numbers)
+    };
+    let (before, _) = latency("3s");
+    let listener = b.ctl(&["-o", "json", "listen", "tone", "--duration", "10s"]).spawn().unwrap();
+    until("sound", || b.good(&["status"]).contains("1 local listeners").then_some(()));
+    link.cut(true);
+    let began = Instant::now();
+    until("ten seconds", || (began.elapsed() > Duration::from_secs(10)).then_some(()));
+    link.cut(false);
+    let restored = Instant::now();
+    // It has its ten seconds of sound without what was missed.
+    let through = listener.wait_with_output().unwrap();
+    let numbers: serde_json::Value = serde_json::from_slice(&through.stdout).unwrap();
+    println!("{:?} after the cut: {numbers}", restored.elapsed());
+    assert!(numbers["skipped_frames"].as_u64().unwrap() > 300, "{numbers}");
+    assert!(numbers["latency_ms"].as_u64().unwrap() <= before + 150, "{numbers}");
+    assert!(restored.elapsed() > Duration::from_secs(5), "{:?}", restored.elapsed());
+    let (after, _) = latency("3s");
+    assert!(after <= before + 150, "{before} ms before and {after} ms after");
+    interrupt(&publisher);
+    publisher.wait().unwrap();
+}
