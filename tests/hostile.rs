@@ -42,6 +42,7 @@ fn mute(victim: &Daemon) -> (Running, Identity) {
         mdns: false,
         max_connections: 64,
         max_connections_per_peer: 4,
+        max_connections_per_address: 16,
         repair: false,
         agent: "rogue".into(),
         drop_groups_percent: 0,

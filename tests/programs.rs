@@ -6,13 +6,14 @@ mod support;
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        ConnectRequest, DisconnectRequest, GetInfoRequest, PublishRequest, SubscribeRequest, WatchEventsRequest,
-        WatchPeersRequest, node_service_client::NodeServiceClient, pub_sub_service_client::PubSubServiceClient,
-        subscribe_response::Event, watch_peers_response,
+        ConnectRequest, DisconnectRequest, GetInfoRequest, ListPeersRequest, ListRulesRequest, PublishRequest,
+        RemoveRuleRequest, Rule, SetRuleRequest, SubscribeRequest, Verdict, WatchEventsRequest, WatchPeersRequest,
+        node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
+        pub_sub_service_client::PubSubServiceClient, subscribe_response::Event, watch_peers_response,
     },
 };
 use support::{channel, pair, peers, start, until};
-use tonic::Code;
+use tonic::{Code, transport::Channel};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_reach_the_other_daemon_and_nobody_listening_is_said() {
@@ -77,7 +78,7 @@ async fn peers_are_dialled_watched_and_hung_up() {
 async fn events_go_on_from_a_cursor() {
     let (a, b) = pair().await;
     until("a peer", async || {
-        let list = peers(&b).await.list_peers(p2pd_api::v1::ListPeersRequest {}).await.unwrap().into_inner();
+        let list = peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner();
         (!list.peers.is_empty()).then_some(())
     })
     .await;
@@ -112,4 +113,43 @@ async fn one_data_directory_has_one_daemon() {
     let error = p2pd::app::Daemon::start(second).await.err().expect("refused").to_string();
     assert!(error.contains("another p2pd"), "{error}");
     a.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_say_who_may_connect() {
+    let (a, b) = pair().await;
+    let id = b.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let mut client = peers(&a).await;
+    let connected = async |client: &PeerServiceClient<Channel>| {
+        let list = client.clone().list_peers(ListPeersRequest {}).await.unwrap().into_inner();
+        list.peers.iter().any(|p| p.peer_id == id)
+    };
+    until("the peer", async || connected(&client).await.then_some(())).await;
+    let rule = |subject: &str, verdict: Verdict| SetRuleRequest {
+        rule: Some(Rule { subject: subject.into(), verdict: verdict.into() }),
+    };
+    let own = a.addresses[0].rsplit('/').next().unwrap().to_owned();
+    for (subject, verdict) in [("127.0.0.0/8", Verdict::Deny), (&own, Verdict::Deny), ("nobody", Verdict::Allow)] {
+        let refused = client.set_rule(rule(subject, verdict)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{subject}");
+    }
+    client.set_rule(rule(&id, Verdict::Deny)).await.unwrap();
+    until("the cut", async || (!connected(&client).await).then_some(())).await;
+    let refused = client.connect(ConnectRequest { address: b.addresses[0].clone() }).await.unwrap_err();
+    assert!(refused.message().contains("denied"), "{refused}");
+    let rules = client.list_rules(ListRulesRequest {}).await.unwrap().into_inner().rules;
+    assert_eq!(rules, [Rule { subject: id.clone(), verdict: Verdict::Deny.into() }]);
+    // The other side refuses when it knows who it is; to us that is a connection that closes at once.
+    let _ = peers(&b).await.connect(ConnectRequest { address: a.addresses[0].clone() }).await;
+    until("the refusal", async || (!connected(&client).await).then_some(())).await;
+    client.remove_rule(RemoveRuleRequest { subject: id.clone() }).await.unwrap();
+    assert_eq!(
+        client.remove_rule(RemoveRuleRequest { subject: id.clone() }).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
+    until("the peer, let in again", async || {
+        let _ = peers(&b).await.connect(ConnectRequest { address: a.addresses[0].clone() }).await;
+        connected(&client).await.then_some(())
+    })
+    .await;
 }

@@ -158,6 +158,23 @@ pub(crate) enum PeersAction {
         /// Peer id
         peer: String,
     },
+    /// Who is allowed and denied by rule.
+    Rules,
+    /// Let a peer or addresses connect, however many, whatever else is denied.
+    Allow {
+        /// Peer id, IP address, or a range like 192.0.2.0/24
+        subject: String,
+    },
+    /// Let a peer or addresses connect no more.
+    Deny {
+        /// Peer id, IP address, or a range like 192.0.2.0/24
+        subject: String,
+    },
+    /// Forget what was ruled.
+    Unrule {
+        /// As it was given
+        subject: String,
+    },
 }
 
 #[derive(Args)]

@@ -163,6 +163,7 @@ fn net_config(config: &Config) -> p2pd_net::Config {
         mdns: network.mdns,
         max_connections: network.max_connections,
         max_connections_per_peer: network.max_connections_per_peer,
+        max_connections_per_address: network.max_connections_per_address,
         repair: config.streams.repair,
         agent: format!("p2pd/{VERSION}"),
         drop_groups_percent: config.streams.drop_percent,

@@ -55,6 +55,11 @@ pub struct Network {
     /// Most connections to one peer, 1 to 64.
     #[config(default = 4, env = "P2PD_NETWORK_MAX_CONNECTIONS_PER_PEER")]
     pub max_connections_per_peer: u32,
+
+    /// Most inbound connections from one address, 1 to 65535: an IPv4 address or an IPv6 /56; a /48 may have eight times
+    /// as many. Loopback and addresses allowed by `p2pctl peers allow` are not counted.
+    #[config(default = 16, env = "P2PD_NETWORK_MAX_CONNECTIONS_PER_ADDRESS")]
+    pub max_connections_per_address: u32,
 }
 
 /// The gRPC API.
@@ -137,6 +142,7 @@ impl Config {
         let ranges = [
             ("network.max_connections", self.network.max_connections, 8, 65_535),
             ("network.max_connections_per_peer", self.network.max_connections_per_peer, 1, 64),
+            ("network.max_connections_per_address", self.network.max_connections_per_address, 1, 65_535),
             ("api.max_connections_per_user", self.api.max_connections_per_user, 1, 4096),
             ("streams.max_publications", self.streams.max_publications, 1, 64),
             ("streams.drop_percent", self.streams.drop_percent.into(), 0, 90),

@@ -133,9 +133,20 @@ fn messages_go_from_a_pipe_to_a_pipe() {
 
 #[test]
 fn the_units_hold_up() {
-    let units = concat!(env!("CARGO_MANIFEST_DIR"), "/../systemd/p2pd.service");
-    match Command::new("systemd-analyze").args(["security", "--offline=true", "--threshold=15", units]).output() {
-        Ok(report) => assert!(report.status.success(), "{}", String::from_utf8_lossy(&report.stdout)),
-        Err(_) => println!("SKIP systemd-analyze: not installed"),
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
+    let place = tempfile::tempdir().unwrap();
+    let analyze = |args: &[&str], unit: &Path| {
+        let report = Command::new("systemd-analyze").args(args).arg(unit).env("XDG_RUNTIME_DIR", place.path()).output();
+        let Ok(report) = report else { return println!("SKIP systemd-analyze: not installed") };
+        let said = [report.stdout, report.stderr].concat();
+        assert!(report.status.success(), "{}", String::from_utf8_lossy(&said));
+    };
+    analyze(&["security", "--offline=true", "--threshold=15"], &units.join("p2pd.service"));
+    // What it starts is not installed here, so it is looked for where it was built.
+    for (unit, scope) in [("p2pd.service", "--system"), ("user/p2pd.service", "--user")] {
+        let text = fs::read_to_string(units.join(unit)).unwrap();
+        let built = place.path().join("p2pd.service");
+        fs::write(&built, text.replace("/usr/bin/p2pd", support::p2pd().to_str().unwrap())).unwrap();
+        analyze(&["verify", "--man=no", scope], &built);
     }
 }

@@ -101,7 +101,7 @@ fn another_listener_that_dies_is_not_heard() {
 }
 
 #[test]
-fn kill_9_ten_times_loses_neither_identity_nor_peers() {
+fn kill_9_ten_times_loses_neither_identity_nor_settings_nor_peers() {
     let place = tempfile::tempdir().unwrap();
     let data = place.path().join("data");
     let other = Daemon::start(place.path(), "other", &[]);
@@ -116,6 +116,10 @@ fn kill_9_ten_times_loses_neither_identity_nor_peers() {
         let info: serde_json::Value =
             serde_json::from_str(&a.good(&["-o", "json", "rpc", "p2pd.v1.NodeService/GetInfo"])).unwrap();
         ids.push(info["peer_id"].as_str().unwrap().to_owned());
+        if round == 0 {
+            a.good(&["peers", "deny", "192.0.2.0/24"]);
+        }
+        assert!(a.good(&["peers", "rules"]).contains("192.0.2.0/24"), "a setting is kept at once");
         a.good(&["wait", "peers=1", "--timeout", "20s"]);
         // The peer book is written as soon as the peer has told who it is.
         until("the agent", || a.good(&["peers"]).contains("p2pd/").then_some(()));

@@ -1,6 +1,10 @@
 //! `peers`.
 
-use p2pd_api::v1::{ConnectRequest, DisconnectRequest, ListPeersRequest, Peer, peer_service_client::PeerServiceClient};
+use p2pd_api::v1::{
+    ConnectRequest, DisconnectRequest, ListPeersRequest, ListRulesRequest, Peer, RemoveRuleRequest, Rule,
+    SetRuleRequest, Verdict, peer_service_client::PeerServiceClient,
+};
+use tonic::transport::Channel;
 
 use super::Context;
 use crate::{cli::PeersAction, output};
@@ -21,7 +25,37 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
             let done = context.client.answer(peers.disconnect(DisconnectRequest { peer_id })).await?;
             output::message(context.format, "DisconnectResponse", &done, |_| format!("disconnected from {peer}"))
         }
+        Some(PeersAction::Rules) => {
+            let list = context.client.answer(peers.list_rules(ListRulesRequest {})).await?;
+            output::list(context.format, ("ListRulesResponse", &list), ("Rule", &list.rules), rules_table)
+        }
+        Some(PeersAction::Allow { subject }) => rule(context, peers, subject, Verdict::Allow).await,
+        Some(PeersAction::Deny { subject }) => rule(context, peers, subject, Verdict::Deny).await,
+        Some(PeersAction::Unrule { subject }) => {
+            let request = RemoveRuleRequest { subject: subject.clone() };
+            let done = context.client.answer(peers.remove_rule(request)).await?;
+            output::message(context.format, "RemoveRuleResponse", &done, |_| format!("no rule for {subject}"))
+        }
     }
+}
+
+async fn rule(
+    context: &Context,
+    mut peers: PeerServiceClient<Channel>,
+    subject: String,
+    verdict: Verdict,
+) -> anyhow::Result<()> {
+    let rule = Rule { subject, verdict: verdict.into() };
+    let done = context.client.answer(peers.set_rule(SetRuleRequest { rule: Some(rule.clone()) })).await?;
+    output::message(context.format, "SetRuleResponse", &done, |_| format!("{} {}", word(&rule), rule.subject))
+}
+
+fn word(rule: &Rule) -> &'static str {
+    if rule.verdict() == Verdict::Allow { "allow" } else { "deny" }
+}
+
+fn rules_table(rules: &[Rule]) -> String {
+    output::rows(&["RULE", "SUBJECT"], rules.iter().map(|rule| vec![word(rule).into(), rule.subject.clone()]))
 }
 
 fn table(peers: &[Peer]) -> String {

@@ -4,6 +4,7 @@
 //! Nothing here opens a socket, touches a disk, reads a clock or spawns a task: time comes in as an argument, effects
 //! go out as return values. That is what makes every decision testable without a network.
 
+pub mod access;
 pub mod admission;
 pub mod announce;
 pub mod audio_json;

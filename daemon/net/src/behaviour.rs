@@ -7,7 +7,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use crate::{Config, NetError, fetch, identity::Identity, renew::Renew, substreams};
+use crate::{Config, NetError, fetch, gate::Gate, identity::Identity, renew::Renew, substreams};
 
 /// Largest gossipsub frame read, in bytes. Go peers batch up to a mebibyte of messages into one, and rust-libp2p closes
 /// the substream of a peer that sends a larger one, for good. A single message may be smaller: [`crate::gossip::MAX_MESSAGE`].
@@ -16,6 +16,7 @@ const MAX_RPC: usize = 1024 * 1024 + 64 * 1024;
 /// One field per protocol; the swarm task hands the event of each to its driver.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
+    pub(crate) gate: Gate,
     pub(crate) limits: connection_limits::Behaviour,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
@@ -57,6 +58,7 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, N
         None
     };
     Ok(Behaviour {
+        gate: Gate::new(config.max_connections_per_address),
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),

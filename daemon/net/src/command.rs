@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use libp2p::StreamProtocol;
-use p2pd_core::{group::Group, id::PeerId};
+use p2pd_core::{access::Rules, group::Group, id::PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -29,5 +29,6 @@ pub(crate) enum Command {
     OpenStream { peer: libp2p::PeerId, protocols: Vec<StreamProtocol>, reply: OpenReply },
     AcceptStreams { protocol: StreamProtocol, reply: oneshot::Sender<Option<mpsc::Receiver<Arrived>>> },
     ProtocolsChanged,
+    SetRules { rules: Rules },
     Recent { topic: String, ms: u64, reply: oneshot::Sender<Vec<Arc<Group>>> },
 }

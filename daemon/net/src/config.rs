@@ -15,6 +15,8 @@ pub struct Config {
     pub max_connections: u32,
     /// Most connections to one peer.
     pub max_connections_per_peer: u32,
+    /// Most inbound connections from one address: an IPv4 one, or an IPv6 /56; eight times as many from a /48.
+    pub max_connections_per_address: u32,
     /// Fetch groups that gossip did not bring.
     pub repair: bool,
     /// Sent to other peers by identify.

@@ -163,6 +163,7 @@ fn unreachable(peer: &str, error: &DialError) -> NetError {
         }
         DialError::NoAddresses => "no address of it is known; give one with /p2p/<peer id> at its end".into(),
         DialError::LocalPeerId { .. } => "that is this peer itself".into(),
+        DialError::Denied { cause } => innermost(cause),
         DialError::Transport(faults) => {
             let each = faults.iter().take(4).map(|(address, fault)| format!("{address}: {}", innermost(fault)));
             each.collect::<Vec<_>>().join("; ")

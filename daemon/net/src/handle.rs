@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use p2pd_core::{group::Group, id::PeerId};
+use p2pd_core::{access::Rules, group::Group, id::PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{NetError, command::Command, dial, dial::Ways, gossip::TopicRule, peers, peers::PeerInfo};
@@ -41,6 +41,11 @@ impl Handle {
         let id = peers::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
         let ways = Ways::Any(addresses.iter().filter_map(|a| a.parse().ok()).collect());
         self.ask(|reply| Command::Connect { peer: id, ways, reply }).await?
+    }
+
+    /// Puts these rules of who may connect in place of those before, and closes the connections that they deny.
+    pub async fn set_rules(&self, rules: Rules) -> Result<(), NetError> {
+        self.commands.send(Command::SetRules { rules }).await.map_err(|_| NetError::Stopped)
     }
 
     /// Closes every connection to the peer.

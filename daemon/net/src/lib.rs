@@ -10,6 +10,7 @@ mod dial;
 pub mod error;
 pub mod event;
 mod fetch;
+mod gate;
 mod gossip;
 mod greeting;
 mod handle;

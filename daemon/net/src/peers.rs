@@ -109,6 +109,13 @@ impl Peers {
         }
     }
 
+    /// The connections that fit.
+    pub(crate) fn connections_where(&self, fits: impl Fn(&libp2p::PeerId, &Multiaddr) -> bool) -> Vec<ConnectionId> {
+        let all = self.0.iter().flat_map(|(peer, entry)| entry.connections.iter().map(move |(id, c)| (peer, id, c)));
+        let parsed = all.filter_map(|(peer, id, c)| Some((peer, *id, c.address.parse::<Multiaddr>().ok()?)));
+        parsed.filter(|(peer, _, address)| fits(peer, address)).map(|(_, id, _)| id).collect()
+    }
+
     /// Whether a peer has said that it speaks a protocol.
     pub(crate) fn speaks(&self, peer: &libp2p::PeerId, protocol: &str) -> bool {
         self.0.get(peer).is_some_and(|entry| entry.protocols.iter().any(|p| p == protocol))

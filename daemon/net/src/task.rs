@@ -13,6 +13,7 @@ use libp2p::{
     swarm::SwarmEvent,
 };
 use p2pd_core::{
+    access::Rules,
     time::{MonoMs, UnixMs},
     topic,
 };
@@ -209,10 +210,19 @@ impl Task {
                 let _ = reply.send(self.swarm.behaviour_mut().streams.accept(protocol));
                 self.protocols_changed();
             }
+            Command::SetRules { rules } => self.set_rules(rules),
             Command::ProtocolsChanged => self.protocols_changed(),
             Command::Recent { topic, ms, reply } => {
                 let _ = reply.send(self.gossip.recent(&topic, ms, self.now()));
             }
+        }
+    }
+
+    fn set_rules(&mut self, rules: Rules) {
+        let gate = &mut self.swarm.behaviour_mut().gate;
+        gate.set(rules);
+        for id in self.peers.connections_where(|peer, address| gate.denies(peer, address)) {
+            self.swarm.close_connection(id);
         }
     }
 

@@ -2,9 +2,11 @@
 
 use p2pd_api::v1::{
     ConnectRequest, ConnectResponse, DisconnectRequest, DisconnectResponse, GetPeerRequest, GetPeerResponse,
-    ListPeersRequest, ListPeersResponse, WatchPeersRequest, WatchPeersResponse, peer_service_server::PeerService,
-    watch_peers_response::Event,
+    ListPeersRequest, ListPeersResponse, ListRulesRequest, ListRulesResponse, RemoveRuleRequest, RemoveRuleResponse,
+    Rule, SetRuleRequest, SetRuleResponse, Verdict, WatchPeersRequest, WatchPeersResponse,
+    peer_service_server::PeerService, watch_peers_response::Event,
 };
+use p2pd_core::access::Subject;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -65,5 +67,29 @@ impl PeerService for Service {
         let id = convert::peer_id(&request.into_inner().peer_id)?;
         self.0.node.disconnect(&id).await.map_err(status::of)?;
         Ok(Response::new(DisconnectResponse {}))
+    }
+
+    async fn list_rules(&self, _: Request<ListRulesRequest>) -> Result<Response<ListRulesResponse>, Status> {
+        let rule = |(subject, allow): (Subject, bool)| Rule {
+            subject: subject.to_string(),
+            verdict: if allow { Verdict::Allow } else { Verdict::Deny }.into(),
+        };
+        Ok(Response::new(ListRulesResponse { rules: self.0.node.rules().into_iter().map(rule).collect() }))
+    }
+
+    async fn set_rule(&self, request: Request<SetRuleRequest>) -> Result<Response<SetRuleResponse>, Status> {
+        let rule = request.into_inner().rule.ok_or_else(|| status::field("rule", "is missing"))?;
+        let allow = match rule.verdict() {
+            Verdict::Allow => true,
+            Verdict::Deny => false,
+            Verdict::Unspecified => return Err(status::field("rule.verdict", "takes allow or deny")),
+        };
+        self.0.node.rule(&rule.subject, allow).await.map_err(status::of)?;
+        Ok(Response::new(SetRuleResponse {}))
+    }
+
+    async fn remove_rule(&self, request: Request<RemoveRuleRequest>) -> Result<Response<RemoveRuleResponse>, Status> {
+        self.0.node.unrule(&request.into_inner().subject).await.map_err(status::of)?;
+        Ok(Response::new(RemoveRuleResponse {}))
     }
 }

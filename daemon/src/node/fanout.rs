@@ -32,3 +32,73 @@ impl<T: Clone> Fanout<T> {
         self.readers.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use p2pd_core::ring::Next;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push,
+        Join,
+        Read(usize),
+        Leave(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => Just(Step::Push),
+            1 => Just(Step::Join),
+            4 => (0usize..8).prop_map(Step::Read),
+            1 => (0usize..8).prop_map(Step::Leave),
+        ];
+        prop::collection::vec(step, 1..300)
+    }
+
+    proptest! {
+        /// Whoever comes and goes, each reader gets every item since it joined, in order, or is told of the gap.
+        #[test]
+        fn every_reader_can_account_for_everything(steps in steps()) {
+            let mut fanout = Fanout::new();
+            // Each with the item that it has to hear of next.
+            let mut readers: Vec<(Reader<u64>, u64)> = Vec::new();
+            let mut pushed = 0;
+            let read = |(reader, due): &mut (Reader<u64>, u64)| {
+                let next = reader.next().now_or_never().flatten();
+                match next {
+                    Some(Next::Item(item)) => {
+                        assert_eq!(item, *due);
+                        *due += 1;
+                    }
+                    Some(Next::Gap { from, to }) => *due += to - from + 1,
+                    None => return false,
+                }
+                true
+            };
+            for step in steps {
+                match step {
+                    Step::Push => {
+                        fanout.push(1, &pushed);
+                        pushed += 1;
+                    }
+                    Step::Join => readers.push((fanout.join(4, usize::MAX), pushed)),
+                    Step::Read(n) => {
+                        if let Some(reader) = readers.get_mut(n) {
+                            read(reader);
+                        }
+                    }
+                    Step::Leave(n) if n < readers.len() => drop(readers.swap_remove(n)),
+                    Step::Leave(_) => {}
+                }
+            }
+            prop_assert_eq!(fanout.sweep(), readers.len());
+            for reader in &mut readers {
+                while read(reader) {}
+                prop_assert_eq!(reader.1, pushed);
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! What the daemon can do, in the words of the domain. It joins network, store and pure state; it knows no API type.
 
+mod access;
 mod directory;
 mod error;
 mod events;
@@ -60,6 +61,9 @@ struct Inner {
     /// Held while a reader joins and while topics without readers are left, so that none is left that was just joined.
     following: tokio::sync::Mutex<()>,
     events: Mutex<events::State>,
+    rules: Mutex<p2pd_core::access::Rules>,
+    /// Held while the rules change.
+    ruling: tokio::sync::Mutex<()>,
     protocols: Arc<protocols::State>,
     /// Peers that a program had disconnected, until they are gone.
     let_go: Mutex<HashSet<PeerId>>,
@@ -125,6 +129,8 @@ impl Node {
             topics: Mutex::default(),
             following: tokio::sync::Mutex::default(),
             events: Mutex::new(events::State::restore(&store)?),
+            rules: Mutex::default(),
+            ruling: tokio::sync::Mutex::default(),
             protocols: Arc::default(),
             store,
             let_go: Mutex::default(),
@@ -133,6 +139,7 @@ impl Node {
             counters: Counters::default(),
             farewells: TaskTracker::new(),
         }));
+        node.restore_rules().await?;
         node.follow_directory().await?;
         node.happened("started", crate::VERSION);
         let known = node.0.store.peers()?;

@@ -1,0 +1,221 @@
+//! Who may connect: what an operator allows and denies by peer and by address, and how many connections may come from one
+//! place.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::IpAddr,
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+
+use crate::{admission::Bucket, id::PeerId, time::MonoMs};
+
+/// Most rules.
+pub const MAX_RULES: usize = 1000;
+/// New connections per second from one place, and how many at once; as go-libp2p's resource manager bounds them, but
+/// faster refilled.
+const NEW: (u32, u32) = (1, 16);
+/// An IPv6 site of 65,536 networks may have so many times what a place may.
+const SITE: u32 = 8;
+/// Most places whose rate is remembered.
+const MAX_BUCKETS: usize = 4096;
+
+/// What a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// A peer, wherever it is.
+    Peer(PeerId),
+    /// Whoever is at these addresses.
+    Range(IpNet),
+}
+
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(range) = text.parse::<IpNet>() {
+            return Ok(Subject::Range(range.trunc()));
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Subject::Range(address.into()));
+        }
+        let fault = |_| "takes a peer id, an address or a range of them, as in 192.0.2.0/24".to_owned();
+        text.parse().map(Subject::Peer).map_err(fault)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Peer(peer) => peer.fmt(f),
+            Subject::Range(range) => range.fmt(f),
+        }
+    }
+}
+
+/// What an operator has ruled. Allowing goes before denying.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules(BTreeMap<Subject, bool>);
+
+impl Rules {
+    /// Allows or denies, in place of what was ruled of the same subject. False when there are too many rules.
+    pub fn set(&mut self, subject: Subject, allow: bool) -> bool {
+        let room = self.0.len() < MAX_RULES || self.0.contains_key(&subject);
+        if room {
+            self.0.insert(subject, allow);
+        }
+        room
+    }
+
+    /// Forgets a rule. False when there was none.
+    pub fn remove(&mut self, subject: &Subject) -> bool {
+        self.0.remove(subject).is_some()
+    }
+
+    /// Every rule; true allows.
+    pub fn iter(&self) -> impl Iterator<Item = (&Subject, bool)> {
+        self.0.iter().map(|(subject, allow)| (subject, *allow))
+    }
+
+    /// Whether a peer, at an address if it is known, is allowed (true) or denied (false) by a rule.
+    pub fn of(&self, peer: Option<&PeerId>, address: Option<IpAddr>) -> Option<bool> {
+        let fits = |subject: &Subject| match subject {
+            Subject::Peer(ruled) => Some(ruled) == peer,
+            Subject::Range(range) => address.is_some_and(|address| range.contains(&address)),
+        };
+        self.iter().filter(|(subject, _)| fits(subject)).map(|(_, allow)| allow).max()
+    }
+
+    /// A rule a line, as [`Rules::read`] takes them.
+    pub fn write(&self) -> String {
+        self.iter().map(|(subject, allow)| format!("{} {subject}\n", if allow { "allow" } else { "deny" })).collect()
+    }
+
+    /// Reads rules; lines that are none are left out.
+    pub fn read(text: &str) -> Self {
+        let rule = |line: &str| {
+            let (verdict, subject) = line.split_once(' ')?;
+            Some((subject.parse().ok()?, verdict == "allow"))
+        };
+        Rules(text.lines().filter_map(rule).take(MAX_RULES).collect())
+    }
+}
+
+/// Inbound connections by place: an IPv4 address, or an IPv6 network of 2^72 addresses, as a customer is given.
+#[derive(Default)]
+pub struct Crowd {
+    open: HashMap<IpNet, u32>,
+    new: HashMap<IpNet, Bucket>,
+}
+
+fn range(address: IpAddr, v4: u8, v6: u8) -> IpNet {
+    let prefix = if address.is_ipv4() { v4 } else { v6 };
+    IpNet::new(address, prefix).map_or(address.into(), |range| range.trunc())
+}
+
+fn places(address: IpAddr) -> [IpNet; 2] {
+    [range(address, 32, 56), range(address, 32, 48)]
+}
+
+impl Crowd {
+    /// Whether one more may come from there; says why not.
+    pub fn admit(&mut self, now: MonoMs, address: IpAddr, most: u32) -> Result<(), &'static str> {
+        let [place, site] = places(address);
+        let open = |range| self.open.get(range).copied().unwrap_or(0);
+        if open(&place) >= most || (site != place && open(&site) >= most.saturating_mul(SITE)) {
+            return Err("too many connections from this address");
+        }
+        if self.new.len() >= MAX_BUCKETS && !self.new.contains_key(&place) {
+            self.new.clear();
+        }
+        let (rate, burst) = NEW;
+        let bucket = self.new.entry(place).or_insert_with(|| Bucket::full(now, burst));
+        if bucket.take(now, rate, burst) { Ok(()) } else { Err("too many new connections from this address") }
+    }
+
+    /// Counts a connection.
+    pub fn enter(&mut self, address: IpAddr) {
+        let [place, site] = places(address);
+        for range in [Some(place), (site != place).then_some(site)].into_iter().flatten() {
+            let count = self.open.entry(range).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// Counts it no more.
+    pub fn leave(&mut self, address: IpAddr) {
+        for range in places(address) {
+            if let Some(count) = self.open.get_mut(&range) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        self.open.retain(|_, count| *count > 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+
+    fn rules(lines: &str) -> Rules {
+        Rules::read(lines)
+    }
+
+    #[test]
+    fn allowing_goes_before_denying_and_ranges_hold_their_addresses() {
+        let rules = rules(&format!("deny 192.0.2.0/24\nallow 192.0.2.7\ndeny {PEER}\nnonsense\ndeny 300.1.1.1\n"));
+        let at = |address: &str| rules.of(None, address.parse().ok());
+        assert_eq!((at("192.0.2.9"), at("192.0.2.7"), at("198.51.100.1")), (Some(false), Some(true), None));
+        assert_eq!(rules.of(PEER.parse().ok().as_ref(), None), Some(false));
+        assert_eq!(rules.of(PEER.parse().ok().as_ref(), "192.0.2.7".parse().ok()), Some(true));
+        assert_eq!(Rules::read(&rules.write()), rules);
+        assert!("somewhere".parse::<Subject>().is_err());
+        assert_eq!("192.0.2.9/24".parse::<Subject>().unwrap().to_string(), "192.0.2.0/24");
+    }
+
+    #[test]
+    fn one_place_gets_so_many_and_others_theirs() {
+        let mut crowd = Crowd::default();
+        let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        for _ in 0..8 {
+            crowd.admit(MonoMs(0), one, 8).unwrap();
+            crowd.enter(one);
+        }
+        assert!(crowd.admit(MonoMs(0), one, 8).is_err());
+        assert!(crowd.admit(MonoMs(0), other, 8).is_ok());
+        crowd.leave(one);
+        assert!(crowd.admit(MonoMs(0), one, 8).is_ok());
+        for _ in 0..8 {
+            crowd.leave(one);
+        }
+        assert!(crowd.open.is_empty());
+    }
+
+    #[test]
+    fn an_ipv6_customer_is_one_place_and_a_site_is_bounded_too() {
+        let mut crowd = Crowd::default();
+        let at = |network: u16, host: u16| format!("2001:db8:0:{network:x}::{host:x}").parse::<IpAddr>().unwrap();
+        for host in 0..2 {
+            crowd.admit(MonoMs(0), at(0x100, host), 2).unwrap();
+            crowd.enter(at(0x100, host));
+        }
+        assert!(crowd.admit(MonoMs(0), at(0x1ff, 9), 2).is_err(), "the same /56");
+        for network in 2..16 {
+            crowd.enter(at(network << 8, 1));
+        }
+        assert!(crowd.admit(MonoMs(0), at(0x2000, 1), 2).is_err(), "the same /48");
+    }
+
+    #[test]
+    fn who_comes_again_and_again_has_to_wait() {
+        let mut crowd = Crowd::default();
+        let address = "192.0.2.1".parse().unwrap();
+        let let_in = |crowd: &mut Crowd, ms| (0..100).filter(|_| crowd.admit(MonoMs(ms), address, 8).is_ok()).count();
+        assert_eq!(let_in(&mut crowd, 0), 16);
+        assert_eq!(let_in(&mut crowd, 3_000), 3);
+    }
+}

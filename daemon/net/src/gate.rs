@@ -1,0 +1,159 @@
+//! Lets connections in or not: what the operator has ruled, and how many come from one place. Loopback and what is
+//! allowed by name is not counted.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::IpAddr,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse},
+    multiaddr::Protocol,
+    swarm::{
+        ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm, behaviour::ConnectionEstablished, dummy,
+    },
+};
+use p2pd_core::{
+    access::{Crowd, Rules, Subject},
+    time::MonoMs,
+};
+
+use crate::peers;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(&'static str);
+
+fn refuse<T>(why: &'static str) -> Result<T, ConnectionDenied> {
+    Err(ConnectionDenied::new(Refused(why)))
+}
+
+pub(crate) struct Gate {
+    rules: Rules,
+    crowd: Crowd,
+    per_address: u32,
+    counted: HashMap<ConnectionId, IpAddr>,
+    began: Instant,
+}
+
+fn ip(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(address) => Some(address.into()),
+        // One machine is one place, however its address is written.
+        Protocol::Ip6(address) => Some(IpAddr::from(address).to_canonical()),
+        _ => None,
+    }
+}
+
+impl Gate {
+    pub(crate) fn new(per_address: u32) -> Self {
+        Gate {
+            rules: Rules::default(),
+            crowd: Crowd::default(),
+            per_address,
+            counted: HashMap::new(),
+            began: Instant::now(),
+        }
+    }
+
+    pub(crate) fn set(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
+    /// Whether a rule denies a peer at this address.
+    pub(crate) fn denies(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+        self.rules.of(Some(&peers::from_libp2p(peer)), ip(address)) == Some(false)
+    }
+
+    /// The address of an inbound connection that counts.
+    fn counts(&self, address: &Multiaddr) -> Option<IpAddr> {
+        ip(address).filter(|ip| !ip.is_loopback() && self.rules.of(None, Some(*ip)) != Some(true))
+    }
+}
+
+impl NetworkBehaviour for Gate {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        // Who it is shows later; it may be somebody who is allowed by name.
+        let some_allowed = self.rules.iter().any(|(subject, allow)| allow && matches!(subject, Subject::Peer(_)));
+        if self.rules.of(None, ip(remote)) == Some(false) && !some_allowed {
+            return refuse("this address is denied");
+        }
+        let now = MonoMs(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        match self.counts(remote).map(|ip| self.crowd.admit(now, ip, self.per_address)) {
+            Some(Err(why)) => refuse(why),
+            _ => Ok(()),
+        }
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        if self.denies(&peer, remote) { refuse("this peer is denied") } else { Ok(dummy::ConnectionHandler) }
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: Option<PeerId>,
+        _: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        let peer = peer.map(|peer| peers::from_libp2p(&peer));
+        if self.rules.of(peer.as_ref(), None) == Some(false) { refuse("this peer is denied") } else { Ok(Vec::new()) }
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        if self.denies(&peer, address) { refuse("this peer is denied") } else { Ok(dummy::ConnectionHandler) }
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished { connection_id, endpoint, .. })
+                if endpoint.is_listener() =>
+            {
+                if let Some(ip) = self.counts(endpoint.get_remote_address()) {
+                    self.crowd.enter(ip);
+                    self.counted.insert(connection_id, ip);
+                }
+            }
+            FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) => {
+                if let Some(ip) = self.counted.remove(&connection_id) {
+                    self.crowd.leave(ip);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, never: THandlerOutEvent<Self>) {
+        match never {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
