@@ -5,7 +5,8 @@ use std::{env, fs, path::PathBuf};
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["node", "peer", "protocol", "pubsub", "stream"].map(|noun| format!("proto/p2pd/v1/{noun}.proto"));
+    let files =
+        ["dht", "node", "peer", "protocol", "pubsub", "stream"].map(|noun| format!("proto/p2pd/v1/{noun}.proto"));
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(&files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("p2pd.v1.binpb");

@@ -18,7 +18,7 @@ use p2pd_core::{
     ring::Next,
     topic,
 };
-use p2pd_net::{Config, Event, Handle, Identity, Running, TopicRule};
+use p2pd_net::{Config, DhtMode, Event, Handle, Identity, Running, TopicRule};
 use serde_json::json;
 use support::{DEADLINE, list, listen, next, open, publish, start, until};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,7 @@ fn mute(victim: &Daemon) -> (Running, Identity) {
         max_connections: 64,
         max_connections_per_peer: 4,
         max_connections_per_address: 16,
+        dht: DhtMode::Client,
         repair: false,
         agent: "rogue".into(),
         drop_groups_percent: 0,

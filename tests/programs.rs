@@ -6,10 +6,12 @@ mod support;
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        ConnectRequest, DisconnectRequest, GetInfoRequest, ListPeersRequest, ListRulesRequest, PublishRequest,
-        RemoveRuleRequest, Rule, SetRuleRequest, SubscribeRequest, Verdict, WatchEventsRequest, WatchPeersRequest,
-        node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
-        pub_sub_service_client::PubSubServiceClient, subscribe_response::Event, watch_peers_response,
+        ConnectRequest, DisconnectRequest, FindClosestPeersRequest, FindPeerRequest, FindProvidersRequest,
+        GetInfoRequest, ListPeersRequest, ListRulesRequest, ProvideRequest, PublishRequest, RemoveRuleRequest, Rule,
+        SetRuleRequest, SubscribeRequest, Verdict, WatchEventsRequest, WatchPeersRequest,
+        dht_service_client::DhtServiceClient, node_service_client::NodeServiceClient,
+        peer_service_client::PeerServiceClient, pub_sub_service_client::PubSubServiceClient, subscribe_response::Event,
+        watch_peers_response,
     },
 };
 use support::{channel, pair, peers, start, until};
@@ -152,4 +154,51 @@ async fn rules_say_who_may_connect() {
         connected(&client).await.then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dht_finds_providers_and_peers() {
+    let hub = start(&[]).await;
+    let tcp = hub.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap();
+    let (b, c) = (start(std::slice::from_ref(tcp)).await, start(std::slice::from_ref(tcp)).await);
+    let dht = async |daemon| DhtServiceClient::new(channel(daemon).await);
+    let (mut on_b, mut on_c) = (dht(&b).await, dht(&c).await);
+    let id = b.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let key = || bytes::Bytes::from_static(b"town-radio archive");
+    let providers = async |client: &mut DhtServiceClient<Channel>| {
+        let mut found = client.find_providers(FindProvidersRequest { key: key() }).await.unwrap().into_inner();
+        let mut all = Vec::new();
+        while let Some(next) = found.message().await.unwrap() {
+            all.push(next.peer_id);
+        }
+        all
+    };
+    // Once identify has told that the hub answers, each of the others asks it.
+    until("the provider", async || {
+        on_b.clone().provide(ProvideRequest { key: key() }).await.ok()?;
+        (providers(&mut on_c.clone()).await == [id.clone()]).then_some(())
+    })
+    .await;
+    let closest = async || {
+        let request = FindClosestPeersRequest { key: key() };
+        let mut found = on_c.clone().find_closest_peers(request).await.unwrap().into_inner();
+        let mut all = Vec::new();
+        while let Some(next) = found.message().await.unwrap() {
+            all.push(next.peer_id);
+        }
+        all
+    };
+    let hub_id = hub.addresses[0].rsplit('/').next().unwrap();
+    assert!(closest().await.iter().any(|found| found == hub_id), "it answers");
+    let found = on_c.find_peer(FindPeerRequest { peer_id: hub_id.into() }).await.unwrap().into_inner();
+    assert!(!found.addresses.is_empty());
+    let unknown = on_c
+        .find_peer(FindPeerRequest { peer_id: "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".into() })
+        .await
+        .unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    for key in [bytes::Bytes::new(), vec![0; 129].into()] {
+        let refused = on_b.provide(ProvideRequest { key }).await.unwrap_err();
+        assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::FieldInvalid)));
+    }
 }

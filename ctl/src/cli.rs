@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Status,
     /// The connected peers.
     Peers(Peers),
+    /// The distributed hash table.
+    Dht(Dht),
     /// The live streams.
     Streams {
         /// Only this category.
@@ -135,6 +137,41 @@ pub(crate) enum Command {
         /// The request.
         #[arg(default_value = "{}")]
         message: String,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Dht {
+    #[command(subcommand)]
+    pub(crate) action: DhtAction,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum DhtAction {
+    /// Where a peer is.
+    FindPeer {
+        /// Peer id
+        peer: String,
+    },
+    /// The peers closest to a key.
+    Closest {
+        /// Any text
+        key: String,
+    },
+    /// Say that this daemon has what a key names.
+    Provide {
+        /// Any text
+        key: String,
+    },
+    /// Say it no more.
+    Stop {
+        /// As it was provided
+        key: String,
+    },
+    /// Who has what a key names.
+    Providers {
+        /// Any text
+        key: String,
     },
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use p2pd_net::Identity;
+use p2pd_net::{DhtMode, Identity};
 use p2pd_store::Store;
 use sd_notify::NotifyState;
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     VERSION, api,
-    config::Config,
+    config::{Config, Dht},
     lock::{self, Lock},
     node::Node,
     paths::{Mode, Paths},
@@ -164,6 +164,11 @@ fn net_config(config: &Config) -> p2pd_net::Config {
         max_connections: network.max_connections,
         max_connections_per_peer: network.max_connections_per_peer,
         max_connections_per_address: network.max_connections_per_address,
+        dht: match network.dht {
+            Dht::Auto => DhtMode::Auto,
+            Dht::Client => DhtMode::Client,
+            Dht::Server => DhtMode::Server,
+        },
         repair: config.streams.repair,
         agent: format!("p2pd/{VERSION}"),
         drop_groups_percent: config.streams.drop_percent,

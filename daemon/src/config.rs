@@ -48,6 +48,11 @@ pub struct Network {
     #[config(default = false, env = "P2PD_NETWORK_MDNS")]
     pub mdns: bool,
 
+    /// Part in the distributed hash table: "client" asks only, "server" answers too, "auto" is a client until a peer has
+    /// dialled this daemon.
+    #[config(default = "auto", env = "P2PD_NETWORK_DHT")]
+    pub dht: Dht,
+
     /// Most connections in all, 8 to 65535.
     #[config(default = 256, env = "P2PD_NETWORK_MAX_CONNECTIONS")]
     pub max_connections: u32,
@@ -60,6 +65,18 @@ pub struct Network {
     /// as many. Loopback and addresses allowed by `p2pctl peers allow` are not counted.
     #[config(default = 16, env = "P2PD_NETWORK_MAX_CONNECTIONS_PER_ADDRESS")]
     pub max_connections_per_address: u32,
+}
+
+/// Part in the distributed hash table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dht {
+    /// Client until dialled.
+    Auto,
+    /// Asks only.
+    Client,
+    /// Answers too.
+    Server,
 }
 
 /// The gRPC API.

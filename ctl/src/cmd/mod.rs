@@ -5,6 +5,7 @@ mod card;
 #[cfg(not(feature = "soundcard"))]
 #[path = "no_card.rs"]
 mod card;
+mod dht;
 mod events;
 mod feed;
 mod listen;
@@ -63,6 +64,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(output::line(&output::call_method(&context.client, &method, &message, pretty).await?)?)
         }
         Command::Peers(peers) => peers::run(&context, peers.action).await,
+        Command::Dht(dht) => dht::run(&context, dht.action).await,
         Command::Streams { category, watch } => streams::run(&context, category, watch).await,
         Command::PublishStream(flags) => publish::run(&context, flags).await,
         Command::Listen(flags) => listen::run(&context, flags, file.filter(|file| file != "-")).await,

@@ -7,7 +7,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use crate::{Config, NetError, fetch, gate::Gate, identity::Identity, renew::Renew, substreams};
+use crate::{Config, DhtMode, NetError, fetch, gate::Gate, identity::Identity, renew::Renew, substreams};
 
 /// Largest gossipsub frame read, in bytes. Go peers batch up to a mebibyte of messages into one, and rust-libp2p closes
 /// the substream of a peer that sends a larger one, for good. A single message may be smaller: [`crate::gossip::MAX_MESSAGE`].
@@ -57,13 +57,15 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, N
     } else {
         None
     };
+    let mut kad = kad::Behaviour::with_config(id, kad::store::MemoryStore::new(id), kad);
+    kad.set_mode(Some(if config.dht == DhtMode::Server { kad::Mode::Server } else { kad::Mode::Client }));
     Ok(Behaviour {
         gate: Gate::new(config.max_connections_per_address),
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
         gossipsub: Renew::new(gossipsub(identity)?),
-        kad: kad::Behaviour::with_config(id, kad::store::MemoryStore::new(id), kad),
+        kad,
         mdns: mdns.into(),
         streams: substreams::Behaviour::default(),
         fetch: request_response::Behaviour::with_codec(

@@ -12,6 +12,7 @@ use crate::{
     NetError,
     dial::{Reply, Ways},
     gossip::TopicRule,
+    lookup::{Found, Question},
     peers::PeerInfo,
     substreams::{Arrived, OpenReply},
 };
@@ -29,6 +30,9 @@ pub(crate) enum Command {
     OpenStream { peer: libp2p::PeerId, protocols: Vec<StreamProtocol>, reply: OpenReply },
     AcceptStreams { protocol: StreamProtocol, reply: oneshot::Sender<Option<mpsc::Receiver<Arrived>>> },
     ProtocolsChanged,
+    Lookup { question: Question, reply: oneshot::Sender<Result<mpsc::Receiver<Found>, NetError>> },
+    Provide { key: Vec<u8>, reply: Reply<()> },
+    StopProviding { key: Vec<u8> },
     SetRules { rules: Rules },
     Recent { topic: String, ms: u64, reply: oneshot::Sender<Vec<Arc<Group>>> },
 }

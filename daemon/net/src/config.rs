@@ -17,10 +17,23 @@ pub struct Config {
     pub max_connections_per_peer: u32,
     /// Most inbound connections from one address: an IPv4 one, or an IPv6 /56; eight times as many from a /48.
     pub max_connections_per_address: u32,
+    /// Part in the distributed hash table.
+    pub dht: DhtMode,
     /// Fetch groups that gossip did not bring.
     pub repair: bool,
     /// Sent to other peers by identify.
     pub agent: String,
     /// Of one hundred groups, how many the receiving side drops on purpose; for tests of repair.
     pub drop_groups_percent: u8,
+}
+
+/// Part in the distributed hash table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DhtMode {
+    /// Asks only, until a peer has dialled this one; then answers, too.
+    Auto,
+    /// Asks only.
+    Client,
+    /// Asks and answers.
+    Server,
 }

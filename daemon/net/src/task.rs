@@ -21,13 +21,14 @@ use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, Event, Handle, Identity, Incoming, NetError,
+    Config, DhtMode, Event, Handle, Identity, Incoming, NetError,
     behaviour::{self, Behaviour, BehaviourEvent, kad_protocol},
     command::Command,
     dial::Dial,
     fetch,
     gossip::{Ask, Gossip, Judged},
     greeting::Greetings,
+    lookup::Lookups,
     peers::{self, Peers},
     queue, swarm,
 };
@@ -72,6 +73,8 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         protocol_version: behaviour::protocol_version(&config.network),
         directory: IdentTopic::new(topic::directory(&config.network)).hash(),
         greetings: Greetings::default(),
+        lookups: Lookups::default(),
+        dht: config.dht,
         incoming: incoming_writer,
         events: event_writer,
         began: Instant::now(),
@@ -93,6 +96,8 @@ struct Task {
     /// What every daemon of our network follows.
     directory: TopicHash,
     greetings: Greetings,
+    lookups: Lookups,
+    dht: DhtMode,
     incoming: queue::Writer<Incoming>,
     events: queue::Writer<Event>,
     began: Instant,
@@ -211,6 +216,15 @@ impl Task {
                 self.protocols_changed();
             }
             Command::SetRules { rules } => self.set_rules(rules),
+            Command::Lookup { question, reply } => {
+                let _ = reply.send(self.lookups.ask(&mut self.swarm.behaviour_mut().kad, question));
+            }
+            Command::Provide { key, reply } => {
+                self.lookups.provide(&mut self.swarm.behaviour_mut().kad, &key, reply);
+            }
+            Command::StopProviding { key } => {
+                self.swarm.behaviour_mut().kad.stop_providing(&kad::RecordKey::new(&key));
+            }
             Command::ProtocolsChanged => self.protocols_changed(),
             Command::Recent { topic, ms, reply } => {
                 let _ = reply.send(self.gossip.recent(&topic, ms, self.now()));
@@ -235,11 +249,7 @@ impl Task {
 
     fn addresses(&self) -> Vec<String> {
         let own = Protocol::P2p(*self.swarm.local_peer_id());
-        self.swarm
-            .external_addresses()
-            .chain(self.swarm.listeners())
-            .map(|a| a.clone().with(own.clone()).to_string())
-            .collect()
+        self.swarm.listeners().map(|a| a.clone().with(own.clone()).to_string()).collect()
     }
 
     /// Asks up to two followers of a topic for its last seconds.
@@ -254,6 +264,12 @@ impl Task {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.dial.connected(&peer_id, connection_id);
+                // Whoever has dialled us proves that others may.
+                if endpoint.is_listener() && self.dht == DhtMode::Auto {
+                    self.dht = DhtMode::Server;
+                    self.swarm.behaviour_mut().kad.set_mode(Some(kad::Mode::Server));
+                    self.say_protocols = true;
+                }
                 if self.peers.opened(peer_id, connection_id, &endpoint, Self::wall()) {
                     self.tell(Event::Connected(peers::from_libp2p(&peer_id)));
                 }
@@ -266,7 +282,12 @@ impl Task {
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
                 self.dial.failed(peer_id, connection_id, &error);
             }
-            SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.to_string())),
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.tell(Event::Listening(address.to_string()));
+                // Kademlia passes on no provider without an address. Whether it can be reached there, whoever dials sees.
+                self.swarm.add_external_address(address);
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.swarm.remove_external_address(&address),
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
                 tracing::error!(?addresses, %error, "a listener closed");
@@ -285,6 +306,7 @@ impl Task {
             BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, is_new_peer: true, addresses, .. }) => {
                 self.on_found(peer, addresses.into_vec());
             }
+            BehaviourEvent::Kad(event) => self.lookups.on_event(&mut self.swarm.behaviour_mut().kad, event),
             _ => {}
         }
     }

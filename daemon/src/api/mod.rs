@@ -2,6 +2,7 @@
 
 mod caller;
 mod convert;
+mod dht;
 mod node;
 mod peer;
 mod protocol;
@@ -14,9 +15,9 @@ mod stream;
 use std::time::Duration;
 
 use p2pd_api::v1::{
-    DESCRIPTORS, node_service_server::NodeServiceServer, peer_service_server::PeerServiceServer,
-    protocol_service_server::ProtocolServiceServer, pub_sub_service_server::PubSubServiceServer,
-    stream_service_server::StreamServiceServer,
+    DESCRIPTORS, dht_service_server::DhtServiceServer, node_service_server::NodeServiceServer,
+    peer_service_server::PeerServiceServer, protocol_service_server::ProtocolServiceServer,
+    pub_sub_service_server::PubSubServiceServer, stream_service_server::StreamServiceServer,
 };
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,7 @@ pub(crate) async fn serve(
     let incoming =
         socket::accept(listener, caller::Admission::new(&paths), config.max_connections_per_user, stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<DhtServiceServer<dht::Service>>().await;
     health.set_serving::<NodeServiceServer<node::Service>>().await;
     health.set_serving::<PeerServiceServer<peer::Service>>().await;
     health.set_serving::<ProtocolServiceServer<protocol::Service>>().await;
@@ -66,6 +68,7 @@ pub(crate) async fn serve(
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
+        .add_service(DhtServiceServer::new(dht::Service(context.clone())))
         .add_service(NodeServiceServer::new(node::Service(context.clone())))
         .add_service(PeerServiceServer::new(peer::Service(context.clone())))
         .add_service(

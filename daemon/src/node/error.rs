@@ -30,6 +30,9 @@ pub(crate) enum NodeError {
     /// In the directory more than once.
     #[error("several publishers use `{}`; name one: {}", .0.first().map_or("?", |k| k.stream.as_str()), names(.0))]
     StreamAmbiguous(Vec<StreamKey>),
+    /// Nobody knows where it is.
+    #[error("no peer that was asked knows {0}")]
+    PeerNotFound(String),
     /// Published by this daemon already.
     #[error("this daemon publishes `{0}` already; end that first or choose another id")]
     StreamExists(String),

@@ -1,6 +1,7 @@
 //! What the daemon can do, in the words of the domain. It joins network, store and pure state; it knows no API type.
 
 mod access;
+mod dht;
 mod directory;
 mod error;
 mod events;

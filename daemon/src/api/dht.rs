@@ -1,0 +1,69 @@
+//! `DhtService`.
+
+use p2pd_api::v1::{
+    FindClosestPeersRequest, FindClosestPeersResponse, FindPeerRequest, FindPeerResponse, FindProvidersRequest,
+    FindProvidersResponse, ProvideRequest, ProvideResponse, StopProvidingRequest, StopProvidingResponse,
+    dht_service_server::DhtService,
+};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Context, convert,
+    reply::{self, Replies},
+    status,
+};
+
+pub(super) struct Service(pub(super) Context);
+
+#[tonic::async_trait]
+impl DhtService for Service {
+    async fn find_peer(&self, request: Request<FindPeerRequest>) -> Result<Response<FindPeerResponse>, Status> {
+        let id = convert::peer_id(&request.into_inner().peer_id)?;
+        let addresses = self.0.node.find_peer(&id).await.map_err(status::of)?;
+        Ok(Response::new(FindPeerResponse { addresses }))
+    }
+
+    type FindClosestPeersStream = Replies<FindClosestPeersResponse>;
+
+    async fn find_closest_peers(
+        &self,
+        request: Request<FindClosestPeersRequest>,
+    ) -> Result<Response<Self::FindClosestPeersStream>, Status> {
+        let mut found = self.0.node.closest_peers(&request.into_inner().key).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            while let Some(next) = found.recv().await {
+                let peer_id = next.peer.to_string();
+                out.send(FindClosestPeersResponse { peer_id, addresses: next.addresses }).await?;
+            }
+            Ok(())
+        })))
+    }
+
+    async fn provide(&self, request: Request<ProvideRequest>) -> Result<Response<ProvideResponse>, Status> {
+        self.0.node.provide(&request.into_inner().key).await.map_err(status::of)?;
+        Ok(Response::new(ProvideResponse {}))
+    }
+
+    async fn stop_providing(
+        &self,
+        request: Request<StopProvidingRequest>,
+    ) -> Result<Response<StopProvidingResponse>, Status> {
+        self.0.node.stop_providing(&request.into_inner().key).await.map_err(status::of)?;
+        Ok(Response::new(StopProvidingResponse {}))
+    }
+
+    type FindProvidersStream = Replies<FindProvidersResponse>;
+
+    async fn find_providers(
+        &self,
+        request: Request<FindProvidersRequest>,
+    ) -> Result<Response<Self::FindProvidersStream>, Status> {
+        let mut found = self.0.node.providers(&request.into_inner().key).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            while let Some(next) = found.recv().await {
+                out.send(FindProvidersResponse { peer_id: next.peer.to_string() }).await?;
+            }
+            Ok(())
+        })))
+    }
+}
