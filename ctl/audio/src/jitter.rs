@@ -225,6 +225,7 @@ impl Jitter {
         let mut spread: Vec<u64> = self.delays.iter().map(|d| d.abs_diff(fastest)).collect();
         spread.sort_unstable();
         let p95 = spread.get(spread.len() * 95 / 100).copied().unwrap_or(0);
+        self.stats.spread_us = p95;
         let lateness = delay.abs_diff(fastest);
         let mut remembered = self.late.0.saturating_sub(now.saturating_sub(self.late.1) * FORGET_US_PER_S / 1_000_000);
         if (late || remembered > 0) && lateness >= remembered {

@@ -254,11 +254,11 @@ fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, pl
         "seconds": seconds, "groups": stats.groups, "duplicates": stats.duplicates, "reordered": stats.reordered,
         "late_frames": stats.late, "played_frames": stats.played, "concealed_frames": stats.concealed,
         "skipped_frames": stats.skipped, "underruns": stats.underruns, "restarts": stats.restarts, "lost_to_slow_reading": gaps,
-        "drift_ppm": stats.drift_ppm, "first_sound_ms": first_ms as u64, "latency_ms": latency_ms, "buffer_ms": jitter.target_us() / 1000, "file": place,
+        "drift_ppm": stats.drift_ppm, "spread_ms": stats.spread_us / 1000, "first_sound_ms": first_ms as u64, "latency_ms": latency_ms, "buffer_ms": jitter.target_us() / 1000, "file": place,
     });
     let text = format!(
         "received {seconds:.1} s in {} groups: {} frames played, {} concealed, {} late, {} skipped, {} underruns\n\
-         first sound after {first_ms} ms; capture to playout {latency_ms} ms in the median, as far as both clocks agree; buffer {} ms{}",
+         first sound after {first_ms} ms; capture to playout {latency_ms} ms in the median, as far as both clocks agree; buffer {} ms, spread {} ms{}{}",
         stats.groups,
         stats.played,
         stats.concealed,
@@ -266,6 +266,8 @@ fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, pl
         stats.skipped,
         stats.underruns,
         jitter.target_us() / 1000,
+        stats.spread_us / 1000,
+        stats.drift_ppm.map(|ppm| format!(", drift {ppm:.0} ppm")).unwrap_or_default(),
         if place.is_empty() { String::new() } else { format!("\nwritten to {place}") },
     );
     (json.to_string(), text)
