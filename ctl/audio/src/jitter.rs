@@ -95,7 +95,11 @@ pub struct Jitter {
 
 /// How long after its media time something came; only differences mean anything.
 fn delay(now: u64, pts: u64) -> i64 {
-    i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(i64::try_from(us(pts)).unwrap_or(i64::MAX))
+    signed(now).saturating_sub(signed(us(pts)))
+}
+
+fn signed(us: u64) -> i64 {
+    i64::try_from(us).unwrap_or(i64::MAX)
 }
 
 fn us(ticks: u64) -> u64 {
@@ -256,16 +260,15 @@ impl Jitter {
         }
     }
 
-    /// When media time `pts` is due.
-    fn due(&self, pts: u64) -> u64 {
-        let base = self.fastest.saturating_add_unsigned(us(pts)).saturating_add_unsigned(self.target);
-        u64::try_from(base).unwrap_or(0)
+    /// When media time `pts` is due; before 0 for what was due before our clock began.
+    fn due(&self, pts: u64) -> i64 {
+        self.fastest.saturating_add_unsigned(us(pts)).saturating_add_unsigned(self.target)
     }
 
     /// When to call `pull` next.
     pub fn next_due(&self, now: u64) -> u64 {
         match self.next {
-            Some(next) if !self.empty => self.due(next).max(now),
+            Some(next) if !self.empty => u64::try_from(self.due(next)).unwrap_or(0).max(now),
             _ => now.saturating_add(FRAME_US / 4),
         }
     }
@@ -277,7 +280,7 @@ impl Jitter {
             return out;
         }
         while let Some(next) = self.next {
-            if self.due(next) > now {
+            if self.due(next) > signed(now) {
                 break;
             }
             if let Some(held) = self.frames.remove(&next) {
@@ -322,7 +325,8 @@ impl Jitter {
 
     /// Begins with the oldest frame that is not past its time; false while there is none.
     fn begin(&mut self, now: u64) -> bool {
-        let from = self.frames.keys().copied().find(|pts| self.due(*pts).saturating_add(FRAME_US) > now);
+        let from =
+            self.frames.keys().copied().find(|pts| self.due(*pts).saturating_add_unsigned(FRAME_US) > signed(now));
         if let Some(from) = from {
             self.frames = self.frames.split_off(&from);
         }
@@ -470,6 +474,12 @@ mod tests {
         let first = jitter.pull(leaves(19), leaves(19));
         assert!(matches!(first.as_slice(), [Playout::Frame { .. }, ..]), "{first:?}");
         assert!(jitter.held_us() <= 100_000 + jitter.target_us(), "{}", jitter.held_us());
+        // Also when our own clock has only begun, and what is old would have been due before that.
+        let mut jitter = Jitter::new(2_000_000);
+        (0..20).for_each(|n| {
+            jitter.insert(1_000, group(n));
+        });
+        assert!(jitter.pull(2_000, 2_000).len() <= 2);
     }
 
     proptest! {
