@@ -1,0 +1,90 @@
+//! What the swarm task does when it is asked; each arm hands the command to the driver it belongs to.
+
+use libp2p::{gossipsub::IdentTopic, kad, multiaddr::Protocol};
+use p2pd_core::access::Rules;
+
+use super::{Task, followers};
+use crate::{NetError, command::Command, peers};
+
+impl Task {
+    pub(super) fn on_command(&mut self, command: Command) {
+        let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
+        match command {
+            Command::Connect { peer, ways, reply } => self.dial.connect(&mut self.swarm, peer, ways, reply),
+            Command::Disconnect { peer, reply } => {
+                let known = self.swarm.disconnect_peer_id(peer);
+                let _ = reply.send(known.map_err(|()| NetError::NotConnected(peer.to_string())));
+            }
+            Command::Peers { reply } => {
+                let score = |peer: &libp2p::PeerId| gossipsub.peer_score(peer).unwrap_or(0.0);
+                let _ = reply.send(self.peers.list(score));
+            }
+            Command::Addresses { reply } => {
+                let _ = reply.send(self.addresses());
+            }
+            Command::Subscribe { topic, rule, reply } => {
+                let done = self.gossip.subscribe(gossipsub, &topic, rule);
+                let _ = reply.send(done);
+                self.burst(&IdentTopic::new(topic).hash());
+            }
+            Command::Unsubscribe { topic } => self.gossip.unsubscribe(gossipsub, &topic),
+            Command::Publish { topic, data, keep, reply } => {
+                let sent = self.gossip.publish(gossipsub, &topic, data);
+                let now = self.now();
+                if let Some(group) = keep {
+                    self.gossip.keep(&topic, group, now);
+                }
+                let _ = reply.send(sent);
+            }
+            Command::Topics { reply } => {
+                let _ = reply.send(self.gossip.topics());
+            }
+            Command::TopicPeers { topic, reply } => {
+                let followers = followers(gossipsub, &IdentTopic::new(topic).hash());
+                let _ = reply.send(followers.iter().map(peers::from_libp2p).collect());
+            }
+            Command::OpenStream { peer, protocols, reply } => {
+                let said = protocols.iter().find(|p| self.peers.speaks(&peer, p.as_ref())).cloned();
+                self.swarm.behaviour_mut().streams.open(peer, said, protocols, reply);
+            }
+            Command::AcceptStreams { protocol, reply } => {
+                let _ = reply.send(self.swarm.behaviour_mut().streams.accept(protocol));
+                self.protocols_changed();
+            }
+            Command::SetRules { rules } => self.set_rules(rules),
+            Command::Lookup { question, reply } => {
+                let _ = reply.send(self.lookups.ask(&mut self.swarm.behaviour_mut().kad, question));
+            }
+            Command::Provide { key, reply } => {
+                self.lookups.provide(&mut self.swarm.behaviour_mut().kad, &key, reply);
+            }
+            Command::StopProviding { key } => {
+                self.swarm.behaviour_mut().kad.stop_providing(&kad::RecordKey::new(&key));
+            }
+            Command::ProtocolsChanged => self.protocols_changed(),
+            Command::Recent { topic, ms, reply } => {
+                let _ = reply.send(self.gossip.recent(&topic, ms, self.now()));
+            }
+        }
+    }
+
+    fn set_rules(&mut self, rules: Rules) {
+        let gate = &mut self.swarm.behaviour_mut().gate;
+        gate.set(rules);
+        for id in self.peers.connections_where(|peer, address| gate.denies(peer, address)) {
+            self.swarm.close_connection(id);
+        }
+    }
+
+    /// Has peers told which protocols are spoken here: at once where identify can, and with the next tick for those it
+    /// was just exchanging the old ones with.
+    fn protocols_changed(&mut self) {
+        self.swarm.behaviour_mut().streams.look();
+        self.say_protocols = true;
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let own = Protocol::P2p(*self.swarm.local_peer_id());
+        self.swarm.listeners().map(|a| a.clone().with(own.clone()).to_string()).collect()
+    }
+}
