@@ -9,6 +9,7 @@ mod dht;
 mod events;
 mod feed;
 mod listen;
+mod local;
 mod node;
 mod peers;
 mod protocol;

@@ -1,21 +1,20 @@
 //! `open`, `handle`, `forward` and `expose`: streams on protocols that programs speak themselves, and what is joined with them.
 
-use std::{fs, path::Path};
-
-use anyhow::Context as _;
 use p2pd_api::v1::{
     ExchangeStreamRequest, HandleProtocolRequest, OpenProtocolStream, exchange_stream_request::Item,
     exchange_stream_response::Event, handle_protocol_response, protocol_service_client::ProtocolServiceClient,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::Context;
+use super::{
+    Context,
+    local::{Listener, Reader, Writer, connect},
+};
 use crate::{client, exit::fail, output};
 
 /// Requests between us and the connection.
@@ -23,8 +22,6 @@ const AHEAD: usize = 4;
 const CHUNK: usize = 64 * 1024;
 
 type Client = ProtocolServiceClient<Channel>;
-type Reader = Box<dyn AsyncRead + Send + Unpin>;
-type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 fn service(context: &Context) -> Client {
     ProtocolServiceClient::new(context.client.channel.clone())
@@ -149,65 +146,4 @@ async fn join(client: Client, first: Item, mut reader: Reader, mut writer: Write
         anyhow::Ok(())
     };
     tokio::try_join!(sending, receiving).map(|_| ())
-}
-
-/// A local listener: `unix:PATH`, or `HOST:PORT`.
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listener {
-    async fn bind(address: &str) -> anyhow::Result<Self> {
-        let failed = || format!("cannot listen on {address}; takes HOST:PORT or unix:PATH");
-        Ok(match address.strip_prefix("unix:") {
-            Some(path) => {
-                // A socket that nobody answers on is left over.
-                if std::os::unix::net::UnixStream::connect(path).is_err() && is_socket(Path::new(path)) {
-                    fs::remove_file(path)?;
-                }
-                Listener::Unix(UnixListener::bind(path).with_context(failed)?)
-            }
-            None => Listener::Tcp(TcpListener::bind(address).await.with_context(failed)?),
-        })
-    }
-
-    fn place(&self) -> anyhow::Result<String> {
-        Ok(match self {
-            Listener::Tcp(listener) => listener.local_addr()?.to_string(),
-            Listener::Unix(listener) => {
-                listener.local_addr()?.as_pathname().unwrap_or(Path::new("?")).display().to_string()
-            }
-        })
-    }
-
-    async fn accept(&self) -> anyhow::Result<(Reader, Writer)> {
-        Ok(match self {
-            Listener::Tcp(listener) => split_tcp(listener.accept().await?.0),
-            Listener::Unix(listener) => split_unix(listener.accept().await?.0),
-        })
-    }
-}
-
-fn is_socket(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
-}
-
-async fn connect(address: &str) -> anyhow::Result<(Reader, Writer)> {
-    let failed = || format!("cannot connect to {address}");
-    Ok(match address.strip_prefix("unix:") {
-        Some(path) => split_unix(UnixStream::connect(path).await.with_context(failed)?),
-        None => split_tcp(TcpStream::connect(address).await.with_context(failed)?),
-    })
-}
-
-fn split_tcp(stream: TcpStream) -> (Reader, Writer) {
-    let (reader, writer) = stream.into_split();
-    (Box::new(reader), Box::new(writer))
-}
-
-fn split_unix(stream: UnixStream) -> (Reader, Writer) {
-    let (reader, writer) = stream.into_split();
-    (Box::new(reader), Box::new(writer))
 }
