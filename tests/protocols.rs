@@ -168,7 +168,7 @@ async fn a_slow_reader_holds_back_the_writer_and_nothing_else() {
     // It comes to a stop by itself, when what lies between is full.
     until("the standstill", async || {
         let before = sent.load(Ordering::SeqCst);
-        let _ = tokio::time::timeout(Duration::from_millis(300), std::future::pending::<()>()).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
         (before > 0 && sent.load(Ordering::SeqCst) == before).then_some(())
     })
     .await;

@@ -65,15 +65,14 @@ pub async fn run(count: usize) -> Vec<u64> {
         .unwrap();
     let mut listener = tokio::task::spawn_blocking(|| child.wait_with_output());
     while !matches!(swarm.select_next_some().await, SwarmEvent::Behaviour(gossipsub::Event::Subscribed { .. })) {}
-    // A heartbeat, so that the mesh stands.
-    let settled = tokio::time::sleep(Duration::from_secs(2));
-    tokio::pin!(settled);
     let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
-    let (mut ready, mut sent) = (false, 0);
+    let mut sent = 0;
     loop {
         tokio::select! {
-            _ = &mut settled, if !ready => ready = true,
-            _ = tick.tick(), if ready && sent < count => {
+            _ = tick.tick(), if sent < count => {
+                if swarm.behaviour().mesh_peers(&IdentTopic::new(TOPIC).hash()).next().is_none() {
+                    continue;
+                }
                 let mut data = vec![7; GROUP];
                 data[..8].copy_from_slice(&now_us().to_be_bytes());
                 swarm.behaviour_mut().publish(IdentTopic::new(TOPIC), data).unwrap();
