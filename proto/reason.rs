@@ -31,6 +31,8 @@ reasons! {
     PeerUnreachable = "PEER_UNREACHABLE",
     /// The peer is not connected.
     PeerNotConnected = "PEER_NOT_CONNECTED",
+    /// Nobody who was asked knows the peer.
+    PeerNotFound = "PEER_NOT_FOUND",
     /// No such stream in the directory.
     StreamNotFound = "STREAM_NOT_FOUND",
     /// Several publishers use the id; name one.

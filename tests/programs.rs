@@ -159,6 +159,11 @@ async fn rules_say_who_may_connect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dht_finds_providers_and_peers() {
     let hub = start(&[]).await;
+    let alone = DhtServiceClient::new(channel(&hub).await)
+        .provide(ProvideRequest { key: bytes::Bytes::from_static(b"x") })
+        .await
+        .unwrap_err();
+    assert_eq!((alone.code(), reason_of(&alone)), (Code::Unavailable, Some(Reason::PeerUnreachable)));
     let tcp = hub.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap();
     let (b, c) = (start(std::slice::from_ref(tcp)).await, start(std::slice::from_ref(tcp)).await);
     let dht = async |daemon| DhtServiceClient::new(channel(daemon).await);
@@ -196,7 +201,7 @@ async fn the_dht_finds_providers_and_peers() {
         .find_peer(FindPeerRequest { peer_id: "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".into() })
         .await
         .unwrap_err();
-    assert_eq!(unknown.code(), Code::NotFound);
+    assert_eq!((unknown.code(), reason_of(&unknown)), (Code::NotFound, Some(Reason::PeerNotFound)));
     for key in [bytes::Bytes::new(), vec![0; 129].into()] {
         let refused = on_b.provide(ProvideRequest { key }).await.unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::FieldInvalid)));

@@ -1,15 +1,12 @@
 //! `dht`.
 
 use p2pd_api::v1::{
-    FindClosestPeersRequest, FindPeerRequest, FindProvidersRequest, ProvideRequest, StopProvidingRequest,
-    dht_service_client::DhtServiceClient,
+    FindClosestPeersRequest, FindClosestPeersResponse, FindPeerRequest, FindProvidersRequest, ProvideRequest,
+    StopProvidingRequest, dht_service_client::DhtServiceClient,
 };
 
 use super::Context;
-use crate::{
-    cli::{DhtAction, Format},
-    output,
-};
+use crate::{cli::DhtAction, output};
 
 pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<()> {
     let mut dht = DhtServiceClient::new(context.client.channel.clone());
@@ -20,14 +17,9 @@ pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<
         }
         DhtAction::Closest { key } => {
             let request = FindClosestPeersRequest { key: key.into() };
-            let mut found = context.client.answer(dht.find_closest_peers(request)).await?;
-            while let Some(next) = found.message().await? {
-                match context.format {
-                    Format::Table => output::line(&format!("{}  {}", next.peer_id, next.addresses.join(" ")))?,
-                    _ => output::line(&output::to_json("FindClosestPeersResponse", &next, false)?)?,
-                }
-            }
-            Ok(())
+            let found = context.client.answer(dht.find_closest_peers(request)).await?;
+            let text = |next: &FindClosestPeersResponse| format!("{}  {}", next.peer_id, next.addresses.join(" "));
+            output::each(context.format, "FindClosestPeersResponse", found, text).await
         }
         DhtAction::Provide { key } => {
             let done = context.client.answer(dht.provide(ProvideRequest { key: key.clone().into() })).await?;
@@ -40,14 +32,8 @@ pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<
         }
         DhtAction::Providers { key } => {
             let request = FindProvidersRequest { key: key.into() };
-            let mut found = context.client.answer(dht.find_providers(request)).await?;
-            while let Some(next) = found.message().await? {
-                match context.format {
-                    Format::Table => output::line(&next.peer_id)?,
-                    _ => output::line(&output::to_json("FindProvidersResponse", &next, false)?)?,
-                }
-            }
-            Ok(())
+            let found = context.client.answer(dht.find_providers(request)).await?;
+            output::each(context.format, "FindProvidersResponse", found, |next| next.peer_id.clone()).await
         }
     }
 }

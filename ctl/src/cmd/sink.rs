@@ -75,21 +75,18 @@ pub(super) enum Sink {
 
 impl Sink {
     pub(super) fn create(kind: Kind, path: Option<&Path>, config: &StreamConfig) -> anyhow::Result<Self> {
-        if matches!(kind, Kind::Nothing) {
-            return Ok(Sink::Nothing);
-        }
-        let decoder = OpusDecoder::new(config.channels)?;
-        if matches!(kind, Kind::Card) {
-            let name = path.and_then(Path::to_str).and_then(card).flatten();
-            return Ok(Sink::Card(Box::new(Player::open(name, config.channels)?), decoder));
-        }
-        let Some(path) = path else { return Ok(Sink::Pcm(Pipe::open(), decoder)) };
-        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = NamedTempFile::new_in(directory)
-            .map_err(|e| fail(1, format!("cannot write in {}: {e}", directory.display())))?;
+        let decoder = || OpusDecoder::new(config.channels);
+        let path = path.unwrap_or(Path::new(""));
         Ok(match kind {
+            Kind::Nothing => Sink::Nothing,
+            Kind::Pcm => Sink::Pcm(Pipe::open(), decoder()?),
+            Kind::Card => {
+                let name = path.to_str().and_then(card).flatten();
+                Sink::Card(Box::new(Player::open(name, config.channels)?), decoder()?)
+            }
             Kind::Opus => {
-                Sink::Opus(OpusWriter::new(BufWriter::new(file), config.channels, config.pre_skip)?, path.into())
+                let file = BufWriter::new(beside(path)?);
+                Sink::Opus(OpusWriter::new(file, config.channels, config.pre_skip)?, path.into())
             }
             Kind::Wav => {
                 let spec = WavSpec {
@@ -98,9 +95,10 @@ impl Sink {
                     bits_per_sample: 16,
                     sample_format: hound::SampleFormat::Int,
                 };
-                Sink::Wav(Box::new(WavWriter::new(BufWriter::new(file.reopen()?), spec)?), file, path.into(), decoder)
+                let file = beside(path)?;
+                let writer = Box::new(WavWriter::new(BufWriter::new(file.reopen()?), spec)?);
+                Sink::Wav(writer, file, path.into(), decoder()?)
             }
-            Kind::Pcm | Kind::Card | Kind::Nothing => Sink::Pcm(Pipe::open(), decoder),
         })
     }
 
@@ -164,6 +162,12 @@ impl Sink {
         file.persist(&path).map_err(|e| fail(1, format!("cannot write {}: {}", path.display(), e.error)))?;
         Ok(path.display().to_string())
     }
+}
+
+/// A file in the same directory, to be moved to the path when it is whole.
+fn beside(path: &Path) -> anyhow::Result<NamedTempFile> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    NamedTempFile::new_in(directory).map_err(|e| fail(1, format!("cannot write in {}: {e}", directory.display())))
 }
 
 /// Standard output behind a thread, so that a reader who stops holds up nothing else.

@@ -10,6 +10,7 @@ use std::{
 
 use p2pd_api::v1 as pb;
 use prost::Message;
+use tonic::Streaming;
 
 use crate::cli::Format;
 
@@ -54,6 +55,19 @@ pub(crate) fn list<M: Message, I: Message>(
         return message(format, name, whole, |_| table(items));
     }
     items.iter().try_for_each(|item| Ok(line(&to_json(item_name, item, false)?)?))
+}
+
+/// Writes each answer of a call as it comes, a line each.
+pub(crate) async fn each<M: Message + Default>(
+    format: Format,
+    name: &str,
+    mut answers: Streaming<M>,
+    text: impl Fn(&M) -> String,
+) -> anyhow::Result<()> {
+    while let Some(answer) = answers.message().await? {
+        line(&if format == Format::Table { text(&answer) } else { to_json(name, &answer, false)? })?;
+    }
+    Ok(())
 }
 
 /// Rows of a table of streams.

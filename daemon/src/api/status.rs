@@ -52,7 +52,7 @@ pub(super) fn of(error: NodeError) -> Status {
         NodeError::Field { field: name, fault } => field(name, &fault),
         NodeError::StreamNotFound(_) => status(Code::NotFound, Reason::StreamNotFound, message),
         NodeError::StreamAmbiguous(_) => status(Code::FailedPrecondition, Reason::StreamAmbiguous, message),
-        NodeError::PeerNotFound(_) => status(Code::NotFound, Reason::PeerNotConnected, message),
+        NodeError::PeerNotFound(_) => status(Code::NotFound, Reason::PeerNotFound, message),
         NodeError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),
         NodeError::StreamGone(_) => status(Code::NotFound, Reason::StreamReset, message),
         NodeError::CursorExpired { .. } => status(Code::OutOfRange, Reason::CursorExpired, message),

@@ -1,7 +1,6 @@
 //! Who may connect, as the operator rules; kept across restarts.
 
 use p2pd_core::access::{MAX_RULES, Rules, Subject};
-use p2pd_net::NetError;
 
 use super::{Node, NodeError, lock};
 
@@ -76,9 +75,6 @@ impl Node {
         let written = tokio::task::spawn_blocking(move || store.set_setting(SETTING, &text)).await;
         written.map_err(|e| NodeError::Internal(e.to_string()))??;
         *lock(&self.0.rules) = rules.clone();
-        match self.0.net.set_rules(rules).await {
-            Err(NetError::Stopped) | Ok(()) => Ok(()),
-            Err(other) => Err(other.into()),
-        }
+        Ok(self.0.net.set_rules(rules).await?)
     }
 }

@@ -42,7 +42,8 @@ impl Node {
     pub(crate) async fn provide(&self, key: &[u8]) -> Result<(), NodeError> {
         let key = check(key)?;
         if self.0.net.peers().await?.is_empty() {
-            return Err(NetError::NoListeners.into());
+            let fault = "no peer is connected".into();
+            return Err(NetError::Unreachable { peer: "the DHT".into(), fault }.into());
         }
         Ok(self.0.net.provide(key).await?)
     }
