@@ -182,9 +182,12 @@ fn with_drops(percent: &str, repair: &str) -> serde_json::Value {
 
 #[test]
 fn dropped_groups_are_repaired_before_they_are_due() {
-    for percent in ["5", "20"] {
+    for (percent, groups) in [("5", 4), ("20", 16)] {
         let numbers = with_drops(percent, "true");
         assert_eq!(numbers["concealed_frames"], 0, "{percent} %: {numbers}");
+        assert_eq!(numbers["lost_groups"], 0, "{percent} %: {numbers}");
+        let repaired = numbers["repaired_groups"].as_u64().unwrap();
+        assert!(repaired.abs_diff(groups) <= 3, "{percent} %: {numbers}");
     }
 }
 
@@ -195,5 +198,7 @@ fn without_repair_exactly_the_dropped_are_concealed() {
         let concealed = numbers["concealed_frames"].as_u64().unwrap();
         assert!(concealed.is_multiple_of(5) && (concealed / 5).abs_diff(groups) <= 2, "{percent} %: {numbers}");
         assert_eq!(numbers["played_frames"].as_u64().unwrap() + concealed, 400, "{numbers}");
+        let lost = numbers["lost_groups"].as_u64().unwrap();
+        assert!(lost.abs_diff(concealed / 5) <= 1 && numbers["repaired_groups"] == 0, "{percent} %: {numbers}");
     }
 }

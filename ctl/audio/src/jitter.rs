@@ -78,7 +78,8 @@ pub struct Jitter {
     /// Monotonic time and smallest delay at the start of the epoch, to tell the drift by.
     origin: Option<(u64, i64)>,
     epoch: Option<u64>,
-    newest_seq: u64,
+    /// First and newest number of the epoch.
+    span: Option<(u64, u64)>,
     seen: VecDeque<u64>,
     frames: BTreeMap<u64, Held>,
     /// Since when only the past has come.
@@ -118,7 +119,7 @@ impl Jitter {
             late: (0, 0),
             origin: None,
             epoch: None,
-            newest_seq: 0,
+            span: None,
             seen: VecDeque::new(),
             frames: BTreeMap::new(),
             past: None,
@@ -148,7 +149,7 @@ impl Jitter {
             self.delays.clear();
             self.origin = None;
             self.next = None;
-            self.newest_seq = 0;
+            self.span = None;
             self.stats.restarts += 1;
         }
         self.epoch = Some(arrival.epoch);
@@ -161,6 +162,7 @@ impl Jitter {
             self.seen.pop_front();
         }
         self.stats.groups += 1;
+        self.account(arrival.seq);
         let late_by = self.late_by(now, arrival.pts);
         if self.is_past(now, late_by) {
             return restarted.then_some(Playout::Restart);
@@ -177,10 +179,6 @@ impl Jitter {
             media_time = media_time.saturating_add(ticks);
             captured = captured.saturating_add(us(ticks));
         }
-        if arrival.seq < self.newest_seq {
-            self.stats.reordered += 1;
-        }
-        self.newest_seq = self.newest_seq.max(arrival.seq);
         let length = us(media_time.saturating_sub(arrival.pts));
         self.floor = (FLOOR_US + length / 2).min(self.ceiling);
         // A cut says nothing of the path.
@@ -188,6 +186,20 @@ impl Jitter {
             self.learn(now, arrival.pts, self.stats.late > late_before);
         }
         restarted.then_some(Playout::Restart)
+    }
+
+    /// Counts the holes that a group leaves before it, or the one that it fills.
+    fn account(&mut self, seq: u64) {
+        let (first, newest) = self.span.unwrap_or((seq, seq));
+        if seq < newest {
+            self.stats.reordered += 1;
+        }
+        if (first..newest).contains(&seq) {
+            self.stats.lost = self.stats.lost.saturating_sub(1);
+        } else if seq > newest {
+            self.stats.lost += seq - newest - 1;
+        }
+        self.span = Some((first, newest.max(seq)));
     }
 
     /// How much later than the fastest this came.

@@ -5,6 +5,10 @@
 pub struct Stats {
     /// Groups that came, each counted once.
     pub groups: u64,
+    /// Groups that never came, of those between the first and the newest.
+    pub lost: u64,
+    /// Groups that the daemon had to ask a peer for, of those that came.
+    pub repaired: u64,
     /// Groups that came again.
     pub duplicates: u64,
     /// Groups that came after a later one, by repair or another path, and still in time.

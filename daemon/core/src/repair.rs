@@ -81,29 +81,33 @@ pub struct Repair {
     newest: Option<u64>,
     heard: MonoMs,
     asked_ahead: MonoMs,
+    /// The last number asked for before it was known to exist.
+    ahead_to: Option<u64>,
     clock: Clock,
     missing: BTreeMap<u64, Missing>,
 }
 
 impl Repair {
-    /// Notes a group that was taken, and its media time in 48 kHz ticks.
-    pub fn arrived(&mut self, now: MonoMs, epoch: u64, seq: u64, pts: u64) {
+    /// Notes a group that was taken, and its media time in 48 kHz ticks. Tells whether it had been asked for.
+    pub fn arrived(&mut self, now: MonoMs, epoch: u64, seq: u64, pts: u64) -> bool {
         let newest = match self.newest {
             Some(newest) if epoch == self.epoch => newest,
-            Some(_) if epoch < self.epoch => return,
+            Some(_) if epoch < self.epoch => return false,
             _ => {
                 let clock = Clock::begin(now, pts);
                 *self = Repair { epoch, newest: Some(seq), heard: now, clock, ..Repair::default() };
-                return;
+                return false;
             }
         };
-        self.missing.remove(&seq);
+        let missed = self.missing.remove(&seq).is_some_and(|missing| missing.asked.is_some());
+        let ahead = seq > newest && self.ahead_to.is_some_and(|last| seq <= last);
         if seq > newest {
             let from = newest.saturating_add(1).max(seq.saturating_sub(MAX_ASK));
             self.missing.extend((from..seq).map(|n| (n, Missing { since: now, asked: None })));
             self.clock.arrived(now, pts, seq.saturating_sub(newest));
             (self.newest, self.heard) = (Some(seq), now);
         }
+        missed || ahead
     }
 
     /// When `due` may have something next.
@@ -136,6 +140,7 @@ impl Repair {
             if overdue && silent < SILENCE_MAX_MS && now.since(self.asked_ahead) >= RETRY_MS {
                 self.asked_ahead = now;
                 let last = newest.saturating_add(if silent >= SILENCE_MS { MAX_ASK } else { 1 });
+                self.ahead_to = Some(last);
                 ranges.push(newest.saturating_add(1)..=last);
             }
         }

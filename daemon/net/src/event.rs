@@ -29,6 +29,8 @@ pub enum Incoming {
         key: StreamKey,
         /// Verified.
         group: Arc<Group>,
+        /// Gossip did not bring it; a peer was asked for it.
+        repaired: bool,
     },
     /// Audio in the old format.
     Audio {

@@ -191,7 +191,7 @@ impl Gossip {
                 if dropped_by_order(self.drop_percent, &mut self.dropped_by_order) {
                     return Judged { acceptance: MessageAcceptance::Ignore, incoming: None };
                 }
-                topic.group(Bytes::from(message.data), *from, now, wall)
+                topic.group(Bytes::from(message.data), *from, now, wall, false)
             }
             TopicRule::Json(stream) => match audio_json::decode(&message.data, stream) {
                 None => (Verdict::Reject("not a message of this stream"), None),
@@ -226,7 +226,7 @@ impl Gossip {
         wall: UnixMs,
     ) -> Vec<Incoming> {
         let Some(topic) = self.of_stream(&response.stream) else { return Vec::new() };
-        let judge = |signed| topic.group(signed, from, now, wall).1;
+        let judge = |signed| topic.group(signed, from, now, wall, true).1;
         response.groups.into_iter().take(256).filter_map(judge).collect()
     }
 
@@ -296,7 +296,14 @@ impl Gossip {
 }
 
 impl Topic {
-    fn group(&mut self, signed: Bytes, from: libp2p::PeerId, now: MonoMs, wall: UnixMs) -> (Verdict, Option<Incoming>) {
+    fn group(
+        &mut self,
+        signed: Bytes,
+        from: libp2p::PeerId,
+        now: MonoMs,
+        wall: UnixMs,
+        fetched: bool,
+    ) -> (Verdict, Option<Incoming>) {
         let TopicRule::Native(key) = &self.rule else { return (Verdict::Ignore("not a native stream"), None) };
         let group = match group::verify(signed, key) {
             Ok(group) => Arc::new(group),
@@ -307,10 +314,10 @@ impl Topic {
             return (verdict, None);
         }
         self.history.insert(now, group.clone());
-        self.repair.arrived(now, group.body.epoch, group.body.seq, group.body.pts);
+        let repaired = self.repair.arrived(now, group.body.epoch, group.body.seq, group.body.pts) && fetched;
         let key = key.clone();
         self.credit(from);
-        (verdict, Some(Incoming::Group { key, group }))
+        (verdict, Some(Incoming::Group { key, group, repaired }))
     }
 
     /// Counts a first delivery; halved now and then, so that it follows the present.

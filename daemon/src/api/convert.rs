@@ -74,7 +74,7 @@ pub(super) fn stream(listed: Listed) -> pb::Stream {
     }
 }
 
-pub(super) fn group(group: &Group) -> pb::AudioGroup {
+pub(super) fn group(group: &Group, repaired: bool) -> pb::AudioGroup {
     let body = group.body.clone();
     pb::AudioGroup {
         epoch: body.epoch,
@@ -85,6 +85,7 @@ pub(super) fn group(group: &Group) -> pb::AudioGroup {
         config: body.config.map(config),
         title: body.title.map(|title| pb::Title { text: title.text, pts: title.pts }),
         signed: group.signed.clone(),
+        repaired,
     }
 }
 

@@ -123,7 +123,9 @@ impl StreamService for Service {
             send(Event::Opened(convert::stream(listed))).await?;
             while let Some(next) = reader.next().await {
                 match next {
-                    Next::Item(StreamItem::Group(group)) => send(Event::Group(convert::group(&group))).await?,
+                    Next::Item(StreamItem::Group { group, repaired }) => {
+                        send(Event::Group(convert::group(&group, repaired))).await?;
+                    }
                     Next::Item(StreamItem::Chunk(chunk)) => send(Event::Chunk(chunk)).await?,
                     Next::Gap { from, to } => send(Event::Gap(gap(from, to))).await?,
                     Next::Item(StreamItem::Ended(reason)) => {

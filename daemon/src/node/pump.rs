@@ -40,9 +40,9 @@ pub(super) async fn run(
 impl Node {
     async fn on_incoming(&self, incoming: Incoming) {
         match incoming {
-            Incoming::Group { key, group } => {
+            Incoming::Group { key, group, repaired } => {
                 self.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
-                self.on_group(&key, group);
+                self.on_group(&key, group, repaired);
             }
             Incoming::Audio { sender, stream, message } => self.on_audio(sender, stream, message),
             Incoming::Directory { sender, message, time } => self.apply(&sender, message, time).await,

@@ -30,7 +30,11 @@ const REACH_EVERY_MS: u64 = 1_000;
 /// What a reader of a stream gets.
 #[derive(Clone, Debug)]
 pub(crate) enum StreamItem {
-    Group(Arc<Group>),
+    Group {
+        group: Arc<Group>,
+        /// Gossip did not bring it; a peer was asked for it.
+        repaired: bool,
+    },
     Chunk(Bytes),
     Ended(&'static str),
 }
@@ -58,13 +62,14 @@ impl StreamReader {
     pub(crate) async fn next(&mut self) -> Option<Next<StreamItem>> {
         if let Some(group) = self.burst.next() {
             self.seen.insert((group.body.epoch, group.body.seq));
-            return Some(Next::Item(StreamItem::Group(group)));
+            return Some(Next::Item(StreamItem::Group { group, repaired: false }));
         }
         loop {
             let next = self.live.next().await?;
             match &next {
                 // Came live while the burst was being read.
-                Next::Item(StreamItem::Group(group)) if self.seen.remove(&(group.body.epoch, group.body.seq)) => {}
+                Next::Item(StreamItem::Group { group, .. })
+                    if self.seen.remove(&(group.body.epoch, group.body.seq)) => {}
                 _ => return Some(next),
             }
         }
@@ -158,10 +163,10 @@ impl Node {
     }
 
     /// A group that came from the network or from a publication of ours.
-    pub(super) fn on_group(&self, key: &StreamKey, group: Arc<Group>) {
+    pub(super) fn on_group(&self, key: &StreamKey, group: Arc<Group>, repaired: bool) {
         let weight = group.signed.len();
         if let Some(followed) = lock(&self.0.streams).get(&Self::slot(key)) {
-            followed.readers.push(weight, &StreamItem::Group(group));
+            followed.readers.push(weight, &StreamItem::Group { group, repaired });
         }
     }
 
