@@ -49,7 +49,13 @@ reasons! {
     NoListeners = "NO_LISTENERS",
     /// The reader fell behind; watch again.
     WatchLagged = "WATCH_LAGGED",
-    /// The cursor is older than what is kept.
+    /// Another program judges the topic's messages.
+    TopicTaken = "TOPIC_TAKEN",
+    /// The topic has neither settings nor a log.
+    TopicNotFound = "TOPIC_NOT_FOUND",
+    /// A message with this content was there within the last minute.
+    DuplicateMessage = "DUPLICATE_MESSAGE",
+    /// The cursor is older than what is kept, or newer than what is there.
     CursorExpired = "CURSOR_EXPIRED",
     /// A bound of this daemon is reached.
     LimitReached = "LIMIT_REACHED",

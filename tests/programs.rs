@@ -21,18 +21,21 @@ use tonic::{Code, transport::Channel};
 async fn messages_reach_the_other_daemon_and_nobody_listening_is_said() {
     let (a, b) = pair().await;
     let mut publisher = PubSubServiceClient::new(channel(&a).await);
-    let message = |data: &'static [u8]| PublishRequest { topic: "chat".into(), data: data.into() };
+    let message = |data: &'static [u8]| PublishRequest { topic: "chat".into(), data: data.into(), wait_ms: 0 };
     let nobody = publisher.publish(message(b"x")).await.unwrap_err();
     assert_eq!((nobody.code(), reason_of(&nobody)), (Code::FailedPrecondition, Some(Reason::NoListeners)));
     let mut subscriber = PubSubServiceClient::new(channel(&b).await);
-    let mut messages = subscriber.subscribe(SubscribeRequest { topic: "chat".into() }).await.unwrap().into_inner();
+    let mut messages =
+        subscriber.subscribe(SubscribeRequest { topic: "chat".into(), contract: None }).await.unwrap().into_inner();
     assert_eq!(messages.message().await.unwrap().unwrap().event, Some(Event::Subscribed(true)));
     until("a listener", async || publisher.clone().publish(message(b"hello")).await.ok()).await;
     let Some(Event::Message(heard)) = messages.message().await.unwrap().unwrap().event else { panic!("a message") };
     assert_eq!((&heard.data[..], a.addresses[0].ends_with(&heard.sender)), (&b"hello"[..], true));
     for (topic, data) in [("", 1), ("argus-defense/stream-directory", 1), ("chat", 100_000)] {
-        let refused =
-            publisher.publish(PublishRequest { topic: topic.into(), data: vec![0; data].into() }).await.unwrap_err();
+        let refused = publisher
+            .publish(PublishRequest { topic: topic.into(), data: vec![0; data].into(), wait_ms: 0 })
+            .await
+            .unwrap_err();
         assert_eq!(
             (refused.code(), reason_of(&refused)),
             (Code::InvalidArgument, Some(Reason::FieldInvalid)),

@@ -61,19 +61,21 @@ pub(crate) enum Command {
     /// Listen to a stream.
     Listen(Listen),
     /// Send a message to a topic; without one, each line of standard input.
-    Pub {
-        /// Topic.
-        topic: String,
-        /// The message.
-        message: Option<String>,
-    },
+    Pub(Pub),
     /// Print the messages of a topic.
-    Sub {
+    Sub(Sub),
+    /// The topics that this daemon follows or has settings for.
+    Topics(Topics),
+    /// Judge each message of a topic with a command, before it is delivered or passed on.
+    ///
+    /// The command gets the message on standard input, P2PD_SENDER and P2PD_SOURCE (the peer that passed it on) in its
+    /// environment. It ends with 0 to accept, 1 to reject, which costs that peer score, else the message is ignored.
+    Validate {
         /// Topic.
         topic: String,
-        /// End after so many messages.
-        #[arg(long, short = 'n')]
-        count: Option<u64>,
+        /// The command and its arguments.
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<String>,
     },
     /// Open a stream to a peer: standard input goes there, what it answers to standard output.
     Open {
@@ -138,6 +140,98 @@ pub(crate) enum Command {
         #[arg(default_value = "{}")]
         message: String,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct Pub {
+    /// Topic.
+    pub(crate) topic: String,
+    /// The message.
+    pub(crate) message: Option<String>,
+    /// How long to wait for somebody who follows the topic.
+    #[arg(long, value_parser = duration, default_value = "0s")]
+    pub(crate) wait: Duration,
+}
+
+#[derive(Args)]
+pub(crate) struct Sub {
+    /// Topic.
+    pub(crate) topic: String,
+    /// End after so many messages.
+    #[arg(long, short = 'n')]
+    pub(crate) count: Option<u64>,
+    /// Have local publishers wait while this reader is slow.
+    #[arg(long, conflicts_with_all = ["durable", "from_oldest", "after", "resume"])]
+    pub(crate) block: bool,
+    /// Read from the daemon's log, which keeps the topic's messages from now on.
+    #[arg(long)]
+    pub(crate) durable: bool,
+    /// Begin with the oldest message of the log.
+    #[arg(long)]
+    pub(crate) from_oldest: bool,
+    /// Go on after this cursor of the log.
+    #[arg(long, conflicts_with = "from_oldest")]
+    pub(crate) after: Option<u64>,
+    /// Keep the cursor in this file, and go on after it.
+    #[arg(long, conflicts_with = "after")]
+    pub(crate) resume: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Topics {
+    #[command(subcommand)]
+    pub(crate) action: Option<TopicsAction>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum TopicsAction {
+    /// One topic: who is there, its log and settings.
+    Show {
+        /// Topic.
+        topic: String,
+    },
+    /// Who is there, now and with each change.
+    Watch {
+        /// Topic.
+        topic: String,
+    },
+    /// Change settings; those not given are as usual again.
+    Set {
+        /// Topic.
+        topic: String,
+        /// Largest message, bytes.
+        #[arg(long, default_value_t = 61_440)]
+        max_message: u32,
+        /// What makes two messages the same.
+        #[arg(long, value_enum, default_value = "sender")]
+        identity: IdentityArg,
+        /// Refuse what no validator has judged.
+        #[arg(long)]
+        closed: bool,
+        /// Time of a validator.
+        #[arg(long, value_parser = duration, default_value = "1s")]
+        judging: Duration,
+        /// How long the log keeps a message.
+        #[arg(long, value_parser = duration, default_value = "24h")]
+        keep: Duration,
+        /// What the log may hold, bytes.
+        #[arg(long, default_value_t = 67_108_864)]
+        keep_bytes: u64,
+    },
+    /// Forget settings and log.
+    Forget {
+        /// Topic.
+        topic: String,
+    },
+}
+
+/// What makes two messages the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IdentityArg {
+    /// Sender and number.
+    Sender,
+    /// Bytes.
+    Content,
 }
 
 #[derive(Args)]

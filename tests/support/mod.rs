@@ -25,6 +25,13 @@ pub fn setup(bootstrap: &[String]) -> Setup {
     Setup::temporary(config).unwrap()
 }
 
+/// One that can be started again with what it kept.
+pub fn setup_at(place: &Path, bootstrap: &[String]) -> Setup {
+    let Setup { config, mut paths, .. } = setup(bootstrap);
+    (paths.data, paths.socket) = (place.join("data"), place.join("api.sock"));
+    Setup::new(config, paths)
+}
+
 pub async fn start(bootstrap: &[String]) -> Daemon {
     Daemon::start(setup(bootstrap)).await.unwrap()
 }

@@ -17,6 +17,7 @@ mod publish;
 mod pubsub;
 mod sink;
 mod streams;
+mod topics;
 mod wait;
 
 use clap::{CommandFactory, ValueEnum};
@@ -69,8 +70,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Streams { category, watch } => streams::run(&context, category, watch).await,
         Command::PublishStream(flags) => publish::run(&context, flags).await,
         Command::Listen(flags) => listen::run(&context, flags, file.filter(|file| file != "-")).await,
-        Command::Pub { topic, message } => pubsub::publish(&context, topic, message).await,
-        Command::Sub { topic, count } => pubsub::subscribe(&context, topic, count).await,
+        Command::Pub(flags) => pubsub::publish(&context, flags).await,
+        Command::Sub(flags) => pubsub::subscribe(&context, flags).await,
+        Command::Topics(topics) => topics::run(&context, topics.action).await,
+        Command::Validate { topic, command } => topics::validate(&context, topic, command).await,
         Command::Open { peer, protocol } => protocol::open(&context, &peer, &protocol).await,
         Command::Handle { protocol } => protocol::handle(&context, &protocol).await,
         Command::Forward { listen, peer, protocol } => protocol::forward(&context, &listen, &peer, &protocol).await,

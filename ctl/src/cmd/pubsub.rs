@@ -1,37 +1,79 @@
 //! `pub` and `sub`.
 
-use std::io::{self, BufRead, Write};
-
-use p2pd_api::v1::{
-    PublishRequest, SubscribeRequest, pub_sub_service_client::PubSubServiceClient, subscribe_response::Event,
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    path::{Path, PathBuf},
 };
 
-use super::Context;
-use crate::{cli::Format, client, output};
+use p2pd_api::v1::{
+    Block, Durable, PublishManyRequest, PublishRequest, PublishResponse, SubscribeRequest,
+    pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
-pub(super) async fn publish(context: &Context, topic: String, message: Option<String>) -> anyhow::Result<()> {
+use super::Context;
+use crate::{
+    cli::{Format, Pub, Sub},
+    client,
+    exit::fail,
+    output,
+};
+
+pub(super) async fn publish(context: &Context, flags: Pub) -> anyhow::Result<()> {
+    let Pub { topic, message, wait } = flags;
+    let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+    let request = move |data: Vec<u8>| PublishRequest { topic: topic.clone(), data: data.into(), wait_ms };
+    let Some(message) = message else { return publish_lines(context, request).await };
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
-    let mut send = async |data: Vec<u8>| {
-        let request = PublishRequest { topic: topic.clone(), data: data.into() };
-        context.client.answer(pubsub.publish(request)).await
-    };
-    let lines: Box<dyn Iterator<Item = io::Result<String>>> = match message {
-        Some(message) => Box::new(std::iter::once(Ok(message))),
-        None => Box::new(io::stdin().lock().lines()),
-    };
-    for line in lines {
-        let sent = send(line?.into_bytes()).await?;
-        output::message(context.format, "PublishResponse", &sent, |s| {
-            format!("sent; {} connected peers follow", s.peers)
-        })?;
-    }
-    Ok(())
+    let sent = tokio::time::timeout(context.client.timeout + wait, pubsub.publish(request(message.into_bytes())));
+    let sent = sent.await.map_err(|_| fail(6, "no answer from the daemon"))??.into_inner();
+    tell(context, &sent)
 }
 
-pub(super) async fn subscribe(context: &Context, topic: String, count: Option<u64>) -> anyhow::Result<()> {
+fn tell(context: &Context, sent: &PublishResponse) -> anyhow::Result<()> {
+    output::message(context.format, "PublishResponse", sent, |s| format!("sent; {} connected peers follow", s.peers))
+}
+
+/// Each line of standard input; one that cannot be sent is told, and the next one tried.
+async fn publish_lines(
+    context: &Context,
+    request: impl Fn(Vec<u8>) -> PublishRequest + Send + 'static,
+) -> anyhow::Result<()> {
+    let (lines, requests) = mpsc::channel(64);
+    let reading = tokio::task::spawn_blocking(move || -> io::Result<()> {
+        for line in io::stdin().lock().split(b'\n') {
+            if lines.blocking_send(PublishManyRequest { message: Some(request(line?)) }).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
-    let mut messages = context.client.answer(pubsub.subscribe(SubscribeRequest { topic })).await?;
-    let mut left = count.unwrap_or(u64::MAX);
+    let mut answers = pubsub.publish_many(ReceiverStream::new(requests)).await?.into_inner();
+    let mut lost = 0;
+    while let Some(answer) = answers.message().await? {
+        if answer.reason.is_empty() {
+            tell(context, &PublishResponse { peers: answer.peers })?;
+        } else {
+            lost += 1;
+            output::say(format_args!(
+                "p2pctl: line {} was not sent: {} [{}]",
+                answer.number + 1,
+                answer.error,
+                answer.reason
+            ));
+        }
+    }
+    reading.await??;
+    if lost > 0 { Err(fail(7, format!("{lost} lines were not sent"))) } else { Ok(()) }
+}
+
+pub(super) async fn subscribe(context: &Context, flags: Sub) -> anyhow::Result<()> {
+    let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
+    let request = SubscribeRequest { topic: flags.topic.clone(), contract: contract(&flags)? };
+    let mut messages = context.client.answer(pubsub.subscribe(request)).await?;
+    let mut left = flags.count.unwrap_or(u64::MAX);
     while left > 0 {
         let response = client::next(&mut messages).await?;
         if context.format != Format::Table {
@@ -41,17 +83,66 @@ pub(super) async fn subscribe(context: &Context, topic: String, count: Option<u6
             Some(Event::Message(message)) => {
                 left -= 1;
                 if context.format == Format::Table {
-                    let mut out = io::stdout().lock();
-                    out.write_all(&message.data)?;
-                    out.write_all(b"\n")?;
-                    out.flush()?;
+                    line(&message.data)?;
                 }
             }
             Some(Event::Gap(gap)) => {
-                output::say(format_args!("p2pctl: messages {} to {} were lost: {}", gap.from, gap.to, gap.reason))
+                output::say(format_args!("p2pctl: messages {} to {} were lost: {}", gap.from, gap.to, gap.reason));
             }
             Some(Event::Subscribed(_)) | None => {}
         }
+        if let Some(path) = &flags.resume {
+            keep(path, response.cursor)?;
+        }
     }
     Ok(())
+}
+
+fn contract(flags: &Sub) -> anyhow::Result<Option<Contract>> {
+    let durable = |after, from_oldest| Some(Contract::Durable(Durable { after, from_oldest }));
+    if flags.block {
+        return Ok(Some(Contract::Block(Block::default())));
+    }
+    if let Some(path) = &flags.resume
+        && let Some(cursor) = kept(path)?
+    {
+        return Ok(durable(Some(cursor), false));
+    }
+    let any = flags.durable || flags.from_oldest || flags.after.is_some() || flags.resume.is_some();
+    Ok(if any { durable(flags.after, flags.from_oldest) } else { None })
+}
+
+/// The cursor in a file; `None` when there is no file yet.
+fn kept(path: &Path) -> anyhow::Result<Option<u64>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let fault = || fail(2, format!("{} holds no cursor; remove it to begin anew", path.display()));
+            Ok(Some(text.trim().parse().map_err(|_| fault())?))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(fail(1, format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Keeps a cursor so that a crash leaves the old or the new one.
+fn keep(path: &Path, cursor: u64) -> anyhow::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let written = std::fs::write(&beside, format!("{cursor}\n")).and_then(|()| std::fs::rename(&beside, path));
+    written.map_err(|error| fail(1, format!("{}: {error}", path.display())))
+}
+
+/// Writes a message as a line; on a terminal what a stranger sent must not control it.
+fn line(data: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if io::stdout().is_terminal() {
+        let text = String::from_utf8_lossy(data);
+        let harmless = |c: char| if output::is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER };
+        out.write_all(text.chars().map(harmless).collect::<String>().as_bytes())?;
+    } else {
+        out.write_all(data)?;
+    }
+    out.write_all(b"\n")?;
+    out.flush()
 }

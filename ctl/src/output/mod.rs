@@ -22,6 +22,14 @@ pub(crate) fn say(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// Whether a character can be shown without controlling the terminal or turning the text around.
+pub(crate) fn is_harmless(c: char) -> bool {
+    let hidden = matches!(c,
+        '\u{061C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}'
+        | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}');
+    c == '\t' || c == '\n' || !(c.is_control() || hidden)
+}
+
 /// Writes one line.
 pub(crate) fn line(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();

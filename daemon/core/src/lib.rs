@@ -8,6 +8,7 @@ pub mod access;
 pub mod admission;
 pub mod announce;
 pub mod audio_json;
+pub mod contract;
 pub mod directory;
 pub mod group;
 pub mod history;

@@ -67,6 +67,11 @@ impl<T> Ring<T> {
         Some(Next::Item(item))
     }
 
+    /// Whether more than three quarters of its items or bytes are taken.
+    pub fn is_crowded(&self) -> bool {
+        self.items.len() > self.max_items / 4 * 3 || self.bytes > self.max_bytes / 4 * 3
+    }
+
     /// Number of unread items.
     pub fn len(&self) -> usize {
         self.items.len()

@@ -7,10 +7,12 @@ use libp2p::{
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
-use crate::{Config, DhtMode, NetError, fetch, gate::Gate, identity::Identity, renew::Renew, substreams};
+use crate::{
+    Config, DhtMode, NetError, fetch, gate::Gate, identity::Identity, message_id::ByContent, renew::Renew, substreams,
+};
 
 /// Largest gossipsub frame read, in bytes. Go peers batch up to a mebibyte of messages into one, and rust-libp2p closes
-/// the substream of a peer that sends a larger one, for good. A single message may be smaller: [`crate::gossip::MAX_MESSAGE`].
+/// the substream of a peer that sends a larger one, for good. A single message may be smaller: [`p2pd_core::contract`].
 const MAX_RPC: usize = 1024 * 1024 + 64 * 1024;
 
 /// One field per protocol; the swarm task hands the event of each to its driver.
@@ -38,7 +40,7 @@ pub(crate) fn protocol_version(network: &str) -> String {
     format!("/p2pd/{network}/1")
 }
 
-pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, NetError> {
+pub(crate) fn build(config: &Config, identity: &Identity, by_content: ByContent) -> Result<Behaviour, NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let id = identity.0.public().to_peer_id();
     let limits = connection_limits::ConnectionLimits::default()
@@ -64,7 +66,7 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, N
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
-        gossipsub: Renew::new(gossipsub(identity)?),
+        gossipsub: Renew::new(gossipsub(identity, by_content)?),
         kad,
         mdns: mdns.into(),
         streams: substreams::Behaviour::default(),
@@ -78,10 +80,11 @@ pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Behaviour, N
     })
 }
 
-fn gossipsub(identity: &Identity) -> Result<gossipsub::Behaviour, NetError> {
+fn gossipsub(identity: &Identity, by_content: ByContent) -> Result<gossipsub::Behaviour, NetError> {
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(gossipsub::ValidationMode::Strict)
         .validate_messages()
+        .message_id_fn(move |message| by_content.id(message))
         .flood_publish(false)
         .mesh_n(6)
         .mesh_n_low(4)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use libp2p::StreamProtocol;
-use p2pd_core::{access::Rules, group::Group, id::PeerId};
+use p2pd_core::{access::Rules, contract::TopicSettings, group::Group, id::PeerId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -15,7 +15,17 @@ use crate::{
     lookup::{Found, Question},
     peers::PeerInfo,
     substreams::{Arrived, OpenReply},
+    validators::{Ruling, ToJudge},
 };
+
+/// Who of those connected follows a topic.
+#[derive(Clone, Debug, Default)]
+pub struct TopicPeers {
+    /// All of them.
+    pub followers: Vec<PeerId>,
+    /// How many exchange whole messages with this peer; the others hear of them.
+    pub mesh: usize,
+}
 
 pub(crate) enum Command {
     Connect { peer: libp2p::PeerId, ways: Ways, reply: Reply<PeerId> },
@@ -24,9 +34,12 @@ pub(crate) enum Command {
     Addresses { reply: oneshot::Sender<Vec<String>> },
     Subscribe { topic: String, rule: TopicRule, reply: oneshot::Sender<Result<(), NetError>> },
     Unsubscribe { topic: String },
-    Publish { topic: String, data: Bytes, keep: Option<Arc<Group>>, reply: oneshot::Sender<Result<(), NetError>> },
+    Publish { topic: String, data: Bytes, keep: Option<Arc<Group>>, reply: oneshot::Sender<Result<Bytes, NetError>> },
     Topics { reply: oneshot::Sender<Vec<String>> },
-    TopicPeers { topic: String, reply: oneshot::Sender<Vec<PeerId>> },
+    TopicPeers { topic: String, reply: oneshot::Sender<TopicPeers> },
+    SetTopic { topic: String, settings: Option<TopicSettings> },
+    Validate { topic: String, reply: oneshot::Sender<Option<mpsc::Receiver<ToJudge>>> },
+    Rule { topic: String, number: u64, ruling: Ruling },
     OpenStream { peer: libp2p::PeerId, protocols: Vec<StreamProtocol>, reply: OpenReply },
     AcceptStreams { protocol: StreamProtocol, reply: oneshot::Sender<Option<mpsc::Receiver<Arrived>>> },
     ProtocolsChanged,

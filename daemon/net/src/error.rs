@@ -43,8 +43,11 @@ pub enum NetError {
     #[error("all peers of this topic are too slow at the moment")]
     Busy,
     /// Larger than the network takes.
-    #[error("the message is larger than 64 KiB")]
+    #[error("the message is larger than a peer takes")]
     TooLarge,
+    /// The topic takes each content once, and this one was there.
+    #[error("a message with this content was sent on this topic within the last minute")]
+    Duplicate,
     /// A bound of this process.
     #[error("{0}")]
     Limit(&'static str),

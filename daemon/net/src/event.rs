@@ -49,6 +49,8 @@ pub enum Incoming {
         sender: PeerId,
         /// The payload.
         data: Bytes,
+        /// What tells it apart from others.
+        id: Bytes,
     },
 }
 

@@ -4,18 +4,26 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, PublishError, TopicHash};
+use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError, TopicHash};
 use p2pd_core::{
     admission::{self, Bucket, Verdict, Window},
     announce, audio_json,
+    contract::{Identity, TopicSettings},
     group::{self, Group},
     history::History,
-    id::{StreamId, StreamKey},
+    id::{PeerId, StreamId, StreamKey},
     repair::Repair,
     time::{MonoMs, UnixMs},
 };
 
-use crate::{NetError, event::Incoming, fetch, peers};
+use crate::{
+    NetError,
+    event::Incoming,
+    fetch,
+    message_id::ByContent,
+    peers,
+    validators::{Ruled, Ruling, ToJudge, Validators, Waiting},
+};
 
 /// Most topics this peer follows; gossipsub's default filter refuses peers that announce more than 100.
 const MAX_TOPICS: usize = 100;
@@ -23,8 +31,6 @@ const MAX_TOPICS: usize = 100;
 const DIRECTORY_RATE: (u32, u32) = (5, 40);
 /// Most peers whose rate is remembered.
 const MAX_BUCKETS: usize = 4096;
-/// Largest message of a program's topic that is taken or passed on, in bytes: what most networks allow.
-pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// Milliseconds of audio that a newcomer asks for.
 pub(crate) const BURST_MS: u32 = 2_000;
 
@@ -66,6 +72,10 @@ pub(crate) struct Ask {
 
 pub(crate) struct Gossip {
     topics: HashMap<TopicHash, Topic>,
+    /// Of topics of programs that have any.
+    settings: HashMap<TopicHash, TopicSettings>,
+    by_content: ByContent,
+    pub(crate) validators: Validators,
     buckets: HashMap<libp2p::PeerId, Bucket>,
     repair: bool,
     drop_percent: u8,
@@ -73,9 +83,12 @@ pub(crate) struct Gossip {
 }
 
 impl Gossip {
-    pub(crate) fn new(config: &crate::Config) -> Self {
+    pub(crate) fn new(config: &crate::Config, by_content: ByContent) -> Self {
         Gossip {
             topics: HashMap::new(),
+            settings: HashMap::new(),
+            by_content,
+            validators: Validators::default(),
             buckets: HashMap::new(),
             repair: config.repair,
             drop_percent: config.drop_groups_percent,
@@ -146,11 +159,12 @@ impl Gossip {
         gossipsub: &mut gossipsub::Behaviour,
         topic: &str,
         data: Bytes,
-    ) -> Result<(), NetError> {
-        gossipsub.publish(IdentTopic::new(topic), data.to_vec()).map(|_| ()).map_err(|error| match error {
+    ) -> Result<Bytes, NetError> {
+        gossipsub.publish(IdentTopic::new(topic), data.to_vec()).map(|id| id.0.into()).map_err(|error| match error {
             PublishError::NoPeersSubscribedToTopic => NetError::NoListeners,
             PublishError::AllQueuesFull(_) => NetError::Busy,
             PublishError::MessageTooLarge => NetError::TooLarge,
+            PublishError::Duplicate => NetError::Duplicate,
             other => NetError::Setup(other.to_string()),
         })
     }
@@ -162,17 +176,28 @@ impl Gossip {
         }
     }
 
-    /// Judges what gossip brought.
+    /// Holds a topic of programs to these settings from now on; `None`: to the usual ones.
+    pub(crate) fn set_topic(&mut self, topic: &str, settings: Option<TopicSettings>) {
+        let hash = IdentTopic::new(topic).hash();
+        self.by_content.set(&hash, settings.is_some_and(|s| s.identity == Identity::Content));
+        match settings {
+            Some(settings) => self.settings.insert(hash, settings),
+            None => self.settings.remove(&hash),
+        };
+    }
+
+    /// Judges what gossip brought; `None` when a program has been asked to.
     pub(crate) fn judge(
         &mut self,
         from: &libp2p::PeerId,
+        id: MessageId,
         message: gossipsub::Message,
         now: MonoMs,
         wall: UnixMs,
-    ) -> Judged {
-        let Some(source) = message.source else { return rejected("unsigned", from) };
+    ) -> Option<Judged> {
+        let Some(source) = message.source else { return Some(rejected("unsigned", from)) };
         let Some(topic) = self.topics.get_mut(&message.topic) else {
-            return Judged { acceptance: MessageAcceptance::Ignore, incoming: None };
+            return Some(Judged { acceptance: MessageAcceptance::Ignore, incoming: None });
         };
         let sender = peers::from_libp2p(&source);
         let (verdict, incoming) = match &topic.rule {
@@ -189,7 +214,7 @@ impl Gossip {
             TopicRule::Native(key) if key.publisher != sender => (Verdict::Reject("not the publisher"), None),
             TopicRule::Native(_) => {
                 if dropped_by_order(self.drop_percent, &mut self.dropped_by_order) {
-                    return Judged { acceptance: MessageAcceptance::Ignore, incoming: None };
+                    return Some(Judged { acceptance: MessageAcceptance::Ignore, incoming: None });
                 }
                 topic.group(Bytes::from(message.data), *from, now, wall, false)
             }
@@ -203,18 +228,38 @@ impl Gossip {
                     other => (other, None),
                 },
             },
-            // Ignored and not rejected: other networks may allow more, and whoever passed it on did nothing wrong.
-            TopicRule::Open if message.data.len() > MAX_MESSAGE => (Verdict::Ignore("too large"), None),
-            TopicRule::Open => {
-                let topic = message.topic.into_string();
-                (Verdict::Accept, Some(Incoming::Message { topic, sender, data: message.data.into() }))
-            }
+            TopicRule::Open => return self.judge_open(from, sender, id, message, now),
         };
-        match verdict {
+        Some(match verdict {
             Verdict::Accept => Judged { acceptance: MessageAcceptance::Accept, incoming },
             Verdict::Ignore(_) => Judged { acceptance: MessageAcceptance::Ignore, incoming: None },
             Verdict::Reject(why) => rejected(why, from),
+        })
+    }
+
+    fn judge_open(
+        &mut self,
+        from: &libp2p::PeerId,
+        sender: PeerId,
+        id: MessageId,
+        message: gossipsub::Message,
+        now: MonoMs,
+    ) -> Option<Judged> {
+        let gossipsub::Message { topic, data, .. } = message;
+        let settings = self.settings.get(&topic).copied().unwrap_or_default();
+        // Ignored and not rejected: other networks may allow more, and whoever passed it on did nothing wrong.
+        if data.len() > usize::try_from(settings.max_message).unwrap_or(usize::MAX) {
+            return Some(Judged { acceptance: MessageAcceptance::Ignore, incoming: None });
         }
+        let data = Bytes::from(data);
+        let (source, question) = (peers::from_libp2p(from), (sender.clone(), data.clone()));
+        let question = |number| ToJudge { number, sender: question.0, source, data: question.1 };
+        let number = Bytes::from(id.0.clone());
+        let incoming = Incoming::Message { topic: topic.clone().into_string(), sender, data, id: number };
+        let waiting = Waiting { id, source: *from, incoming };
+        let Ruled(judged, ruling) = self.validators.ask(&topic, &settings, question, waiting, now)?;
+        let incoming = (ruling == Ruling::Accept).then_some(judged.incoming);
+        Some(Judged { acceptance: ruling.into(), incoming })
     }
 
     /// Judges what a peer sent because it was asked.
@@ -264,12 +309,16 @@ impl Gossip {
 
     /// When `due` may have something next.
     pub(crate) fn wake(&self, now: MonoMs) -> Option<MonoMs> {
-        self.topics.values().filter(|_| self.repair).filter_map(|t| t.repair.wake(now)).min()
+        let repairs = self.topics.values().filter(|_| self.repair).filter_map(|t| t.repair.wake(now));
+        repairs.chain(self.validators.wake()).min()
     }
 
     /// What to ask for now, and whom.
     pub(crate) fn due(&mut self, gossipsub: &gossipsub::Behaviour, now: MonoMs) -> Vec<Ask> {
         let mut asks = Vec::new();
+        if !self.repair {
+            return asks;
+        }
         for (hash, topic) in &mut self.topics {
             let TopicRule::Native(key) = &topic.rule else { continue };
             let stream = group::stream_hash(key);

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use p2pd_core::{access::Rules, group::Group, id::PeerId};
+use p2pd_core::{access::Rules, contract::TopicSettings, group::Group, id::PeerId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{NetError, command::Command, dial, dial::Ways, gossip::TopicRule, peers, peers::PeerInfo};
+use crate::{
+    NetError, Ruling, ToJudge, TopicPeers, command::Command, dial, dial::Ways, gossip::TopicRule, peers,
+    peers::PeerInfo,
+};
 
 /// Asks the swarm task. Waits while 64 commands are queued; put a deadline around it.
 #[derive(Clone)]
@@ -74,15 +77,15 @@ impl Handle {
         self.commands.send(Command::Unsubscribe { topic: topic.into() }).await.map_err(|_| NetError::Stopped)
     }
 
-    /// Sends a message to a topic's followers.
-    pub async fn publish(&self, topic: &str, data: Bytes) -> Result<(), NetError> {
+    /// Sends a message to a topic's followers. Returns what tells it apart from others.
+    pub async fn publish(&self, topic: &str, data: Bytes) -> Result<Bytes, NetError> {
         self.ask(|reply| Command::Publish { topic: topic.into(), data, keep: None, reply }).await?
     }
 
     /// Sends a group of our own, and keeps it for those who ask later.
     pub async fn publish_group(&self, topic: &str, group: Arc<Group>) -> Result<(), NetError> {
         let data = group.signed.clone();
-        self.ask(|reply| Command::Publish { topic: topic.into(), data, keep: Some(group), reply }).await?
+        self.ask(|reply| Command::Publish { topic: topic.into(), data, keep: Some(group), reply }).await?.map(|_| ())
     }
 
     /// The topics this peer follows.
@@ -91,8 +94,24 @@ impl Handle {
     }
 
     /// The connected peers that follow a topic.
-    pub async fn topic_peers(&self, topic: &str) -> Result<Vec<PeerId>, NetError> {
+    pub async fn topic_peers(&self, topic: &str) -> Result<TopicPeers, NetError> {
         self.ask(|reply| Command::TopicPeers { topic: topic.into(), reply }).await
+    }
+
+    /// Holds a topic of programs to these settings from now on; `None`: to the usual ones.
+    pub async fn set_topic(&self, topic: &str, settings: Option<TopicSettings>) -> Result<(), NetError> {
+        let command = Command::SetTopic { topic: topic.into(), settings };
+        self.commands.send(command).await.map_err(|_| NetError::Stopped)
+    }
+
+    /// Takes every message of a topic for judgement, until what is returned is dropped; `None` when another program does.
+    pub async fn validate(&self, topic: &str) -> Result<Option<mpsc::Receiver<ToJudge>>, NetError> {
+        self.ask(|reply| Command::Validate { topic: topic.into(), reply }).await
+    }
+
+    /// Answers a question of [`Handle::validate`]. Too late an answer changes nothing.
+    pub async fn rule(&self, topic: &str, number: u64, ruling: Ruling) -> Result<(), NetError> {
+        self.commands.send(Command::Rule { topic: topic.into(), number, ruling }).await.map_err(|_| NetError::Stopped)
     }
 
     /// The groups of a followed stream that came in the last `ms` milliseconds, oldest first.

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 struct Shared<T> {
     ring: Mutex<State<T>>,
     filled: Notify,
+    drained: Notify,
 }
 
 struct State<T> {
@@ -25,7 +26,7 @@ pub struct Reader<T>(Arc<Shared<T>>);
 /// A queue of at most `items` items that weigh at most `bytes` together.
 pub fn bounded<T>(items: usize, bytes: usize) -> (Writer<T>, Reader<T>) {
     let state = State { ring: Ring::new(items, bytes), closed: false, abandoned: false };
-    let shared = Arc::new(Shared { ring: Mutex::new(state), filled: Notify::new() });
+    let shared = Arc::new(Shared { ring: Mutex::new(state), filled: Notify::new(), drained: Notify::new() });
     (Writer(shared.clone()), Reader(shared))
 }
 
@@ -44,6 +45,11 @@ impl<T> Writer<T> {
         dropped
     }
 
+    /// What tells when the reader has caught up.
+    pub fn room(&self) -> Room<T> {
+        Room(self.0.clone())
+    }
+
     /// Whether the reader is gone.
     pub fn is_abandoned(&self) -> bool {
         self.0.lock().abandoned
@@ -60,6 +66,30 @@ impl<T> Drop for Writer<T> {
 impl<T> Drop for Reader<T> {
     fn drop(&mut self) {
         self.0.lock().abandoned = true;
+        self.0.drained.notify_waiters();
+    }
+}
+
+/// Tells a writer who would rather wait than have items dropped when there is room again.
+pub struct Room<T>(Arc<Shared<T>>);
+
+impl<T> Room<T> {
+    /// Waits while the queue is more than three quarters full and its reader there. The last quarter is for those who
+    /// were told at the same time.
+    pub async fn wait(&self) {
+        loop {
+            let drained = self.0.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            let crowded = {
+                let state = self.0.lock();
+                state.ring.is_crowded() && !state.abandoned
+            };
+            if !crowded {
+                return;
+            }
+            drained.await;
+        }
     }
 }
 
@@ -70,6 +100,7 @@ impl<T> Reader<T> {
             {
                 let mut state = self.0.lock();
                 if let Some(next) = state.ring.pop() {
+                    self.0.drained.notify_waiters();
                     return Some(next);
                 }
                 if state.closed {

@@ -12,6 +12,7 @@ use crate::{
     Config, NetError,
     behaviour::{self, Behaviour},
     identity::Identity,
+    message_id::ByContent,
 };
 
 /// Most bytes in one WebSocket frame. The library's default lets 14 unauthenticated bytes reserve 256 MiB.
@@ -26,9 +27,9 @@ fn yamux() -> yamux::Config {
     config
 }
 
-pub(crate) fn build(config: &Config, identity: &Identity) -> Result<Swarm<Behaviour>, NetError> {
+pub(crate) fn build(config: &Config, identity: &Identity, by_content: ByContent) -> Result<Swarm<Behaviour>, NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
-    let behaviour = behaviour::build(config, identity)?;
+    let behaviour = behaviour::build(config, identity, by_content)?;
     let mut swarm = SwarmBuilder::with_existing_identity(identity.0.clone())
         .with_tokio()
         .with_tcp(tcp::Config::default().nodelay(true), (tls::Config::new, noise::Config::new), yamux)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures::StreamExt;
 use libp2p::{
     Swarm,
-    gossipsub::{self, IdentTopic, MessageAcceptance, TopicHash},
+    gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, TopicHash},
     identify, kad, mdns, ping, request_response,
     swarm::SwarmEvent,
 };
@@ -28,8 +28,10 @@ use crate::{
     gossip::{Ask, Gossip, Judged},
     greeting::Greetings,
     lookup::Lookups,
+    message_id::ByContent,
     peers::{self, Peers},
     queue, swarm,
+    validators::{Ruled, Ruling},
 };
 
 /// Commands that wait before their callers do.
@@ -62,11 +64,12 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let (incoming_writer, incoming) = queue::bounded(INCOMING, 8 << 20);
     let (event_writer, events) = queue::bounded(EVENTS, usize::MAX);
-    let swarm = swarm::build(config, identity)?;
+    let by_content = ByContent::default();
+    let swarm = swarm::build(config, identity, by_content.clone())?;
     let task = Task {
         swarm,
         dial: Dial::new(&config.bootstrap)?,
-        gossip: Gossip::new(config),
+        gossip: Gossip::new(config, by_content),
         peers: Peers::default(),
         kad_protocol: kad_protocol(&config.network)?,
         protocol_version: behaviour::protocol_version(&config.network),
@@ -119,6 +122,7 @@ impl Task {
                     self.repaired = self.now();
                     let asks = self.gossip.due(&self.swarm.behaviour().gossipsub, self.repaired);
                     self.ask_all(asks);
+                    self.gossip.validators.due(self.repaired).into_iter().for_each(|ruled| self.conclude_ruled(ruled));
                 }
                 Some(command) = commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
@@ -232,16 +236,10 @@ impl Task {
     fn on_gossipsub(&mut self, event: gossipsub::Event) {
         match event {
             gossipsub::Event::Message { propagation_source, message_id, message } => {
-                let Judged { acceptance, incoming } =
-                    self.gossip.judge(&propagation_source, message, self.now(), Self::wall());
-                let rejected = matches!(acceptance, MessageAcceptance::Reject);
-                let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
-                gossipsub.report_message_validation_result(&message_id, &propagation_source, acceptance);
-                if rejected {
-                    tracing::debug!(peer = %propagation_source, "sender loses score");
-                }
-                if let Some(incoming) = incoming {
-                    self.incoming.push(incoming.weight(), incoming);
+                let (now, wall) = (self.now(), Self::wall());
+                let judged = self.gossip.judge(&propagation_source, message_id.clone(), message, now, wall);
+                if let Some(judged) = judged {
+                    self.conclude(&message_id, &propagation_source, judged);
                 }
             }
             gossipsub::Event::Subscribed { peer_id, topic } => {
@@ -260,6 +258,23 @@ impl Task {
             }
             gossipsub::Event::GossipsubNotSupported { .. } => {}
         }
+    }
+
+    /// Tells gossipsub what came of a message, and the daemon of it when it was accepted.
+    fn conclude(&mut self, id: &MessageId, source: &libp2p::PeerId, judged: Judged) {
+        let Judged { acceptance, incoming } = judged;
+        if matches!(acceptance, MessageAcceptance::Reject) {
+            tracing::debug!(peer = %source, "sender loses score");
+        }
+        self.swarm.behaviour_mut().gossipsub.report_message_validation_result(id, source, acceptance);
+        if let Some(incoming) = incoming {
+            self.incoming.push(incoming.weight(), incoming);
+        }
+    }
+
+    fn conclude_ruled(&mut self, Ruled(waiting, ruling): Ruled) {
+        let incoming = (ruling == Ruling::Accept).then_some(waiting.incoming);
+        self.conclude(&waiting.id, &waiting.source, Judged { acceptance: ruling.into(), incoming });
     }
 
     fn on_fetch(&mut self, event: request_response::Event<fetch::Request, fetch::Response>) {

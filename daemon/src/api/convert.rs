@@ -3,6 +3,7 @@
 use p2pd_api::v1 as pb;
 use p2pd_core::{
     announce::Metadata,
+    contract::{Identity, TopicSettings},
     group::{Group, StreamConfig},
     id::PeerId,
 };
@@ -10,7 +11,7 @@ use p2pd_net::PeerInfo;
 use tonic::Status;
 
 use super::status;
-use crate::node::{Listed, Opening, Wire};
+use crate::node::{Listed, Opening, TopicStatus, Wire};
 
 pub(super) fn peer_id(text: &str) -> Result<PeerId, Status> {
     text.parse().map_err(|e: p2pd_core::id::IdError| status::field("peer_id", &e.to_string()))
@@ -87,6 +88,61 @@ pub(super) fn group(group: &Group, repaired: bool) -> pb::AudioGroup {
         signed: group.signed.clone(),
         repaired,
     }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+pub(super) fn topic(topic: TopicStatus) -> pb::Topic {
+    let log = |log: crate::node::LogStatus| pb::TopicLog {
+        oldest: log.oldest,
+        newest: log.newest,
+        bytes: log.bytes,
+        readers: count(log.readers),
+    };
+    pb::Topic {
+        name: topic.name,
+        peers: count(topic.peers),
+        mesh_peers: count(topic.mesh_peers),
+        readers: count(topic.readers),
+        validated: topic.validated,
+        log: topic.log.map(log),
+        settings: Some(settings(topic.settings)),
+    }
+}
+
+pub(super) fn settings(settings: TopicSettings) -> pb::TopicSettings {
+    let identity = match settings.identity {
+        Identity::Sender => pb::MessageIdentity::Sender,
+        Identity::Content => pb::MessageIdentity::Content,
+    };
+    pb::TopicSettings {
+        max_message_bytes: settings.max_message,
+        identity: identity.into(),
+        fail_closed: settings.closed,
+        judging_ms: settings.judging_ms,
+        keep_s: settings.keep_s,
+        keep_bytes: settings.keep_bytes,
+    }
+}
+
+pub(super) fn settings_in(settings: pb::TopicSettings) -> Result<TopicSettings, Status> {
+    let usual = TopicSettings::default();
+    let or = |value: u32, usual: u32| if value == 0 { usual } else { value };
+    let identity = match pb::MessageIdentity::try_from(settings.identity) {
+        Ok(pb::MessageIdentity::Unspecified | pb::MessageIdentity::Sender) => Identity::Sender,
+        Ok(pb::MessageIdentity::Content) => Identity::Content,
+        Err(_) => return Err(status::field("settings.identity", "is none this daemon knows")),
+    };
+    Ok(TopicSettings {
+        max_message: or(settings.max_message_bytes, usual.max_message),
+        identity,
+        closed: settings.fail_closed,
+        judging_ms: or(settings.judging_ms, usual.judging_ms),
+        keep_s: or(settings.keep_s, usual.keep_s),
+        keep_bytes: if settings.keep_bytes == 0 { usual.keep_bytes } else { settings.keep_bytes },
+    })
 }
 
 pub(super) fn opening(open: pb::OpenStream) -> Result<Opening, Status> {

@@ -74,7 +74,9 @@ pub(crate) async fn serve(
         .add_service(
             ProtocolServiceServer::new(protocol::Service(context.clone())).max_decoding_message_size(2 * MAX_REQUEST),
         )
-        .add_service(PubSubServiceServer::new(pubsub::Service(context.clone())).max_decoding_message_size(MAX_REQUEST))
+        .add_service(
+            PubSubServiceServer::new(pubsub::Service(context.clone())).max_decoding_message_size(2 * MAX_REQUEST),
+        )
         .add_service(StreamServiceServer::new(stream::Service(context)).max_decoding_message_size(MAX_REQUEST))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let drained = async {

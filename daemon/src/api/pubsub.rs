@@ -1,18 +1,28 @@
 //! `PubSubService`.
 
-use p2pd_api::v1::{
-    Gap, ListTopicPeersRequest, ListTopicPeersResponse, ListTopicsRequest, ListTopicsResponse, PublishRequest,
-    PublishResponse, SubscribeRequest, SubscribeResponse, TopicMessage, pub_sub_service_server::PubSubService,
-    subscribe_response::Event,
+use std::time::Duration;
+
+use p2pd_api::{
+    reason_of,
+    v1::{
+        ForgetTopicRequest, ForgetTopicResponse, Gap, GetTopicRequest, GetTopicResponse, Judgement,
+        ListTopicPeersRequest, ListTopicPeersResponse, ListTopicsRequest, ListTopicsResponse, MessageToJudge,
+        MessageVerdict, PublishManyRequest, PublishManyResponse, PublishRequest, PublishResponse, SetTopicRequest,
+        SetTopicResponse, SubscribeRequest, SubscribeResponse, TopicMessage, ValidateTopicRequest,
+        ValidateTopicResponse, WatchTopicRequest, WatchTopicResponse, pub_sub_service_server::PubSubService,
+        subscribe_request::Contract, subscribe_response::Event, validate_topic_request::Item, validate_topic_response,
+    },
 };
 use p2pd_core::ring::Next;
-use tonic::{Request, Response, Status};
+use p2pd_net::Ruling;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Context,
-    reply::{self, Replies},
+    Context, convert,
+    reply::{self, Gone, Out, Replies},
     status,
 };
+use crate::node::{Live, LogReader, Logged, Node, NodeError, Start, TopicItem, Validator};
 
 pub(super) struct Service(pub(super) Context);
 
@@ -20,37 +30,156 @@ pub(super) fn gap(from: u64, to: u64) -> Gap {
     Gap { from, to, reason: "slow-reader".into() }
 }
 
+async fn publish(node: &Node, request: PublishRequest) -> Result<u32, Status> {
+    let PublishRequest { topic, data, wait_ms } = request;
+    if wait_ms > 600_000 {
+        return Err(status::field("wait_ms", "takes at most 600000"));
+    }
+    let peers = node.publish(&topic, data, Duration::from_millis(wait_ms.into())).await.map_err(status::of)?;
+    Ok(u32::try_from(peers).unwrap_or(u32::MAX))
+}
+
 #[tonic::async_trait]
 impl PubSubService for Service {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let PublishRequest { topic, data } = request.into_inner();
-        let peers = self.0.node.publish(&topic, data).await.map_err(status::of)?;
-        Ok(Response::new(PublishResponse { peers: u32::try_from(peers).unwrap_or(u32::MAX) }))
+        let peers = publish(&self.0.node, request.into_inner()).await?;
+        Ok(Response::new(PublishResponse { peers }))
     }
 
-    type SubscribeStream = Replies<SubscribeResponse>;
+    type PublishManyStream = Replies<PublishManyResponse>;
 
-    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
-        let mut reader = self.0.node.subscribe(&request.into_inner().topic).await.map_err(status::of)?;
+    async fn publish_many(
+        &self,
+        request: Request<Streaming<PublishManyRequest>>,
+    ) -> Result<Response<Self::PublishManyStream>, Status> {
+        let node = self.0.node.clone();
+        let mut requests = request.into_inner();
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
-            out.send(SubscribeResponse { event: Some(Event::Subscribed(true)) }).await?;
-            while let Some(next) = reader.next().await {
-                let event = match next {
-                    Next::Item(item) => Event::Message(TopicMessage {
-                        sender: item.sender.to_string(),
-                        data: item.data,
-                        received_ms: item.received_ms,
-                    }),
-                    Next::Gap { from, to } => Event::Gap(gap(from, to)),
+            for number in 0.. {
+                let Ok(Some(PublishManyRequest { message })) = requests.message().await else { return Ok(()) };
+                let sent = match message {
+                    Some(message) => publish(&node, message).await,
+                    None => Err(status::field("message", "must be set")),
                 };
-                out.send(SubscribeResponse { event: Some(event) }).await?;
+                out.send(match sent {
+                    Ok(peers) => PublishManyResponse { number, peers, ..PublishManyResponse::default() },
+                    Err(refused) => {
+                        let reason = reason_of(&refused).map(|r| r.as_str().to_owned()).unwrap_or_default();
+                        let error = refused.message().to_owned();
+                        PublishManyResponse { number, reason, error, ..PublishManyResponse::default() }
+                    }
+                })
+                .await?;
             }
             Ok(())
         })))
     }
 
+    type SubscribeStream = Replies<SubscribeResponse>;
+
+    async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
+        let SubscribeRequest { topic, contract } = request.into_inner();
+        let (node, stop) = (&self.0.node, self.0.stop.clone());
+        let live = match contract {
+            None => Live::DropOldest(0),
+            Some(Contract::DropOldest(drop)) if drop.max_messages > 4096 => {
+                return Err(status::field("drop_oldest.max_messages", "takes at most 4096"));
+            }
+            Some(Contract::DropOldest(drop)) => Live::DropOldest(usize::try_from(drop.max_messages).unwrap_or(4096)),
+            Some(Contract::Block(block)) if block.max_wait_ms > 10_000 => {
+                return Err(status::field("block.max_wait_ms", "takes at most 10000"));
+            }
+            Some(Contract::Block(block)) => {
+                let wait = if block.max_wait_ms == 0 { 1_000 } else { block.max_wait_ms };
+                Live::Block(Duration::from_millis(wait.into()))
+            }
+            Some(Contract::Durable(durable)) => {
+                let start = match (durable.after, durable.from_oldest) {
+                    (Some(_), true) => {
+                        return Err(status::field("durable.from_oldest", "cannot be set together with after"));
+                    }
+                    (Some(cursor), false) => Start::After(cursor),
+                    (None, true) => Start::Oldest,
+                    (None, false) => Start::Now,
+                };
+                let reader = node.subscribe_durable(&topic, start).await.map_err(status::of)?;
+                return Ok(Response::new(reply::stream(stop, async move |out| read_log(reader, topic, out).await)));
+            }
+        };
+        let mut reader = node.subscribe(&topic, live).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(stop, async move |out| {
+            out.send(SubscribeResponse { event: Some(Event::Subscribed(true)), cursor: 0 }).await?;
+            while let Some(next) = reader.next().await {
+                let event = match next {
+                    Next::Item(item) => message(item),
+                    Next::Gap { from, to } => Event::Gap(gap(from, to)),
+                };
+                out.send(SubscribeResponse { event: Some(event), cursor: 0 }).await?;
+            }
+            Ok(())
+        })))
+    }
+
+    type ValidateTopicStream = Replies<ValidateTopicResponse>;
+
+    async fn validate_topic(
+        &self,
+        request: Request<Streaming<ValidateTopicRequest>>,
+    ) -> Result<Response<Self::ValidateTopicStream>, Status> {
+        let mut requests = request.into_inner();
+        let Some(ValidateTopicRequest { item: Some(Item::Topic(topic)) }) = requests.message().await? else {
+            return Err(status::field("topic", "must come first"));
+        };
+        let node = self.0.node.clone();
+        let validator = node.validate(&topic).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            judge(&node, &topic, validator, requests, out).await
+        })))
+    }
+
     async fn list_topics(&self, _: Request<ListTopicsRequest>) -> Result<Response<ListTopicsResponse>, Status> {
-        Ok(Response::new(ListTopicsResponse { topics: self.0.node.topics().await.map_err(status::of)? }))
+        let (topics, details) = self.0.node.topics().await.map_err(status::of)?;
+        let details = details.into_iter().map(convert::topic).collect();
+        Ok(Response::new(ListTopicsResponse { topics, details }))
+    }
+
+    async fn get_topic(&self, request: Request<GetTopicRequest>) -> Result<Response<GetTopicResponse>, Status> {
+        let topic = self.0.node.topic(&request.into_inner().topic).await.map_err(status::of)?;
+        Ok(Response::new(GetTopicResponse { topic: Some(convert::topic(topic)) }))
+    }
+
+    type WatchTopicStream = Replies<WatchTopicResponse>;
+
+    async fn watch_topic(
+        &self,
+        request: Request<WatchTopicRequest>,
+    ) -> Result<Response<Self::WatchTopicStream>, Status> {
+        let topic = request.into_inner().topic;
+        let node = self.0.node.clone();
+        let mut watch = node.watch_topic(&topic).map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            loop {
+                match watch.next(&node).await {
+                    Ok(topic) => out.send(WatchTopicResponse { topic: Some(convert::topic(topic)) }).await?,
+                    Err(error) => return out.fail(status::of(error)).await,
+                }
+            }
+        })))
+    }
+
+    async fn set_topic(&self, request: Request<SetTopicRequest>) -> Result<Response<SetTopicResponse>, Status> {
+        let SetTopicRequest { topic, settings } = request.into_inner();
+        let settings = convert::settings_in(settings.unwrap_or_default())?;
+        self.0.node.set_topic(&topic, settings).await.map_err(status::of)?;
+        Ok(Response::new(SetTopicResponse { settings: Some(convert::settings(settings)) }))
+    }
+
+    async fn forget_topic(
+        &self,
+        request: Request<ForgetTopicRequest>,
+    ) -> Result<Response<ForgetTopicResponse>, Status> {
+        self.0.node.forget_topic(&request.into_inner().topic).await.map_err(status::of)?;
+        Ok(Response::new(ForgetTopicResponse {}))
     }
 
     async fn list_topic_peers(
@@ -59,5 +188,74 @@ impl PubSubService for Service {
     ) -> Result<Response<ListTopicPeersResponse>, Status> {
         let peers = self.0.node.topic_peers(&request.into_inner().topic).await.map_err(status::of)?;
         Ok(Response::new(ListTopicPeersResponse { peer_ids: peers.iter().map(ToString::to_string).collect() }))
+    }
+}
+
+fn message(item: TopicItem) -> Event {
+    let TopicItem { sender, data, received_ms } = item;
+    Event::Message(TopicMessage { sender: sender.to_string(), data, received_ms })
+}
+
+/// Carries a log to its reader.
+async fn read_log(mut reader: LogReader, topic: String, out: Out<SubscribeResponse>) -> Result<(), Gone> {
+    let subscribed = SubscribeResponse { event: Some(Event::Subscribed(true)), cursor: reader.cursor() };
+    out.send(subscribed).await?;
+    while let Some(next) = reader.next().await {
+        let event = match next {
+            Ok(Logged::Item(item)) => message(item),
+            Ok(Logged::Gap { from, to, reason }) => Event::Gap(Gap { from, to, reason: reason.into() }),
+            Err(error) => return out.fail(status::of(error)).await,
+        };
+        out.send(SubscribeResponse { event: Some(event), cursor: reader.cursor() }).await?;
+    }
+    out.fail(status::of(NodeError::TopicNotFound(topic))).await
+}
+
+/// Carries messages to a validator and its verdicts back, until it goes away.
+async fn judge(
+    node: &Node,
+    topic: &str,
+    mut validator: Validator,
+    mut requests: Streaming<ValidateTopicRequest>,
+    out: Out<ValidateTopicResponse>,
+) -> Result<(), Gone> {
+    use validate_topic_response::Event;
+    out.send(ValidateTopicResponse { event: Some(Event::Attached(true)) }).await?;
+    loop {
+        tokio::select! {
+            asked = validator.next() => {
+                let Some(asked) = asked else { return Ok(()) };
+                let message = MessageToJudge {
+                    number: asked.number,
+                    sender: asked.sender.to_string(),
+                    source: asked.source.to_string(),
+                    data: asked.data,
+                };
+                out.send(ValidateTopicResponse { event: Some(Event::Message(message)) }).await?;
+            }
+            said = requests.message() => {
+                let verdict = match said {
+                    Ok(Some(ValidateTopicRequest { item: Some(Item::Verdict(verdict)) })) => verdict,
+                    Ok(Some(_)) => return out.fail(status::field("verdict", "must be set after the topic")).await,
+                    Ok(None) | Err(_) => return Ok(()),
+                };
+                let ruled = match ruling(&verdict) {
+                    Ok(ruling) => node.give_verdict(topic, verdict.number, ruling).await.map_err(status::of),
+                    Err(refused) => Err(refused),
+                };
+                if let Err(refused) = ruled {
+                    return out.fail(refused).await;
+                }
+            }
+        }
+    }
+}
+
+fn ruling(verdict: &MessageVerdict) -> Result<Ruling, Status> {
+    match verdict.judgement() {
+        Judgement::Accept => Ok(Ruling::Accept),
+        Judgement::Reject => Ok(Ruling::Reject),
+        Judgement::Ignore => Ok(Ruling::Ignore),
+        Judgement::Unspecified => Err(status::field("verdict.judgement", "must be accept, reject or ignore")),
     }
 }

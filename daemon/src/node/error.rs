@@ -33,14 +33,20 @@ pub(crate) enum NodeError {
     /// Nobody knows where it is.
     #[error("no peer that was asked knows {0}")]
     PeerNotFound(String),
+    /// Judged by another program.
+    #[error("another program of this machine judges the messages of `{0}`")]
+    TopicTaken(String),
+    /// Nothing is kept of it.
+    #[error("`{0}` has neither settings nor a log; `p2pctl topics` lists what there is")]
+    TopicNotFound(String),
     /// Published by this daemon already.
     #[error("this daemon publishes `{0}` already; end that first or choose another id")]
     StreamExists(String),
     /// Not accepted in time, or never there.
     #[error("no inbound stream {0} waits; one is reset when it is not accepted within 10 s")]
     StreamGone(u64),
-    /// A cursor before the oldest kept event.
-    #[error("the events after {asked} are gone; the oldest kept one is {oldest}")]
+    /// A cursor before the oldest that is kept, or after the newest.
+    #[error("nothing goes on after {asked}; the oldest that is kept is {oldest}")]
     CursorExpired {
         /// As asked.
         asked: u64,

@@ -1,10 +1,13 @@
 //! One source, many readers, each with a bounded queue of its own: a slow reader loses its own items and is told.
 
-use p2pd_net::queue::{self, Reader, Writer};
+use std::time::Duration;
+
+use p2pd_net::queue::{self, Reader, Room, Writer};
 
 /// The readers of one source.
 pub(crate) struct Fanout<T> {
-    readers: Vec<Writer<T>>,
+    /// Each with how long the source should wait for it when it is slow.
+    readers: Vec<(Writer<T>, Option<Duration>)>,
 }
 
 impl<T: Clone> Fanout<T> {
@@ -14,21 +17,35 @@ impl<T: Clone> Fanout<T> {
 
     /// Admits a reader that may be `items` items and `bytes` bytes behind.
     pub(crate) fn join(&mut self, items: usize, bytes: usize) -> Reader<T> {
+        self.admit(items, bytes, None)
+    }
+
+    /// Admits a reader for whom the source should wait so long before it may lose anything.
+    pub(crate) fn join_patient(&mut self, items: usize, bytes: usize, patience: Duration) -> Reader<T> {
+        self.admit(items, bytes, Some(patience))
+    }
+
+    fn admit(&mut self, items: usize, bytes: usize, patience: Option<Duration>) -> Reader<T> {
         let (writer, reader) = queue::bounded(items, bytes);
-        self.readers.push(writer);
+        self.readers.push((writer, patience));
         reader
+    }
+
+    /// What to wait for before the next item, and how long at most.
+    pub(crate) fn rooms(&self) -> Vec<(Room<T>, Duration)> {
+        self.readers.iter().filter_map(|(reader, patience)| Some((reader.room(), (*patience)?))).collect()
     }
 
     /// Gives every reader the item.
     pub(crate) fn push(&self, weight: usize, item: &T) {
-        for reader in &self.readers {
+        for (reader, _) in &self.readers {
             reader.push(weight, item.clone());
         }
     }
 
     /// Forgets readers that are gone. Returns how many are left.
     pub(crate) fn sweep(&mut self) -> usize {
-        self.readers.retain(|reader| !reader.is_abandoned());
+        self.readers.retain(|(reader, _)| !reader.is_abandoned());
         self.readers.len()
     }
 }

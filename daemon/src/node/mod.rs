@@ -27,15 +27,18 @@ use p2pd_core::{
     time::{MonoMs, UnixMs},
 };
 use p2pd_net::{Event, Handle, Identity, Incoming, NetError, PeerInfo, queue};
-use p2pd_store::Store;
-use tokio::{sync::broadcast, task::JoinHandle};
+use p2pd_store::{Store, StoreError};
+use tokio::{
+    sync::{Notify, broadcast},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use directory::{Listed, StreamChange};
 pub(crate) use error::NodeError;
 pub(crate) use events::Happened;
 pub(crate) use publication::{Opening, Publication, Wire};
-pub(crate) use pubsub::TopicItem;
+pub(crate) use pubsub::{Live, LogReader, LogStatus, Logged, Start, TopicItem, TopicStatus, Validator};
 pub(crate) use streams::StreamItem;
 
 use crate::config::Config;
@@ -58,7 +61,13 @@ struct Inner {
     directory: Mutex<directory::State>,
     streams: Mutex<HashMap<String, streams::Followed>>,
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
-    topics: Mutex<HashMap<String, fanout::Fanout<TopicItem>>>,
+    topics: Mutex<HashMap<String, pubsub::Topic>>,
+    /// Told when a topic gets or loses a follower, here or elsewhere.
+    topics_changed: Notify,
+    /// Messages on their way to the disk.
+    to_log: queue::Writer<pubsub::ToWrite>,
+    /// Held while a topic's record on disk changes.
+    writing_logs: tokio::sync::Mutex<()>,
     /// Held while a reader joins and while topics without readers are left, so that none is left that was just joined.
     following: tokio::sync::Mutex<()>,
     events: Mutex<events::State>,
@@ -99,6 +108,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Does what blocks for the disk.
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, NodeError> {
+    Ok(tokio::task::spawn_blocking(act).await.map_err(|e| NodeError::Internal(e.to_string()))??)
+}
+
 fn wall() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
@@ -117,6 +133,7 @@ impl Node {
     ) -> anyhow::Result<(Self, JoinHandle<()>)> {
         let Some(signer) = identity.secret() else { anyhow::bail!("the identity is not Ed25519") };
         let store = Arc::new(store);
+        let (to_log, log_queue) = queue::bounded(pubsub::WAITING.0, pubsub::WAITING.1);
         let node = Node(Arc::new(Inner {
             config: config.clone(),
             me: identity.peer_id(),
@@ -128,6 +145,9 @@ impl Node {
             streams: Mutex::default(),
             publications: Mutex::default(),
             topics: Mutex::default(),
+            topics_changed: Notify::new(),
+            to_log,
+            writing_logs: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),
             events: Mutex::new(events::State::restore(&store)?),
             rules: Mutex::default(),
@@ -141,10 +161,17 @@ impl Node {
             farewells: TaskTracker::new(),
         }));
         node.restore_rules().await?;
+        node.restore_topics().await?;
         node.follow_directory().await?;
         node.happened("started", crate::VERSION);
         let known = node.0.store.peers()?;
-        let pump = tokio::spawn(pump::run(node.clone(), incoming, events, stop));
+        let carrying = node.clone();
+        let pump = tokio::spawn(async move {
+            tokio::select! {
+                () = pump::run(carrying.clone(), incoming, events, stop) => {}
+                () = pubsub::write_logs(carrying.clone(), log_queue) => {}
+            }
+        });
         node.redial(known);
         Ok((node, pump))
     }
@@ -236,6 +263,7 @@ impl Node {
     pub(crate) async fn finish(&self) {
         self.0.farewells.close();
         self.0.farewells.wait().await;
+        self.flush_logs().await;
         if let Err(error) = self.persist(true).await {
             tracing::error!(%error, "the last state was not written");
         }

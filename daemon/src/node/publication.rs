@@ -195,7 +195,7 @@ impl Node {
     pub(super) async fn heartbeats(&self) {
         let all: Vec<_> = lock(&self.0.publications).values().cloned().collect();
         for shared in all {
-            let remote = self.0.net.topic_peers(&shared.topic).await.map_or(0, |peers| peers.len());
+            let remote = self.0.net.topic_peers(&shared.topic).await.map_or(0, |peers| peers.followers.len());
             let listeners = u32::try_from(remote.saturating_add(self.readers_of(&shared.key))).unwrap_or(u32::MAX);
             shared.listeners.store(listeners, Ordering::Relaxed);
             let now = self.now();
@@ -226,7 +226,7 @@ async fn send(node: Node, shared: Arc<Shared>, mut queue: queue::Reader<Outgoing
                 continue;
             }
             Next::Item(Outgoing::Group(group)) => node.0.net.publish_group(&shared.topic, group).await,
-            Next::Item(Outgoing::Json(message)) => node.0.net.publish(&shared.topic, message.into()).await,
+            Next::Item(Outgoing::Json(message)) => node.0.net.publish(&shared.topic, message.into()).await.map(|_| ()),
         };
         match sent {
             // Nobody listens elsewhere: nothing is lost.

@@ -46,7 +46,7 @@ impl Node {
             }
             Incoming::Audio { sender, stream, message } => self.on_audio(sender, stream, message),
             Incoming::Directory { sender, message, time } => self.apply(&sender, message, time).await,
-            Incoming::Message { topic, sender, data } => self.on_message(&topic, sender, data),
+            Incoming::Message { topic, sender, data, id } => self.on_message(&topic, sender, data, id),
         }
     }
 
@@ -59,6 +59,7 @@ impl Node {
             Event::Disconnected(peer) => {
                 self.happened("peer-disconnected", &peer.to_string());
                 self.changed(&peer);
+                self.0.topics_changed.notify_waiters();
                 self.win_back(peer);
             }
             Event::Identified(peer) => {
@@ -69,8 +70,8 @@ impl Node {
             }
             // A newcomer asks at once instead of waiting for the next heartbeat.
             Event::Joined { topic, .. } if topic == self.directory_topic() => self.ask(Filter::default()).await,
+            Event::Joined { .. } | Event::Left { .. } => self.0.topics_changed.notify_waiters(),
             Event::Listening(address) => tracing::info!(%address, "listening"),
-            Event::Joined { .. } | Event::Left { .. } => {}
         }
     }
 

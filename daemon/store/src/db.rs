@@ -20,7 +20,7 @@ use crate::{
 
 /// The store; one process at a time has it open.
 pub struct Store {
-    db: DB,
+    pub(crate) db: DB,
 }
 
 fn options() -> Options {
@@ -70,11 +70,15 @@ impl Store {
         Ok(Store { db })
     }
 
-    fn table(&self, name: &'static str) -> Result<&ColumnFamily, StoreError> {
+    pub(crate) fn table(&self, name: &'static str) -> Result<&ColumnFamily, StoreError> {
         self.db.cf_handle(name).ok_or(StoreError::Corrupt { table: name })
     }
 
-    fn all<T>(&self, table: &'static str, read: impl Fn(&[u8], &[u8]) -> Option<T>) -> Result<Vec<T>, StoreError> {
+    pub(crate) fn all<T>(
+        &self,
+        table: &'static str,
+        read: impl Fn(&[u8], &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, StoreError> {
         let rows = self.db.iterator_cf(self.table(table)?, IteratorMode::Start);
         rows.map(|row| {
             let (key, value) = row?;
@@ -188,7 +192,7 @@ impl Store {
     }
 }
 
-fn synced() -> WriteOptions {
+pub(crate) fn synced() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(true);
     options

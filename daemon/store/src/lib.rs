@@ -4,9 +4,11 @@
 
 mod db;
 mod error;
+mod log;
 mod record;
 mod schema;
 
 pub use db::Store;
 pub use error::StoreError;
-pub use record::{DirectoryRecord, EventRecord, PeerRecord};
+pub use log::Keep;
+pub use record::{DirectoryRecord, EventRecord, LogRecord, MessageRecord, PeerRecord, SettingsRecord, TopicRecord};

@@ -1,5 +1,6 @@
 //! Records of the tables. They belong to the disk alone: messages of the network and of the API change for other reasons.
 
+use bytes::Bytes;
 use prost::Message;
 
 /// A stream of the directory.
@@ -36,4 +37,72 @@ pub struct EventRecord {
     /// Whom or what it is about.
     #[prost(string, tag = "3")]
     pub subject: String,
+}
+
+/// A topic of programs that has settings or a log.
+#[derive(Clone, PartialEq, Message)]
+pub struct TopicRecord {
+    /// Settings, where they are not the usual ones.
+    #[prost(message, optional, tag = "1")]
+    pub settings: Option<SettingsRecord>,
+    /// Its log, where it has one.
+    #[prost(message, optional, tag = "2")]
+    pub log: Option<LogRecord>,
+}
+
+/// Settings of a topic.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct SettingsRecord {
+    /// Largest message, in bytes.
+    #[prost(uint32, tag = "1")]
+    pub max_message: u32,
+    /// Messages are told apart by their bytes.
+    #[prost(bool, tag = "2")]
+    pub by_content: bool,
+    /// What no validator has judged is refused.
+    #[prost(bool, tag = "3")]
+    pub closed: bool,
+    /// Time of a validator, in milliseconds.
+    #[prost(uint32, tag = "4")]
+    pub judging_ms: u32,
+    /// Age at which messages leave the log, in seconds.
+    #[prost(uint32, tag = "5")]
+    pub keep_s: u32,
+    /// Bytes that the log may hold.
+    #[prost(uint64, tag = "6")]
+    pub keep_bytes: u64,
+}
+
+/// Where a log begins and ends.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct LogRecord {
+    /// Number of the oldest message kept.
+    #[prost(uint64, tag = "1")]
+    pub oldest: u64,
+    /// Number of the message to come.
+    #[prost(uint64, tag = "2")]
+    pub next: u64,
+    /// Bytes of the payloads kept.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// When it last had a reader, milliseconds since 1970.
+    #[prost(uint64, tag = "4")]
+    pub read: u64,
+}
+
+/// A message of a log.
+#[derive(Clone, PartialEq, Message)]
+pub struct MessageRecord {
+    /// Peer id of who signed it, bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub sender: Bytes,
+    /// Payload.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: Bytes,
+    /// When it came, milliseconds since 1970.
+    #[prost(uint64, tag = "3")]
+    pub received: u64,
+    /// What tells it apart from others.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub id: Bytes,
 }

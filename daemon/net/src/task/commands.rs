@@ -4,7 +4,11 @@ use libp2p::{gossipsub::IdentTopic, kad, multiaddr::Protocol};
 use p2pd_core::access::Rules;
 
 use super::{Task, followers};
-use crate::{NetError, command::Command, peers};
+use crate::{
+    NetError,
+    command::{Command, TopicPeers},
+    peers,
+};
 
 impl Task {
     pub(super) fn on_command(&mut self, command: Command) {
@@ -40,8 +44,19 @@ impl Task {
                 let _ = reply.send(self.gossip.topics());
             }
             Command::TopicPeers { topic, reply } => {
-                let followers = followers(gossipsub, &IdentTopic::new(topic).hash());
-                let _ = reply.send(followers.iter().map(peers::from_libp2p).collect());
+                let hash = IdentTopic::new(topic).hash();
+                let followers = followers(gossipsub, &hash).iter().map(peers::from_libp2p).collect();
+                let _ = reply.send(TopicPeers { followers, mesh: gossipsub.mesh_peers(&hash).count() });
+            }
+            Command::SetTopic { topic, settings } => self.gossip.set_topic(&topic, settings),
+            Command::Validate { topic, reply } => {
+                let _ = reply.send(self.gossip.validators.attach(IdentTopic::new(topic).hash()));
+            }
+            Command::Rule { topic, number, ruling } => {
+                let hash = IdentTopic::new(topic).hash();
+                if let Some(ruled) = self.gossip.validators.rule(&hash, number, ruling) {
+                    self.conclude_ruled(ruled);
+                }
             }
             Command::OpenStream { peer, protocols, reply } => {
                 let said = protocols.iter().find(|p| self.peers.speaks(&peer, p.as_ref())).cloned();

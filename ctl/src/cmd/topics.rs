@@ -1,0 +1,163 @@
+//! `topics` and `validate`.
+
+use std::{path::PathBuf, process::Stdio};
+
+use p2pd_api::v1::{
+    ForgetTopicRequest, GetTopicRequest, Judgement, ListTopicsRequest, MessageIdentity, MessageToJudge, MessageVerdict,
+    SetTopicRequest, Topic, TopicSettings, ValidateTopicRequest, WatchTopicRequest,
+    pub_sub_service_client::PubSubServiceClient, validate_topic_request::Item, validate_topic_response::Event,
+};
+use tokio::{io::AsyncWriteExt, process::Command, sync::mpsc, task::JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::Context;
+use crate::{
+    cli::{IdentityArg, TopicsAction},
+    client,
+    exit::fail,
+    output,
+};
+
+/// Commands of a validator that run at once.
+const AT_ONCE: usize = 16;
+
+pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyhow::Result<()> {
+    let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
+    match action {
+        None => {
+            let list = context.client.answer(pubsub.list_topics(ListTopicsRequest {})).await?;
+            output::list(context.format, ("ListTopicsResponse", &list), ("Topic", &list.details), table)
+        }
+        Some(TopicsAction::Show { topic }) => {
+            let found = context.client.answer(pubsub.get_topic(GetTopicRequest { topic })).await?;
+            output::message(context.format, "GetTopicResponse", &found, |f| {
+                f.topic.as_ref().map_or_else(String::new, page)
+            })
+        }
+        Some(TopicsAction::Watch { topic }) => {
+            let watch = context.client.answer(pubsub.watch_topic(WatchTopicRequest { topic })).await?;
+            output::each(context.format, "WatchTopicResponse", watch, |w| {
+                w.topic.as_ref().map_or_else(String::new, who)
+            })
+            .await
+        }
+        Some(TopicsAction::Set { topic, max_message, identity, closed, judging, keep, keep_bytes }) => {
+            let seconds = |d: std::time::Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
+            let identity = match identity {
+                IdentityArg::Sender => MessageIdentity::Sender,
+                IdentityArg::Content => MessageIdentity::Content,
+            };
+            let settings = TopicSettings {
+                max_message_bytes: max_message,
+                identity: identity.into(),
+                fail_closed: closed,
+                judging_ms: u32::try_from(judging.as_millis()).unwrap_or(u32::MAX),
+                keep_s: seconds(keep),
+                keep_bytes,
+            };
+            let request = SetTopicRequest { topic, settings: Some(settings) };
+            let set = context.client.answer(pubsub.set_topic(request)).await?;
+            output::message(context.format, "SetTopicResponse", &set, |s| {
+                s.settings.as_ref().map_or_else(String::new, settings_text)
+            })
+        }
+        Some(TopicsAction::Forget { topic }) => {
+            let request = ForgetTopicRequest { topic: topic.clone() };
+            let done = context.client.answer(pubsub.forget_topic(request)).await?;
+            output::message(context.format, "ForgetTopicResponse", &done, |_| format!("forgot {topic}"))
+        }
+    }
+}
+
+fn table(topics: &[Topic]) -> String {
+    let row = |topic: &Topic| {
+        let log = topic.log.as_ref().map_or_else(|| "-".into(), |log| format!("{} kB", log.bytes.div_ceil(1000)));
+        let validated = if topic.validated { "yes" } else { "-" };
+        let numbers = [topic.peers, topic.mesh_peers, topic.readers + topic.log.as_ref().map_or(0, |log| log.readers)];
+        let numbers = numbers.iter().map(ToString::to_string);
+        std::iter::once(topic.name.clone()).chain(numbers).chain([log, validated.into()]).collect()
+    };
+    output::rows(&["TOPIC", "PEERS", "MESH", "READERS", "LOG", "VALIDATED"], topics.iter().map(row))
+}
+
+fn who(topic: &Topic) -> String {
+    format!("{} peers, {} readers here", topic.peers, topic.readers + topic.log.as_ref().map_or(0, |log| log.readers))
+}
+
+fn page(topic: &Topic) -> String {
+    let log = topic.log.as_ref().map_or_else(
+        || "no log".into(),
+        |log| format!("log from {} to {}, {} bytes, {} readers", log.oldest, log.newest, log.bytes, log.readers),
+    );
+    let validated = if topic.validated { "judged by a program" } else { "not judged" };
+    let settings = topic.settings.as_ref().map_or_else(String::new, settings_text);
+    format!("{}\n{}, {} in the mesh\n{log}\n{validated}\n{settings}", topic.name, who(topic), topic.mesh_peers)
+}
+
+fn settings_text(s: &TopicSettings) -> String {
+    let identity = if s.identity() == MessageIdentity::Content { "content" } else { "sender" };
+    let unjudged = if s.fail_closed { "refused" } else { "accepted" };
+    format!(
+        "messages up to {} bytes, told apart by {identity}; what is not judged within {} ms is {unjudged}; the log keeps {} s and {} bytes",
+        s.max_message_bytes, s.judging_ms, s.keep_s, s.keep_bytes
+    )
+}
+
+/// Has a command judge each message of a topic.
+pub(super) async fn validate(context: &Context, topic: String, command: Vec<String>) -> anyhow::Result<()> {
+    let (program, arguments) = command.split_first().ok_or_else(|| fail(2, "no command to judge with"))?;
+    if !program.contains('/') && which(program).is_none() {
+        return Err(fail(2, format!("there is no command `{program}`")));
+    }
+    let (said, requests) = mpsc::channel(AT_ONCE);
+    said.send(ValidateTopicRequest { item: Some(Item::Topic(topic)) }).await?;
+    let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
+    let mut messages = context.client.answer(pubsub.validate_topic(ReceiverStream::new(requests))).await?;
+    let mut running = JoinSet::new();
+    loop {
+        let Some(Event::Message(message)) = client::next(&mut messages).await?.event else { continue };
+        while running.len() >= AT_ONCE {
+            running.join_next().await;
+        }
+        let (said, program, arguments) = (said.clone(), program.clone(), arguments.to_vec());
+        running.spawn(async move {
+            let number = message.number;
+            let judgement = judge(&program, &arguments, message).await.into();
+            let verdict = MessageVerdict { number, judgement };
+            // The call may be over.
+            let _ = said.send(ValidateTopicRequest { item: Some(Item::Verdict(verdict)) }).await;
+        });
+    }
+}
+
+fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+async fn judge(program: &str, arguments: &[String], message: MessageToJudge) -> Judgement {
+    let child = Command::new(program)
+        .args(arguments)
+        .env("P2PD_SENDER", &message.sender)
+        .env("P2PD_SOURCE", &message.source)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => {
+            output::say(format_args!("p2pctl: {program}: {error}; the message is ignored"));
+            return Judgement::Ignore;
+        }
+    };
+    if let Some(mut stdin) = child.stdin.take() {
+        // A command need not read what it judges.
+        let _ = stdin.write_all(&message.data).await;
+    }
+    match child.wait().await.map(|status| status.code()) {
+        Ok(Some(0)) => Judgement::Accept,
+        Ok(Some(1)) => Judgement::Reject,
+        _ => Judgement::Ignore,
+    }
+}

@@ -1,0 +1,86 @@
+//! What a topic of programs holds its messages to.
+
+use std::ops::RangeInclusive;
+
+/// Largest message that any topic may allow, in bytes: go-libp2p's own bound.
+pub const MAX_MESSAGE: u32 = 1024 * 1024;
+/// What a topic allows unless it says otherwise, in bytes; leaves room for the envelope in the 64 KiB of most networks.
+pub const USUAL_MESSAGE: u32 = 60 * 1024;
+/// What a validator may take, in milliseconds; gossipsub forgets a message that was not judged after four seconds.
+const JUDGING_MS: RangeInclusive<u64> = 10..=3_000;
+/// Seconds that a log may keep its messages: a minute to 30 days.
+const KEEP_S: RangeInclusive<u64> = 60..=30 * 86_400;
+/// Bytes that a log may hold.
+const KEEP_BYTES: RangeInclusive<u64> = 64 * 1024..=1 << 30;
+
+/// How a message is told apart from others, so that each is delivered once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Identity {
+    /// By its sender and the number that the sender gave it.
+    #[default]
+    Sender,
+    /// By its bytes: the same ones from two senders are one message.
+    Content,
+}
+
+/// Settings of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicSettings {
+    /// Largest message, in bytes.
+    pub max_message: u32,
+    /// What makes two messages the same.
+    pub identity: Identity,
+    /// Whether a message is refused that no validator has judged in time, or at all.
+    pub closed: bool,
+    /// What a validator may take, in milliseconds.
+    pub judging_ms: u32,
+    /// How long the log keeps a message, in seconds.
+    pub keep_s: u32,
+    /// What the log may hold, in bytes.
+    pub keep_bytes: u64,
+}
+
+impl Default for TopicSettings {
+    fn default() -> Self {
+        TopicSettings {
+            max_message: USUAL_MESSAGE,
+            identity: Identity::Sender,
+            closed: false,
+            judging_ms: 1_000,
+            keep_s: 86_400,
+            keep_bytes: 64 << 20,
+        }
+    }
+}
+
+impl TopicSettings {
+    /// Checks the ranges; the field that is out of its own, and what it takes.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let fields = [
+            ("settings.max_message_bytes", self.max_message.into(), 1..=u64::from(MAX_MESSAGE)),
+            ("settings.judging_ms", self.judging_ms.into(), JUDGING_MS),
+            ("settings.keep_s", self.keep_s.into(), KEEP_S),
+            ("settings.keep_bytes", self.keep_bytes, KEEP_BYTES),
+        ];
+        for (field, value, range) in fields {
+            if !range.contains(&value) {
+                return Err((field, format!("is {value}; takes {} to {}", range.start(), range.end())));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_held() {
+        assert_eq!(TopicSettings::default().check(), Ok(()));
+        let bad = TopicSettings { judging_ms: 3_001, ..TopicSettings::default() };
+        assert_eq!(bad.check(), Err(("settings.judging_ms", "is 3001; takes 10 to 3000".into())));
+        let bad = TopicSettings { max_message: 0, ..TopicSettings::default() };
+        assert_eq!(bad.check().unwrap_err().0, "settings.max_message_bytes");
+    }
+}

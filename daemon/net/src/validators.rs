@@ -1,0 +1,150 @@
+//! Programs that judge the messages of a topic before they are passed on. A message that nobody has judged in time is
+//! treated as its topic's settings say.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use libp2p::gossipsub::{self, MessageAcceptance, MessageId, TopicHash};
+use p2pd_core::{contract::TopicSettings, id::PeerId, time::MonoMs};
+use tokio::sync::mpsc::{self, error::TrySendError};
+
+use crate::event::Incoming;
+
+/// Messages that wait for one validator, and for all together.
+const WAITING: usize = 256;
+const MAX_PENDING: usize = 1024;
+/// Bytes of all that wait.
+const MAX_BYTES: usize = 16 << 20;
+
+/// A message to judge.
+#[derive(Clone, Debug)]
+pub struct ToJudge {
+    /// To answer with.
+    pub number: u64,
+    /// Who signed it.
+    pub sender: PeerId,
+    /// The neighbour that passed it on.
+    pub source: PeerId,
+    /// The payload.
+    pub data: Bytes,
+}
+
+/// What a validator says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ruling {
+    /// Delivered and passed on.
+    Accept,
+    /// Neither; whoever passed it on loses score.
+    Reject,
+    /// Neither.
+    Ignore,
+}
+
+/// A message that waits, and what gossipsub wants to be told of it.
+struct Pending {
+    topic: TopicHash,
+    deadline: MonoMs,
+    closed: bool,
+    ruled: Waiting,
+}
+
+/// What comes of a message once it is judged.
+pub(crate) struct Waiting {
+    pub(crate) id: MessageId,
+    pub(crate) source: libp2p::PeerId,
+    pub(crate) incoming: Incoming,
+}
+
+/// A message and what became of it.
+pub(crate) struct Ruled(pub(crate) Waiting, pub(crate) Ruling);
+
+#[derive(Default)]
+pub(crate) struct Validators {
+    attached: HashMap<TopicHash, mpsc::Sender<ToJudge>>,
+    pending: BTreeMap<u64, Pending>,
+    bytes: usize,
+    next: u64,
+}
+
+impl Validators {
+    /// Attaches a program; `None` when another one judges this topic.
+    pub(crate) fn attach(&mut self, topic: TopicHash) -> Option<mpsc::Receiver<ToJudge>> {
+        if self.attached.get(&topic).is_some_and(|there| !there.is_closed()) {
+            return None;
+        }
+        let (questions, asked) = mpsc::channel(WAITING);
+        self.attached.insert(topic, questions);
+        Some(asked)
+    }
+
+    /// Puts a message to its validator. Gives it back, ruled, when there is none or it cannot keep up.
+    pub(crate) fn ask(
+        &mut self,
+        topic: &TopicHash,
+        settings: &TopicSettings,
+        question: impl FnOnce(u64) -> ToJudge,
+        waiting: Waiting,
+        now: MonoMs,
+    ) -> Option<Ruled> {
+        let unjudged = default(settings.closed);
+        let Some(program) = self.attached.get(topic) else { return Some(Ruled(waiting, unjudged)) };
+        let weight = waiting.incoming.weight();
+        if self.pending.len() >= MAX_PENDING || self.bytes.saturating_add(weight) > MAX_BYTES {
+            return Some(Ruled(waiting, unjudged));
+        }
+        self.next = self.next.saturating_add(1);
+        match program.try_send(question(self.next)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Some(Ruled(waiting, unjudged)),
+            Err(TrySendError::Closed(_)) => {
+                self.attached.remove(topic);
+                return Some(Ruled(waiting, unjudged));
+            }
+        }
+        self.bytes = self.bytes.saturating_add(weight);
+        let deadline = MonoMs(now.0.saturating_add(settings.judging_ms.into()));
+        let pending = Pending { topic: topic.clone(), deadline, closed: settings.closed, ruled: waiting };
+        self.pending.insert(self.next, pending);
+        None
+    }
+
+    /// Takes a verdict on a message of this topic; `None` when none such waits any more.
+    pub(crate) fn rule(&mut self, topic: &TopicHash, number: u64, ruling: Ruling) -> Option<Ruled> {
+        self.pending.get(&number).filter(|pending| pending.topic == *topic)?;
+        self.take(number).map(|pending| Ruled(pending.ruled, ruling))
+    }
+
+    fn take(&mut self, number: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&number)?;
+        self.bytes = self.bytes.saturating_sub(pending.ruled.incoming.weight());
+        Some(pending)
+    }
+
+    /// When `due` may have something next.
+    pub(crate) fn wake(&self) -> Option<MonoMs> {
+        self.pending.values().map(|pending| pending.deadline).min()
+    }
+
+    /// What was not judged in time, or whose validator has gone.
+    pub(crate) fn due(&mut self, now: MonoMs) -> Vec<Ruled> {
+        self.attached.retain(|_, program| !program.is_closed());
+        let late = |pending: &Pending| now >= pending.deadline || !self.attached.contains_key(&pending.topic);
+        let numbers: Vec<u64> = self.pending.iter().filter(|(_, p)| late(p)).map(|(number, _)| *number).collect();
+        let taken = numbers.into_iter().filter_map(|number| self.take(number));
+        taken.map(|pending| Ruled(pending.ruled, default(pending.closed))).collect()
+    }
+}
+
+fn default(closed: bool) -> Ruling {
+    if closed { Ruling::Ignore } else { Ruling::Accept }
+}
+
+impl From<Ruling> for MessageAcceptance {
+    fn from(ruling: Ruling) -> Self {
+        match ruling {
+            Ruling::Accept => gossipsub::MessageAcceptance::Accept,
+            Ruling::Reject => gossipsub::MessageAcceptance::Reject,
+            Ruling::Ignore => gossipsub::MessageAcceptance::Ignore,
+        }
+    }
+}

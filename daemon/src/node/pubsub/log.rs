@@ -1,0 +1,348 @@
+//! Logs of topics, for durable subscriptions: one task writes what comes, in batches that are on disk before any reader
+//! sees them; readers page through the disk at their own pace and cost no memory while they are away.
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use p2pd_core::{id::PeerId, ring::Next};
+use p2pd_net::{TopicRule, queue};
+use p2pd_store::{Keep, LogRecord, MessageRecord, TopicRecord};
+use tokio::sync::watch;
+
+use super::{Topic, TopicItem, topic::LogStatus};
+use crate::node::{Node, NodeError, blocking, lock, wall};
+
+/// Most logs.
+const MAX_LOGS: usize = 32;
+/// Messages that wait for the disk, and their bytes.
+pub(in crate::node) const WAITING: (usize, usize) = (4096, 16 << 20);
+/// Most messages written in one batch.
+const BATCH: usize = 512;
+/// Ids of the newest messages, so that none that comes again, also after a restart, is taken twice.
+const REMEMBERED: usize = 1024;
+/// How much of the disk a reader reads ahead.
+const PAGE: (usize, u64) = (256, 1 << 20);
+/// How often old messages go although none comes.
+const SWEEP: Duration = Duration::from_secs(60);
+/// How long a log is kept that nobody reads, in milliseconds.
+const UNREAD_MS: u64 = 7 * 86_400_000;
+/// How long the end of the daemon waits for the disk.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// A log that messages are added to.
+pub(in crate::node) struct Log {
+    pub(super) record: LogRecord,
+    /// Number of the message to come; the record's `next` is what is on disk.
+    next: u64,
+    /// The record's `next`, for readers.
+    written: watch::Sender<u64>,
+    known: HashSet<Bytes>,
+    order: VecDeque<Bytes>,
+}
+
+/// A message on its way to the disk.
+pub(in crate::node) struct ToWrite {
+    pub(super) topic: String,
+    pub(super) number: u64,
+    pub(super) item: TopicItem,
+    pub(super) id: Bytes,
+}
+
+/// Where a durable reader begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start {
+    Now,
+    Oldest,
+    After(u64),
+}
+
+impl Log {
+    fn restored(record: LogRecord, newest: Vec<(u64, MessageRecord)>) -> Self {
+        let (written, _) = watch::channel(record.next);
+        let mut log = Log { record, next: record.next, written, known: HashSet::new(), order: VecDeque::new() };
+        newest.into_iter().for_each(|(_, message)| {
+            log.remember(message.id);
+        });
+        log
+    }
+
+    /// A new one. Its numbers begin with the time, in microseconds, so that no cursor of an earlier log of this topic
+    /// means anything in it; no log grows by a million messages a second.
+    fn begin() -> Self {
+        let first = wall().0.saturating_mul(1000).max(1);
+        Log::restored(LogRecord { oldest: first, next: first, ..LogRecord::default() }, Vec::new())
+    }
+
+    /// The number of a message; `None` when it is there already.
+    pub(super) fn admit(&mut self, id: &Bytes) -> Option<u64> {
+        if !id.is_empty() && !self.remember(id.clone()) {
+            return None;
+        }
+        let number = self.next;
+        self.next = self.next.saturating_add(1);
+        Some(number)
+    }
+
+    fn remember(&mut self, id: Bytes) -> bool {
+        if id.is_empty() || !self.known.insert(id.clone()) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+
+    pub(super) fn readers(&self) -> usize {
+        self.written.receiver_count()
+    }
+
+    pub(super) fn status(&self) -> LogStatus {
+        let LogRecord { oldest, next, bytes, .. } = self.record;
+        LogStatus { oldest, newest: next.saturating_sub(1), bytes, readers: self.readers() }
+    }
+}
+
+/// A reader of a log.
+pub(crate) struct LogReader {
+    node: Node,
+    topic: String,
+    /// Number that is read next.
+    next: u64,
+    written: watch::Receiver<u64>,
+    page: VecDeque<(u64, MessageRecord)>,
+}
+
+/// What a log's reader gets.
+pub(crate) enum Logged {
+    Item(TopicItem),
+    Gap { from: u64, to: u64, reason: &'static str },
+}
+
+impl LogReader {
+    /// The cursor after what was read last.
+    pub(crate) fn cursor(&self) -> u64 {
+        self.next.saturating_sub(1)
+    }
+
+    /// What comes next; `None` when the log is forgotten.
+    pub(crate) async fn next(&mut self) -> Option<Result<Logged, NodeError>> {
+        loop {
+            if let Some((number, message)) = self.page.pop_front() {
+                if number > self.next {
+                    self.page.push_front((number, message));
+                    return Some(Ok(self.gap(number)));
+                }
+                self.next = number.saturating_add(1);
+                let sender = PeerId::from_bytes(&message.sender);
+                let Ok(sender) = sender else { return Some(Err(NodeError::Internal("a sender in a log".into()))) };
+                let item = TopicItem { sender, data: message.data, received_ms: message.received };
+                return Some(Ok(Logged::Item(item)));
+            }
+            let written = *self.written.borrow_and_update();
+            if self.next < written {
+                let (store, topic, from) = (self.node.0.store.clone(), self.topic.clone(), self.next);
+                match blocking(move || store.messages_from(&topic, from, PAGE.0, PAGE.1)).await {
+                    Ok(page) if page.is_empty() => return Some(Ok(self.gap(written))),
+                    Ok(page) => self.page = page.into(),
+                    Err(error) => return Some(Err(error)),
+                }
+                continue;
+            }
+            self.written.changed().await.ok()?;
+        }
+    }
+
+    /// The numbers up to `number` are not there, or no more.
+    fn gap(&mut self, number: u64) -> Logged {
+        let from = std::mem::replace(&mut self.next, number);
+        let oldest = lock(&self.node.0.topics).get(&self.topic).and_then(|t| Some(t.log.as_ref()?.record.oldest));
+        let expired = oldest.is_none_or(|oldest| from < oldest);
+        let reason = if expired { "expired" } else { "store-busy" };
+        Logged::Gap { from, to: number.saturating_sub(1), reason }
+    }
+}
+
+impl Node {
+    /// Reads a topic's log, which begins now if there is none.
+    pub(crate) async fn subscribe_durable(&self, topic: &str, from: Start) -> Result<LogReader, NodeError> {
+        self.check_topic(topic)?;
+        let _leaving = self.0.following.lock().await;
+        let _writing = self.0.writing_logs.lock().await;
+        if lock(&self.0.topics).values().filter(|t| t.log.is_some()).count() >= MAX_LOGS
+            && !lock(&self.0.topics).get(topic).is_some_and(|t| t.log.is_some())
+        {
+            let fault = format!("{MAX_LOGS} topics have logs already; `p2pctl topics forget` ends one");
+            return Err(NodeError::Limit(fault));
+        }
+        let (record, reader) = self.with_topic(topic, |found| {
+            let log = found.log.get_or_insert_with(Log::begin);
+            let next = begin_at(log, from)?;
+            log.record.read = wall().0;
+            let written = log.written.subscribe();
+            let reader =
+                LogReader { node: self.clone(), topic: topic.to_owned(), next, written, page: VecDeque::new() };
+            Ok::<_, NodeError>((found.record(), reader))
+        })?;
+        if let Err(error) = self.0.net.subscribe(topic, TopicRule::Open).await {
+            // It cannot have been followed before, so the log is new.
+            self.with_topic(topic, |found| found.log = None);
+            return Err(error.into());
+        }
+        self.keep_topic(topic, record).await?;
+        self.0.topics_changed.notify_waiters();
+        Ok(reader)
+    }
+
+    /// Takes up the topics that were kept: their settings, their logs, and following what has a log.
+    pub(in crate::node) async fn restore_topics(&self) -> Result<(), NodeError> {
+        let store = self.0.store.clone();
+        for (name, record) in blocking(move || store.topics()).await? {
+            let log = match record.log {
+                Some(log) => {
+                    let (store, topic) = (self.0.store.clone(), name.clone());
+                    let from = log.next.saturating_sub(REMEMBERED as u64);
+                    let newest = blocking(move || store.messages_from(&topic, from, REMEMBERED, u64::MAX)).await?;
+                    Some(Log::restored(log, newest))
+                }
+                None => None,
+            };
+            let follow = log.is_some();
+            let topic = Topic::restored(&record, log);
+            self.0.net.set_topic(&name, topic.settings).await?;
+            lock(&self.0.topics).insert(name.clone(), topic);
+            if follow {
+                self.0.net.subscribe(&name, TopicRule::Open).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what is on its way to the disk.
+    pub(in crate::node) async fn flush_logs(&self) {
+        let waits: Vec<_> = lock(&self.0.topics)
+            .values()
+            .filter_map(|topic| topic.log.as_ref().map(|log| (log.written.subscribe(), log.next)))
+            .collect();
+        let all = async {
+            for (mut written, next) in waits {
+                let _ = written.wait_for(|n| *n >= next).await;
+            }
+        };
+        let _ = tokio::time::timeout(FLUSH, all).await;
+    }
+
+    /// Writes one topic's part of a batch, or only drops what is too old.
+    async fn write_log(&self, name: &str, messages: Vec<(u64, MessageRecord)>) -> Result<(), NodeError> {
+        let _writing = self.0.writing_logs.lock().await;
+        let (mut record, keep): (TopicRecord, Keep) = {
+            let topics = lock(&self.0.topics);
+            let Some(topic) = topics.get(name).filter(|topic| topic.log.is_some()) else { return Ok(()) };
+            let settings = topic.settings.unwrap_or_default();
+            let since = wall().0.saturating_sub(u64::from(settings.keep_s).saturating_mul(1000));
+            (topic.record(), Keep { bytes: settings.keep_bytes, since })
+        };
+        let first = record.log.map_or(0, |log| log.next);
+        // The log may have been forgotten and begun anew meanwhile.
+        let messages: Vec<_> = messages.into_iter().filter(|(number, _)| *number >= first).collect();
+        let newest = messages.last().map(|(number, _)| number.saturating_add(1));
+        let (store, topic) = (self.0.store.clone(), name.to_owned());
+        let appended = blocking(move || store.append(&topic, &mut record, &messages, keep).map(|()| record)).await;
+        let mut topics = lock(&self.0.topics);
+        let Some(log) = topics.get_mut(name).and_then(|topic| topic.log.as_mut()) else { return Ok(()) };
+        let (record, failed) = match appended {
+            Ok(record) => (record.log, None),
+            Err(error) => (None, Some(error)),
+        };
+        let read = log.record.read;
+        log.record = record.unwrap_or(log.record);
+        log.record.read = read;
+        // Also when the disk failed: readers then learn of the gap instead of waiting.
+        if let Some(next) = newest {
+            log.record.next = log.record.next.max(next);
+            log.written.send_replace(log.record.next);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Drops what is too old, and logs that nobody has read for long.
+    async fn sweep_logs(&self) {
+        let now = wall().0;
+        let logs: Vec<(String, bool)> = {
+            let mut topics = lock(&self.0.topics);
+            let logs = topics.iter_mut().filter_map(|(name, topic)| Some((name, topic.log.as_mut()?)));
+            logs.map(|(name, log)| {
+                if log.readers() > 0 {
+                    log.record.read = now;
+                }
+                (name.clone(), now.saturating_sub(log.record.read) > UNREAD_MS)
+            })
+            .collect()
+        };
+        for (name, unread) in logs {
+            let swept = if unread { self.forget_log(&name).await } else { self.write_log(&name, Vec::new()).await };
+            if let Err(error) = swept {
+                tracing::error!(%error, topic = name, "the log could not be swept");
+            }
+        }
+    }
+
+    async fn forget_log(&self, name: &str) -> Result<(), NodeError> {
+        tracing::info!(topic = name, "nobody has read this log for seven days; it ends");
+        let settings = lock(&self.0.topics).get(name).and_then(|topic| topic.settings);
+        self.forget_topic(name).await?;
+        match settings {
+            Some(settings) => self.set_topic(name, settings).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The number a reader begins with.
+fn begin_at(log: &Log, from: Start) -> Result<u64, NodeError> {
+    let oldest = log.record.oldest;
+    match from {
+        Start::Now => Ok(log.next),
+        Start::Oldest => Ok(oldest),
+        Start::After(cursor) if cursor.saturating_add(1) < oldest || cursor >= log.next => {
+            Err(NodeError::CursorExpired { asked: cursor, oldest })
+        }
+        Start::After(cursor) => Ok(cursor.saturating_add(1)),
+    }
+}
+
+/// Writes what comes until the daemon ends.
+pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<ToWrite>) {
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        let first = tokio::select! {
+            next = waiting.next() => next,
+            _ = sweep.tick() => {
+                node.sweep_logs().await;
+                continue;
+            }
+        };
+        let Some(first) = first else { return };
+        let mut batch: BTreeMap<String, Vec<(u64, MessageRecord)>> = BTreeMap::new();
+        let more = std::iter::from_fn(|| waiting.next().now_or_never().flatten());
+        for next in std::iter::once(first).chain(more.take(BATCH)) {
+            // What was dropped is a hole in the numbers, which readers see.
+            let Next::Item(ToWrite { topic, number, item, id }) = next else { continue };
+            let sender = Bytes::copy_from_slice(item.sender.as_bytes());
+            let record = MessageRecord { sender, data: item.data, received: item.received_ms, id };
+            batch.entry(topic).or_default().push((number, record));
+        }
+        for (topic, messages) in batch {
+            if let Err(error) = node.write_log(&topic, messages).await {
+                tracing::error!(%error, topic, "messages of a log were not written");
+            }
+        }
+    }
+}

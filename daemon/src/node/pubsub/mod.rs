@@ -1,0 +1,199 @@
+//! Topics of local programs: one subscription of the network for all who use a topic, each by its own contract.
+
+mod log;
+mod topic;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use p2pd_core::{contract::TopicSettings, id::PeerId};
+use p2pd_net::{NetError, Ruling, ToJudge, TopicRule, queue::Reader};
+use tokio::sync::mpsc;
+
+pub(crate) use log::{LogReader, Logged, Start};
+pub(super) use log::{ToWrite, WAITING, write_logs};
+pub(super) use topic::Topic;
+pub(crate) use topic::{LogStatus, TopicStatus};
+
+use super::{Node, NodeError, lock};
+
+/// What a reader may be behind, in items and bytes, unless it says otherwise.
+const READER: (usize, usize) = (256, 1 << 20);
+/// What a reader may be behind for whom local publishers wait.
+const PATIENT_READER: (usize, usize) = (1024, 4 << 20);
+
+/// A message of a topic.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicItem {
+    pub(crate) sender: PeerId,
+    pub(crate) data: Bytes,
+    pub(crate) received_ms: u64,
+}
+
+/// What happens while a live reader is slow.
+pub(crate) enum Live {
+    /// It may be so many messages behind; 0: the usual number.
+    DropOldest(usize),
+    /// Local publishers wait so long for it.
+    Block(Duration),
+}
+
+/// A program that judges a topic's messages; the topic is followed while it is here.
+pub(crate) struct Validator {
+    questions: mpsc::Receiver<ToJudge>,
+    _hold: Arc<()>,
+}
+
+impl Validator {
+    /// The next message to judge; `None` when the network has stopped.
+    pub(crate) async fn next(&mut self) -> Option<ToJudge> {
+        self.questions.recv().await
+    }
+}
+
+impl Node {
+    fn check_topic(&self, topic: &str) -> Result<(), NodeError> {
+        let fault = if topic.is_empty() || topic.len() > 256 {
+            "takes 1 to 256 bytes".into()
+        } else if topic == self.directory_topic()
+            || topic.starts_with("/p2pd/")
+            || topic.starts_with(&format!("{}/stream/", self.network()))
+        {
+            format!("`{topic}` belongs to p2pd's own protocols; use the stream calls")
+        } else {
+            return Ok(());
+        };
+        Err(NodeError::Field { field: "topic", fault })
+    }
+
+    /// Sends a message, waiting so long for somebody who follows the topic. Returns how many connected peers do. Local
+    /// readers get it too.
+    pub(crate) async fn publish(&self, topic: &str, data: Bytes, wait: Duration) -> Result<usize, NodeError> {
+        self.check_topic(topic)?;
+        let most = usize::try_from(self.settings(topic).max_message).unwrap_or(usize::MAX);
+        if data.len() > most {
+            let fault = format!("has {} bytes, takes at most {most}", data.len());
+            return Err(NodeError::Field { field: "data", fault });
+        }
+        self.wait_for_room(topic).await;
+        let deadline = Instant::now().checked_add(wait);
+        loop {
+            let changed = self.0.topics_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let id = match self.0.net.publish(topic, data.clone()).await {
+                Err(NetError::NoListeners) if self.is_read(topic) => Bytes::new(),
+                Err(NetError::NoListeners) if deadline.is_some_and(|at| Instant::now() < at) => {
+                    if let Some(at) = deadline {
+                        let _ = tokio::time::timeout_at(at.into(), changed).await;
+                    }
+                    continue;
+                }
+                sent => sent?,
+            };
+            self.on_message(topic, self.0.me.clone(), data, id);
+            return Ok(self.0.net.topic_peers(topic).await?.followers.len());
+        }
+    }
+
+    /// Waits until the readers who are to be waited for have caught up, or for as long as each of them may cost.
+    async fn wait_for_room(&self, topic: &str) {
+        let began = Instant::now();
+        let rooms = lock(&self.0.topics).get(topic).map(|topic| topic.readers.rooms()).unwrap_or_default();
+        for (room, patience) in rooms {
+            let _ = tokio::time::timeout(patience.saturating_sub(began.elapsed()), room.wait()).await;
+        }
+    }
+
+    /// Whether a program of this daemon gets the topic's messages, or will.
+    fn is_read(&self, topic: &str) -> bool {
+        lock(&self.0.topics).get_mut(topic).is_some_and(|topic| topic.log.is_some() || topic.readers.sweep() > 0)
+    }
+
+    /// Follows a topic live.
+    pub(crate) async fn subscribe(&self, topic: &str, contract: Live) -> Result<Reader<TopicItem>, NodeError> {
+        self.check_topic(topic)?;
+        let _leaving = self.0.following.lock().await;
+        // The reader first: a message may come as soon as the topic is followed.
+        let reader = self.with_topic(topic, |topic| match contract {
+            Live::DropOldest(0) => topic.readers.join(READER.0, READER.1),
+            Live::DropOldest(items) => topic.readers.join(items, READER.1),
+            Live::Block(patience) => topic.readers.join_patient(PATIENT_READER.0, PATIENT_READER.1, patience),
+        });
+        self.0.net.subscribe(topic, TopicRule::Open).await?;
+        self.0.topics_changed.notify_waiters();
+        Ok(reader)
+    }
+
+    /// Judges a topic's messages from now on.
+    pub(crate) async fn validate(&self, topic: &str) -> Result<Validator, NodeError> {
+        self.check_topic(topic)?;
+        let _leaving = self.0.following.lock().await;
+        self.0.net.subscribe(topic, TopicRule::Open).await?;
+        let hold = self.with_topic(topic, |topic| topic.hold.clone());
+        let questions = self.0.net.validate(topic).await?;
+        let questions = questions.ok_or_else(|| NodeError::TopicTaken(topic.to_owned()))?;
+        self.0.topics_changed.notify_waiters();
+        Ok(Validator { questions, _hold: hold })
+    }
+
+    /// A validator's word on one message.
+    pub(crate) async fn give_verdict(&self, topic: &str, number: u64, ruling: Ruling) -> Result<(), NodeError> {
+        Ok(self.0.net.rule(topic, number, ruling).await?)
+    }
+
+    /// A message that came, or that a program of this daemon sent.
+    pub(super) fn on_message(&self, topic: &str, sender: PeerId, data: Bytes, id: Bytes) {
+        let mut topics = lock(&self.0.topics);
+        let Some(found) = topics.get_mut(topic) else { return };
+        let weight = data.len();
+        let item = TopicItem { sender, data, received_ms: super::wall().0 };
+        if let Some(log) = &mut found.log
+            && let Some(number) = log.admit(&id)
+        {
+            let write = ToWrite { topic: topic.to_owned(), number, item: item.clone(), id };
+            self.0.to_log.push(weight, write);
+        }
+        found.readers.push(weight, &item);
+    }
+
+    /// Lets go of topics that nobody uses. Returns those to leave.
+    pub(super) fn sweep_topics(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let mut changed = false;
+        lock(&self.0.topics).retain(|name, topic| {
+            let before = topic.count;
+            topic.count = topic.users();
+            changed |= before != topic.count;
+            if topic.count == 0 && before > 0 {
+                left.push(name.clone());
+            }
+            topic.count > 0 || topic.settings.is_some()
+        });
+        if changed {
+            self.0.topics_changed.notify_waiters();
+        }
+        left
+    }
+
+    /// The connected peers that follow a topic.
+    pub(crate) async fn topic_peers(&self, topic: &str) -> Result<Vec<PeerId>, NodeError> {
+        Ok(self.0.net.topic_peers(topic).await?.followers)
+    }
+
+    fn settings(&self, topic: &str) -> TopicSettings {
+        lock(&self.0.topics).get(topic).and_then(|topic| topic.settings).unwrap_or_default()
+    }
+
+    /// Does something with a topic, which is new if it was not there, and is in use from now on.
+    fn with_topic<T>(&self, topic: &str, act: impl FnOnce(&mut Topic) -> T) -> T {
+        let mut topics = lock(&self.0.topics);
+        let topic = topics.entry(topic.into()).or_default();
+        let done = act(topic);
+        topic.count = topic.users().max(1);
+        done
+    }
+}

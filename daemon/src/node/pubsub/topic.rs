@@ -1,0 +1,196 @@
+//! What is known of a topic: who uses it here, what it holds its messages to, and who is there.
+
+use std::sync::Arc;
+
+use p2pd_core::contract::{Identity, TopicSettings};
+use p2pd_store::{SettingsRecord, TopicRecord};
+
+use super::{super::fanout::Fanout, TopicItem, log::Log};
+use crate::node::{Node, NodeError, blocking, lock};
+
+/// Most topics with settings; they stay across restarts.
+const MAX_SETTINGS: usize = 1000;
+
+/// A topic that programs of this daemon use, or have settings for.
+pub(in crate::node) struct Topic {
+    pub(super) readers: Fanout<TopicItem>,
+    pub(super) settings: Option<TopicSettings>,
+    pub(super) log: Option<Log>,
+    /// Cloned by those who need the topic followed and do not read it.
+    pub(super) hold: Arc<()>,
+    /// How many used it when last looked at.
+    pub(super) count: usize,
+}
+
+impl Default for Topic {
+    fn default() -> Self {
+        Topic { readers: Fanout::new(), settings: None, log: None, hold: Arc::default(), count: 0 }
+    }
+}
+
+impl Topic {
+    /// A topic as it was kept.
+    pub(super) fn restored(record: &TopicRecord, log: Option<Log>) -> Self {
+        let count = usize::from(log.is_some());
+        Topic { settings: record.settings.map(read), log, count, ..Topic::default() }
+    }
+
+    pub(super) fn record(&self) -> TopicRecord {
+        TopicRecord { settings: self.settings.as_ref().map(written), log: self.log.as_ref().map(|log| log.record) }
+    }
+
+    /// Who needs the topic followed.
+    pub(super) fn users(&mut self) -> usize {
+        self.readers.sweep() + self.log.as_ref().map_or(0, |log| 1 + log.readers()) + Arc::strong_count(&self.hold) - 1
+    }
+}
+
+/// A topic and who is there.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TopicStatus {
+    pub(crate) name: String,
+    pub(crate) peers: usize,
+    pub(crate) mesh_peers: usize,
+    pub(crate) readers: usize,
+    pub(crate) validated: bool,
+    pub(crate) log: Option<LogStatus>,
+    pub(crate) settings: TopicSettings,
+}
+
+/// A log and who reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LogStatus {
+    pub(crate) oldest: u64,
+    pub(crate) newest: u64,
+    pub(crate) bytes: u64,
+    pub(crate) readers: usize,
+}
+
+/// What was told of a topic last.
+pub(crate) struct TopicWatch {
+    name: String,
+    told: Option<TopicStatus>,
+}
+
+impl TopicWatch {
+    /// The topic as it is, once it is not as was told before.
+    pub(crate) async fn next(&mut self, node: &Node) -> Result<TopicStatus, NodeError> {
+        loop {
+            let changed = node.0.topics_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let now = node.topic(&self.name).await?;
+            if self.told.as_ref() != Some(&now) {
+                self.told = Some(now.clone());
+                return Ok(now);
+            }
+            changed.await;
+        }
+    }
+}
+
+impl Node {
+    /// A topic, also one that nobody uses here.
+    pub(crate) async fn topic(&self, name: &str) -> Result<TopicStatus, NodeError> {
+        self.check_topic(name)?;
+        let peers = self.0.net.topic_peers(name).await?;
+        let mut topics = lock(&self.0.topics);
+        let mut unused = Topic::default();
+        let topic = topics.get_mut(name).unwrap_or(&mut unused);
+        Ok(TopicStatus {
+            name: name.to_owned(),
+            peers: peers.followers.len(),
+            mesh_peers: peers.mesh,
+            readers: topic.readers.sweep(),
+            validated: Arc::strong_count(&topic.hold) > 1,
+            log: topic.log.as_ref().map(Log::status),
+            settings: topic.settings.unwrap_or_default(),
+        })
+    }
+
+    /// The topics that this daemon follows or has settings for, ordered; those of p2pd's own protocols by name only.
+    pub(crate) async fn topics(&self) -> Result<(Vec<String>, Vec<TopicStatus>), NodeError> {
+        let used: Vec<String> = lock(&self.0.topics).keys().cloned().collect();
+        let mut names = self.0.net.topics().await?;
+        names.extend(used.iter().cloned());
+        names.sort();
+        names.dedup();
+        let mut topics = Vec::new();
+        for name in names.iter().filter(|name| used.contains(name)) {
+            topics.push(self.topic(name).await?);
+        }
+        Ok((names, topics))
+    }
+
+    /// Watches who is there.
+    pub(crate) fn watch_topic(&self, name: &str) -> Result<TopicWatch, NodeError> {
+        self.check_topic(name)?;
+        Ok(TopicWatch { name: name.to_owned(), told: None })
+    }
+
+    /// Holds a topic to these settings from now on, also after a restart.
+    pub(crate) async fn set_topic(&self, name: &str, settings: TopicSettings) -> Result<(), NodeError> {
+        self.check_topic(name)?;
+        settings.check().map_err(|(field, fault)| NodeError::Field { field, fault })?;
+        let _writing = self.0.writing_logs.lock().await;
+        let record = {
+            let mut topics = lock(&self.0.topics);
+            if topics.values().filter(|topic| topic.settings.is_some()).count() >= MAX_SETTINGS {
+                let fault = format!("{MAX_SETTINGS} topics have settings already; `p2pctl topics forget` makes room");
+                return Err(NodeError::Limit(fault));
+            }
+            let topic = topics.entry(name.to_owned()).or_default();
+            topic.settings = Some(settings);
+            topic.record()
+        };
+        self.keep_topic(name, record).await?;
+        self.0.net.set_topic(name, Some(settings)).await?;
+        self.0.topics_changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Forgets the settings and the log of a topic; its durable readers end.
+    pub(crate) async fn forget_topic(&self, name: &str) -> Result<(), NodeError> {
+        self.check_topic(name)?;
+        let _writing = self.0.writing_logs.lock().await;
+        {
+            let mut topics = lock(&self.0.topics);
+            let topic = topics.get_mut(name).filter(|topic| topic.settings.is_some() || topic.log.is_some());
+            let topic = topic.ok_or_else(|| NodeError::TopicNotFound(name.to_owned()))?;
+            (topic.settings, topic.log) = (None, None);
+        }
+        let (store, topic) = (self.0.store.clone(), name.to_owned());
+        blocking(move || store.forget_topic(&topic)).await?;
+        self.0.net.set_topic(name, None).await?;
+        self.0.topics_changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Writes what is kept of a topic; `writing_logs` must be held.
+    pub(super) async fn keep_topic(&self, name: &str, record: TopicRecord) -> Result<(), NodeError> {
+        let (store, name) = (self.0.store.clone(), name.to_owned());
+        blocking(move || store.put_topic(&name, &record)).await
+    }
+}
+
+fn read(record: SettingsRecord) -> TopicSettings {
+    TopicSettings {
+        max_message: record.max_message,
+        identity: if record.by_content { Identity::Content } else { Identity::Sender },
+        closed: record.closed,
+        judging_ms: record.judging_ms,
+        keep_s: record.keep_s,
+        keep_bytes: record.keep_bytes,
+    }
+}
+
+fn written(settings: &TopicSettings) -> SettingsRecord {
+    SettingsRecord {
+        max_message: settings.max_message,
+        by_content: settings.identity == Identity::Content,
+        closed: settings.closed,
+        judging_ms: settings.judging_ms,
+        keep_s: settings.keep_s,
+        keep_bytes: settings.keep_bytes,
+    }
+}

@@ -1,0 +1,339 @@
+//! The contract of pub/sub: what a publisher is told, what each kind of subscription gets, who judges.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use p2pd::app::Daemon;
+use p2pd_api::{
+    Reason, reason_of,
+    v1::{
+        Block, Durable, ForgetTopicRequest, GetTopicRequest, Judgement, ListPeersRequest, MessageIdentity,
+        MessageToJudge, MessageVerdict, PublishManyRequest, PublishRequest, SetTopicRequest, SubscribeRequest,
+        SubscribeResponse, Topic, TopicSettings, ValidateTopicRequest, ValidateTopicResponse, WatchTopicRequest,
+        pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
+        validate_topic_request::Item, validate_topic_response,
+    },
+};
+use support::{DEADLINE, channel, pair, peers, setup_at, start, until};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming, transport::Channel};
+
+type Client = PubSubServiceClient<Channel>;
+
+async fn client(daemon: &Daemon) -> Client {
+    PubSubServiceClient::new(channel(daemon).await)
+}
+
+fn message(data: impl Into<Vec<u8>>) -> PublishRequest {
+    PublishRequest { topic: "chat".into(), data: data.into().into(), wait_ms: 0 }
+}
+
+async fn subscribe(daemon: &Daemon, contract: Option<Contract>) -> Streaming<SubscribeResponse> {
+    let request = SubscribeRequest { topic: "chat".into(), contract };
+    let mut messages = client(daemon).await.subscribe(request).await.unwrap().into_inner();
+    assert_eq!(messages.message().await.unwrap().unwrap().event, Some(Event::Subscribed(true)));
+    messages
+}
+
+fn durable(after: Option<u64>) -> Option<Contract> {
+    Some(Contract::Durable(Durable { after, from_oldest: false }))
+}
+
+fn oldest() -> Option<Contract> {
+    Some(Contract::Durable(Durable { after: None, from_oldest: true }))
+}
+
+async fn next(messages: &mut Streaming<SubscribeResponse>) -> (Event, u64) {
+    let response = tokio::time::timeout(DEADLINE, messages.message()).await.expect("an event in time");
+    let response = response.unwrap().expect("not the end");
+    (response.event.unwrap(), response.cursor)
+}
+
+/// The next message's text, and the cursor after it.
+async fn text(messages: &mut Streaming<SubscribeResponse>) -> (String, u64) {
+    match next(messages).await {
+        (Event::Message(message), cursor) => (String::from_utf8(message.data.to_vec()).unwrap(), cursor),
+        (other, _) => panic!("not a message: {other:?}"),
+    }
+}
+
+async fn texts(messages: &mut Streaming<SubscribeResponse>, count: usize) -> Vec<String> {
+    let mut texts = Vec::new();
+    for _ in 0..count {
+        texts.push(text(messages).await.0);
+    }
+    texts
+}
+
+async fn topic(daemon: &Daemon) -> Topic {
+    let request = GetTopicRequest { topic: "chat".into() };
+    client(daemon).await.get_topic(request).await.unwrap().into_inner().topic.unwrap()
+}
+
+/// Waits until `daemon` knows of so many followers elsewhere.
+async fn followers(daemon: &Daemon, count: u32) {
+    until("followers", async || (topic(daemon).await.peers == count).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_waits_for_a_listener_and_says_when_none_came() {
+    let (a, b) = pair().await;
+    let mut publisher = client(&a).await;
+    let began = Instant::now();
+    let refused = publisher.publish(PublishRequest { wait_ms: 300, ..message("x") }).await.unwrap_err();
+    assert_eq!((refused.code(), reason_of(&refused)), (Code::FailedPrecondition, Some(Reason::NoListeners)));
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    let sending =
+        tokio::spawn(async move { publisher.publish(PublishRequest { wait_ms: 20_000, ..message("y") }).await });
+    let mut messages = subscribe(&b, None).await;
+    assert_eq!(sending.await.unwrap().unwrap().into_inner().peers, 1);
+    assert_eq!(text(&mut messages).await.0, "y");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_are_published_in_order_and_each_is_answered() {
+    let (a, b) = pair().await;
+    let mut messages = subscribe(&b, None).await;
+    followers(&a, 1).await;
+    let many = ["one".to_owned(), "x".repeat(100_000), "three".to_owned()];
+    let requests = many.map(|text| PublishManyRequest { message: Some(message(text)) });
+    let mut answers = client(&a).await.publish_many(tokio_stream::iter(requests)).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        told.push((answer.number, answer.peers, answer.reason));
+    }
+    assert_eq!(told, [(0, 1, String::new()), (1, 0, "FIELD_INVALID".into()), (2, 1, String::new())]);
+    assert_eq!(texts(&mut messages, 2).await, ["one", "three"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_listens_is_told_with_each_change() {
+    let (a, b) = pair().await;
+    let request = WatchTopicRequest { topic: "chat".into() };
+    let mut watch = client(&a).await.watch_topic(request).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().topic.unwrap().peers, 0);
+    let messages = subscribe(&b, None).await;
+    let told = async |watch: &mut Streaming<_>, peers, readers| loop {
+        let told: p2pd_api::v1::WatchTopicResponse = watch.message().await.unwrap().unwrap();
+        let topic = told.topic.unwrap();
+        if (topic.peers, topic.readers) == (peers, readers) {
+            return;
+        }
+    };
+    tokio::time::timeout(DEADLINE, told(&mut watch, 1, 0)).await.expect("the other daemon");
+    let here = subscribe(&a, None).await;
+    tokio::time::timeout(DEADLINE, told(&mut watch, 1, 1)).await.expect("a reader here");
+    drop((messages, here));
+    tokio::time::timeout(DEADLINE, told(&mut watch, 0, 0)).await.expect("nobody");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_durable_reader_goes_on_where_it_was_after_reader_and_daemon_were_away() {
+    let a = start(&[]).await;
+    let place = tempfile::tempdir().unwrap();
+    let b = Daemon::start(setup_at(place.path(), &a.addresses[..1])).await.unwrap();
+    let mut messages = subscribe(&b, durable(None)).await;
+    followers(&a, 1).await;
+    let mut publisher = client(&a).await;
+    for text in ["one", "two", "three"] {
+        publisher.publish(message(text)).await.unwrap();
+    }
+    assert_eq!(texts(&mut messages, 1).await, ["one"]);
+    let (second, cursor) = text(&mut messages).await;
+    assert_eq!(second, "two");
+    drop(messages);
+    // Nobody reads, and the log goes on.
+    publisher.publish(message("four")).await.unwrap();
+    until("four messages", async || (topic(&b).await.log?.newest == cursor + 2).then_some(())).await;
+    b.stop().await;
+    let b = Daemon::start(setup_at(place.path(), &a.addresses[..1])).await.unwrap();
+    let mut messages = subscribe(&b, durable(Some(cursor))).await;
+    assert_eq!(texts(&mut messages, 2).await, ["three", "four"]);
+    // It follows the topic again without having been asked to.
+    until("the restarted daemon", async || publisher.clone().publish(message("five")).await.ok()).await;
+    assert_eq!(texts(&mut messages, 1).await, ["five"]);
+    assert_eq!(texts(&mut subscribe(&b, oldest()).await, 5).await, ["one", "two", "three", "four", "five"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_that_is_not_kept_names_the_oldest_that_is() {
+    let a = start(&[]).await;
+    let mut api = client(&a).await;
+    let settings = TopicSettings { keep_bytes: 65_536, ..TopicSettings::default() };
+    api.set_topic(SetTopicRequest { topic: "chat".into(), settings: Some(settings) }).await.unwrap();
+    let mut reader = subscribe(&a, durable(None)).await;
+    let first = topic(&a).await.log.unwrap().oldest;
+    for n in 0..40u8 {
+        api.publish(message([n; 10_000])).await.unwrap();
+        assert!(matches!(next(&mut reader).await.0, Event::Message(_)));
+    }
+    let log = topic(&a).await.log.unwrap();
+    assert!(log.oldest >= first + 32 && log.bytes <= 75_000, "{log:?}");
+    for cursor in [first, log.newest + 1] {
+        let request = SubscribeRequest { topic: "chat".into(), contract: durable(Some(cursor)) };
+        let refused = api.subscribe(request).await.unwrap_err();
+        assert_eq!((refused.code(), reason_of(&refused)), (Code::OutOfRange, Some(Reason::CursorExpired)));
+        assert!(refused.message().contains(&log.oldest.to_string()), "{refused}");
+    }
+    api.forget_topic(ForgetTopicRequest { topic: "chat".into() }).await.unwrap();
+    let ended = tokio::time::timeout(DEADLINE, reader.message()).await.unwrap().unwrap_err();
+    assert_eq!(reason_of(&ended), Some(Reason::TopicNotFound));
+    // What begins anew shares no cursor with what was.
+    subscribe(&a, durable(None)).await;
+    assert!(topic(&a).await.log.unwrap().oldest > log.newest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_blocking_reader_holds_local_publishers_back() {
+    let a = start(&[]).await;
+    let block = Some(Contract::Block(Block { max_wait_ms: 10_000 }));
+    let mut slow = subscribe(&a, block).await;
+    let mut publisher = client(&a).await;
+    let sending = tokio::spawn(async move {
+        for n in 0..3_000u32 {
+            publisher.publish(message(n.to_be_bytes())).await.unwrap();
+        }
+    });
+    // All that may wait for the reader, with what the socket holds, is far less than was to be sent.
+    for n in 0..3_000u32 {
+        let (event, _) = next(&mut slow).await;
+        assert!(matches!(&event, Event::Message(m) if m.data[..] == n.to_be_bytes()), "{n}: {event:?}");
+        if n == 0 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert!(!sending.is_finished(), "the publisher waits");
+        }
+    }
+    sending.await.unwrap();
+}
+
+/// A validator of `chat`.
+struct Validator {
+    said: mpsc::Sender<ValidateTopicRequest>,
+    asked: Streaming<ValidateTopicResponse>,
+}
+
+impl Validator {
+    async fn attach(daemon: &Daemon) -> Result<Self, tonic::Status> {
+        let (said, requests) = mpsc::channel(16);
+        said.send(ValidateTopicRequest { item: Some(Item::Topic("chat".into())) }).await.unwrap();
+        let mut asked = client(daemon).await.validate_topic(ReceiverStream::new(requests)).await?.into_inner();
+        let attached = asked.message().await.unwrap().unwrap().event;
+        assert_eq!(attached, Some(validate_topic_response::Event::Attached(true)));
+        Ok(Validator { said, asked })
+    }
+
+    async fn next(&mut self) -> MessageToJudge {
+        let asked = tokio::time::timeout(DEADLINE, self.asked.message()).await.expect("a message in time");
+        match asked.unwrap().unwrap().event {
+            Some(validate_topic_response::Event::Message(message)) => message,
+            other => panic!("not a message: {other:?}"),
+        }
+    }
+
+    async fn say(&self, number: u64, judgement: Judgement) {
+        let verdict = MessageVerdict { number, judgement: judgement.into() };
+        self.said.send(ValidateTopicRequest { item: Some(Item::Verdict(verdict)) }).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validator_decides_what_is_delivered_and_passed_on() {
+    // a - b - c: what b refuses, c never gets.
+    let (a, b) = pair().await;
+    let c = start(&b.addresses[..1]).await;
+    until("c beside b", async || {
+        let list = peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner();
+        (list.peers.len() == 2).then_some(())
+    })
+    .await;
+    let score = async || {
+        let list = peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner();
+        list.peers.iter().find(|p| a.addresses[0].ends_with(&p.peer_id)).unwrap().score
+    };
+    let mut validator = Validator::attach(&b).await.unwrap();
+    let taken = Validator::attach(&b).await.err().expect("only one");
+    assert_eq!((taken.code(), reason_of(&taken)), (Code::AlreadyExists, Some(Reason::TopicTaken)));
+    let (mut here, mut beyond) = (subscribe(&b, None).await, subscribe(&c, None).await);
+    followers(&b, 1).await;
+    followers(&a, 1).await;
+    let mut publisher = client(&a).await;
+    let before = score().await;
+    for (text, judgement) in [
+        ("good", Judgement::Accept),
+        ("bad", Judgement::Reject),
+        ("odd", Judgement::Ignore),
+        ("fine", Judgement::Accept),
+    ] {
+        publisher.publish(message(text)).await.unwrap();
+        let asked = validator.next().await;
+        assert_eq!(&asked.data[..], text.as_bytes());
+        assert!(a.addresses[0].ends_with(&asked.sender) && asked.sender == asked.source);
+        validator.say(asked.number, judgement).await;
+    }
+    assert_eq!(texts(&mut here, 2).await, ["good", "fine"]);
+    assert_eq!(texts(&mut beyond, 2).await, ["good", "fine"]);
+    until("a lower score", async || (score().await < before).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_judges_passes_or_not_as_the_topic_says() {
+    let (a, b) = pair().await;
+    let mut here = subscribe(&b, None).await;
+    followers(&a, 1).await;
+    let mut publisher = client(&a).await;
+    let set = async |closed| {
+        let settings = TopicSettings { fail_closed: closed, judging_ms: 50, ..TopicSettings::default() };
+        client(&b).await.set_topic(SetTopicRequest { topic: "chat".into(), settings: Some(settings) }).await.unwrap();
+    };
+    set(true).await;
+    publisher.publish(message("nobody judges")).await.unwrap();
+    let mut validator = Validator::attach(&b).await.unwrap();
+    publisher.publish(message("too late")).await.unwrap();
+    while validator.next().await.data != "too late" {}
+    publisher.publish(message("in time")).await.unwrap();
+    let asked = validator.next().await;
+    validator.say(asked.number, Judgement::Accept).await;
+    assert_eq!(texts(&mut here, 1).await, ["in time"]);
+    set(false).await;
+    publisher.publish(message("too late, and open")).await.unwrap();
+    assert_eq!(texts(&mut here, 1).await, ["too late, and open"]);
+    drop(validator);
+    publisher.publish(message("nobody judges, and open")).await.unwrap();
+    assert_eq!(texts(&mut here, 1).await, ["nobody judges, and open"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_bound_sizes_and_tell_messages_apart_and_are_kept() {
+    let place = tempfile::tempdir().unwrap();
+    let b = start(&[]).await;
+    let a = Daemon::start(setup_at(place.path(), &b.addresses[..1])).await.unwrap();
+    let settings = TopicSettings {
+        max_message_bytes: 200_000,
+        identity: MessageIdentity::Content.into(),
+        ..TopicSettings::default()
+    };
+    let request = SetTopicRequest { topic: "chat".into(), settings: Some(settings) };
+    for daemon in [&a, &b] {
+        client(daemon).await.set_topic(request.clone()).await.unwrap();
+    }
+    let bad = TopicSettings { judging_ms: 5_000, ..settings };
+    let bad = SetTopicRequest { topic: "chat".into(), settings: Some(bad) };
+    let refused = client(&a).await.set_topic(bad).await.unwrap_err();
+    assert!(refused.message().contains("settings.judging_ms"), "{refused}");
+    a.stop().await;
+    let a = Daemon::start(setup_at(place.path(), &b.addresses[..1])).await.unwrap();
+    assert_eq!(topic(&a).await.settings.unwrap().max_message_bytes, 200_000);
+    let mut messages = subscribe(&b, None).await;
+    followers(&a, 1).await;
+    let mut publisher = client(&a).await;
+    publisher.publish(message(vec![7; 180_000])).await.unwrap();
+    let Event::Message(large) = next(&mut messages).await.0 else { panic!("a message") };
+    assert_eq!(large.data.len(), 180_000);
+    let again = publisher.publish(message(vec![7; 180_000])).await.unwrap_err();
+    assert_eq!((again.code(), reason_of(&again)), (Code::AlreadyExists, Some(Reason::DuplicateMessage)));
+    let refused = publisher.publish(message(vec![7; 200_001])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
