@@ -337,3 +337,18 @@ async fn settings_bound_sizes_and_tell_messages_apart_and_are_kept() {
     let refused = publisher.publish(message(vec![7; 200_001])).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_bounded_in_number() {
+    let a = start(&[]).await;
+    let mut api = client(&a).await;
+    let request = |n: u32| SubscribeRequest { topic: format!("chat-{n}"), contract: durable(None) };
+    for n in 0..32 {
+        api.subscribe(request(n)).await.unwrap();
+    }
+    let refused = api.subscribe(request(32)).await.unwrap_err();
+    assert_eq!((refused.code(), reason_of(&refused)), (Code::ResourceExhausted, Some(Reason::LimitReached)));
+    api.subscribe(request(31)).await.unwrap();
+    api.forget_topic(ForgetTopicRequest { topic: "chat-0".into() }).await.unwrap();
+    api.subscribe(request(32)).await.unwrap();
+}

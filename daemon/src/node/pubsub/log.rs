@@ -176,12 +176,7 @@ impl Node {
         self.check_topic(topic)?;
         let _leaving = self.0.following.lock().await;
         let _writing = self.0.writing_logs.lock().await;
-        if lock(&self.0.topics).values().filter(|t| t.log.is_some()).count() >= MAX_LOGS
-            && !lock(&self.0.topics).get(topic).is_some_and(|t| t.log.is_some())
-        {
-            let fault = format!("{MAX_LOGS} topics have logs already; `p2pctl topics forget` ends one");
-            return Err(NodeError::Limit(fault));
-        }
+        self.room_for_log(topic)?;
         let (record, reader) = self.with_topic(topic, |found| {
             let log = found.log.get_or_insert_with(Log::begin);
             let next = begin_at(log, from)?;
@@ -199,6 +194,15 @@ impl Node {
         self.keep_topic(topic, record).await?;
         self.0.topics_changed.notify_waiters();
         Ok(reader)
+    }
+
+    fn room_for_log(&self, topic: &str) -> Result<(), NodeError> {
+        let topics = lock(&self.0.topics);
+        let others = topics.iter().filter(|(name, other)| *name != topic && other.log.is_some()).count();
+        if others < MAX_LOGS {
+            return Ok(());
+        }
+        Err(NodeError::Limit(format!("{MAX_LOGS} topics have logs already; `p2pctl topics forget` ends one")))
     }
 
     /// Takes up the topics that were kept: their settings, their logs, and following what has a log.
