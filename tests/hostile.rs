@@ -55,7 +55,7 @@ async fn follow_directory(running: &Running) {
     running.handle.subscribe(&topic::directory(NETWORK), TopicRule::Open).await.unwrap();
     until("the rogue's mesh", async || {
         let peers = running.handle.topic_peers(&topic::directory(NETWORK)).await.unwrap();
-        (!peers.is_empty()).then_some(())
+        (!peers.followers.is_empty()).then_some(())
     })
     .await;
 }
@@ -124,7 +124,10 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
     let key = StreamKey { publisher: entry.publisher.parse().unwrap(), stream: "town".parse().unwrap() };
     let audio = topic::audio_native(&key);
     rogue.handle.subscribe(&audio, TopicRule::Open).await.unwrap();
-    until("the audio mesh", async || (!rogue.handle.topic_peers(&audio).await.unwrap().is_empty()).then_some(())).await;
+    until("the audio mesh", async || {
+        (!rogue.handle.topic_peers(&audio).await.unwrap().followers.is_empty()).then_some(())
+    })
+    .await;
     let body = GroupBody {
         stream: p2pd_core::group::stream_hash(&key),
         epoch: u64::MAX / 2,
@@ -156,11 +159,13 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
 async fn a_message_of_another_network_s_size_is_not_taken_and_costs_nobody_the_link() {
     let b = start(&[]).await;
     let mut pubsub = PubSubServiceClient::new(support::channel(&b).await);
-    let mut messages = pubsub.subscribe(SubscribeRequest { topic: "big".into() }).await.unwrap().into_inner();
+    let mut messages =
+        pubsub.subscribe(SubscribeRequest { topic: "big".into(), contract: None }).await.unwrap().into_inner();
     assert_eq!(messages.message().await.unwrap().unwrap().event, Some(subscribe_response::Event::Subscribed(true)));
     let (rogue, id, _) = rogue(&b).await;
     rogue.handle.subscribe("big", TopicRule::Open).await.unwrap();
-    until("the mesh", async || (!rogue.handle.topic_peers("big").await.unwrap().is_empty()).then_some(())).await;
+    until("the mesh", async || (!rogue.handle.topic_peers("big").await.unwrap().followers.is_empty()).then_some(()))
+        .await;
     rogue.handle.publish("big", vec![0; 1_000_000].into()).await.unwrap();
     rogue.handle.publish("big", Bytes::from_static(b"small")).await.unwrap();
     let Some(subscribe_response::Event::Message(heard)) = messages.message().await.unwrap().unwrap().event else {
