@@ -55,11 +55,16 @@ if [ "${seconds:-0}" -lt 7 ] || [ "${lost:-1}" != 0 ]; then
     exit 1
 fi
 if [ $# -eq 1 ] && command -v sox >/dev/null; then
-    # The same words: the loudness over time of what came must follow that of what was sent.
-    "$bin/p2pctl" --version >/dev/null
+    # The same words: as loud, and as bright, which is how often the wave crosses nought.
     loud="$(sox "$work/received.wav" -n stat 2>&1 | sed -n 's/^RMS     amplitude: *//p')"
     sent="$(sox "$1" -n stat 2>&1 | sed -n 's/^RMS     amplitude: *//p')"
-    echo "  loudness sent $sent, received $loud"
+    bright="$(sox "$work/received.wav" -n stat 2>&1 | sed -n 's/^Rough   frequency: *//p')"
+    sent_bright="$(sox "$1" -n stat 2>&1 | sed -n 's/^Rough   frequency: *//p')"
+    echo "  loudness sent $sent, received $loud; brightness sent $sent_bright Hz, received $bright Hz"
+    if ! echo "$sent $loud $sent_bright $bright" | awk '{ exit !($2 > $1 * 0.7 && $2 < $1 * 1.4 && $4 > $3 * 0.7 && $4 < $3 * 1.4) }'; then
+        echo "the demo failed: what was received is not what was sent; logs are in $work" >&2
+        exit 1
+    fi
 fi
 echo
 echo "play what was received:  $work/received.opus"

@@ -23,6 +23,11 @@ pub enum ConnectError {
     /// Not allowed.
     #[error("no permission for {0}. Join its group with `sudo usermod -aG p2pd $USER`, then log in again")]
     Denied(PathBuf),
+    /// The daemon hangs up at once.
+    #[error(
+        "the daemon at {0} does not admit you: a user's own daemon admits its owner alone, the system's root and group p2pd"
+    )]
+    Refused(PathBuf),
     /// Nobody answers behind the socket.
     #[error("nobody answers at {0}: the daemon has died. See `journalctl -u p2pd -n 50`, then start it again")]
     Stale(PathBuf),
@@ -36,8 +41,14 @@ pub fn default_socket() -> PathBuf {
     if let Some(path) = env::var_os("P2PD_SOCKET").filter(|path| !path.is_empty()) {
         return path.into();
     }
-    let user = env::var_os("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("p2pd/api.sock"));
-    user.filter(|path| path.exists()).unwrap_or_else(|| SYSTEM_SOCKET.into())
+    let inside = |dir: &str, path: &str| env::var_os(dir).map(|dir| Path::new(&dir).join(path));
+    let users = [
+        inside("XDG_RUNTIME_DIR", "p2pd/api.sock"),
+        // Where a user's daemon listens when there is no runtime directory.
+        inside("XDG_STATE_HOME", "p2pd/api.sock"),
+        inside("HOME", ".local/state/p2pd/api.sock"),
+    ];
+    users.into_iter().flatten().find(|path| path.exists()).unwrap_or_else(|| SYSTEM_SOCKET.into())
 }
 
 /// Dials the daemon behind `socket`.
@@ -56,5 +67,13 @@ pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
         async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_static("http://localhost");
-    endpoint.connect_with_connector(connector).await.map_err(|e| ConnectError::Other(path, e.to_string()))
+    endpoint.connect_with_connector(connector).await.map_err(|error| {
+        let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let hung_up = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
+        let io = causes.find_map(|cause| cause.downcast_ref::<io::Error>());
+        match io {
+            Some(io) if hung_up.contains(&io.kind()) => ConnectError::Refused(path),
+            _ => ConnectError::Other(path, error.to_string()),
+        }
+    })
 }

@@ -255,7 +255,7 @@ async fn mistakes_of_a_publisher_are_named() {
     until("nothing", async || list(&a).await.is_empty().then_some(())).await;
 
     let mut publishing = publish(&a, open("again")).await.unwrap();
-    publishing.send(Item::Frame(Frame { data: vec![0; 5000].into(), capture_us: 0 })).await;
+    publishing.send(Item::Frame(Frame { data: vec![0; 5000].into(), capture_us: 0, duration_us: 0 })).await;
     let refused = loop {
         if let Err(status) = publishing.replies.message().await {
             break status;
@@ -307,7 +307,7 @@ async fn a_reader_that_stops_is_told_of_its_gap_and_others_are_untouched() {
     });
     // Large frames fill what the connection holds; then the reader's own queue drops its oldest.
     for n in 0..6000u32 {
-        publishing.send(Item::Frame(Frame { data: vec![n as u8; 3000].into(), capture_us: 0 })).await;
+        publishing.send(Item::Frame(Frame { data: vec![n as u8; 3000].into(), capture_us: 0, duration_us: 0 })).await;
         // No faster than the fast one reads: what it is behind stays below its bound of 64 groups.
         until("the fast reader", async || (n / 5 < read.load(Ordering::SeqCst) + 30).then_some(())).await;
     }

@@ -348,8 +348,8 @@ pub(crate) struct PublishStream {
     /// Channels on standard input or of the card.
     #[arg(long, default_value_t = 1)]
     pub(crate) channels: u32,
-    /// Sample format on standard input.
-    #[arg(long, value_enum, default_value = "s16")]
+    /// What standard input holds.
+    #[arg(long, value_enum, default_value = "auto")]
     pub(crate) format: SampleArg,
     /// End after this time.
     #[arg(long, value_parser = duration)]
@@ -365,9 +365,11 @@ pub(crate) enum WireArg {
     Json,
 }
 
-/// Layout of raw samples.
+/// What a pipe holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SampleArg {
+    /// An encoded stream where it begins like one, else s16.
+    Auto,
     /// Signed 16 bit, little-endian.
     S16,
     /// 32 bit float, little-endian.

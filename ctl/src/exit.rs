@@ -3,6 +3,8 @@
 use std::{io, process::ExitCode};
 
 use p2pd_api::{ConnectError, reason_of};
+use p2pd_audio::AudioError;
+use tokio::signal::unix::{SignalKind, signal};
 use tonic::{Code, Status};
 
 use crate::{cli::Cli, client, cmd, output};
@@ -29,6 +31,20 @@ impl std::error::Error for Failure {}
 /// An error with this exit code.
 pub(crate) fn fail(code: u8, message: impl Into<String>) -> anyhow::Error {
     Failure { code, message: message.into() }.into()
+}
+
+/// Waits until the user has had enough: Ctrl-C, or SIGTERM as `timeout` sends it.
+pub(crate) async fn asked_to_stop() {
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => terminate.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate => {}
+    }
 }
 
 /// Runs the command and turns its end into an exit code.
@@ -70,8 +86,9 @@ fn report(error: &anyhow::Error) -> ExitCode {
     }
     output::say(format_args!("p2pctl: {error:#}"));
     ExitCode::from(match error.downcast_ref::<ConnectError>() {
-        Some(ConnectError::Denied(_)) => 4,
+        Some(ConnectError::Denied(_) | ConnectError::Refused(_)) => 4,
         Some(_) => 3,
+        None if matches!(error.downcast_ref(), Some(AudioError::Value(_))) => 2,
         None => 1,
     })
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use confique::Config as _;
+use p2pd_net::NetError;
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 /// Settings of the daemon.
 #[derive(Debug, Clone, Serialize, confique::Config)]
@@ -140,7 +142,7 @@ impl Config {
             builder = builder.file(&file);
         }
         let config = builder.load().map_err(|error| anyhow!("configuration: {}", causes(&error)))?;
-        config.check().with_context(|| format!("configuration (files: {})", file.display()))?;
+        config.check().with_context(|| format!("configuration (flags, environment, {})", file.display()))?;
         Ok(config)
     }
 
@@ -169,6 +171,12 @@ impl Config {
                 bail!("{key} is {value}; it takes {min} to {max}");
             }
         }
+        let addresses = |key: &str, addresses: &[String], check: fn(&str) -> Result<(), NetError>| {
+            addresses.iter().try_for_each(|address| check(address).with_context(|| key.to_owned()))
+        };
+        addresses("network.listen", &self.network.listen, p2pd_net::check_listen)?;
+        addresses("network.bootstrap", &self.network.bootstrap, p2pd_net::check_peer)?;
+        EnvFilter::try_new(&self.log.filter).with_context(|| format!("log.filter is `{}`", self.log.filter))?;
         let name = &self.network.name;
         if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
             bail!("network.name is `{name}`; it takes 1 to 64 letters, digits, `-`, `_` and `.`");

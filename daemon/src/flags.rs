@@ -72,10 +72,15 @@ enum ConfigCommand {
     /// Say whether a file (or the usual one) is good.
     Check {
         /// The file.
+        #[arg(env = "P2PD_CONFIG")]
         file: Option<PathBuf>,
     },
     /// Print what is in force: defaults, file and environment together.
-    Show,
+    Show {
+        /// Configuration file instead of the usual one.
+        #[arg(long, env = "P2PD_CONFIG")]
+        config: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -97,14 +102,14 @@ struct Data {
 
 /// Runs the program and says how it ended.
 pub fn main() -> ExitCode {
-    let done = match Flags::parse().command {
+    let (done, code) = match Flags::parse().command {
         Command::Run(flags) => return run(flags),
-        Command::Config(command) => config(command),
-        Command::Identity(command) => identity(command),
+        Command::Config(command) => (config(command), 78),
+        Command::Identity(command) => (identity(command), 1),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, 1),
+        Err(error) => fail(&error, code),
     }
 }
 
@@ -149,17 +154,24 @@ fn setup(flags: Run) -> anyhow::Result<Setup> {
     Ok(setup)
 }
 
+/// Writes to standard output; that its reader has gone is no fault.
+fn say(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 fn config(command: ConfigCommand) -> anyhow::Result<()> {
     let usual = || Paths::find().map(|paths| paths.config);
     match command {
-        ConfigCommand::Default => print!("{}", Config::template()),
+        ConfigCommand::Default => say(&Config::template()),
         ConfigCommand::Check { file } => {
             Config::load(file.as_deref(), &usual()?)?;
-            println!("good");
+            say("good\n")
         }
-        ConfigCommand::Show => print!("{}", toml::to_string(&Config::load(None, &usual()?)?)?),
+        ConfigCommand::Show { config } => say(&toml::to_string(&Config::load(config.as_deref(), &usual()?)?)?),
     }
-    Ok(())
 }
 
 fn identity(command: IdentityCommand) -> anyhow::Result<()> {
@@ -172,14 +184,12 @@ fn identity(command: IdentityCommand) -> anyhow::Result<()> {
         let identity = Identity::from_bytes(&bytes)?;
         fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
         identity.save_new(&file).context("an identity stands there already, or the directory is not writable")?;
-        println!("{}", identity.peer_id());
-        return Ok(());
+        return say(&format!("{}\n", identity.peer_id()));
     }
     let identity = Identity::load(&file)?
         .with_context(|| format!("no identity in {} yet; `p2pd run` makes one at its first start", data.display()))?;
     match command {
-        IdentityCommand::Export(_) => io::stdout().write_all(&identity.to_bytes()?)?,
-        _ => println!("{}", identity.peer_id()),
+        IdentityCommand::Export(_) => Ok(io::stdout().write_all(&identity.to_bytes()?)?),
+        _ => say(&format!("{}\n", identity.peer_id())),
     }
-    Ok(())
 }

@@ -93,7 +93,7 @@ impl Publisher {
     async fn frame(&self) {
         let mut data = vec![7; self.size];
         data[..8].copy_from_slice(&now_us().to_be_bytes());
-        let frame = Frame { data: data.into(), capture_us: 0 };
+        let frame = Frame { data: data.into(), capture_us: 0, duration_us: 0 };
         self.items.send(PublishStreamRequest { item: Some(Item::Frame(frame)) }).await.unwrap();
     }
 

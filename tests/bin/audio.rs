@@ -116,7 +116,8 @@ fn our_decoding_is_that_of_opusdec() {
 fn chirps_come_through_a_pipe_each_once_and_their_delay_is_told() {
     const CHIRPS: usize = 12;
     let (_place, a, b) = pair();
-    let mut publisher = a.ctl(&["publish-stream", "chirps", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut publisher =
+        a.ctl(&["publish-stream", "chirps", "-", "--format", "s16"]).stdin(Stdio::piped()).spawn().unwrap();
     let mut microphone = publisher.stdin.take().unwrap();
     b.good(&["wait", "stream=chirps", "--timeout", "20s"]);
     let mut listener = b.ctl(&["listen", "chirps"]).spawn().unwrap();

@@ -124,7 +124,7 @@ impl Published {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
         for n in range {
             tick.tick().await;
-            self.send(Item::Frame(Frame { data: frame(n).into(), capture_us: 0 })).await;
+            self.send(Item::Frame(Frame { data: frame(n).into(), capture_us: 0, duration_us: 0 })).await;
         }
     }
 }

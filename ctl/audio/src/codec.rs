@@ -52,14 +52,13 @@ pub struct OpusDecoder {
     decoder: Decoder,
     channels: usize,
     concealed: u32,
-    last: usize,
 }
 
 impl OpusDecoder {
     /// A decoder to so many channels.
     pub fn new(count: u32) -> Result<Self, AudioError> {
         let decoder = Decoder::new(RATE, channels(count)?).map_err(fault)?;
-        Ok(OpusDecoder { decoder, channels: count as usize, concealed: 0, last: FRAME })
+        Ok(OpusDecoder { decoder, channels: count as usize, concealed: 0 })
     }
 
     /// Decodes a packet to interleaved samples.
@@ -67,7 +66,7 @@ impl OpusDecoder {
         let mut out = vec![0.0; 5760 * self.channels];
         let frames = self.decoder.decode_float(packet, &mut out, false).map_err(fault)?;
         out.truncate(frames * self.channels);
-        (self.concealed, self.last) = (0, frames);
+        self.concealed = 0;
         Ok(out)
     }
 
@@ -81,9 +80,10 @@ impl OpusDecoder {
         self.decoder.reset_state().map_err(fault)
     }
 
-    /// Stands in for a missing packet: up to five by the codec's concealment, then silence.
-    pub fn conceal(&mut self) -> Result<Vec<f32>, AudioError> {
-        let mut out = vec![0.0; self.last * self.channels];
+    /// Stands in for what is missing, so many samples at 48 kHz, a multiple of 120: up to five times by the codec's
+    /// concealment, then silence.
+    pub fn conceal(&mut self, samples: usize) -> Result<Vec<f32>, AudioError> {
+        let mut out = vec![0.0; samples * self.channels];
         self.concealed += 1;
         if self.concealed <= 5 {
             self.decoder.decode_float(&[], &mut out, false).map_err(fault)?;
@@ -132,6 +132,6 @@ mod tests {
         }
         let energy = heard[9600..].iter().map(|s| s * s).sum::<f32>() / heard[9600..].len() as f32;
         assert!((energy.sqrt() - 0.5 / 2f32.sqrt()).abs() < 0.01, "{}", energy.sqrt());
-        assert_eq!(decoder.conceal().unwrap().len(), FRAME);
+        assert_eq!(decoder.conceal(FRAME).unwrap().len(), FRAME);
     }
 }

@@ -4,12 +4,22 @@
 #[derive(Debug, thiserror::Error)]
 pub enum AudioError {
     /// The file cannot be read at all.
-    #[error("{path}: {source}")]
+    #[error("{path}: {fault}")]
     Io {
         /// Which file.
         path: String,
         /// What the system says.
-        source: std::io::Error,
+        fault: std::io::Error,
+    },
+    /// It ends before its header says; what there is was given out.
+    #[error("{path}: it ends after {there:.1} s of {said:.1} s; it was cut off, get it whole")]
+    Truncated {
+        /// Which file.
+        path: String,
+        /// Seconds of sound in it.
+        there: f64,
+        /// Seconds that its header says.
+        said: f64,
     },
     /// It can be read but holds no sound that we know.
     #[error("{path}: {fault}; takes WAV, FLAC, MP3, Vorbis, AAC/M4A and Ogg/Opus")]
@@ -29,6 +39,6 @@ pub enum AudioError {
 
 impl AudioError {
     pub(crate) fn io(path: &str) -> impl FnOnce(std::io::Error) -> AudioError + '_ {
-        move |source| AudioError::Io { path: path.to_owned(), source }
+        move |fault| AudioError::Io { path: path.to_owned(), fault }
     }
 }

@@ -11,6 +11,9 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::stats::Stats;
 
 const FRAME_US: u64 = 20_000;
+/// What is concealed at once at most, and the shortest frame that Opus knows, in ticks.
+const LONGEST_CONCEALED: u64 = 960;
+const SHORTEST_FRAME: u64 = 120;
 /// Shortest target, beside half a group: time for a daemon to see that a group is missing and to fetch it.
 const FLOOR_US: u64 = 30_000;
 /// Arrivals the spread is taken from; half a minute of default groups.
@@ -51,10 +54,12 @@ pub enum Playout {
         /// The packet.
         packet: Vec<u8>,
     },
-    /// Something in place of a frame that did not come.
+    /// Something in place of what did not come.
     Conceal {
         /// Media time, 48 kHz ticks.
         pts: u64,
+        /// How long, in ticks: 20 ms at most, a multiple of 2.5 ms.
+        ticks: u64,
     },
     /// The publisher began anew: a decoder forgets.
     Restart,
@@ -303,6 +308,8 @@ impl Jitter {
                 out.push(Playout::Frame { pts: next, packet: held.packet });
                 continue;
             }
+            // What lies before was overlapped by what was played; an honest publisher's frames follow one another.
+            self.drop_before(next);
             let Some(later) = self.frames.keys().next().copied() else {
                 if !self.empty {
                     self.empty = true;
@@ -316,13 +323,23 @@ impl Jitter {
                 // What came at once after a cut is the past; play as close to live as the target allows.
                 self.begin(now);
             } else {
-                self.stats.concealed += 1;
-                self.next = Some(next.saturating_add(hole.min(960)));
+                let ticks = hole.min(LONGEST_CONCEALED) / SHORTEST_FRAME * SHORTEST_FRAME;
+                self.next = Some(if ticks == 0 { later } else { next.saturating_add(ticks) });
                 self.empty = false;
-                out.push(Playout::Conceal { pts: next });
+                if ticks > 0 {
+                    self.stats.concealed += 1;
+                    out.push(Playout::Conceal { pts: next, ticks });
+                }
             }
         }
         out
+    }
+
+    fn drop_before(&mut self, next: u64) {
+        while let Some(first) = self.frames.first_entry().filter(|first| *first.key() < next) {
+            first.remove();
+            self.stats.late += 1;
+        }
     }
 
     /// Plays what is left without waiting; for the end of a stream.
@@ -388,6 +405,29 @@ mod tests {
     /// A group of 100 ms leaves when its last sample was captured.
     fn leaves(seq: u64) -> u64 {
         (seq + 1) * 100_000
+    }
+
+    proptest! {
+        /// Whatever a publisher says of its media time, playing ends, and media time only grows.
+        #[test]
+        fn no_stream_holds_the_buffer_up(
+            frames in prop::collection::vec((0u64..20_000, 0u64..6_000, 1usize..6), 1..60), step in 1_000u64..50_000,
+        ) {
+            let (mut jitter, mut last) = (Jitter::new(2_000_000), None);
+            for (n, (pts, ticks, count)) in frames.into_iter().enumerate() {
+                let now = n as u64 * step;
+                let frames = (0..count).map(|_| (vec![1], ticks)).collect();
+                jitter.insert(now, Arrival { epoch: 1, seq: n as u64, pts, capture_us: 0, frames });
+                let pulled = jitter.pull(now, now);
+                prop_assert!(pulled.len() < 10_000);
+                for out in pulled {
+                    let (Playout::Frame { pts, .. } | Playout::Conceal { pts, .. }) = out else { continue };
+                    prop_assert!(last.is_none_or(|last| pts >= last));
+                    last = Some(pts);
+                }
+            }
+            prop_assert!(jitter.drain(0).len() < 10_000);
+        }
     }
 
     #[test]

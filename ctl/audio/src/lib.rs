@@ -9,6 +9,7 @@ pub mod ogg_opus;
 pub mod pace;
 pub mod source;
 pub mod stats;
+mod wav;
 
 pub use error::AudioError;
 

@@ -40,16 +40,19 @@ impl<R: Read + Seek> OpusFile<R> {
 
     /// The next packet; `None` at the end.
     pub fn next_packet(&mut self) -> Result<Option<Vec<u8>>, AudioError> {
-        let packet = self
-            .reader
-            .read_packet()
-            .map_err(|e| AudioError::Unsupported { path: self.path.clone(), fault: format!("damaged Ogg: {e}") })?;
-        match packet {
-            Some(packet) if packet_ticks(&packet.data).is_some() => Ok(Some(packet.data)),
-            Some(_) => {
-                Err(AudioError::Unsupported { path: self.path.clone(), fault: "a packet that is not Opus".into() })
+        let bad = |fault: String| AudioError::Unsupported { path: self.path.clone(), fault };
+        loop {
+            let Some(packet) = self.reader.read_packet().map_err(|e| bad(format!("damaged Ogg: {e}")))? else {
+                return Ok(None);
+            };
+            // A station begins a new stream with each song.
+            if [b"OpusHead", b"OpusTags"].iter().any(|head| packet.data.starts_with(*head)) {
+                continue;
             }
-            None => Ok(None),
+            return match packet_ticks(&packet.data) {
+                Some(_) => Ok(Some(packet.data)),
+                None => Err(bad("a packet that is not Opus".into())),
+            };
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufReader, Read},
+    io::{self, BufReader, Cursor, Read, Seek, SeekFrom},
     path::Path,
 };
 
@@ -12,11 +12,11 @@ use symphonia::core::{
     codecs::audio::{AudioDecoder, AudioDecoderOptions},
     errors::Error as SymphoniaError,
     formats::{FormatOptions, FormatReader, TrackType, probe::Hint},
-    io::MediaSourceStream,
+    io::{MediaSource, MediaSourceStream, ReadOnlySource},
     meta::MetadataOptions,
 };
 
-use crate::{AudioError, FRAME, RATE, ogg_opus::OpusFile};
+use crate::{AudioError, FRAME, RATE, ogg_opus::OpusFile, wav};
 
 /// Layout of raw samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +32,33 @@ pub enum Source {
     /// Samples, to be encoded.
     Samples(Box<Samples>),
     /// Opus packets, passed through as they are.
-    Packets(OpusFile<BufReader<File>>),
+    Packets(OpusFile<Box<dyn Ogg>>),
 }
+
+/// Where an Ogg stream is read from.
+pub trait Ogg: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Ogg for T {}
+
+/// A pipe, which cannot go back.
+struct Pipe<R>(R);
+
+impl<R: Read> Read for Pipe<R> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.0.read(room)
+    }
+}
+
+impl<R> Seek for Pipe<R> {
+    fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Begins of what is read from a pipe as an encoded stream.
+const MAGIC: [&[u8]; 4] = [b"RIFF", b"fLaC", b"OggS", b"ID3"];
+/// How much of a WAV is looked at for its header.
+const WAV_HEAD: u64 = 64 * 1024;
 
 /// Samples at 48 kHz.
 pub struct Samples {
@@ -50,9 +75,21 @@ pub struct Samples {
 }
 
 enum Input {
-    File { format: Box<dyn FormatReader>, decoder: Box<dyn AudioDecoder>, track: u32, path: String },
+    File(Box<Decoding>),
     Raw { reader: Box<dyn Read + Send>, format: SampleFormat },
     Tone { hertz: f32, at: u64 },
+}
+
+/// A file that is being decoded.
+struct Decoding {
+    format: Box<dyn FormatReader>,
+    decoder: Box<dyn AudioDecoder>,
+    track: u32,
+    path: String,
+    rate: u32,
+    /// Samples per channel so far, and in all as the file's header has it.
+    decoded: u64,
+    expected: Option<u64>,
 }
 
 /// Opens a file of any known kind.
@@ -68,33 +105,91 @@ pub fn open(path: &Path) -> Result<Source, AudioError> {
     }
     let mut head = [0; 36];
     let got = file.read(&mut head).map_err(AudioError::io(&name))?;
-    let file = File::open(path).map_err(AudioError::io(&name))?;
-    if head.starts_with(b"OggS") && head.get(28..36) == Some(b"OpusHead") && got == head.len() {
-        return Ok(Source::Packets(OpusFile::open(BufReader::new(file), &name)?));
+    let mut file = File::open(path).map_err(AudioError::io(&name))?;
+    if is_opus(head.get(..got).unwrap_or_default()) {
+        let file: Box<dyn Ogg> = Box::new(BufReader::new(file));
+        return Ok(Source::Packets(OpusFile::open(file, &name)?));
     }
-    Ok(Source::Samples(decode(file, path, name)?.into()))
-}
-
-fn decode(file: File, path: &Path, name: String) -> Result<Samples, AudioError> {
-    let bad = |fault: String| AudioError::Unsupported { path: name.clone(), fault };
     let mut hint = Hint::new();
     if let Some(extension) = path.extension().and_then(|e| e.to_str()) {
         hint.with_extension(extension);
     }
-    let stream = MediaSourceStream::new(Box::new(file), Default::default());
+    let mut start = Vec::new();
+    if head.starts_with(b"RIFF") {
+        file.by_ref().take(WAV_HEAD).read_to_end(&mut start).map_err(AudioError::io(&name))?;
+    }
+    if let Some(righted) = wav::right(&start, size.len()) {
+        let stream = ReadOnlySource::new(Cursor::new(righted.head).chain(file));
+        return Ok(Source::Samples(decode(Box::new(stream), &hint, name, righted.claimed)?.into()));
+    }
+    file.rewind().map_err(AudioError::io(&name))?;
+    Ok(Source::Samples(decode(Box::new(file), &hint, name, None)?.into()))
+}
+
+fn is_opus(head: &[u8]) -> bool {
+    head.starts_with(b"OggS") && head.get(28..36) == Some(b"OpusHead")
+}
+
+/// Reads what comes through a pipe: an encoded stream where it begins like one, else raw samples of 16 bits. Waits for
+/// the first bytes.
+pub fn pipe(mut reader: Box<dyn Read + Send + Sync>, rate: u32, channels: u32) -> Result<Source, AudioError> {
+    const NAME: &str = "standard input";
+    let mut head = Vec::new();
+    reader.by_ref().take(36).read_to_end(&mut head).map_err(AudioError::io(NAME))?;
+    if head.is_empty() {
+        return Err(AudioError::Unsupported { path: NAME.into(), fault: "it held nothing".into() });
+    }
+    let encoded = MAGIC.iter().any(|magic| head.starts_with(magic)) || head.get(4..8) == Some(b"ftyp");
+    let opus = is_opus(&head);
+    let whole = Cursor::new(head).chain(reader);
+    if opus {
+        let pipe: Box<dyn Ogg> = Box::new(Pipe(whole));
+        return Ok(Source::Packets(OpusFile::open(pipe, NAME)?));
+    }
+    if encoded {
+        let source = Box::new(ReadOnlySource::new(whole));
+        return Ok(Source::Samples(decode(source, &Hint::new(), NAME.into(), None)?.into()));
+    }
+    Ok(Source::Samples(raw(Box::new(whole), rate, channels, SampleFormat::S16)?.into()))
+}
+
+/// Decodes; `claimed` are the bytes of sound that a header claims, and those that are there.
+fn decode(
+    source: Box<dyn MediaSource>,
+    hint: &Hint,
+    name: String,
+    claimed: Option<(u32, u32)>,
+) -> Result<Samples, AudioError> {
+    let bad = |fault: String| AudioError::Unsupported { path: name.clone(), fault };
+    let whole = source.is_seekable() || claimed.is_some();
+    let stream = MediaSourceStream::new(source, Default::default());
     let format = symphonia::default::get_probe()
-        .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
+        .probe(hint, stream, FormatOptions::default(), MetadataOptions::default())
         .map_err(|e| bad(format!("no audio found ({e})")))?;
     let track = format.default_track(TrackType::Audio).ok_or_else(|| bad("no audio track".into()))?;
     let parameters = track.codec_params.as_ref().and_then(|p| p.audio()).ok_or_else(|| bad("no audio track".into()))?;
     let rate = parameters.sample_rate.ok_or_else(|| bad("no sample rate".into()))?;
     let count = parameters.channels.as_ref().map(|c| c.count());
     let id = track.id;
+    // What a pipe's header says of its length is a guess.
+    let frames = track.num_frames.filter(|_| whole);
+    let expected = match claimed {
+        Some((said, there)) => frames.map(|n| n.saturating_mul(said.into()) / u64::from(there.max(1))),
+        None => frames,
+    };
     let decoder = symphonia::default::get_codecs()
         .make_audio_decoder(parameters, &AudioDecoderOptions::default())
         .map_err(|e| bad(e.to_string()))?;
     let mut samples = Samples {
-        input: Input::File { format, decoder, track: id, path: name.clone() },
+        input: Input::File(Box::new(Decoding {
+            format,
+            decoder,
+            track: id,
+            path: name.clone(),
+            rate,
+            decoded: 0,
+            expected,
+        })),
         channels: u32::try_from(count.unwrap_or(1)).unwrap_or(0),
         resampler: None,
         raw: Vec::new(),
@@ -109,7 +204,7 @@ fn decode(file: File, path: &Path, name: String) -> Result<Samples, AudioError> 
     if !(1..=2).contains(&samples.channels) {
         return Err(bad(format!("{} channels, of which only 1 or 2 are carried", samples.channels)));
     }
-    samples.resample_from(rate)?;
+    samples.resample_from(rate).map_err(|e| bad(e.to_string()))?;
     // The first packet shows whether there is any sound, before anything is announced.
     samples.fill(1)?;
     if samples.ready.is_empty() && samples.raw.is_empty() {
@@ -222,36 +317,58 @@ impl Input {
                 Ok(true)
             }
             Input::Raw { reader, format } => read_raw(reader, *format, channels, out),
-            Input::File { format, decoder, track, path } => loop {
-                let packet = match format.next_packet() {
-                    Ok(Some(packet)) => packet,
-                    // A file that ends early is played as far as it goes.
-                    Ok(None) | Err(SymphoniaError::IoError(_)) => return Ok(false),
-                    Err(error) => return Err(AudioError::Unsupported { path: path.clone(), fault: error.to_string() }),
-                };
-                if packet.track_id != *track {
-                    continue;
-                }
-                match decoder.decode(&packet) {
-                    Ok(buffer) => {
-                        if buffer.spec().channels().count() != channels as usize {
-                            let fault = "the number of channels changes within it".into();
-                            return Err(AudioError::Unsupported { path: path.clone(), fault });
-                        }
-                        let start = out.len();
-                        out.resize(start + buffer.samples_interleaved(), 0.0);
-                        if let Some(room) = out.get_mut(start..) {
-                            buffer.copy_to_slice_interleaved(room);
-                        }
-                        return Ok(true);
-                    }
-                    // A damaged packet costs its own sound only.
-                    Err(SymphoniaError::DecodeError(_)) => {}
-                    Err(SymphoniaError::IoError(_)) => return Ok(false),
-                    Err(error) => return Err(AudioError::Unsupported { path: path.clone(), fault: error.to_string() }),
-                }
-            },
+            Input::File(file) => file.read(out, channels),
         }
+    }
+}
+
+impl Decoding {
+    fn read(&mut self, out: &mut Vec<f32>, channels: u32) -> Result<bool, AudioError> {
+        loop {
+            let packet = match self.format.next_packet() {
+                Ok(Some(packet)) => packet,
+                Ok(None) | Err(SymphoniaError::IoError(_)) => return self.ended(),
+                Err(error) => return Err(self.bad(error.to_string())),
+            };
+            if packet.track_id != self.track {
+                continue;
+            }
+            match self.decoder.decode(&packet) {
+                Ok(buffer) => {
+                    if buffer.spec().channels().count() != channels as usize {
+                        return Err(self.bad("the number of channels changes within it".into()));
+                    }
+                    let start = out.len();
+                    out.resize(start + buffer.samples_interleaved(), 0.0);
+                    self.decoded = self.decoded.saturating_add(buffer.frames() as u64);
+                    if let Some(room) = out.get_mut(start..) {
+                        buffer.copy_to_slice_interleaved(room);
+                    }
+                    return Ok(true);
+                }
+                // A damaged packet costs its own sound only.
+                Err(SymphoniaError::DecodeError(_)) => {}
+                Err(SymphoniaError::IoError(_)) => return self.ended(),
+                Err(error) => return Err(self.bad(error.to_string())),
+            }
+        }
+    }
+
+    /// What there is has been played; was that all?
+    fn ended(&self) -> Result<bool, AudioError> {
+        // Encoders round up to whole packets.
+        let missing = self.expected.filter(|all| self.decoded.saturating_add(u64::from(self.rate) / 5) < *all);
+        let seconds = |frames: u64| frames as f64 / f64::from(self.rate);
+        match missing {
+            Some(all) => {
+                Err(AudioError::Truncated { path: self.path.clone(), there: seconds(self.decoded), said: seconds(all) })
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn bad(&self, fault: String) -> AudioError {
+        AudioError::Unsupported { path: self.path.clone(), fault }
     }
 }
 
@@ -339,13 +456,54 @@ mod tests {
     fn a_wav_that_lies_about_its_size_is_played_as_far_as_it_goes() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lie.wav");
-        wav(&path, 48_000, 1);
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
-        bytes[40..44].copy_from_slice(&0x7fff_ff00u32.to_le_bytes());
-        std::fs::write(&path, bytes).unwrap();
-        let Source::Samples(samples) = open(&path).unwrap() else { panic!("samples") };
-        assert!(all(*samples).len().abs_diff(48_000) <= 4096);
+        for (whole, data) in [(u32::MAX, 0x7fff_ff00), (0, 0), (u32::MAX, u32::MAX), (96_036, 0)] {
+            wav(&path, 48_000, 1);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[4..8].copy_from_slice(&u32::to_le_bytes(whole));
+            bytes[40..44].copy_from_slice(&u32::to_le_bytes(data));
+            std::fs::write(&path, bytes).unwrap();
+            let Source::Samples(samples) = open(&path).unwrap() else { panic!("samples") };
+            assert_eq!(all(*samples).len(), 48_000);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_played_and_then_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("half.wav");
+        wav(&path, 48_000, 2);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let Source::Samples(mut samples) = open(&path).unwrap() else { panic!("samples") };
+        let mut frames = 0;
+        let error = loop {
+            match samples.frame() {
+                Ok(Some(_)) => frames += 1,
+                Ok(None) => panic!("no word of what is missing"),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!((48..=50).contains(&frames), "{frames}");
+        assert!(error.contains("half.wav") && error.contains("1.0 s of 2.0 s"), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_is_read_as_what_it_begins_like() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.wav");
+        wav(&path, 44_100, 1);
+        let through = |bytes: Vec<u8>| pipe(Box::new(Cursor::new(bytes)), 48_000, 1);
+        let Source::Samples(samples) = through(std::fs::read(&path).unwrap()).unwrap() else { panic!("samples") };
+        assert!(all(*samples).len().abs_diff(48_000) < 2_500);
+        let mut encoder = crate::codec::OpusEncoder::new(1, None).unwrap();
+        let mut writer = crate::ogg_opus::OpusWriter::new(Vec::new(), 1, encoder.pre_skip).unwrap();
+        let packet = encoder.encode(&vec![0.1; FRAME]).unwrap();
+        writer.packet(packet.clone()).unwrap();
+        let Source::Packets(mut packets) = through(writer.finish().unwrap()).unwrap() else { panic!("packets") };
+        assert_eq!(packets.next_packet().unwrap(), Some(packet));
+        let Source::Samples(samples) = through(vec![1; 2_000]).unwrap() else { panic!("samples") };
+        assert_eq!(all(*samples).len(), 1_000);
+        assert!(through(Vec::new()).is_err());
     }
 
     #[test]

@@ -48,9 +48,16 @@ pub(super) fn open(flags: &PublishStream) -> anyhow::Result<Opened> {
     }
     let name = flags.source.as_deref().unwrap_or("-");
     if name == "-" {
-        let format = if flags.format == SampleArg::S16 { SampleFormat::S16 } else { SampleFormat::F32 };
-        let samples = source::raw(Box::new(std::io::stdin()), flags.rate, flags.channels, format)?;
-        return Ok(Opened::Samples(samples.into(), None));
+        let (stdin, rate, channels) = (Box::new(std::io::stdin()), flags.rate, flags.channels);
+        let source = match flags.format {
+            SampleArg::Auto => source::pipe(stdin, rate, channels)?,
+            SampleArg::S16 => Source::Samples(source::raw(stdin, rate, channels, SampleFormat::S16)?.into()),
+            SampleArg::F32 => Source::Samples(source::raw(stdin, rate, channels, SampleFormat::F32)?.into()),
+        };
+        return Ok(match source {
+            Source::Samples(samples) => Opened::Samples(samples, None),
+            packets => Opened::Packets(packets, PathBuf::new()),
+        });
     }
     if let Some(card) = sink::card(name) {
         let reader = card::record(card, flags.channels)?;
@@ -115,8 +122,16 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<(Str
         }
         Opened::Packets(Source::Packets(mut file), path) => {
             (config.channels, config.pre_skip) = (file.channels, file.pre_skip);
+            let mut first =
+                Some(file.next_packet()?.ok_or_else(|| fail(1, format!("{}: it holds no sound", path.display())))?);
+            let ticks = first.as_deref().and_then(packet_ticks).unwrap_or(FRAME as u64);
+            config.frame_us = u32::try_from(ticks * 125 / 6)?;
+            let group_us = if flags.low_latency { 40_000 } else { 100_000 };
+            config.frames_per_group = (group_us / config.frame_us).max(1);
+            let repeat = repeat && !path.as_os_str().is_empty();
             let mut next = move || -> anyhow::Result<Option<Packet>> {
-                let data = match file.next_packet()? {
+                let next = first.take().map_or_else(|| file.next_packet(), |packet| Ok(Some(packet)));
+                let data = match next? {
                     None if repeat => {
                         let Source::Packets(again) = source::open(&path)? else { return Ok(None) };
                         file = again;

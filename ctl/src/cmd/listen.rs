@@ -2,9 +2,7 @@
 
 use std::{
     fmt,
-    fs::File,
-    io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,13 +17,13 @@ use p2pd_audio::{
 use tonic::Streaming;
 
 use super::{
-    Context,
+    Context, chunks,
     sink::{Kind, Sink},
 };
 use crate::{
     cli::{Format, Listen},
     client,
-    exit::fail,
+    exit::{asked_to_stop, fail},
     output,
 };
 
@@ -40,15 +38,19 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
     let began = Instant::now();
     let (stream, replies) = subscribe(context, &flags, flags.wait).await?;
     let form = if stream.config.is_some() { "native" } else { "json" };
-    output::say(format_args!("listening to {}@{} ({form})", stream.stream_id, stream.publisher));
+    let listening = format!("listening to {}@{} ({form})", stream.stream_id, stream.publisher);
     let Some(config) = stream.config else {
-        return chunks(replies, path.as_deref(), flags.duration).await;
+        let place = chunks::Place::of(path.as_deref(), context.format)?;
+        output::say(listening);
+        return chunks::run(replies, place, flags.duration).await;
     };
     let kind = if context.format == Format::Table { Kind::of(path.as_deref())? } else { Kind::Nothing };
+    let sink = Sink::create(kind, path.as_deref(), &config)?;
+    output::say(listening);
     let jitter = Jitter::new(u64::try_from(flags.latency.as_micros()).unwrap_or(u64::MAX));
     let mut session = Session {
         jitter: if matches!(kind, Kind::Opus | Kind::Wav) { jitter.recording() } else { jitter },
-        sink: Sink::create(kind, path.as_deref(), &config)?,
+        sink,
         began,
         first: None,
         limit: flags.duration.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX) * 6 / 125),
@@ -122,7 +124,7 @@ async fn come_back(context: &Context, flags: &Listen) -> Option<Streaming<Subscr
     };
     tokio::select! {
         replies = back => Some(replies),
-        _ = tokio::signal::ctrl_c() => None,
+        () = asked_to_stop() => None,
     }
 }
 
@@ -167,7 +169,7 @@ impl Session {
                     self.play(out)?;
                 }
                 _ = tick.tick(), if self.stats => output::say(self.numbers()),
-                _ = tokio::signal::ctrl_c() => break Ok(End::Stopped),
+                () = asked_to_stop() => break Ok(End::Stopped),
             }
             if self.written >= self.limit {
                 return Ok(End::Limit);
@@ -218,7 +220,7 @@ impl Session {
             if self.written >= self.limit {
                 break;
             }
-            if let Playout::Frame { pts, .. } | Playout::Conceal { pts } = &playout {
+            if let Playout::Frame { pts, .. } | Playout::Conceal { pts, .. } = &playout {
                 self.first.get_or_insert(self.began.elapsed());
                 while let Some((_, title)) = self.titles.first().filter(|(at, _)| at <= pts) {
                     output::say(format_args!("title: {title}"));
@@ -276,41 +278,6 @@ fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, pl
         if place.is_empty() { String::new() } else { format!("\nwritten to {place}") },
     );
     (json.to_string(), text)
-}
-
-/// A stream in the old format: slices of an encoded file, written as they come.
-async fn chunks(
-    mut replies: Streaming<SubscribeStreamResponse>,
-    path: Option<&Path>,
-    limit: Option<Duration>,
-) -> anyhow::Result<()> {
-    let mut out: Box<dyn Write + Send> = match path {
-        Some(path) => {
-            Box::new(File::create(path).map_err(|e| fail(1, format!("cannot write {}: {e}", path.display())))?)
-        }
-        None => Box::new(io::stdout()),
-    };
-    let over = async { tokio::time::sleep(limit.unwrap_or(Duration::from_secs(u64::MAX / 4))).await };
-    tokio::pin!(over);
-    let mut bytes = 0;
-    let why = loop {
-        tokio::select! {
-            reply = client::next(&mut replies) => match reply?.event {
-                Some(Event::Chunk(chunk)) => {
-                    bytes += chunk.len();
-                    out.write_all(&chunk)?;
-                    out.flush()?;
-                }
-                Some(Event::Ended(_)) => break "the publisher has ended the stream",
-                Some(Event::Gap(gap)) => output::say(format_args!("p2pctl: slices {} to {} were lost: {}", gap.from, gap.to, gap.reason)),
-                _ => {}
-            },
-            () = &mut over => break "the asked time is over",
-            _ = tokio::signal::ctrl_c() => break "stopped",
-        }
-    };
-    output::say(format_args!("received {bytes} bytes of an encoded file\n{why}"));
-    Ok(())
 }
 
 fn wall_us() -> u64 {

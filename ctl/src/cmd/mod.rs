@@ -5,6 +5,7 @@ mod card;
 #[cfg(not(feature = "soundcard"))]
 #[path = "no_card.rs"]
 mod card;
+mod chunks;
 mod dht;
 mod events;
 mod feed;

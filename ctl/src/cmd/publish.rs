@@ -17,6 +17,7 @@ use p2pd_api::v1::{
 use p2pd_audio::{ogg_opus::OpusWriter, pace::Pace};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 
 use super::{
     Context,
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     cli::{PublishStream, WireArg},
     client,
-    exit::fail,
+    exit::{asked_to_stop, fail},
     output,
 };
 
@@ -57,8 +58,17 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
     let meter = Arc::new(Meter::default());
     let mut sending = tokio::spawn(send(packets, items.clone(), config, flags, meter.clone()));
     let mut last = None;
+    let mut sent = None;
     loop {
         tokio::select! {
+            done = &mut sending, if sent.is_none() => match done? {
+                Ok(duration) => sent = Some(duration),
+                // What came before the fault was sent; the stream ends with it.
+                Err(error) => {
+                    farewell(&items, &mut replies).await;
+                    return Err(error);
+                }
+            },
             reply = replies.message() => match reply {
                 Ok(Some(reply)) => last = Some(reply),
                 Ok(None) => break,
@@ -67,33 +77,40 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
                     return Err(status.into());
                 }
             },
-            _ = tokio::signal::ctrl_c() => {
+            () = asked_to_stop() => {
                 sending.abort();
-                // Listeners are told that this is the end.
-                let _ = items.send(request(Item::Finish(true))).await;
-                let farewell = async { while let Ok(Some(_)) = replies.message().await {} };
-                let _ = tokio::time::timeout(FAREWELL, farewell).await;
+                farewell(&items, &mut replies).await;
                 output::say("\nstopped");
                 return Err(fail(130, ""));
             }
         }
         progress(last.as_ref(), &meter);
     }
-    let Some(sent) = (&mut sending).await?? else { return Err(client::closed()) };
+    let sent = match sent {
+        Some(sent) => sent,
+        None => sending.await??,
+    };
+    let Some(sent) = sent else { return Err(client::closed()) };
     if std::io::stderr().is_terminal() {
         output::say("");
     }
     if let Some(Event::Acknowledgement(a)) = last.and_then(|reply| reply.event) {
-        let summary = format!(
-            "sent {:.1} s in {} groups, {} dropped, {} listeners at the end",
-            sent.as_secs_f64(),
-            a.groups,
-            a.dropped,
-            a.listeners
-        );
-        output::line(&summary)?;
+        let seconds = sent.as_secs_f64();
+        output::message(context.format, "Acknowledgement", &a, |a| {
+            let (groups, dropped, listeners) = (a.groups, a.dropped, a.listeners);
+            format!("sent {seconds:.1} s in {groups} groups, {dropped} dropped, {listeners} listeners at the end")
+        })?;
     }
     Ok(())
+}
+
+/// Tells listeners that this is the end, and waits until the daemon has.
+async fn farewell(items: &mpsc::Sender<PublishStreamRequest>, replies: &mut Streaming<PublishStreamResponse>) {
+    let said = async {
+        let _ = items.send(request(Item::Finish(true))).await;
+        while let Ok(Some(_)) = replies.message().await {}
+    };
+    let _ = tokio::time::timeout(FAREWELL, said).await;
 }
 
 fn request(item: Item) -> PublishStreamRequest {
@@ -161,7 +178,11 @@ async fn send(
         tokio::time::sleep(Duration::from_micros(pace.wait(now(), due))).await;
         let item = match &mut ogg {
             _ if raw => Item::Chunk(data.into()),
-            None => Item::Frame(Frame { data: data.into(), capture_us: wall_us().saturating_sub(ticks * 125 / 6) }),
+            None => Item::Frame(Frame {
+                data: data.into(),
+                capture_us: wall_us().saturating_sub(ticks * 125 / 6),
+                duration_us: u32::try_from(ticks * 125 / 6)?,
+            }),
             Some(ogg) => {
                 ogg.packet(data)?;
                 match std::mem::take(ogg.sink()) {

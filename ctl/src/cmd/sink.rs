@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufWriter, IsTerminal, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::mpsc::{self, SyncSender, TrySendError},
     thread::{self, JoinHandle},
@@ -128,7 +129,7 @@ impl Sink {
                 Ok(samples.len() as u64 / decoder.channels() as u64)
             }
             (Sink::Nothing, Playout::Frame { packet, .. }) => Ok(packet_ticks(&packet).unwrap_or(0)),
-            (Sink::Nothing, Playout::Conceal { .. }) => Ok(FRAME as u64),
+            (Sink::Nothing, Playout::Conceal { ticks, .. }) => Ok(ticks),
             (_, Playout::Restart) | (Sink::Done, _) => Ok(0),
         }
     }
@@ -165,9 +166,12 @@ impl Sink {
 }
 
 /// A file in the same directory, to be moved to the path when it is whole.
-fn beside(path: &Path) -> anyhow::Result<NamedTempFile> {
+pub(super) fn beside(path: &Path) -> anyhow::Result<NamedTempFile> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    NamedTempFile::new_in(directory).map_err(|e| fail(1, format!("cannot write in {}: {e}", directory.display())))
+    // As the user's umask has it, like any file that is made.
+    let readable = std::fs::Permissions::from_mode(0o666);
+    let file = tempfile::Builder::new().permissions(readable).tempfile_in(directory);
+    file.map_err(|e| fail(1, format!("cannot write in {}: {}", directory.display(), e.kind())))
 }
 
 /// Standard output behind a thread, so that a reader who stops holds up nothing else.
@@ -210,9 +214,9 @@ fn sound(decoder: &mut OpusDecoder, playout: Playout) -> anyhow::Result<Vec<f32>
         Playout::Frame { packet, .. } => match decoder.decode(&packet) {
             Ok(samples) => samples,
             // A packet that cannot be decoded costs its own sound only.
-            Err(_) => decoder.conceal()?,
+            Err(_) => decoder.conceal(packet_ticks(&packet).map_or(FRAME, |ticks| ticks as usize))?,
         },
-        Playout::Conceal { .. } => decoder.conceal()?,
+        Playout::Conceal { ticks, .. } => decoder.conceal(ticks as usize)?,
         Playout::Restart => {
             decoder.forget()?;
             Vec::new()

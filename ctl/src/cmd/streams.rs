@@ -18,12 +18,15 @@ pub(super) async fn run(context: &Context, category: String, watch: bool) -> any
     let mut changes = context.client.answer(streams.watch_streams(WatchStreamsRequest {})).await?;
     loop {
         let change = client::next(&mut changes).await?;
+        if matches!(&change.event, Some(Event::Present(s)) if !category.is_empty() && s.category != category) {
+            continue;
+        }
         if context.format != Format::Table {
             output::line(&output::to_json("WatchStreamsResponse", &change, false)?)?;
             continue;
         }
         match change.event {
-            Some(Event::Present(s)) if category.is_empty() || s.category == category => {
+            Some(Event::Present(s)) => {
                 output::line(&format!("live   {}", output::stream_row(&s).join("  ")))?;
             }
             Some(Event::Gone(gone)) => {

@@ -2,10 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use p2pd_api::v1::{
-    GetStreamRequest, ListPeersRequest, node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
-    stream_service_client::StreamServiceClient,
+use p2pd_api::{
+    ConnectError, Reason, reason_of,
+    v1::{
+        GetStreamRequest, ListPeersRequest, node_service_client::NodeServiceClient,
+        peer_service_client::PeerServiceClient, stream_service_client::StreamServiceClient,
+    },
 };
+use tonic::{Code, Status};
 
 use crate::{client::Client, exit::fail};
 
@@ -28,18 +32,25 @@ pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, text: &str) 
     let holds = async {
         loop {
             match check(socket.clone(), timeout, &condition).await {
-                Ok(true) => return,
+                Ok(true) => return Ok(()),
                 Ok(false) => {}
+                Err(error) if is_final(&error) => return Err(error),
                 Err(error) => last = Some(error),
             }
             tokio::time::sleep(TRY_EVERY).await;
         }
     };
-    if tokio::time::timeout(timeout, holds).await.is_ok() {
-        return Ok(());
+    if let Ok(done) = tokio::time::timeout(timeout, holds).await {
+        return done;
     }
     let why = last.map(|error| format!(": {error:#}")).unwrap_or_default();
     Err(fail(6, format!("`{text}` did not come about within {timeout:?}{why}")))
+}
+
+/// Whether waiting longer changes nothing.
+fn is_final(error: &anyhow::Error) -> bool {
+    let denied = matches!(error.downcast_ref(), Some(ConnectError::Denied(_) | ConnectError::Refused(_)));
+    denied || error.downcast_ref::<Status>().is_some_and(|status| status.code() == Code::InvalidArgument)
 }
 
 async fn check(socket: Option<PathBuf>, timeout: Duration, condition: &Condition) -> anyhow::Result<bool> {
@@ -56,7 +67,15 @@ async fn check(socket: Option<PathBuf>, timeout: Duration, condition: &Condition
         }
         Condition::Stream(id) => {
             let request = GetStreamRequest { stream: id.clone() };
-            client.answer(StreamServiceClient::new(channel).get_stream(request)).await.is_ok()
+            match client.answer(StreamServiceClient::new(channel).get_stream(request)).await {
+                Ok(_) => true,
+                Err(error) => match error.downcast_ref::<Status>().and_then(reason_of) {
+                    // One is there, and another one besides.
+                    Some(Reason::StreamAmbiguous) => true,
+                    Some(Reason::StreamNotFound) => false,
+                    _ => return Err(error),
+                },
+            }
         }
     })
 }

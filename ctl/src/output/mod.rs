@@ -83,7 +83,11 @@ pub(crate) fn stream_row(stream: &pb::Stream) -> Vec<String> {
     let codec = match &stream.config {
         Some(config) => {
             let sound = if config.channels == 1 { "mono" } else { "stereo" };
-            format!("{} {}k {sound}", config.codec, config.bitrate / 1000)
+            // Of packets that are passed through as they are, nobody says a rate.
+            match config.bitrate / 1000 {
+                0 => format!("{} {sound}", config.codec),
+                kbits => format!("{} {kbits}k {sound}", config.codec),
+            }
         }
         None => "json".into(),
     };

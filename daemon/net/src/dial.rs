@@ -54,6 +54,17 @@ pub(crate) fn parse(address: &str) -> Result<(libp2p::PeerId, Multiaddr), NetErr
     }
 }
 
+/// Whether this is an address of a peer: a multiaddr that ends in `/p2p/<peer id>`.
+pub fn check_peer(address: &str) -> Result<(), NetError> {
+    parse(address).map(|_| ())
+}
+
+/// Whether this is an address to listen on.
+pub fn check_listen(address: &str) -> Result<(), NetError> {
+    let fail = |fault: String| NetError::Address { address: p2pd_core::text::clean(address, 256), fault };
+    address.parse::<Multiaddr>().map(|_| ()).map_err(|e| fail(e.to_string()))
+}
+
 impl Dial {
     pub(crate) fn new(bootstrap: &[String]) -> Result<Self, NetError> {
         let parse = |address: &String| {

@@ -12,7 +12,7 @@ pub enum NetError {
         fault: String,
     },
     /// No way to the peer was found.
-    #[error("cannot reach {peer}: {fault}")]
+    #[error("cannot reach {peer}: {fault}; see that it runs there and that no firewall is between")]
     Unreachable {
         /// The peer or address.
         peer: String,

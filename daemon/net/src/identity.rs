@@ -76,8 +76,9 @@ impl Identity {
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(fail)?;
         file.write_all(&self.to_bytes()?).and_then(|()| file.sync_all()).map_err(fail)?;
         // A hard link, unlike a rename, fails where an identity stands already.
-        fs::hard_link(&temporary, path).map_err(fail)?;
+        let linked = fs::hard_link(&temporary, path);
         fs::remove_file(&temporary).map_err(fail)?;
+        linked.map_err(fail)?;
         let directory = path.parent().unwrap_or(Path::new("."));
         fs::File::open(directory).and_then(|d| d.sync_all()).map_err(fail)
     }
@@ -96,6 +97,7 @@ mod tests {
         identity.save_new(&path).unwrap();
         assert_eq!(Identity::load(&path).unwrap().unwrap().peer_id(), identity.peer_id());
         assert!(Identity::generate().save_new(&path).is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no other key is left behind");
         assert_eq!(Identity::load(&path).unwrap().unwrap().peer_id(), identity.peer_id());
     }
 

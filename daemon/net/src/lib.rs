@@ -28,6 +28,7 @@ mod validators;
 
 pub use command::TopicPeers;
 pub use config::{Config, DhtMode};
+pub use dial::{check_listen, check_peer};
 pub use error::NetError;
 pub use event::{Event, Incoming};
 pub use gossip::TopicRule;

@@ -27,6 +27,12 @@ fn yamux() -> yamux::Config {
     config
 }
 
+/// An error with all its causes; the library's own words leave out the system's.
+fn causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+    causes.filter(|cause| !cause.is_empty()).collect::<Vec<_>>().join(": ")
+}
+
 pub(crate) fn build(config: &Config, identity: &Identity, by_content: ByContent) -> Result<Swarm<Behaviour>, NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let behaviour = behaviour::build(config, identity, by_content)?;
@@ -65,7 +71,7 @@ pub(crate) fn build(config: &Config, identity: &Identity, by_content: ByContent)
             address: address.clone(),
             fault: e.to_string(),
         })?;
-        swarm.listen_on(parsed).map_err(|e| NetError::Setup(format!("cannot listen on {address}: {e}")))?;
+        swarm.listen_on(parsed).map_err(|e| NetError::Setup(format!("cannot listen on {address}: {}", causes(&e))))?;
     }
     Ok(swarm)
 }

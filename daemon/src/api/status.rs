@@ -24,7 +24,7 @@ pub(super) fn field(field: &str, fault: &str) -> Status {
 }
 
 pub(super) fn stopping() -> Status {
-    status(Code::Unavailable, Reason::Stopping, "the daemon is stopping")
+    status(Code::Unavailable, Reason::Stopping, "the daemon is stopping; `p2pctl wait ready` tells when it is back")
 }
 
 pub(super) fn reset(error: &std::io::Error) -> Status {

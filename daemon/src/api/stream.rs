@@ -167,7 +167,9 @@ async fn take(
 
 fn handle(publication: &mut Publication, item: Option<Item>) -> Result<(), Status> {
     match item {
-        Some(Item::Frame(frame)) => publication.frame(frame.data, frame.capture_us).map_err(status::of),
+        Some(Item::Frame(frame)) => {
+            publication.frame(frame.data, frame.capture_us, frame.duration_us).map_err(status::of)
+        }
         Some(Item::Chunk(chunk)) => publication.chunk(chunk).map_err(status::of),
         Some(Item::Title(title)) => {
             publication.title(&title);

@@ -2,7 +2,7 @@
 
 use p2pd_core::access::{MAX_RULES, Rules, Subject};
 
-use super::{Node, NodeError, lock};
+use super::{Node, NodeError, blocking, lock};
 
 /// Name of the setting that holds the rules.
 const SETTING: &str = "access";
@@ -72,8 +72,7 @@ impl Node {
         let mut rules = lock(&self.0.rules).clone();
         change(&mut rules)?;
         let (store, text) = (self.0.store.clone(), rules.write());
-        let written = tokio::task::spawn_blocking(move || store.set_setting(SETTING, &text)).await;
-        written.map_err(|e| NodeError::Internal(e.to_string()))??;
+        blocking(move || store.set_setting(SETTING, &text)).await?;
         *lock(&self.0.rules) = rules.clone();
         Ok(self.0.net.set_rules(rules).await?)
     }

@@ -247,6 +247,11 @@ impl Node {
     }
 
     /// What goes to disk: the streams of others, if anything changed.
+    /// The directory is to be written anew.
+    pub(super) fn directory_changed(&self) {
+        lock(&self.0.directory).changed = true;
+    }
+
     pub(super) fn directory_records(&self, all: bool) -> Option<Vec<(Vec<u8>, String, DirectoryRecord)>> {
         let mut state = lock(&self.0.directory);
         if !std::mem::take(&mut state.changed) && !all {

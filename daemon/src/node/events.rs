@@ -3,7 +3,7 @@
 use p2pd_store::{EventRecord, Store, StoreError};
 use tokio::sync::broadcast;
 
-use super::{Node, NodeError, WATCH, lock, wall};
+use super::{Node, NodeError, WATCH, blocking, lock, wall};
 
 /// One event and its number.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct Happened {
 pub(super) struct State {
     next: u64,
     told: broadcast::Sender<Happened>,
-    /// Not yet on disk; bounded because `persist` empties it each second.
+    /// Not yet on disk; `persist` empties it each second. What comes while it is full is told, but not kept.
     unwritten: Vec<Happened>,
 }
 
@@ -50,8 +50,13 @@ impl Node {
     }
 
     /// Events to write to disk.
-    pub(super) fn take_unwritten(&self) -> Vec<(u64, EventRecord)> {
-        std::mem::take(&mut lock(&self.0.events).unwritten).iter().map(Happened::record).collect()
+    pub(super) fn unwritten(&self) -> Vec<(u64, EventRecord)> {
+        lock(&self.0.events).unwritten.iter().map(Happened::record).collect()
+    }
+
+    /// Those up to this number are written.
+    pub(super) fn are_written(&self, newest: Option<u64>) {
+        lock(&self.0.events).unwritten.retain(|event| newest.is_none_or(|newest| event.cursor > newest));
     }
 
     /// The events after `after` (`None`: all that are kept), then those to come. One step, so that none falls between.
@@ -68,9 +73,7 @@ impl Node {
             return Ok((Vec::new(), told));
         }
         let store = self.0.store.clone();
-        let kept = tokio::task::spawn_blocking(move || store.events_after(None))
-            .await
-            .map_err(|e| NodeError::Internal(e.to_string()))??;
+        let kept = blocking(move || store.events_after(None)).await?;
         let oldest = kept.first().map(|(n, _)| *n).or(unwritten.first().map(|e| e.cursor)).unwrap_or(0);
         if let Some(asked) = after.filter(|n| n.saturating_add(1) < oldest) {
             return Err(NodeError::CursorExpired { asked, oldest });

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use p2pd_core::id::PeerId;
 use p2pd_net::PeerInfo;
-use p2pd_store::{PeerRecord, StoreError};
+use p2pd_store::PeerRecord;
 
-use super::{Node, NodeError, lock, wall};
+use super::{Node, NodeError, blocking, lock, wall};
 
 /// Peers in the peer book.
 const MAX_PEERS: usize = 1000;
@@ -21,15 +21,24 @@ impl Node {
     /// Writes what changed; `all`: everything.
     pub(super) async fn persist(&self, all: bool) -> Result<(), NodeError> {
         let directory = self.directory_records(all);
-        let events = self.take_unwritten();
+        let events = self.unwritten();
+        let newest = events.last().map(|(cursor, _)| *cursor);
         let store = self.0.store.clone();
-        let written = tokio::task::spawn_blocking(move || -> Result<(), StoreError> {
+        let written = blocking(move || {
             if let Some(entries) = directory {
                 store.replace_directory(&entries)?;
             }
             store.append_events(&events)
         });
-        Ok(written.await.map_err(|e| NodeError::Internal(e.to_string()))??)
+        match written.await {
+            Ok(()) => self.are_written(newest),
+            // Both are tried again.
+            Err(error) => {
+                self.directory_changed();
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Writes a peer that told who it is into the peer book.
@@ -37,8 +46,7 @@ impl Node {
         let info = self.peer(peer).await?;
         let record = PeerRecord { addresses: reached_at(&info), seen: wall().0 };
         let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
-        let written = tokio::task::spawn_blocking(move || store.put_peers(&[(key, record)], MAX_PEERS));
-        Ok(written.await.map_err(|e| NodeError::Internal(e.to_string()))??)
+        blocking(move || store.put_peers(&[(key, record)], MAX_PEERS)).await
     }
 
     /// Dials the peers that were connected last, without waiting.
@@ -87,8 +95,7 @@ impl Node {
     /// Dials a peer at the addresses of the peer book, and those that the network knows.
     pub(super) async fn dial_known(&self, peer: &PeerId) -> Result<(), NodeError> {
         let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
-        let known = tokio::task::spawn_blocking(move || store.peer(&key)).await;
-        let record = known.map_err(|e| NodeError::Internal(e.to_string()))??.unwrap_or_default();
+        let record = blocking(move || store.peer(&key)).await?.unwrap_or_default();
         self.0.net.connect_peer(peer, &record.addresses).await?;
         Ok(())
     }
@@ -96,8 +103,7 @@ impl Node {
     /// Reads and writes a setting, to see that the store answers.
     pub(crate) async fn probe_store(&self) -> Result<(), NodeError> {
         let store = self.0.store.clone();
-        let probed = tokio::task::spawn_blocking(move || store.setting("probe").map(|_| ()));
-        Ok(probed.await.map_err(|e| NodeError::Internal(e.to_string()))??)
+        blocking(move || store.setting("probe").map(|_| ())).await
     }
 }
 

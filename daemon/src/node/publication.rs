@@ -30,6 +30,8 @@ use super::{Node, NodeError, StreamItem, lock, wall};
 const OUT: usize = 32;
 /// How long the last groups may take to leave before the stream is deregistered all the same.
 const LAST_GROUPS: Duration = Duration::from_secs(2);
+/// Durations of an Opus packet, in microseconds (RFC 6716, 2.1.4).
+const FRAME_US: std::ops::RangeInclusive<u32> = 2_500..=120_000;
 /// How soon a changed number of listeners is announced, in milliseconds.
 const LISTENERS_MS: u64 = 2_000;
 
@@ -77,6 +79,8 @@ struct Grouping {
     pts: u64,
     capture_us: u64,
     frames: Vec<Bytes>,
+    /// What the frames play, in 48 kHz ticks.
+    ticks: u64,
     title: Option<Title>,
     titles: VecDeque<Title>,
 }
@@ -103,8 +107,8 @@ fn check(config: &StreamConfig) -> Result<(), NodeError> {
         format!("codec is `{}`, takes `opus`", text::clean(&config.codec, 32))
     } else if !(1..=2).contains(&config.channels) {
         format!("channels is {}, takes 1 or 2", config.channels)
-    } else if !(2_500..=60_000).contains(&config.frame_us) {
-        format!("frame_us is {}, takes 2500 to 60000", config.frame_us)
+    } else if !FRAME_US.contains(&config.frame_us) {
+        format!("frame_us is {}, takes 2500 to 120000", config.frame_us)
     } else if !(1..=50).contains(&config.frames_per_group) {
         format!("frames_per_group is {}, takes 1 to 50", config.frames_per_group)
     } else if config.sample_rate != 48_000 {
@@ -240,15 +244,19 @@ async fn send(node: Node, shared: Arc<Shared>, mut queue: queue::Reader<Outgoing
 }
 
 impl Publication {
-    /// Takes a frame of a native stream.
-    pub(crate) fn frame(&mut self, data: Bytes, capture_us: u64) -> Result<(), NodeError> {
+    /// Takes a frame of a native stream; it plays for so long, 0: as the configuration says.
+    pub(crate) fn frame(&mut self, data: Bytes, capture_us: u64, duration_us: u32) -> Result<(), NodeError> {
         let Some(groups) = &mut self.groups else { return Err(field("frame", "this stream is in JSON; send chunks")) };
         if data.is_empty() || data.len() > MAX_FRAME {
             return Err(field("frame.data", format!("has {} bytes, takes 1 to {MAX_FRAME}", data.len())));
         }
+        let duration_us = if duration_us == 0 { groups.config.frame_us } else { duration_us };
+        if !FRAME_US.contains(&duration_us) {
+            return Err(field("frame.duration_us", format!("is {duration_us}, takes 2500 to 120000")));
+        }
         self.shared.frames.fetch_add(1, Ordering::Relaxed);
         let capture_us = if capture_us == 0 { wall().0.saturating_mul(1000) } else { capture_us };
-        if let Some(group) = groups.frame(&self.shared.key, data, capture_us) {
+        if let Some(group) = groups.frame(&self.shared.key, data, capture_us, duration_us) {
             self.group(group);
         }
         Ok(())
@@ -344,25 +352,22 @@ impl Grouping {
             pts: 0,
             capture_us: 0,
             frames: Vec::new(),
+            ticks: 0,
             title: None,
             titles: VecDeque::new(),
         }
     }
 
-    /// Duration of a frame in 48 kHz ticks.
-    fn frame_ticks(&self) -> u64 {
-        u64::from(self.config.frame_us) * 48 / 1000
-    }
-
     fn next_pts(&self) -> u64 {
-        self.pts.saturating_add(self.frame_ticks().saturating_mul(self.frames.len() as u64))
+        self.pts.saturating_add(self.ticks)
     }
 
-    fn frame(&mut self, key: &StreamKey, data: Bytes, capture_us: u64) -> Option<Group> {
+    fn frame(&mut self, key: &StreamKey, data: Bytes, capture_us: u64, duration_us: u32) -> Option<Group> {
         if self.frames.is_empty() {
             self.capture_us = capture_us;
         }
         self.frames.push(data);
+        self.ticks = self.ticks.saturating_add(u64::from(duration_us) * 48 / 1000);
         let full = self.frames.len() >= self.config.frames_per_group as usize;
         let bytes: usize = self.frames.iter().map(Bytes::len).sum();
         (full || bytes > group::MAX_GROUP / 2).then(|| self.close(key, 0))
@@ -389,7 +394,7 @@ impl Grouping {
             title: if regular || changed { self.title.clone() } else { None },
         };
         self.seq = self.seq.saturating_add(1);
-        self.pts = next;
+        (self.pts, self.ticks) = (next, 0);
         group::sign(body, &self.signer)
     }
 }
