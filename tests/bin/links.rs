@@ -22,6 +22,9 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 use support::{Daemon, interrupt, p2pd, said, until};
 
+/// How much longer a transfer takes that stalls.
+const STALL: Duration = Duration::from_millis(200);
+
 /// A network namespace with nothing in it but loopback.
 struct Namespace(String);
 
@@ -69,6 +72,11 @@ struct Link {
 
 impl Link {
     fn new(near: &Namespace, far: &Namespace, daemon: &Daemon, delay: Duration) -> Self {
+        Self::with_stalls(near, far, daemon, delay, 0)
+    }
+
+    /// One on which so many of 100 transfers, and what is behind them, take 200 ms longer.
+    fn with_stalls(near: &Namespace, far: &Namespace, daemon: &Daemon, delay: Duration, percent: u64) -> Self {
         let target: u16 = daemon.address.split('/').nth(4).unwrap().parse().unwrap();
         let cut = Arc::new(AtomicBool::new(false));
         let (accepted, to_connect) = mpsc::channel::<TcpStream>();
@@ -82,8 +90,8 @@ impl Link {
         far.enter(move || {
             for near in to_connect {
                 let Ok(far) = TcpStream::connect(("127.0.0.1", target)) else { continue };
-                carry(near.try_clone().unwrap(), far.try_clone().unwrap(), delay, holds.clone());
-                carry(far, near, delay, holds.clone());
+                carry(near.try_clone().unwrap(), far.try_clone().unwrap(), delay, percent, holds.clone());
+                carry(far, near, delay, percent, holds.clone());
             }
         });
         let id = daemon.address.rsplit('/').next().unwrap();
@@ -96,7 +104,7 @@ impl Link {
 }
 
 /// Carries bytes one way, each `delay` after it came.
-fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration, cut: Arc<AtomicBool>) {
+fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration, stalls: u64, cut: Arc<AtomicBool>) {
     to.set_nodelay(true).unwrap();
     let (sender, on_the_way) = mpsc::channel::<(Instant, Vec<u8>)>();
     thread::spawn(move || {
@@ -106,8 +114,13 @@ fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration, cut: Arc<Atomi
         }
     });
     thread::spawn(move || {
+        let mut chance = u64::from(to.local_addr().unwrap().port());
         for (due, bytes) in on_the_way {
             thread::sleep(due.saturating_duration_since(Instant::now()));
+            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            if (chance >> 33) % 100 < stalls {
+                thread::sleep(STALL);
+            }
             while cut.load(Ordering::SeqCst) {
                 thread::sleep(Duration::from_millis(5));
             }
@@ -190,6 +203,38 @@ fn after_a_cut_of_ten_seconds_it_is_live_again() {
     assert!(restored.elapsed() > Duration::from_secs(5), "{:?}", restored.elapsed());
     let (after, _) = latency("3s");
     assert!(after <= before + 150, "{before} ms before and {after} ms after");
+    interrupt(&publisher);
+    publisher.wait().unwrap();
+}
+
+/// Half a minute here; `P2PD_STALLS_FOR=15m` for as long as the goal has it.
+#[test]
+fn where_links_stall_now_and_then_another_way_brings_every_group() {
+    let place = tempfile::tempdir().unwrap();
+    let names = ["p", "q", "r", "s", "t"];
+    let Some(spaces) = names.iter().map(|name| Namespace::new(name)).collect::<Option<Vec<_>>>() else { return };
+    let mut daemons: Vec<Daemon> = Vec::new();
+    for (n, name) in names.iter().enumerate() {
+        let ways: Vec<String> = (0..n)
+            .map(|m| Link::with_stalls(&spaces[n], &spaces[m], &daemons[m], Duration::from_millis(10), 2).address)
+            .collect();
+        let bootstrap: Vec<&str> = ways.iter().flat_map(|way| ["--bootstrap", way]).collect();
+        let next = spaces[n].daemon(place.path(), name, &bootstrap);
+        next.good(&["wait", &format!("peers={n}"), "--timeout", "20s"]);
+        daemons.push(next);
+    }
+    let mut publisher = daemons[0].ctl(&["publish-stream", "stalled", "--tone", "440"]).spawn().unwrap();
+    let duration = std::env::var("P2PD_STALLS_FOR").unwrap_or_else(|_| "30s".into());
+    let listen = ["-o", "json", "listen", "stalled", "--wait", "20s", "--duration", &duration];
+    let listeners: Vec<_> = daemons[1..].iter().map(|daemon| daemon.ctl(&listen).spawn().unwrap()).collect();
+    for listener in listeners {
+        let heard = listener.wait_with_output().unwrap();
+        assert!(heard.status.success(), "{}", said(&heard));
+        let numbers: serde_json::Value = serde_json::from_slice(&heard.stdout).unwrap();
+        println!("stalls: {numbers}");
+        assert_eq!(numbers["concealed_frames"], 0, "{numbers}");
+        assert!(numbers["latency_ms"].as_u64().unwrap() <= 400, "{numbers}");
+    }
     interrupt(&publisher);
     publisher.wait().unwrap();
 }
