@@ -18,7 +18,7 @@ use p2pd_core::{
     ring::Next,
     topic,
 };
-use p2pd_net::{Config, DhtMode, Event, Handle, Identity, Running, TopicRule};
+use p2pd_net::{Config, DhtMode, Event, Handle, Identity, Incoming, Running, TopicRule};
 use serde_json::json;
 use support::{DEADLINE, list, listen, next, open, publish, start, until};
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,31 @@ async fn follow_directory(running: &Running) {
     .await;
 }
 
+/// A peer beyond the victim, who sees what the victim passes on of a topic, whatever it is.
+async fn observer(victim: &Daemon, topic: &str) -> Running {
+    let (running, _) = mute(victim);
+    running.handle.subscribe(topic, TopicRule::Open).await.unwrap();
+    until("the observer's mesh", async || (running.handle.topic_peers(topic).await.unwrap().mesh > 0).then_some(()))
+        .await;
+    running
+}
+
+/// Who signed what was passed on, up to the last message of all.
+async fn passed_on(observer: &mut Running, mut is_last: impl FnMut(&PeerId, &[u8]) -> bool) -> Vec<String> {
+    let mut senders = Vec::new();
+    let until_last = async {
+        while let Some(next) = observer.incoming.next().await {
+            let Next::Item(Incoming::Message { sender, data, .. }) = next else { continue };
+            senders.push(sender.to_string());
+            if is_last(&sender, &data) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, until_last).await.expect("the last message");
+    senders
+}
+
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
@@ -81,6 +106,7 @@ async fn directory_lies_change_nothing_and_cost_score() {
     let entry = until("the entry", async || list(&b).await.into_iter().next()).await;
     let (rogue, id, _) = rogue(&b).await;
     let me = id.to_string();
+    let mut beyond = observer(&b, &topic::directory(NETWORK)).await;
     let lies = [
         json!({"type": "deregister", "streamId": "town", "publisher": entry.publisher, "timestamp": now()}).to_string(),
         json!({"type": "heartbeat", "streamId": "town", "publisher": entry.publisher, "timestamp": now()}).to_string(),
@@ -98,7 +124,13 @@ async fn directory_lies_change_nothing_and_cost_score() {
     until("the fallen score", async || score(&b, &id).await.filter(|s| *s < 0.0)).await;
     let names: Vec<String> = list(&b).await.into_iter().map(|s| s.stream_id).collect();
     assert_eq!(names, ["town"], "only the honest stream is listed");
+    // Its farewell comes after all that was not passed on.
     drop(honest);
+    let is_farewell = |sender: &PeerId, data: &[u8]| {
+        sender.to_string() == entry.publisher && String::from_utf8_lossy(data).contains("deregister")
+    };
+    let senders = passed_on(&mut beyond, is_farewell).await;
+    assert!(!senders.contains(&me), "passed on: {senders:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,6 +160,7 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
         (!rogue.handle.topic_peers(&audio).await.unwrap().followers.is_empty()).then_some(())
     })
     .await;
+    let mut beyond = observer(&b, &audio).await;
     let body = GroupBody {
         stream: p2pd_core::group::stream_hash(&key),
         epoch: u64::MAX / 2,
@@ -138,21 +171,33 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
     };
     let signer = ed25519_dalek::SigningKey::from_bytes(&identity.secret().unwrap());
     let forged = p2pd_core::group::sign(body, &signer);
-    for junk in [forged.signed.clone(), Bytes::from_static(b"junk"), vec![0; 40_000].into()] {
+    honest.frames(0..10).await;
+    let subscribe_stream_response::Event::Group(genuine) = next(&mut replies).await else { panic!("a group") };
+    let old = genuine.signed.clone();
+    for junk in [forged.signed.clone(), Bytes::from_static(b"junk"), vec![0; 40_000].into(), old] {
         rogue.handle.publish(&audio, junk).await.unwrap();
     }
-    honest.frames(0..60).await;
+    until("the fallen score", async || score(&b, &id).await.filter(|s| *s < 0.0)).await;
+    honest.frames(10..60).await;
     honest.send(Item::Finish(true)).await;
+    let mut heard = std::collections::HashSet::from([genuine.seq]);
     loop {
         match next(&mut replies).await {
             subscribe_stream_response::Event::Group(group) => {
-                assert!(group.epoch < u64::MAX / 2, "a forged group was heard")
+                assert!(group.epoch < u64::MAX / 2, "a forged group was heard");
+                assert!(heard.insert(group.seq), "a replayed group was heard");
             }
             subscribe_stream_response::Event::Ended(_) => break,
             other => panic!("{other:?}"),
         }
     }
-    until("the fallen score", async || score(&b, &id).await.filter(|s| *s < 0.0)).await;
+    let mut groups = 0;
+    let twelfth = |_: &PeerId, _: &[u8]| {
+        groups += 1;
+        groups == 12
+    };
+    let senders = passed_on(&mut beyond, twelfth).await;
+    assert!(!senders.contains(&id.to_string()), "passed on: {senders:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
