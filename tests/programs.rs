@@ -7,8 +7,8 @@ use p2pd_api::{
     Reason, reason_of,
     v1::{
         ConnectRequest, DisconnectRequest, FindClosestPeersRequest, FindPeerRequest, FindProvidersRequest,
-        GetInfoRequest, ListPeersRequest, ListRulesRequest, ProvideRequest, PublishRequest, RemoveRuleRequest, Rule,
-        SetRuleRequest, SubscribeRequest, Verdict, WatchEventsRequest, WatchPeersRequest,
+        GetInfoRequest, GetStateRequest, ListPeersRequest, ListRulesRequest, NodeState, ProvideRequest, PublishRequest,
+        RemoveRuleRequest, Rule, SetRuleRequest, SubscribeRequest, Verdict, WatchEventsRequest, WatchPeersRequest,
         dht_service_client::DhtServiceClient, node_service_client::NodeServiceClient,
         peer_service_client::PeerServiceClient, pub_sub_service_client::PubSubServiceClient, subscribe_response::Event,
         watch_peers_response,
@@ -102,9 +102,22 @@ async fn events_go_on_from_a_cursor() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bootstrap_peer_that_is_down_holds_up_nothing() {
     let dead = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".to_owned();
-    let a = start(&[dead]).await;
-    let info = NodeServiceClient::new(channel(&a).await).get_info(GetInfoRequest {}).await.unwrap().into_inner();
+    let a = start(std::slice::from_ref(&dead)).await;
+    let mut node = NodeServiceClient::new(channel(&a).await);
+    let info = node.get_info(GetInfoRequest {}).await.unwrap().into_inner();
     assert_eq!(info.addresses, a.addresses);
+    let state = node.get_state(GetStateRequest {}).await.unwrap().into_inner();
+    assert_eq!(
+        (state.state(), state.listeners_missing, &state.bootstrap_missing[..]),
+        (NodeState::Alone, 0, &[dead][..])
+    );
+    let b = start(&a.addresses[..1]).await;
+    let connected = async || {
+        let state = node.clone().get_state(GetStateRequest {}).await.unwrap().into_inner();
+        (state.state() == NodeState::Connected && state.advice.is_empty()).then_some(())
+    };
+    until("a connection", connected).await;
+    b.stop().await;
     a.stop().await;
 }
 

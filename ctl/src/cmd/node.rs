@@ -1,6 +1,6 @@
 //! `status` and `version`.
 
-use p2pd_api::v1::{GetInfoRequest, GetStatisticsRequest, node_service_client::NodeServiceClient};
+use p2pd_api::v1::{GetInfoRequest, GetStateRequest, GetStatisticsRequest, node_service_client::NodeServiceClient};
 
 use super::Context;
 use crate::{cli::Format, output};
@@ -9,11 +9,13 @@ pub(super) async fn status(context: &Context) -> anyhow::Result<()> {
     let mut node = NodeServiceClient::new(context.client.channel.clone());
     let info = context.client.answer(node.get_info(GetInfoRequest {})).await?;
     let numbers = context.client.answer(node.get_statistics(GetStatisticsRequest {})).await?;
+    let state = context.client.answer(node.get_state(GetStateRequest {})).await?;
     if context.format != Format::Table {
         let part = |name, text: String| format!("\"{name}\":{text}");
         let info = part("info", output::to_json("GetInfoResponse", &info, false)?);
         let numbers = part("statistics", output::to_json("GetStatisticsResponse", &numbers, false)?);
-        return Ok(output::line(&format!("{{{info},{numbers}}}"))?);
+        let state = part("state", output::to_json("GetStateResponse", &state, false)?);
+        return Ok(output::line(&format!("{{{info},{state},{numbers}}}"))?);
     }
     let mut text = format!(
         "peer id      {}\nversion      {}\nnetwork      {}\npeers        {}\nstreams      {} listed, {} published here, {} local listeners\naudio        {} groups in, {} out, {} messages dropped\n",
@@ -31,11 +33,10 @@ pub(super) async fn status(context: &Context) -> anyhow::Result<()> {
     for address in &info.addresses {
         text.push_str(&format!("address      {address}\n"));
     }
-    if numbers.peers == 0 {
-        text.push_str(
-            "no peer is connected: give one with `p2pctl peers connect ADDRESS`, or network.bootstrap in p2pd.toml\n",
-        );
+    for address in &state.bootstrap_missing {
+        text.push_str(&format!("not reached  {address}\n"));
     }
+    text.push_str(&state.advice);
     Ok(output::line(text.trim_end())?)
 }
 

@@ -1,8 +1,8 @@
 //! `NodeService`.
 
 use p2pd_api::v1::{
-    GetInfoRequest, GetInfoResponse, GetStatisticsRequest, GetStatisticsResponse, WatchEventsRequest,
-    WatchEventsResponse, node_service_server::NodeService,
+    GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse, GetStatisticsRequest, GetStatisticsResponse,
+    NodeState, WatchEventsRequest, WatchEventsResponse, node_service_server::NodeService,
 };
 use tonic::{Request, Response, Status};
 
@@ -33,6 +33,28 @@ impl NodeService for Service {
             network: node.network().into(),
             addresses: node.addresses().await.map_err(status::of)?,
             started_ms: node.started().0,
+        }))
+    }
+
+    async fn get_state(&self, _: Request<GetStateRequest>) -> Result<Response<GetStateResponse>, Status> {
+        let state = self.0.node.state().await.map_err(status::of)?;
+        let (word, advice) = if self.0.stop.is_cancelled() {
+            (NodeState::Stopping, "")
+        } else if state.peers == 0 {
+            (
+                NodeState::Alone,
+                "no peer is connected: give one with `p2pctl peers connect ADDRESS`, or network.bootstrap in p2pd.toml",
+            )
+        } else if state.listeners_missing > 0 {
+            (NodeState::Connected, "not every address of network.listen is listened on; the log says why")
+        } else {
+            (NodeState::Connected, "")
+        };
+        Ok(Response::new(GetStateResponse {
+            state: word.into(),
+            advice: advice.into(),
+            listeners_missing: count(state.listeners_missing),
+            bootstrap_missing: state.bootstrap_missing,
         }))
     }
 

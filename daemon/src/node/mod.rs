@@ -103,6 +103,13 @@ pub(crate) struct Statistics {
     pub(crate) dropped: u64,
 }
 
+/// What the daemon is able to do.
+pub(crate) struct State {
+    pub(crate) peers: usize,
+    pub(crate) listeners_missing: usize,
+    pub(crate) bootstrap_missing: Vec<String>,
+}
+
 /// Locks state. A panic elsewhere cannot leave it half-changed in a way that matters, so poison is not passed on.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -113,6 +120,11 @@ async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, NodeError> {
     Ok(tokio::task::spawn_blocking(act).await.map_err(|e| NodeError::Internal(e.to_string()))??)
+}
+
+/// A multiaddr from its third part on.
+fn without_host(address: &str) -> String {
+    address.splitn(4, '/').skip(3).collect()
 }
 
 fn wall() -> UnixMs {
@@ -243,6 +255,23 @@ impl Node {
             lock(&self.0.let_go).remove(peer);
         }
         Ok(done?)
+    }
+
+    /// What the daemon is able to do now.
+    pub(crate) async fn state(&self) -> Result<State, NodeError> {
+        let peers = self.0.net.peers().await?;
+        let config = &self.0.config.network;
+        let ports: HashSet<String> = self.addresses().await?.iter().map(|address| without_host(address)).collect();
+        let missing = |address: &&String| {
+            let id = address.rsplit('/').next().unwrap_or_default();
+            !peers.iter().any(|peer| peer.peer.to_string() == id)
+        };
+        Ok(State {
+            peers: peers.len(),
+            // One listener may have many addresses, one for each of the machine's; they differ in the host.
+            listeners_missing: config.listen.len().saturating_sub(ports.len()),
+            bootstrap_missing: config.bootstrap.iter().filter(missing).cloned().collect(),
+        })
     }
 
     /// How the daemon fares.
