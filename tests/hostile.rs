@@ -44,6 +44,7 @@ fn mute(victim: &Daemon) -> (Running, Identity) {
         max_connections_per_peer: 4,
         max_connections_per_address: 16,
         dht: DhtMode::Client,
+        dht_protocol: None,
         repair: false,
         agent: "rogue".into(),
         drop_groups_percent: 0,

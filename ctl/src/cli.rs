@@ -249,12 +249,12 @@ pub(crate) enum DhtAction {
     },
     /// The peers closest to a key.
     Closest {
-        /// Any text
+        /// Any text, or hex: and bytes in hexadecimal, such as the multihash of a CID
         key: String,
     },
     /// Say that this daemon has what a key names.
     Provide {
-        /// Any text
+        /// Any text, or hex: and bytes in hexadecimal, such as the multihash of a CID
         key: String,
     },
     /// Say it no more.
@@ -264,7 +264,7 @@ pub(crate) enum DhtAction {
     },
     /// Who has what a key names.
     Providers {
-        /// Any text
+        /// Any text, or hex: and bytes in hexadecimal, such as the multihash of a CID
         key: String,
     },
 }

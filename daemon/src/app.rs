@@ -164,6 +164,7 @@ fn net_config(config: &Config) -> p2pd_net::Config {
         max_connections: network.max_connections,
         max_connections_per_peer: network.max_connections_per_peer,
         max_connections_per_address: network.max_connections_per_address,
+        dht_protocol: Some(network.dht_protocol.clone()).filter(|name| !name.is_empty()),
         dht: match network.dht {
             Dht::Auto => DhtMode::Auto,
             Dht::Client => DhtMode::Client,

@@ -55,6 +55,11 @@ pub struct Network {
     #[config(default = "auto", env = "P2PD_NETWORK_DHT")]
     pub dht: Dht,
 
+    /// Protocol of the hash table; empty: /p2pd/<network.name>/kad/1.0.0. /ipfs/kad/1.0.0 is that of IPFS, whose peers and
+    /// providers are then found, and which then finds this daemon.
+    #[config(default = "", env = "P2PD_NETWORK_DHT_PROTOCOL")]
+    pub dht_protocol: String,
+
     /// Most connections in all, 8 to 65535.
     #[config(default = 256, env = "P2PD_NETWORK_MAX_CONNECTIONS")]
     pub max_connections: u32,
@@ -177,6 +182,10 @@ impl Config {
         addresses("network.listen", &self.network.listen, p2pd_net::check_listen)?;
         addresses("network.bootstrap", &self.network.bootstrap, p2pd_net::check_peer)?;
         EnvFilter::try_new(&self.log.filter).with_context(|| format!("log.filter is `{}`", self.log.filter))?;
+        let protocol = &self.network.dht_protocol;
+        if !protocol.is_empty() && (!protocol.starts_with('/') || protocol.len() > 128) {
+            bail!("network.dht_protocol is `{protocol}`; it takes a name such as /ipfs/kad/1.0.0, or nothing");
+        }
         let name = &self.network.name;
         if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
             bail!("network.name is `{name}`; it takes 1 to 64 letters, digits, `-`, `_` and `.`");

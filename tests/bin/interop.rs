@@ -71,9 +71,13 @@ impl Peer {
     }
 
     fn go() -> Option<Self> {
+        Self::go_with(&[])
+    }
+
+    fn go_with(flags: &[&str]) -> Option<Self> {
         let place = part("go")?;
         let mut python = Command::new(place.join("bin/python"));
-        python.arg(source("tests/interop/go/control.py")).arg(place.join("p2pd"));
+        python.arg(source("tests/interop/go/control.py")).arg(place.join("p2pd")).args(flags);
         Some(Self::start(python))
     }
 
@@ -272,17 +276,7 @@ fn twenty_mebibytes_go_to_js_and_back_on_one_connection() {
     let theirs = js.ready["peerId"].as_str().unwrap().to_owned();
 
     // Ours: an echo behind a protocol.
-    let echo = TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = echo.local_addr().unwrap().to_string();
-    thread::spawn(move || {
-        for stream in echo.incoming().map_while(Result::ok) {
-            thread::spawn(move || {
-                let _ = std::io::copy(&mut &stream, &mut &stream);
-                let _ = stream.shutdown(Shutdown::Write);
-            });
-        }
-    });
-    let (exposed, line) = ready(a.ctl(&["expose", "/bulk/1", &target, "--allow", &theirs]));
+    let (exposed, line) = ready(a.ctl(&["expose", "/bulk/1", &echo_server(), "--allow", &theirs]));
     assert!(line.contains("/bulk/1"), "{line}");
     let sent = js.js_command(json!({ "peer": peer, "protocol": "/bulk/1", "mib": 20 }), "send", "sent");
     assert_eq!((sent["answer_bytes"].as_u64(), &sent["sha256"]), (Some(20 * MIB as u64), &sent["answer_sha256"]));
@@ -329,6 +323,89 @@ fn the_go_p2pd_identifies_and_gossips_both_ways() {
         next().expect("our own, too");
     }
     end(reader);
+}
+
+#[test]
+fn streams_go_to_the_go_p2pd_and_back() {
+    let Some(mut go) = Peer::go() else { return };
+    let (_place, a) = daemon();
+    let theirs = go.ready["peer_id"].as_str().unwrap().to_owned();
+    go.tell(&format!("connect {}", a.address));
+    go.event("connected", |_| true);
+
+    // Ours to theirs.
+    go.tell("echo /echo/theirs");
+    go.event("echoing", |_| true);
+    let data = pattern(MIB);
+    let mut opened = a.ctl(&["open", &theirs, "/echo/theirs"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = opened.stdin.take().unwrap();
+    let sent = data.clone();
+    let writing = thread::spawn(move || stdin.write_all(&sent).map(|()| stdin).unwrap());
+    // The Go p2pd closes both ways when one ends, and loses what is under way: the end comes after all is back.
+    let mut back = vec![0; data.len()];
+    opened.stdout.take().unwrap().read_exact(&mut back).unwrap();
+    drop(writing.join().unwrap());
+    assert!(opened.wait().unwrap().success());
+    assert!(back == data, "{} of {} bytes came back as they were", back.len(), data.len());
+    let echoed = go.event("echoed", |_| true);
+    assert_eq!((&echoed["peer_id"], &echoed["bytes"]), (&json!(id(&a)), &json!(MIB)));
+
+    // Theirs to ours.
+    let (exposed, line) = ready(a.ctl(&["expose", "/echo/ours", &echo_server(), "--allow", &theirs]));
+    assert!(line.contains("/echo/ours"), "{line}");
+    go.tell(&format!("send {} /echo/ours {MIB}", id(&a)));
+    let sent = go.event("sent", |_| true);
+    assert_eq!((&sent["bytes"], &sent["same"]), (&json!(MIB), &json!(true)));
+    end(exposed);
+}
+
+#[test]
+fn the_go_p2pd_and_we_find_what_the_other_provides() {
+    let Some(mut go) = Peer::go_with(&["-dhtServer"]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let variables = [("P2PD_NETWORK_DHT_PROTOCOL", "/ipfs/kad/1.0.0"), ("P2PD_NETWORK_DHT", "server")];
+    let a = Daemon::start_with(place.path(), "a", &["--listen", "/ip4/127.0.0.1/tcp/0"], &variables);
+    // Go takes a peer into its table only if that names it others when asked.
+    let b = Daemon::start_with(place.path(), "b", &["--bootstrap", &a.address], &variables);
+    b.good(&["wait", "peers=1", "--timeout", "20s"]);
+    let (us, theirs) = (id(&a), go.ready["peer_id"].as_str().unwrap().to_owned());
+    go.tell(&format!("connect {}", a.address));
+    go.event("connected", |_| true);
+    until("their agent", || a.good(&["peers"]).contains("p2pd/0.1").then_some(()));
+
+    // The multihash of what is provided: SHA-256, 32 bytes.
+    let multihash = |byte: &str| format!("1220{}", byte.repeat(32));
+    let (ours, their) = (multihash("aa"), multihash("bb"));
+    // Both have to have seen that the other answers questions.
+    until("our announcement on their side", || {
+        a.good(&["dht", "provide", &format!("hex:{ours}")]);
+        go.tell(&format!("providers {ours}"));
+        let told = go.event("providers", |e| e["key"] == ours.as_str());
+        told["peers"].as_array().unwrap().iter().any(|peer| peer["peer_id"] == us.as_str()).then_some(())
+    });
+    go.tell(&format!("provide {their}"));
+    go.event("provided", |_| true);
+    until("their announcement on our side", || {
+        a.good(&["dht", "providers", &format!("hex:{their}")]).contains(&theirs).then_some(())
+    });
+    assert!(a.good(&["dht", "find-peer", &theirs]).contains("/ip4/127.0.0.1/tcp/"));
+    go.tell(&format!("find {us}"));
+    assert_eq!(go.event("found", |_| true)["peer_id"], us.as_str());
+}
+
+/// A server that sends everything back.
+fn echo_server() -> String {
+    let echo = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = echo.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in echo.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut &stream, &mut &stream);
+                let _ = stream.shutdown(Shutdown::Write);
+            });
+        }
+    });
+    target
 }
 
 #[test]

@@ -29,10 +29,11 @@ pub(crate) struct Behaviour {
     pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
 }
 
-/// Name of this network's Kademlia, so that it never mixes with another.
-pub(crate) fn kad_protocol(network: &str) -> Result<StreamProtocol, NetError> {
-    StreamProtocol::try_from_owned(format!("/p2pd/{network}/kad/1.0.0"))
-        .map_err(|e| NetError::Setup(format!("network name `{network}`: {e}")))
+/// Name of our Kademlia: the network's own, so that it never mixes with another, unless it was given one.
+pub(crate) fn kad_protocol(config: &Config) -> Result<StreamProtocol, NetError> {
+    let own = || format!("/p2pd/{}/kad/1.0.0", config.network);
+    let name = config.dht_protocol.clone().unwrap_or_else(own);
+    StreamProtocol::try_from_owned(name).map_err(|e| NetError::Setup(format!("protocol of the DHT: {e}")))
 }
 
 /// What identify says of a daemon of this network.
@@ -52,7 +53,7 @@ pub(crate) fn build(config: &Config, identity: &Identity, by_content: ByContent)
         .with_agent_version(config.agent.clone())
         // Also because pushes are lost over QUIC: lazily negotiated, they are closed before the peer has answered.
         .with_interval(Duration::from_secs(60));
-    let mut kad = kad::Config::new(kad_protocol(&config.network)?);
+    let mut kad = kad::Config::new(kad_protocol(config)?);
     kad.set_max_packet_size(16 * 1024).set_record_filtering(kad::StoreInserts::FilterBoth);
     let mdns = if config.mdns {
         Some(mdns::tokio::Behaviour::new(mdns::Config::default(), id).map_err(|e| setup(&e))?)

@@ -19,6 +19,8 @@ pub struct Config {
     pub max_connections_per_address: u32,
     /// Part in the distributed hash table.
     pub dht: DhtMode,
+    /// Protocol of the distributed hash table; `None`: the network's own.
+    pub dht_protocol: Option<String>,
     /// Fetch groups that gossip did not bring.
     pub repair: bool,
     /// Sent to other peers by identify.

@@ -71,7 +71,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         dial: Dial::new(&config.bootstrap)?,
         gossip: Gossip::new(config, by_content),
         peers: Peers::default(),
-        kad_protocol: kad_protocol(&config.network)?,
+        kad_protocol: kad_protocol(config)?,
         protocol_version: behaviour::protocol_version(&config.network),
         directory: IdentTopic::new(topic::directory(&config.network)).hash(),
         greetings: Greetings::default(),

@@ -9,6 +9,11 @@ line. Standard library only. control.py PATH-OF-GO-P2PD [FLAG...]
     unsub TOPIC         {"event": "unsubscribed", "topic"}
     followers TOPIC     {"event": "followers", "topic", "peers": [ID]}
     pub TOPIC BASE64    {"event": "published", "topic"}, also when nobody follows
+    provide HEX         {"event": "provided", "key"}; the multihash of content
+    providers HEX       {"event": "providers", "key", "peers": [{"peer_id", "addrs"}]}
+    find ID             {"event": "found", "peer_id", "addrs"}
+    echo PROTOCOL       {"event": "echoing", "protocol"}, then for each stream {"event": "echoed", "peer_id", "bytes"}
+    send ID PROTOCOL N  {"event": "sent", "bytes", "same"}: N bytes there and what came back, whether they are the same
 
 First comes {"event": "ready", "peer_id", "addrs"}. A command that failed gives {"event": "error", "cmd", "message"}.
 Data is base64. What the daemon logs goes to standard error. The end of the input ends both.
@@ -16,7 +21,10 @@ Data is base64. What the daemon logs goes to standard error. The end of the inpu
 
 import base64, ctypes, functools, io, json, pathlib, re, signal, socket, subprocess, sys, tempfile, threading, time
 
-IDENTIFY, CONNECT, LIST_PEERS, DISCONNECT, PUBSUB = 0, 1, 5, 7, 8  # Request.Type
+IDENTIFY, CONNECT, STREAM_OPEN, STREAM_HANDLER, DHT = 0, 1, 2, 3, 4  # Request.Type
+LIST_PEERS, DISCONNECT, PUBSUB = 5, 7, 8
+FIND_PEER, FIND_PROVIDERS, PROVIDE = 0, 2, 8  # DHTRequest.Type
+END = 2  # DHTResponse.Type
 FOLLOWERS, PUBLISH, SUBSCRIBE = 1, 2, 3  # PSRequest.Type
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
@@ -118,7 +126,65 @@ def subscribe(topic):
     threading.Thread(target=follow, args=(topic, source), daemon=True).start()
 
 
+def dht(kind, *more):
+    return ask(DHT, (5, encode((1, kind), *more, (7, 10))))
+
+
+def providers(key):
+    _, _, source = dht(FIND_PROVIDERS, (3, b"\x01\x55" + bytes.fromhex(key)), (6, 20))
+    peers = []
+    while (told := decode(source.read(read_varint(source))))[1] != [END]:
+        peers.append(peer_info(told[2][0]))
+    say("providers", key=key, peers=peers)
+
+
+def find(peer):
+    answer, _, _ = dht(FIND_PEER, (2, peer_bytes(peer)))
+    say("found", **peer_info(decode(answer[5][0])[2][0]))
+
+
+def carry_back(connection):
+    source = connection.makefile("rb")
+    info, count = decode(source.read(read_varint(source))), 0
+    while data := source.read1(65536):
+        connection.sendall(data)
+        count += len(data)
+    connection.shutdown(socket.SHUT_WR)
+    say("echoed", peer_id=peer_text(info[1][0]), bytes=count)
+
+
+def echo(protocol):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(place := f"{work}/{len(following)}-{time.monotonic_ns()}.sock")
+    listener.listen()
+    # A multiaddr of a Unix socket: code 400, then its path.
+    address = varint(400) + varint(len(place)) + place.encode()
+    ask(STREAM_HANDLER, (4, encode((1, address), (2, protocol.encode()), (3, 0))))  # 3: not one of many
+    say("echoing", protocol=protocol)
+
+    def accept():
+        while True:
+            threading.Thread(target=carry_back, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
+def send(peer, protocol, count):
+    wanted = bytes(n % 251 for n in range(int(count)))
+    _, connection, source = ask(STREAM_OPEN, (3, encode((1, peer_bytes(peer)), (2, protocol.encode()), (3, 10))))
+
+    threading.Thread(target=connection.sendall, args=(wanted,), daemon=True).start()
+    back = source.read(len(wanted))
+    connection.close()
+    say("sent", bytes=len(back), same=back == wanted)
+
+
 commands = {
+    "provide": lambda key: (dht(PROVIDE, (3, b"\x01\x55" + bytes.fromhex(key))), say("provided", key=key)),
+    "providers": providers,
+    "find": find,
+    "echo": echo,
+    "send": send,
     "identify": lambda: say("identify", **peer_info(ask(IDENTIFY)[0][4][0])),
     "connect": connect,
     "disconnect": lambda peer: (ask(DISCONNECT, (7, encode((1, peer_bytes(peer))))), say("disconnected", peer_id=peer)),
