@@ -31,7 +31,7 @@ reasons! {
     PeerUnreachable = "PEER_UNREACHABLE",
     /// The peer is not connected.
     PeerNotConnected = "PEER_NOT_CONNECTED",
-    /// Nobody who was asked knows the peer.
+    /// Nobody who was asked knows the peer, or it is not pinned.
     PeerNotFound = "PEER_NOT_FOUND",
     /// No such stream in the directory.
     StreamNotFound = "STREAM_NOT_FOUND",

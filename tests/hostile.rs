@@ -18,7 +18,7 @@ use p2pd_core::{
     ring::Next,
     topic,
 };
-use p2pd_net::{Config, DhtMode, Event, Handle, Identity, Incoming, Running, TopicRule};
+use p2pd_net::{Config, DhtMode, Event, Handle, Identity, Incoming, Running, TopicRule, WaterMarks};
 use serde_json::json;
 use support::{DEADLINE, list, listen, next, open, publish, start, until};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,7 @@ fn mute(victim: &Daemon) -> (Running, Identity) {
         bootstrap: vec![victim.addresses[0].clone()],
         mdns: false,
         max_connections: 64,
+        water_marks: WaterMarks { high: 64, low: 64, grace_ms: 0 },
         max_connections_per_peer: 4,
         max_connections_per_address: 16,
         dht: DhtMode::Client,

@@ -7,14 +7,15 @@ use p2pd_api::{
     Reason, reason_of,
     v1::{
         ConnectRequest, DisconnectRequest, FindClosestPeersRequest, FindPeerRequest, FindProvidersRequest,
-        GetInfoRequest, GetStateRequest, ListPeersRequest, ListRulesRequest, NodeState, ProvideRequest, PublishRequest,
-        RemoveRuleRequest, Rule, SetRuleRequest, SubscribeRequest, Verdict, WatchEventsRequest, WatchPeersRequest,
-        dht_service_client::DhtServiceClient, node_service_client::NodeServiceClient,
+        GetInfoRequest, GetPeerRequest, GetStateRequest, ListClosedConnectionsRequest, ListPeersRequest,
+        ListPinsRequest, ListRulesRequest, NodeState, PinPeerRequest, ProvideRequest, PublishRequest,
+        RemoveRuleRequest, Rule, SetRuleRequest, SubscribeRequest, UnpinPeerRequest, Verdict, WatchEventsRequest,
+        WatchPeersRequest, dht_service_client::DhtServiceClient, node_service_client::NodeServiceClient,
         peer_service_client::PeerServiceClient, pub_sub_service_client::PubSubServiceClient, subscribe_response::Event,
         watch_peers_response,
     },
 };
-use support::{channel, pair, peers, start, until};
+use support::{channel, pair, peers, setup_at, start, until};
 use tonic::{Code, transport::Channel};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,4 +223,70 @@ async fn the_dht_finds_providers_and_peers() {
         let refused = on_b.provide(ProvideRequest { key }).await.unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::FieldInvalid)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_peer_is_dialled_again_also_after_a_restart() {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let b = p2pd::app::Daemon::start(setup_at(there.path(), &[])).await.unwrap();
+    let id = b.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let a = p2pd::app::Daemon::start(setup_at(here.path(), &[])).await.unwrap();
+    let mut client = peers(&a).await;
+    for (peer, tags, words) in [("nonsense", vec![], "/p2p/"), (id.as_str(), vec!["a b".to_owned()], "a tag has")] {
+        let refused = client.pin_peer(PinPeerRequest { peer: peer.into(), tags }).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().contains(words), "{refused}");
+    }
+    let tcp = b.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap().clone();
+    let request = PinPeerRequest { peer: tcp, tags: vec!["home".into()] };
+    assert_eq!(client.pin_peer(request).await.unwrap().into_inner().peer_id, id);
+    let connected = async |daemon: &p2pd::app::Daemon| {
+        let list = peers(daemon).await.list_pins(ListPinsRequest {}).await.unwrap().into_inner().pins;
+        (list.len() == 1 && list[0].connected && list[0].tags == ["home"]).then_some(())
+    };
+    until("the pinned peer", async || connected(&a).await).await;
+    let shown = client.get_peer(GetPeerRequest { peer_id: id.clone() }).await.unwrap().into_inner().peer.unwrap();
+    assert!(shown.kept.contains(&"pinned".to_owned()) && shown.tags == ["home"], "{shown:?}");
+    assert_eq!(shown.connections[0].transport, "tcp");
+    // Whoever closes, it is won back, and what closed is told.
+    client.disconnect(DisconnectRequest { peer_id: id.clone() }).await.unwrap();
+    let closed = until("the closed connection", async || {
+        let list = client.clone().list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap().into_inner();
+        list.connections.into_iter().next()
+    })
+    .await;
+    assert_eq!((closed.peer_id, closed.why.as_str()), (id.clone(), "a program asked for it"));
+    until("the pinned peer again", async || connected(&a).await).await;
+    a.stop().await;
+    let a = p2pd::app::Daemon::start(setup_at(here.path(), &[])).await.unwrap();
+    until("the pinned peer after a restart", async || connected(&a).await).await;
+    let mut client = peers(&a).await;
+    client.unpin_peer(UnpinPeerRequest { peer_id: id.clone() }).await.unwrap();
+    let gone = client.unpin_peer(UnpinPeerRequest { peer_id: id }).await.unwrap_err();
+    assert_eq!((gone.code(), reason_of(&gone)), (Code::NotFound, Some(Reason::PeerNotFound)));
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn above_the_high_water_mark_the_least_useful_peers_are_let_go_of() {
+    let mut crowded = support::setup(&[]);
+    let network = &mut crowded.config.network;
+    (network.connections_high, network.connections_low, network.connections_grace_s) = (4, 2, 0);
+    let a = p2pd::app::Daemon::start(crowded).await.unwrap();
+    let pinned = start(&a.addresses[..1]).await;
+    let id = pinned.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let mut client = peers(&a).await;
+    until("the pinned peer", async || client.clone().get_peer(GetPeerRequest { peer_id: id.clone() }).await.ok()).await;
+    client.pin_peer(PinPeerRequest { peer: id.clone(), tags: vec![] }).await.unwrap();
+    let mut others = Vec::new();
+    for _ in 0..5 {
+        others.push(start(&a.addresses[..1]).await);
+    }
+    let let_go = until("some to be let go of", async || {
+        let list = client.clone().list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap().into_inner();
+        let surplus = list.connections.into_iter().filter(|c| c.why.starts_with("more peers than wanted"));
+        Some(surplus.map(|c| c.peer_id).collect::<Vec<_>>()).filter(|ids| ids.len() >= 3)
+    })
+    .await;
+    assert!(!let_go.contains(&id), "the pinned peer was let go of");
 }

@@ -289,6 +289,23 @@ pub(crate) enum PeersAction {
         /// Peer id
         peer: String,
     },
+    /// Stay connected to a peer, also after restarts.
+    Pin {
+        /// Peer id, or a multiaddr that ends in /p2p/ and the peer id
+        peer: String,
+        /// Why; may be repeated.
+        #[arg(long)]
+        tag: Vec<String>,
+    },
+    /// Stay connected to a peer no more.
+    Unpin {
+        /// Peer id
+        peer: String,
+    },
+    /// The pinned peers.
+    Pins,
+    /// The connections that closed last, and why.
+    Closed,
     /// Who is allowed and denied by rule.
     Rules,
     /// Let a peer or addresses connect, however many, whatever else is denied.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use p2pd_net::{DhtMode, Identity};
+use p2pd_net::{DhtMode, Identity, WaterMarks};
 use p2pd_store::Store;
 use sd_notify::NotifyState;
 use tempfile::TempDir;
@@ -162,6 +162,11 @@ fn net_config(config: &Config) -> p2pd_net::Config {
         bootstrap: network.bootstrap.clone(),
         mdns: network.mdns,
         max_connections: network.max_connections,
+        water_marks: WaterMarks {
+            high: network.connections_high as usize,
+            low: network.connections_low as usize,
+            grace_ms: u64::from(network.connections_grace_s) * 1000,
+        },
         max_connections_per_peer: network.max_connections_per_peer,
         max_connections_per_address: network.max_connections_per_address,
         dht_protocol: Some(network.dht_protocol.clone()).filter(|name| !name.is_empty()),

@@ -64,6 +64,19 @@ pub struct Network {
     #[config(default = 256, env = "P2PD_NETWORK_MAX_CONNECTIONS")]
     pub max_connections: u32,
 
+    /// From more connected peers than this on, the least useful are let go of, 4 to 65535; see connections_low.
+    #[config(default = 192, env = "P2PD_NETWORK_CONNECTIONS_HIGH")]
+    pub connections_high: u32,
+
+    /// How many connected peers then remain, 1 to connections_high. Pinned peers and those of network.bootstrap are never
+    /// let go of.
+    #[config(default = 160, env = "P2PD_NETWORK_CONNECTIONS_LOW")]
+    pub connections_low: u32,
+
+    /// How long a new peer is left alone, in seconds, 0 to 3600.
+    #[config(default = 30, env = "P2PD_NETWORK_CONNECTIONS_GRACE_S")]
+    pub connections_grace_s: u32,
+
     /// Most connections to one peer, 1 to 64.
     #[config(default = 4, env = "P2PD_NETWORK_MAX_CONNECTIONS_PER_PEER")]
     pub max_connections_per_peer: u32,
@@ -147,7 +160,8 @@ impl Config {
             builder = builder.file(&file);
         }
         let config = builder.load().map_err(|error| anyhow!("configuration: {}", causes(&error)))?;
-        config.check().with_context(|| format!("configuration (flags, environment, {})", file.display()))?;
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        config.check().map_err(|error| anyhow!("configuration: {error:#}{}", place(&error, &file, &text)))?;
         Ok(config)
     }
 
@@ -165,6 +179,9 @@ impl Config {
     pub fn check(&self) -> anyhow::Result<()> {
         let ranges = [
             ("network.max_connections", self.network.max_connections, 8, 65_535),
+            ("network.connections_high", self.network.connections_high, 4, 65_535),
+            ("network.connections_low", self.network.connections_low, 1, self.network.connections_high),
+            ("network.connections_grace_s", self.network.connections_grace_s, 0, 3600),
             ("network.max_connections_per_peer", self.network.max_connections_per_peer, 1, 64),
             ("network.max_connections_per_address", self.network.max_connections_per_address, 1, 65_535),
             ("api.max_connections_per_user", self.api.max_connections_per_user, 1, 4096),
@@ -192,6 +209,24 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Where the file sets the key that an error begins with; else it comes from the environment.
+fn place(error: &anyhow::Error, file: &Path, text: &str) -> String {
+    let key = error.to_string();
+    let key = key.split_whitespace().next().unwrap_or_default();
+    let (section, name) = key.split_once('.').unwrap_or_default();
+    let mut inside = false;
+    for (n, line) in (1..).zip(text.lines().map(str::trim)) {
+        if line.starts_with('[') {
+            inside = line == format!("[{section}]");
+        }
+        if inside && line.split('=').next().is_some_and(|left| left.trim() == name) {
+            return format!(" (line {n} of {})", file.display());
+        }
+    }
+    let variable = format!("P2PD_{}", key.replace('.', "_").to_uppercase());
+    if std::env::var_os(&variable).is_some() { format!(" (from {variable})") } else { String::new() }
 }
 
 /// An error with all its causes; confique keeps line, column and key in the last ones.
@@ -243,6 +278,14 @@ mod tests {
         let kind = load("[network]\nmdns = \"yes\"\n").unwrap_err().to_string();
         assert!(kind.contains("line 2") && kind.contains("mdns"), "{kind}");
         let range = format!("{:#}", load("[network]\nmax_connections = 3\n").unwrap_err());
-        assert!(range.contains("network.max_connections is 3; it takes 8 to 65535"), "{range}");
+        assert!(range.contains("network.max_connections is 3; it takes 8 to 65535 (line 2 of "), "{range}");
+        for (text, words) in [
+            ("[network]\nmdns = true\nlisten = [\"garbage\"]\n", "network.listen"),
+            ("[network]\n\nbootstrap = [\"/ip4/192.0.2.1/tcp/1\"]\n", "network.bootstrap"),
+            ("[log]\n# loud\nfilter = \"a=b=c\"\n", "log.filter"),
+        ] {
+            let fault = format!("{:#}", load(text).unwrap_err());
+            assert!(fault.contains(words) && fault.contains("line 3 of"), "{fault}");
+        }
     }
 }

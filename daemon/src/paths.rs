@@ -30,11 +30,12 @@ pub struct Paths {
 impl Paths {
     /// The places for this process.
     pub fn find() -> anyhow::Result<Self> {
-        let state = env::var_os("STATE_DIRECTORY").filter(|v| !v.is_empty());
+        let given = |name| env::var_os(name).filter(|value| !value.is_empty());
+        let (state, configuration) = (given("STATE_DIRECTORY"), given("CONFIGURATION_DIRECTORY"));
         if state.is_some() || Uid::effective().is_root() {
             return Ok(Paths {
                 mode: Mode::System,
-                config: "/etc/p2pd/p2pd.toml".into(),
+                config: configuration.map_or_else(|| "/etc/p2pd".into(), PathBuf::from).join("p2pd.toml"),
                 data: state.map_or_else(|| "/var/lib/p2pd".into(), PathBuf::from),
                 socket: "/run/p2pd/api.sock".into(),
             });

@@ -1,8 +1,9 @@
 //! `peers`.
 
 use p2pd_api::v1::{
-    ConnectRequest, DisconnectRequest, ListPeersRequest, ListRulesRequest, Peer, RemoveRuleRequest, Rule,
-    SetRuleRequest, Verdict, peer_service_client::PeerServiceClient,
+    ClosedConnection, ConnectRequest, DisconnectRequest, ListClosedConnectionsRequest, ListPeersRequest,
+    ListPinsRequest, ListRulesRequest, Peer, Pin, PinPeerRequest, RemoveRuleRequest, Rule, SetRuleRequest,
+    UnpinPeerRequest, Verdict, peer_service_client::PeerServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -24,6 +25,25 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
             let peer_id = peer.clone();
             let done = context.client.answer(peers.disconnect(DisconnectRequest { peer_id })).await?;
             output::message(context.format, "DisconnectResponse", &done, |_| format!("disconnected from {peer}"))
+        }
+        Some(PeersAction::Pin { peer, tag }) => {
+            let request = PinPeerRequest { peer, tags: tag };
+            let pinned = context.client.answer(peers.pin_peer(request)).await?;
+            output::message(context.format, "PinPeerResponse", &pinned, |p| format!("stays connected to {}", p.peer_id))
+        }
+        Some(PeersAction::Unpin { peer }) => {
+            let request = UnpinPeerRequest { peer_id: peer.clone() };
+            let done = context.client.answer(peers.unpin_peer(request)).await?;
+            output::message(context.format, "UnpinPeerResponse", &done, |_| format!("{peer} is not pinned any more"))
+        }
+        Some(PeersAction::Pins) => {
+            let list = context.client.answer(peers.list_pins(ListPinsRequest {})).await?;
+            output::list(context.format, ("ListPinsResponse", &list), ("Pin", &list.pins), pins_table)
+        }
+        Some(PeersAction::Closed) => {
+            let list = context.client.answer(peers.list_closed_connections(ListClosedConnectionsRequest {})).await?;
+            let items = ("ClosedConnection", &list.connections[..]);
+            output::list(context.format, ("ListClosedConnectionsResponse", &list), items, closed_table)
         }
         Some(PeersAction::Rules) => {
             let list = context.client.answer(peers.list_rules(ListRulesRequest {})).await?;
@@ -54,6 +74,23 @@ fn word(rule: &Rule) -> &'static str {
     if rule.verdict() == Verdict::Allow { "allow" } else { "deny" }
 }
 
+fn pins_table(pins: &[Pin]) -> String {
+    let row = |pin: &Pin| {
+        let connected = if pin.connected { "yes" } else { "-" };
+        vec![pin.peer_id.clone(), connected.into(), pin.tags.join(" "), pin.addresses.join(" ")]
+    };
+    output::rows(&["PEER", "CONNECTED", "TAGS", "ADDRESSES"], pins.iter().map(row))
+}
+
+fn closed_table(closed: &[ClosedConnection]) -> String {
+    let row = |closed: &ClosedConnection| {
+        let connection = closed.connection.clone().unwrap_or_default();
+        let lasted = closed.closed_ms.saturating_sub(connection.opened_ms) as f64 / 1000.0;
+        vec![closed.peer_id.clone(), format!("{lasted:.1} s"), connection.address, closed.why.clone()]
+    };
+    output::rows(&["PEER", "LASTED", "ADDRESS", "WHY"], closed.iter().map(row))
+}
+
 fn rules_table(rules: &[Rule]) -> String {
     output::rows(&["RULE", "SUBJECT"], rules.iter().map(|rule| vec![word(rule).into(), rule.subject.clone()]))
 }
@@ -64,7 +101,8 @@ fn table(peers: &[Peer]) -> String {
         let first = peer.connections.first();
         let address = first.map(|c| c.address.clone()).unwrap_or_default();
         let direction = first.map_or("", |c| if c.inbound { "in" } else { "out" });
-        vec![peer.peer_id.clone(), direction.into(), rtt, format!("{:.1}", peer.score), peer.agent.clone(), address]
+        let (score, kept) = (format!("{:.1}", peer.score), peer.kept.join(" "));
+        vec![peer.peer_id.clone(), direction.into(), rtt, score, kept, peer.agent.clone(), address]
     };
-    output::rows(&["PEER", "DIRECTION", "RTT", "SCORE", "AGENT", "ADDRESS"], peers.iter().map(row))
+    output::rows(&["PEER", "DIRECTION", "RTT", "SCORE", "KEPT", "AGENT", "ADDRESS"], peers.iter().map(row))
 }

@@ -13,6 +13,7 @@ pub mod directory;
 pub mod group;
 pub mod history;
 pub mod id;
+pub mod keep;
 pub mod repair;
 pub mod ring;
 pub mod text;

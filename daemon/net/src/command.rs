@@ -13,7 +13,7 @@ use crate::{
     dial::{Reply, Ways},
     gossip::TopicRule,
     lookup::{Found, Question},
-    peers::PeerInfo,
+    peers::{Closed, PeerInfo},
     substreams::{Arrived, OpenReply},
     validators::{Ruling, ToJudge},
 };
@@ -47,5 +47,7 @@ pub(crate) enum Command {
     Provide { key: Vec<u8>, reply: Reply<()> },
     StopProviding { key: Vec<u8> },
     SetRules { rules: Rules },
+    SetPins { pins: Vec<(libp2p::PeerId, Vec<libp2p::Multiaddr>)> },
+    Closed { reply: oneshot::Sender<Vec<Closed>> },
     Recent { topic: String, ms: u64, reply: oneshot::Sender<Vec<Arc<Group>>> },
 }

@@ -13,6 +13,8 @@ pub struct Config {
     pub mdns: bool,
     /// Most established connections.
     pub max_connections: u32,
+    /// When the least useful peers are let go of.
+    pub water_marks: WaterMarks,
     /// Most connections to one peer.
     pub max_connections_per_peer: u32,
     /// Most inbound connections from one address: an IPv4 one, or an IPv6 /56; eight times as many from a /48.
@@ -27,6 +29,17 @@ pub struct Config {
     pub agent: String,
     /// Of one hundred groups, how many the receiving side drops on purpose; for tests of repair.
     pub drop_groups_percent: u8,
+}
+
+/// When the least useful peers are let go of.
+#[derive(Clone, Copy, Debug)]
+pub struct WaterMarks {
+    /// From more connected peers than this on.
+    pub high: usize,
+    /// Until so many remain.
+    pub low: usize,
+    /// Those connected for less are left alone, in milliseconds.
+    pub grace_ms: u64,
 }
 
 /// Part in the distributed hash table.

@@ -1,4 +1,4 @@
-//! Dialling: on request with an answer, and for ever toward bootstrap peers.
+//! Dialling: on request with an answer, and for ever toward peers that are wanted: bootstrap and pinned ones.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -27,9 +27,12 @@ pub(crate) enum Ways {
     Any(Vec<Multiaddr>),
 }
 
-struct Bootstrap {
+/// A peer to stay connected to.
+struct Wanted {
     peer: libp2p::PeerId,
-    address: Multiaddr,
+    addresses: Vec<Multiaddr>,
+    /// Of the configuration; the others were pinned while the daemon ran.
+    bootstrap: bool,
     next: MonoMs,
     wait: Duration,
 }
@@ -40,7 +43,7 @@ pub(crate) struct Dial {
     pending: HashMap<ConnectionId, (String, Reply<PeerId>)>,
     /// Callers whose peer is being dialled already, for whatever reason.
     joined: Vec<(libp2p::PeerId, Reply<PeerId>)>,
-    bootstrap: Vec<Bootstrap>,
+    wanted: Vec<Wanted>,
 }
 
 /// Splits `/.../p2p/<id>`; the peer id is required, so that nobody else can answer in its place.
@@ -59,19 +62,44 @@ pub fn check_peer(address: &str) -> Result<(), NetError> {
     parse(address).map(|_| ())
 }
 
+/// The peer that an address names.
+pub fn peer_of(address: &str) -> Result<PeerId, NetError> {
+    parse(address).map(|(peer, _)| peers::from_libp2p(&peer))
+}
+
 /// Whether this is an address to listen on.
 pub fn check_listen(address: &str) -> Result<(), NetError> {
     let fail = |fault: String| NetError::Address { address: p2pd_core::text::clean(address, 256), fault };
     address.parse::<Multiaddr>().map(|_| ()).map_err(|e| fail(e.to_string()))
 }
 
+impl Wanted {
+    fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>, bootstrap: bool) -> Self {
+        Wanted { peer, addresses, bootstrap, next: MonoMs(0), wait: RETRY_FIRST }
+    }
+}
+
 impl Dial {
     pub(crate) fn new(bootstrap: &[String]) -> Result<Self, NetError> {
         let parse = |address: &String| {
             let (peer, address) = parse(address)?;
-            Ok(Bootstrap { peer, address, next: MonoMs(0), wait: RETRY_FIRST })
+            Ok(Wanted::new(peer, vec![address], true))
         };
-        Ok(Dial { bootstrap: bootstrap.iter().map(parse).collect::<Result<_, NetError>>()?, ..Dial::default() })
+        Ok(Dial { wanted: bootstrap.iter().map(parse).collect::<Result<_, NetError>>()?, ..Dial::default() })
+    }
+
+    /// Stays connected to these peers, beside those of the configuration, in place of those before.
+    pub(crate) fn pin(&mut self, pins: Vec<(libp2p::PeerId, Vec<Multiaddr>)>) {
+        self.wanted.retain(|wanted| wanted.bootstrap);
+        self.wanted.extend(pins.into_iter().map(|(peer, addresses)| Wanted::new(peer, addresses, false)));
+    }
+
+    /// Why we stay connected to a peer, where we do.
+    pub(crate) fn why(&self, peer: &libp2p::PeerId) -> Vec<&'static str> {
+        let of = |wanted: &Wanted| if wanted.bootstrap { "bootstrap" } else { "pinned" };
+        let mut why: Vec<_> = self.wanted.iter().filter(|wanted| wanted.peer == *peer).map(of).collect();
+        why.dedup();
+        why
     }
 
     pub(crate) fn connect(
@@ -128,8 +156,8 @@ impl Dial {
         for reply in self.joined(*peer) {
             let _ = reply.send(Ok(peers::from_libp2p(peer)));
         }
-        for bootstrap in self.bootstrap.iter_mut().filter(|b| b.peer == *peer) {
-            bootstrap.wait = RETRY_FIRST;
+        for wanted in self.wanted.iter_mut().filter(|wanted| wanted.peer == *peer) {
+            wanted.wait = RETRY_FIRST;
         }
     }
 
@@ -142,18 +170,18 @@ impl Dial {
         }
     }
 
-    /// Dials the bootstrap peers that are not connected, each with growing patience.
+    /// Dials the wanted peers that are not connected, each with growing patience.
     pub(crate) fn tick(&mut self, swarm: &mut Swarm<Behaviour>, now: MonoMs) {
-        for bootstrap in &mut self.bootstrap {
-            if swarm.is_connected(&bootstrap.peer) || now < bootstrap.next {
+        for wanted in &mut self.wanted {
+            if swarm.is_connected(&wanted.peer) || now < wanted.next {
                 continue;
             }
-            bootstrap.next =
-                MonoMs(now.0.saturating_add(u64::try_from(bootstrap.wait.as_millis()).unwrap_or(u64::MAX)));
-            bootstrap.wait = (bootstrap.wait * 2).min(RETRY_MAX);
-            let options = DialOpts::peer_id(bootstrap.peer).addresses(vec![bootstrap.address.clone()]).build();
-            if let Err(error) = swarm.dial(options) {
-                tracing::debug!(peer = %bootstrap.peer, %error, "bootstrap peer not dialled");
+            wanted.next = MonoMs(now.0.saturating_add(u64::try_from(wanted.wait.as_millis()).unwrap_or(u64::MAX)));
+            wanted.wait = (wanted.wait * 2).min(RETRY_MAX);
+            let options = DialOpts::peer_id(wanted.peer).addresses(wanted.addresses.clone());
+            let options = if wanted.bootstrap { options } else { options.extend_addresses_through_behaviour() };
+            if let Err(error) = swarm.dial(options.build()) {
+                tracing::debug!(peer = %wanted.peer, %error, "wanted peer not dialled");
             }
         }
     }
@@ -185,7 +213,7 @@ fn unreachable(peer: &str, error: &DialError) -> NetError {
 }
 
 /// The last cause of an error; the ones above it only say that something below failed.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
         last = source;

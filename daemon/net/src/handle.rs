@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use p2pd_core::{access::Rules, contract::TopicSettings, group::Group, id::PeerId};
+use p2pd_core::{
+    access::Rules,
+    contract::TopicSettings,
+    group::Group,
+    id::PeerId,
+    keep::{Pin, Pins},
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    NetError, Ruling, ToJudge, TopicPeers, command::Command, dial, dial::Ways, gossip::TopicRule, peers,
+    Closed, NetError, Ruling, ToJudge, TopicPeers, command::Command, dial, dial::Ways, gossip::TopicRule, peers,
     peers::PeerInfo,
 };
 
@@ -49,6 +55,18 @@ impl Handle {
     /// Puts these rules of who may connect in place of those before, and closes the connections that they deny.
     pub async fn set_rules(&self, rules: Rules) -> Result<(), NetError> {
         self.commands.send(Command::SetRules { rules }).await.map_err(|_| NetError::Stopped)
+    }
+
+    /// Stays connected to these peers, in place of those before.
+    pub async fn set_pins(&self, pins: &Pins) -> Result<(), NetError> {
+        let addresses = |pin: &Pin| pin.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        let pins = pins.0.iter().filter_map(|(peer, pin)| Some((peers::to_libp2p(peer)?, addresses(pin)))).collect();
+        self.commands.send(Command::SetPins { pins }).await.map_err(|_| NetError::Stopped)
+    }
+
+    /// The connections that closed last, oldest first.
+    pub async fn closed(&self) -> Result<Vec<Closed>, NetError> {
+        self.ask(|reply| Command::Closed { reply }).await
     }
 
     /// Closes every connection to the peer.

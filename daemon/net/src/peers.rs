@@ -1,6 +1,9 @@
 //! Who is connected, how, and what they said of themselves.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, core::ConnectedPoint, identify, swarm::ConnectionId};
 use p2pd_core::{
@@ -13,6 +16,8 @@ use crate::dial::without_peer;
 
 /// Most addresses and protocols kept of what one peer says of itself.
 const MAX_SAID: usize = 128;
+/// Closed connections that are remembered.
+const MAX_CLOSED: usize = 256;
 
 pub(crate) fn from_libp2p(peer: &libp2p::PeerId) -> PeerId {
     // A libp2p id is a multihash, so this cannot fail; an impossible one becomes an id that matches nobody.
@@ -51,6 +56,21 @@ pub struct PeerInfo {
     pub rtt: Option<Duration>,
     /// Gossipsub's score; below 0 is bad.
     pub score: f64,
+    /// Why it is kept when others are let go: `bootstrap`, `pinned`, `mesh` (of a topic), `topic` (follows one of ours).
+    pub kept: Vec<&'static str>,
+}
+
+/// A connection that is no more.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    /// With whom.
+    pub peer: PeerId,
+    /// How it was.
+    pub connection: Connection,
+    /// When it closed.
+    pub closed: UnixMs,
+    /// Why.
+    pub why: String,
 }
 
 #[derive(Default)]
@@ -66,9 +86,9 @@ struct Peer {
     slow: Option<(MonoMs, MonoMs)>,
 }
 
-/// The table; bounded by the connection limits.
+/// The table, bounded by the connection limits, and the connections that closed last.
 #[derive(Default)]
-pub(crate) struct Peers(HashMap<libp2p::PeerId, Peer>);
+pub(crate) struct Peers(HashMap<libp2p::PeerId, Peer>, VecDeque<Closed>);
 
 impl Peers {
     /// Notes a connection. True for the first to this peer.
@@ -89,10 +109,15 @@ impl Peers {
         connections.len() == 1
     }
 
-    /// Notes the end of a connection. True for the last to this peer.
-    pub(crate) fn closed(&mut self, peer: &libp2p::PeerId, id: ConnectionId) -> bool {
+    /// Notes the end of a connection, and why. True for the last to this peer.
+    pub(crate) fn closed(&mut self, peer: &libp2p::PeerId, id: ConnectionId, why: String, now: UnixMs) -> bool {
         let Some(entry) = self.0.get_mut(peer) else { return false };
-        entry.connections.remove(&id);
+        if let Some(connection) = entry.connections.remove(&id) {
+            self.1.push_back(Closed { peer: from_libp2p(peer), connection, closed: now, why });
+            if self.1.len() > MAX_CLOSED {
+                self.1.pop_front();
+            }
+        }
         let last = entry.connections.is_empty();
         if last {
             self.0.remove(peer);
@@ -138,6 +163,12 @@ impl Peers {
         now.since(since) >= 60_000
     }
 
+    /// Since when each peer is connected.
+    pub(crate) fn since(&self) -> impl Iterator<Item = (libp2p::PeerId, UnixMs)> + '_ {
+        let first = |peer: &Peer| peer.connections.values().map(|connection| connection.opened).min();
+        self.0.iter().map(move |(id, peer)| (*id, first(peer).unwrap_or_default()))
+    }
+
     /// The connected daemons of our network.
     pub(crate) fn ours(&self) -> impl Iterator<Item = libp2p::PeerId> + '_ {
         self.0.iter().filter(|(_, entry)| entry.ours).map(|(peer, _)| *peer)
@@ -147,7 +178,16 @@ impl Peers {
         self.0.contains_key(peer)
     }
 
-    pub(crate) fn list(&self, score: impl Fn(&libp2p::PeerId) -> f64) -> Vec<PeerInfo> {
+    /// The connections that closed last, oldest first.
+    pub(crate) fn closed_ones(&self) -> Vec<Closed> {
+        self.1.iter().cloned().collect()
+    }
+
+    pub(crate) fn list(
+        &self,
+        score: impl Fn(&libp2p::PeerId) -> f64,
+        kept: impl Fn(&libp2p::PeerId) -> Vec<&'static str>,
+    ) -> Vec<PeerInfo> {
         let info = |(id, peer): (&libp2p::PeerId, &Peer)| PeerInfo {
             peer: from_libp2p(id),
             connections: peer.connections.values().cloned().collect(),
@@ -156,6 +196,7 @@ impl Peers {
             addresses: peer.addresses.clone(),
             rtt: peer.rtt,
             score: score(id),
+            kept: kept(id),
         };
         self.0.iter().map(info).collect()
     }

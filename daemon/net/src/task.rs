@@ -3,7 +3,10 @@
 
 mod commands;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use futures::StreamExt;
 use libp2p::{
@@ -20,7 +23,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, DhtMode, Event, Handle, Identity, Incoming, NetError,
+    Config, DhtMode, Event, Handle, Identity, Incoming, NetError, WaterMarks,
     behaviour::{self, Behaviour, BehaviourEvent, kad_protocol},
     command::Command,
     dial::Dial,
@@ -32,6 +35,7 @@ use crate::{
     peers::{self, Peers},
     queue, swarm,
     validators::{Ruled, Ruling},
+    worth,
 };
 
 /// Commands that wait before their callers do.
@@ -83,6 +87,8 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         looked_around: MonoMs(0),
         repaired: MonoMs(0),
         say_protocols: false,
+        let_go: HashMap::new(),
+        water_marks: config.water_marks,
     };
     let task = tokio::spawn(task.run(command_queue, stop));
     Ok(Running { handle: Handle { commands }, incoming, events, task })
@@ -106,6 +112,9 @@ struct Task {
     looked_around: MonoMs,
     repaired: MonoMs,
     say_protocols: bool,
+    /// Peers that we hang up on, and why.
+    let_go: HashMap<libp2p::PeerId, &'static str>,
+    water_marks: WaterMarks,
 }
 
 impl Task {
@@ -147,6 +156,9 @@ impl Task {
         let now = self.now();
         self.dial.tick(&mut self.swarm, now);
         self.renew_silent(now);
+        self.trim();
+        let connected = &self.swarm;
+        self.let_go.retain(|peer, _| connected.is_connected(peer));
         if std::mem::take(&mut self.say_protocols) {
             let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
             self.swarm.behaviour_mut().identify.push(peers);
@@ -164,7 +176,7 @@ impl Task {
         let silent = self.peers.ours().filter(|peer| !known.contains(peer)).collect();
         for peer in self.greetings.overdue(now, silent, |peer| self.peers.contains(peer)) {
             tracing::info!(%peer, "its subscriptions were not heard; connecting anew");
-            let _ = self.swarm.disconnect_peer_id(peer);
+            let _ = self.hang_up(peer, "its subscriptions were not heard");
         }
     }
 
@@ -196,9 +208,11 @@ impl Task {
                     self.tell(Event::Connected(peers::from_libp2p(&peer_id)));
                 }
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. }
-                if self.peers.closed(&peer_id, connection_id) =>
-            {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
+                let why = self.why_closed(&peer_id, cause.as_ref());
+                if !self.peers.closed(&peer_id, connection_id, why, Self::wall()) {
+                    return;
+                }
                 self.tell(Event::Disconnected(peers::from_libp2p(&peer_id)));
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
@@ -215,6 +229,33 @@ impl Task {
                 tracing::error!(?addresses, %error, "a listener closed");
             }
             _ => {}
+        }
+    }
+
+    /// Why a connection closed: because we let go of the peer, or as the transport has it.
+    fn why_closed(&mut self, peer: &libp2p::PeerId, cause: Option<&libp2p::swarm::ConnectionError>) -> String {
+        match (self.let_go.get(peer), cause) {
+            (Some(why), _) => (*why).to_owned(),
+            (None, None) => "closed by either side in good order".to_owned(),
+            (None, Some(error)) => crate::dial::innermost(error),
+        }
+    }
+
+    /// Lets go of a peer, and remembers why until it is gone.
+    fn hang_up(&mut self, peer: libp2p::PeerId, why: &'static str) -> Result<(), ()> {
+        let known = self.swarm.disconnect_peer_id(peer);
+        if known.is_ok() {
+            self.let_go.insert(peer, why);
+        }
+        known
+    }
+
+    /// Lets go of the least useful peers when there are too many.
+    fn trim(&mut self) {
+        let gossipsub = &self.swarm.behaviour().gossipsub;
+        for peer in worth::let_go(&self.peers, &self.dial, gossipsub, Self::wall(), self.water_marks) {
+            tracing::debug!(%peer, "let go of: more peers than wanted");
+            let _ = self.hang_up(peer, "more peers than wanted, and of little use");
         }
     }
 
@@ -253,7 +294,7 @@ impl Task {
             gossipsub::Event::SlowPeer { peer_id, .. } => {
                 if self.peers.slow(&peer_id, self.now()) {
                     tracing::warn!(peer = %peer_id, "disconnected: it has read too slowly for a minute");
-                    let _ = self.swarm.disconnect_peer_id(peer_id);
+                    let _ = self.hang_up(peer_id, "it has read too slowly for a minute");
                 }
             }
             gossipsub::Event::GossipsubNotSupported { .. } => {}

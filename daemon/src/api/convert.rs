@@ -17,9 +17,15 @@ pub(super) fn peer_id(text: &str) -> Result<PeerId, Status> {
     text.parse().map_err(|e: p2pd_core::id::IdError| status::field("peer_id", &e.to_string()))
 }
 
-pub(super) fn peer(info: PeerInfo) -> pb::Peer {
-    let connection =
-        |c: p2pd_net::Connection| pb::Connection { address: c.address, inbound: c.inbound, opened_ms: c.opened.0 };
+pub(super) fn connection(c: p2pd_net::Connection) -> pb::Connection {
+    let carrier = ["quic-v1", "ws", "tcp"].into_iter().find(|part| c.address.split('/').any(|p| p == *part));
+    let carrier = carrier.map_or("", |part| if part == "quic-v1" { "quic" } else { part });
+    let relayed = if c.address.contains("/p2p-circuit") { "relayed " } else { "" };
+    let transport = format!("{relayed}{carrier}");
+    pb::Connection { address: c.address, inbound: c.inbound, opened_ms: c.opened.0, transport }
+}
+
+pub(super) fn peer(info: PeerInfo, tags: Vec<String>) -> pb::Peer {
     pb::Peer {
         peer_id: info.peer.to_string(),
         connections: info.connections.into_iter().map(connection).collect(),
@@ -28,6 +34,8 @@ pub(super) fn peer(info: PeerInfo) -> pb::Peer {
         rtt_us: info.rtt.map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
         score: info.score,
         addresses: info.addresses,
+        kept: info.kept.into_iter().map(str::to_owned).collect(),
+        tags,
     }
 }
 

@@ -1,12 +1,14 @@
 //! `PeerService`.
 
 use p2pd_api::v1::{
-    ConnectRequest, ConnectResponse, DisconnectRequest, DisconnectResponse, GetPeerRequest, GetPeerResponse,
-    ListPeersRequest, ListPeersResponse, ListRulesRequest, ListRulesResponse, RemoveRuleRequest, RemoveRuleResponse,
-    Rule, SetRuleRequest, SetRuleResponse, Verdict, WatchPeersRequest, WatchPeersResponse,
-    peer_service_server::PeerService, watch_peers_response::Event,
+    ClosedConnection, ConnectRequest, ConnectResponse, DisconnectRequest, DisconnectResponse, GetPeerRequest,
+    GetPeerResponse, ListClosedConnectionsRequest, ListClosedConnectionsResponse, ListPeersRequest, ListPeersResponse,
+    ListPinsRequest, ListPinsResponse, ListRulesRequest, ListRulesResponse, Peer, Pin, PinPeerRequest, PinPeerResponse,
+    RemoveRuleRequest, RemoveRuleResponse, Rule, SetRuleRequest, SetRuleResponse, UnpinPeerRequest, UnpinPeerResponse,
+    Verdict, WatchPeersRequest, WatchPeersResponse, peer_service_server::PeerService, watch_peers_response::Event,
 };
-use p2pd_core::access::Subject;
+use p2pd_core::{access::Subject, id::PeerId, keep};
+use p2pd_net::{Closed, PeerInfo};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -15,7 +17,14 @@ use super::{
     status,
 };
 
+use crate::node::Node;
+
 pub(super) struct Service(pub(super) Context);
+
+fn shown(node: &Node, peer: PeerInfo) -> Peer {
+    let tags = node.tags(&peer.peer);
+    convert::peer(peer, tags)
+}
 
 fn event(event: Event) -> WatchPeersResponse {
     WatchPeersResponse { event: Some(event) }
@@ -25,13 +34,15 @@ fn event(event: Event) -> WatchPeersResponse {
 impl PeerService for Service {
     async fn list_peers(&self, _: Request<ListPeersRequest>) -> Result<Response<ListPeersResponse>, Status> {
         let peers = self.0.node.peers().await.map_err(status::of)?;
-        Ok(Response::new(ListPeersResponse { peers: peers.into_iter().map(convert::peer).collect() }))
+        Ok(Response::new(ListPeersResponse {
+            peers: peers.into_iter().map(|peer| shown(&self.0.node, peer)).collect(),
+        }))
     }
 
     async fn get_peer(&self, request: Request<GetPeerRequest>) -> Result<Response<GetPeerResponse>, Status> {
         let id = convert::peer_id(&request.into_inner().peer_id)?;
         let peer = self.0.node.peer(&id).await.map_err(status::of)?;
-        Ok(Response::new(GetPeerResponse { peer: Some(convert::peer(peer)) }))
+        Ok(Response::new(GetPeerResponse { peer: Some(shown(&self.0.node, peer)) }))
     }
 
     type WatchPeersStream = Replies<WatchPeersResponse>;
@@ -43,13 +54,13 @@ impl PeerService for Service {
         let snapshot = node.peers().await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             for peer in snapshot {
-                out.send(event(Event::Present(convert::peer(peer)))).await?;
+                out.send(event(Event::Present(shown(&node, peer)))).await?;
             }
             out.send(event(Event::SnapshotDone(true))).await?;
             loop {
                 let Ok(id) = changed.recv().await else { return out.fail(status::lagged()).await };
                 let now = match node.peer(&id).await {
-                    Ok(peer) => Event::Present(convert::peer(peer)),
+                    Ok(peer) => Event::Present(shown(&node, peer)),
                     Err(_) => Event::Gone(id.to_string()),
                 };
                 out.send(event(now)).await?;
@@ -67,6 +78,43 @@ impl PeerService for Service {
         let id = convert::peer_id(&request.into_inner().peer_id)?;
         self.0.node.disconnect(&id).await.map_err(status::of)?;
         Ok(Response::new(DisconnectResponse {}))
+    }
+
+    async fn pin_peer(&self, request: Request<PinPeerRequest>) -> Result<Response<PinPeerResponse>, Status> {
+        let PinPeerRequest { peer, tags } = request.into_inner();
+        let pinned = self.0.node.pin(&peer, tags).await.map_err(status::of)?;
+        Ok(Response::new(PinPeerResponse { peer_id: pinned.to_string() }))
+    }
+
+    async fn unpin_peer(&self, request: Request<UnpinPeerRequest>) -> Result<Response<UnpinPeerResponse>, Status> {
+        let id = convert::peer_id(&request.into_inner().peer_id)?;
+        self.0.node.unpin(&id).await.map_err(status::of)?;
+        Ok(Response::new(UnpinPeerResponse {}))
+    }
+
+    async fn list_pins(&self, _: Request<ListPinsRequest>) -> Result<Response<ListPinsResponse>, Status> {
+        let connected = self.0.node.peers().await.map_err(status::of)?;
+        let pin = |(peer, pin): (PeerId, keep::Pin)| Pin {
+            connected: connected.iter().any(|info| info.peer == peer),
+            peer_id: peer.to_string(),
+            addresses: pin.addresses,
+            tags: pin.tags,
+        };
+        Ok(Response::new(ListPinsResponse { pins: self.0.node.pins().0.into_iter().map(pin).collect() }))
+    }
+
+    async fn list_closed_connections(
+        &self,
+        _: Request<ListClosedConnectionsRequest>,
+    ) -> Result<Response<ListClosedConnectionsResponse>, Status> {
+        let closed = |c: Closed| ClosedConnection {
+            peer_id: c.peer.to_string(),
+            connection: Some(convert::connection(c.connection)),
+            closed_ms: c.closed.0,
+            why: c.why,
+        };
+        let connections = self.0.node.closed().await.map_err(status::of)?.into_iter().map(closed).collect();
+        Ok(Response::new(ListClosedConnectionsResponse { connections }))
     }
 
     async fn list_rules(&self, _: Request<ListRulesRequest>) -> Result<Response<ListRulesResponse>, Status> {

@@ -52,7 +52,9 @@ pub(super) fn of(error: NodeError) -> Status {
         NodeError::Field { field: name, fault } => field(name, &fault),
         NodeError::StreamNotFound(_) => status(Code::NotFound, Reason::StreamNotFound, message),
         NodeError::StreamAmbiguous(_) => status(Code::FailedPrecondition, Reason::StreamAmbiguous, message),
-        NodeError::PeerNotFound(_) => status(Code::NotFound, Reason::PeerNotFound, message),
+        NodeError::PeerNotPinned(_) | NodeError::PeerNotFound(_) => {
+            status(Code::NotFound, Reason::PeerNotFound, message)
+        }
         NodeError::TopicTaken(_) => status(Code::AlreadyExists, Reason::TopicTaken, message),
         NodeError::TopicNotFound(_) => status(Code::NotFound, Reason::TopicNotFound, message),
         NodeError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),

@@ -39,6 +39,9 @@ pub(crate) enum NodeError {
     /// Nothing is kept of it.
     #[error("`{0}` has neither settings nor a log; `p2pctl topics` lists what there is")]
     TopicNotFound(String),
+    /// Not pinned.
+    #[error("{0} is not pinned; `p2pctl peers pins` lists those that are")]
+    PeerNotPinned(String),
     /// Published by this daemon already.
     #[error("this daemon publishes `{0}` already; end that first or choose another id")]
     StreamExists(String),

@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod fanout;
 mod persist;
+mod pins;
 mod protocols;
 mod publication;
 mod pubsub;
@@ -72,7 +73,8 @@ struct Inner {
     following: tokio::sync::Mutex<()>,
     events: Mutex<events::State>,
     rules: Mutex<p2pd_core::access::Rules>,
-    /// Held while the rules change.
+    pins: Mutex<p2pd_core::keep::Pins>,
+    /// Held while the rules or pins change.
     ruling: tokio::sync::Mutex<()>,
     protocols: Arc<protocols::State>,
     /// Peers that a program had disconnected, until they are gone.
@@ -163,6 +165,7 @@ impl Node {
             following: tokio::sync::Mutex::default(),
             events: Mutex::new(events::State::restore(&store)?),
             rules: Mutex::default(),
+            pins: Mutex::default(),
             ruling: tokio::sync::Mutex::default(),
             protocols: Arc::default(),
             store,
@@ -173,6 +176,7 @@ impl Node {
             farewells: TaskTracker::new(),
         }));
         node.restore_rules().await?;
+        node.restore_pins().await?;
         node.restore_topics().await?;
         node.follow_directory().await?;
         node.happened("started", crate::VERSION);
@@ -235,6 +239,11 @@ impl Node {
     pub(crate) async fn peer(&self, peer: &PeerId) -> Result<PeerInfo, NodeError> {
         let found = self.peers().await?.into_iter().find(|p| p.peer == *peer);
         found.ok_or_else(|| NetError::NotConnected(peer.to_string()).into())
+    }
+
+    /// Why a peer was pinned.
+    pub(crate) fn tags(&self, peer: &PeerId) -> Vec<String> {
+        pins::tags(&lock(&self.0.pins), peer)
     }
 
     /// Which peers come, change and go, from now on.

@@ -7,7 +7,7 @@ use super::{Task, followers};
 use crate::{
     NetError,
     command::{Command, TopicPeers},
-    peers,
+    peers, worth,
 };
 
 impl Task {
@@ -16,12 +16,15 @@ impl Task {
         match command {
             Command::Connect { peer, ways, reply } => self.dial.connect(&mut self.swarm, peer, ways, reply),
             Command::Disconnect { peer, reply } => {
-                let known = self.swarm.disconnect_peer_id(peer);
+                let known = self.hang_up(peer, "a program asked for it");
                 let _ = reply.send(known.map_err(|()| NetError::NotConnected(peer.to_string())));
             }
             Command::Peers { reply } => {
                 let score = |peer: &libp2p::PeerId| gossipsub.peer_score(peer).unwrap_or(0.0);
-                let _ = reply.send(self.peers.list(score));
+                let kept = |peer: &libp2p::PeerId| {
+                    self.dial.why(peer).into_iter().chain(worth::why(gossipsub, peer)).collect()
+                };
+                let _ = reply.send(self.peers.list(score, kept));
             }
             Command::Addresses { reply } => {
                 let _ = reply.send(self.addresses());
@@ -67,6 +70,10 @@ impl Task {
                 self.protocols_changed();
             }
             Command::SetRules { rules } => self.set_rules(rules),
+            Command::SetPins { pins } => self.dial.pin(pins),
+            Command::Closed { reply } => {
+                let _ = reply.send(self.peers.closed_ones());
+            }
             Command::Lookup { question, reply } => {
                 let _ = reply.send(self.lookups.ask(&mut self.swarm.behaviour_mut().kad, question));
             }

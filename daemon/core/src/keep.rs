@@ -1,0 +1,117 @@
+//! Which peers are kept: what an operator pinned, and whom to let go of when there are more connections than wanted.
+
+use std::collections::BTreeMap;
+
+use crate::{id::PeerId, text};
+
+/// Most pinned peers.
+pub const MAX_PINS: usize = 256;
+/// Most addresses and tags of one.
+pub const MAX_OF_ONE: usize = 8;
+/// Longest tag, in characters.
+const MAX_TAG: usize = 64;
+
+/// A peer that is dialled until it is connected, and never let go of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pin {
+    /// Multiaddrs to reach it at, beside those that are known otherwise.
+    pub addresses: Vec<String>,
+    /// Why, in words of whoever pinned it.
+    pub tags: Vec<String>,
+}
+
+/// The pinned peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pins(pub BTreeMap<PeerId, Pin>);
+
+/// Checks a tag; what it takes, when this is none.
+pub fn check_tag(tag: &str) -> Result<(), String> {
+    let plain = !tag.is_empty() && tag.chars().count() <= MAX_TAG && text::is_clean(tag);
+    if plain && !tag.contains([' ', ',']) {
+        Ok(())
+    } else {
+        Err(format!("a tag has 1 to {MAX_TAG} characters without space and comma"))
+    }
+}
+
+impl Pins {
+    /// As text, a line each: peer, addresses, tags.
+    pub fn write(&self) -> String {
+        let line =
+            |(peer, pin): (&PeerId, &Pin)| format!("{peer} {} {}\n", pin.addresses.join(","), pin.tags.join(","));
+        self.0.iter().map(line).collect()
+    }
+
+    /// Reads pins; lines that are none are left out.
+    pub fn read(text: &str) -> Self {
+        let list = |text: &str| text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        let pin = |line: &str| {
+            let mut parts = line.splitn(3, ' ');
+            let peer = parts.next()?.parse().ok()?;
+            Some((peer, Pin { addresses: list(parts.next()?), tags: list(parts.next()?) }))
+        };
+        Pins(text.lines().filter_map(pin).take(MAX_PINS).collect())
+    }
+}
+
+/// What speaks for a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Worth {
+    /// It must not be let go of: pinned, of the configuration, or only just connected.
+    pub kept: bool,
+    /// Topics of ours that it follows; those in whose mesh it is count twice.
+    pub topics: u32,
+    /// Gossipsub's score.
+    pub score: f64,
+    /// Since when it is connected, milliseconds.
+    pub age_ms: u64,
+}
+
+/// Whom to let go of when more than `high` peers are connected, so that `low` remain: first those that behave badly, then
+/// those that follow least, and among equals the newest.
+pub fn surplus<P: Clone>(peers: &[(P, Worth)], high: usize, low: usize) -> Vec<P> {
+    if peers.len() <= high {
+        return Vec::new();
+    }
+    let mut others: Vec<&(P, Worth)> = peers.iter().filter(|(_, worth)| !worth.kept).collect();
+    others.sort_by(|(_, a), (_, b)| {
+        let bad = (b.score < 0.0).cmp(&(a.score < 0.0));
+        bad.then(a.topics.cmp(&b.topics)).then(a.age_ms.cmp(&b.age_ms))
+    });
+    others.into_iter().take(peers.len().saturating_sub(low)).map(|(peer, _)| peer.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_round_trip() {
+        let peer: PeerId = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".parse().unwrap();
+        let pin = Pin { addresses: vec!["/ip4/192.0.2.7/tcp/4001".into()], tags: vec!["relay".into(), "home".into()] };
+        for pin in [pin, Pin::default()] {
+            let pins = Pins([(peer.clone(), pin)].into());
+            assert_eq!(Pins::read(&pins.write()), pins);
+        }
+        assert_eq!(Pins::read("nonsense\n\nx y z\n"), Pins::default());
+        assert!(check_tag("relay").is_ok());
+        for bad in ["", "a b", "a,b", "\u{1b}[31m", &"x".repeat(65)] {
+            assert!(check_tag(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_least_useful_go_first_and_the_kept_never() {
+        let worth = |kept, topics, score, age_ms| Worth { kept, topics, score, age_ms };
+        let peers = [
+            ("pinned", worth(true, 0, -5.0, 9)),
+            ("bad", worth(false, 9, -1.0, 9_000)),
+            ("idle, new", worth(false, 0, 0.0, 10)),
+            ("idle, old", worth(false, 0, 0.0, 9_000)),
+            ("follows", worth(false, 2, 0.0, 10)),
+        ];
+        assert_eq!(surplus(&peers, 5, 1), [""; 0]);
+        assert_eq!(surplus(&peers, 4, 3), ["bad", "idle, new"]);
+        assert_eq!(surplus(&peers, 1, 0), ["bad", "idle, new", "idle, old", "follows"]);
+    }
+}

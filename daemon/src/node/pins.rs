@@ -1,0 +1,106 @@
+//! Peers to stay connected to, as programs and operators pin them; kept across restarts.
+
+use p2pd_core::{
+    id::PeerId,
+    keep::{MAX_OF_ONE, MAX_PINS, Pin, Pins, check_tag},
+};
+use p2pd_net::Closed;
+
+use super::{Node, NodeError, blocking, lock};
+
+/// Name of the setting that holds the pins.
+const SETTING: &str = "pins";
+
+impl Node {
+    /// Puts the kept pins in force.
+    pub(super) async fn restore_pins(&self) -> Result<(), NodeError> {
+        let kept = self.0.store.setting(SETTING)?.map(|text| Pins::read(&text)).unwrap_or_default();
+        *lock(&self.0.pins) = kept.clone();
+        self.dial_pins(kept).await
+    }
+
+    /// Every pinned peer.
+    pub(crate) fn pins(&self) -> Pins {
+        lock(&self.0.pins).clone()
+    }
+
+    /// Stays connected to a peer, given by its id or an address of it, for these reasons, beside those given before.
+    pub(crate) async fn pin(&self, peer: &str, tags: Vec<String>) -> Result<PeerId, NodeError> {
+        let field = |fault: String| NodeError::Field { field: "peer", fault };
+        let (id, address) = match peer.parse::<PeerId>() {
+            Ok(id) => (id, None),
+            Err(_) => (p2pd_net::peer_of(peer)?, Some(peer.to_owned())),
+        };
+        if id == self.0.me {
+            return Err(field("is this daemon itself".into()));
+        }
+        for tag in &tags {
+            check_tag(tag).map_err(|fault| NodeError::Field { field: "tags", fault })?;
+        }
+        let pinned = id.clone();
+        self.change_pins(move |pins| {
+            if pins.0.len() >= MAX_PINS && !pins.0.contains_key(&id) {
+                return Err(NodeError::Limit(format!("{MAX_PINS} pinned peers are the most; unpin some")));
+            }
+            let pin = pins.0.entry(id).or_default();
+            add(&mut pin.addresses, address.into_iter(), "addresses")?;
+            add(&mut pin.tags, tags.into_iter(), "tags")
+        })
+        .await?;
+        Ok(pinned)
+    }
+
+    /// Stays connected to a peer no more; an open connection is left open.
+    pub(crate) async fn unpin(&self, peer: &PeerId) -> Result<(), NodeError> {
+        self.change_pins(|pins| match pins.0.remove(peer) {
+            Some(_) => Ok(()),
+            None => Err(NodeError::PeerNotPinned(peer.to_string())),
+        })
+        .await
+    }
+
+    /// The connections that closed last, oldest first.
+    pub(crate) async fn closed(&self) -> Result<Vec<Closed>, NodeError> {
+        Ok(self.0.net.closed().await?)
+    }
+
+    /// Changes the pins on disk first, so that what is in force survives.
+    async fn change_pins(&self, change: impl FnOnce(&mut Pins) -> Result<(), NodeError>) -> Result<(), NodeError> {
+        let _one = self.0.ruling.lock().await;
+        let mut pins = self.pins();
+        change(&mut pins)?;
+        let (store, text) = (self.0.store.clone(), pins.write());
+        blocking(move || store.set_setting(SETTING, &text)).await?;
+        *lock(&self.0.pins) = pins.clone();
+        self.dial_pins(pins).await
+    }
+
+    /// Has the network stay connected to these, also at the addresses of the peer book.
+    async fn dial_pins(&self, mut pins: Pins) -> Result<(), NodeError> {
+        let store = self.0.store.clone();
+        let pins = blocking(move || {
+            for (peer, pin) in &mut pins.0 {
+                pin.addresses.extend(store.peer(peer.as_bytes())?.unwrap_or_default().addresses);
+            }
+            Ok(pins)
+        });
+        Ok(self.0.net.set_pins(&pins.await?).await?)
+    }
+}
+
+fn add(to: &mut Vec<String>, more: impl Iterator<Item = String>, field: &'static str) -> Result<(), NodeError> {
+    for one in more {
+        if !to.contains(&one) {
+            to.push(one);
+        }
+    }
+    if to.len() <= MAX_OF_ONE {
+        return Ok(());
+    }
+    Err(NodeError::Field { field, fault: format!("are more than {MAX_OF_ONE} of one peer; unpin it first") })
+}
+
+/// The tags of a pinned peer.
+pub(super) fn tags(pins: &Pins, peer: &PeerId) -> Vec<String> {
+    pins.0.get(peer).map(|Pin { tags, .. }| tags.clone()).unwrap_or_default()
+}
