@@ -232,7 +232,9 @@ async fn a_pinned_peer_is_dialled_again_also_after_a_restart() {
     let id = b.addresses[0].rsplit('/').next().unwrap().to_owned();
     let a = p2pd::app::Daemon::start(setup_at(here.path(), &[])).await.unwrap();
     let mut client = peers(&a).await;
-    for (peer, tags, words) in [("nonsense", vec![], "/p2p/"), (id.as_str(), vec!["a b".to_owned()], "a tag has")] {
+    for (peer, tags, words) in
+        [("nonsense", vec![], "peer: `nonsense`"), (id.as_str(), vec!["a b".to_owned()], "a tag has")]
+    {
         let refused = client.pin_peer(PinPeerRequest { peer: peer.into(), tags }).await.unwrap_err();
         assert!(refused.code() == Code::InvalidArgument && refused.message().contains(words), "{refused}");
     }
