@@ -14,6 +14,10 @@ pub struct OpusFile<R: Read + Seek> {
     pub channels: u32,
     /// Samples at 48 kHz to drop at the start.
     pub pre_skip: u32,
+    /// How long its first packet plays, in 48 kHz ticks; most files keep to one duration.
+    pub first_ticks: u64,
+    /// Read when it was opened.
+    first: Option<Vec<u8>>,
 }
 
 impl<R: Read + Seek> OpusFile<R> {
@@ -35,11 +39,18 @@ impl<R: Read + Seek> OpusFile<R> {
         if !tags.starts_with(b"OpusTags") {
             return Err(bad("no Opus comment header"));
         }
-        Ok(OpusFile { reader, path: path.into(), channels, pre_skip })
+        let mut file = OpusFile { reader, path: path.into(), channels, pre_skip, first_ticks: 0, first: None };
+        // Shows whether there is any sound, before anything is announced.
+        file.first = file.next_packet()?;
+        file.first_ticks = file.first.as_deref().and_then(packet_ticks).ok_or_else(|| bad("it holds no sound"))?;
+        Ok(file)
     }
 
     /// The next packet; `None` at the end.
     pub fn next_packet(&mut self) -> Result<Option<Vec<u8>>, AudioError> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
         let bad = |fault: String| AudioError::Unsupported { path: self.path.clone(), fault };
         loop {
             let Some(packet) = self.reader.read_packet().map_err(|e| bad(format!("damaged Ogg: {e}")))? else {

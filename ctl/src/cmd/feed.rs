@@ -9,15 +9,13 @@ use p2pd_api::v1::StreamConfig;
 use p2pd_audio::{
     FRAME,
     codec::{OpusEncoder, packet_ticks},
-    source::{self, SampleFormat, Samples, Source},
+    ogg_opus::OpusFile,
+    source::{self, Ogg, SampleFormat, Samples, Source},
 };
 use tokio::sync::mpsc;
 
 use super::{card, sink};
-use crate::{
-    cli::{PublishStream, SampleArg, WireArg},
-    exit::fail,
-};
+use crate::cli::{PublishStream, SampleArg, WireArg};
 
 /// Packets between the reader and the sender; more would be delay.
 const AHEAD: usize = 4;
@@ -36,7 +34,7 @@ pub(super) type Packets = mpsc::Receiver<anyhow::Result<Packet>>;
 
 pub(super) enum Opened {
     Samples(Box<Samples>, Option<PathBuf>),
-    Packets(Source, PathBuf),
+    Packets(OpusFile<Box<dyn Ogg>>, Option<PathBuf>),
     /// An encoded file whose bytes go out as they are.
     Bytes(Vec<u8>, Duration),
 }
@@ -56,7 +54,7 @@ pub(super) fn open(flags: &PublishStream) -> anyhow::Result<Opened> {
         };
         return Ok(match source {
             Source::Samples(samples) => Opened::Samples(samples, None),
-            packets => Opened::Packets(packets, PathBuf::new()),
+            Source::Packets(packets) => Opened::Packets(packets, None),
         });
     }
     if let Some(card) = sink::card(name) {
@@ -76,7 +74,7 @@ pub(super) fn open(flags: &PublishStream) -> anyhow::Result<Opened> {
             Ok(Opened::Bytes(std::fs::read(path)?, samples_duration(*samples)?))
         }
         Source::Samples(samples) => Ok(Opened::Samples(samples, Some(path.into()))),
-        packets => Ok(Opened::Packets(packets, path.into())),
+        Source::Packets(packets) => Ok(Opened::Packets(packets, Some(path.into()))),
     }
 }
 
@@ -120,30 +118,24 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<(Str
             };
             std::thread::spawn(move || while forward(&sender, next()) {});
         }
-        Opened::Packets(Source::Packets(mut file), path) => {
+        Opened::Packets(mut file, path) => {
             (config.channels, config.pre_skip) = (file.channels, file.pre_skip);
-            let mut first =
-                Some(file.next_packet()?.ok_or_else(|| fail(1, format!("{}: it holds no sound", path.display())))?);
-            let ticks = first.as_deref().and_then(packet_ticks).unwrap_or(FRAME as u64);
-            config.frame_us = u32::try_from(ticks * 125 / 6)?;
+            config.frame_us = u32::try_from(file.first_ticks * 125 / 6)?;
             let group_us = if flags.low_latency { 40_000 } else { 100_000 };
             config.frames_per_group = (group_us / config.frame_us).max(1);
-            let repeat = repeat && !path.as_os_str().is_empty();
             let mut next = move || -> anyhow::Result<Option<Packet>> {
-                let next = first.take().map_or_else(|| file.next_packet(), |packet| Ok(Some(packet)));
-                let data = match next? {
-                    None if repeat => {
-                        let Source::Packets(again) = source::open(&path)? else { return Ok(None) };
+                let data = match (file.next_packet()?, &path) {
+                    (None, Some(path)) if repeat => {
+                        let Source::Packets(again) = source::open(path)? else { return Ok(None) };
                         file = again;
                         file.next_packet()?
                     }
-                    data => data,
+                    (data, _) => data,
                 };
                 Ok(data.map(|data| Packet { ticks: packet_ticks(&data).unwrap_or(FRAME as u64), data, level: 0.0 }))
             };
             std::thread::spawn(move || while forward(&sender, next()) {});
         }
-        Opened::Packets(Source::Samples(_), _) => return Err(fail(1, "the file has changed while it was opened")),
         Opened::Bytes(bytes, duration) => {
             let each =
                 u64::try_from(SLICE * duration.as_millis() as usize * 48 / bytes.len().max(1)).unwrap_or(u64::MAX);
