@@ -163,6 +163,10 @@ impl Peers {
         now.since(since) >= 60_000
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Since when each peer is connected.
     pub(crate) fn since(&self) -> impl Iterator<Item = (libp2p::PeerId, UnixMs)> + '_ {
         let first = |peer: &Peer| peer.connections.values().map(|connection| connection.opened).min();

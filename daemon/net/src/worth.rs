@@ -41,10 +41,9 @@ pub(crate) fn let_go(
         let score = gossipsub.peer_score(&peer).unwrap_or(0.0);
         (peer, Worth { kept, topics: followed.saturating_add(meshes), score, age_ms })
     };
-    let all: Vec<_> = peers.since().collect();
-    if all.len() <= marks.high {
+    if peers.len() <= marks.high {
         return Vec::new();
     }
-    let all: Vec<_> = all.into_iter().map(|(peer, since)| worth(peer, since)).collect();
+    let all: Vec<_> = peers.since().map(|(peer, since)| worth(peer, since)).collect();
     surplus(&all, marks.high, marks.low)
 }

@@ -241,11 +241,6 @@ impl Node {
         found.ok_or_else(|| NetError::NotConnected(peer.to_string()).into())
     }
 
-    /// Why a peer was pinned.
-    pub(crate) fn tags(&self, peer: &PeerId) -> Vec<String> {
-        pins::tags(&lock(&self.0.pins), peer)
-    }
-
     /// Which peers come, change and go, from now on.
     pub(crate) fn watch_peers(&self) -> broadcast::Receiver<PeerId> {
         self.0.peers_changed.subscribe()

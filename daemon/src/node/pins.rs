@@ -2,7 +2,7 @@
 
 use p2pd_core::{
     id::PeerId,
-    keep::{MAX_OF_ONE, MAX_PINS, Pin, Pins, check_tag},
+    keep::{MAX_OF_ONE, MAX_PINS, Pins, check_tag},
 };
 use p2pd_net::Closed;
 
@@ -22,6 +22,11 @@ impl Node {
     /// Every pinned peer.
     pub(crate) fn pins(&self) -> Pins {
         lock(&self.0.pins).clone()
+    }
+
+    /// Why a peer was pinned.
+    pub(crate) fn tags(&self, peer: &PeerId) -> Vec<String> {
+        lock(&self.0.pins).0.get(peer).map(|pin| pin.tags.clone()).unwrap_or_default()
     }
 
     /// Stays connected to a peer, given by its id or an address of it, for these reasons, beside those given before.
@@ -98,9 +103,4 @@ fn add(to: &mut Vec<String>, more: impl Iterator<Item = String>, field: &'static
         return Ok(());
     }
     Err(NodeError::Field { field, fault: format!("are more than {MAX_OF_ONE} of one peer; unpin it first") })
-}
-
-/// The tags of a pinned peer.
-pub(super) fn tags(pins: &Pins, peer: &PeerId) -> Vec<String> {
-    pins.0.get(peer).map(|Pin { tags, .. }| tags.clone()).unwrap_or_default()
 }

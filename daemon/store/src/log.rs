@@ -30,10 +30,13 @@ impl Store {
         Ok(self.db.put_cf_opt(self.table(TOPICS)?, topic, record.encode_to_vec(), &synced())?)
     }
 
-    /// Forgets a topic and its log.
-    pub fn forget_topic(&self, topic: &str) -> Result<(), StoreError> {
+    /// Forgets a topic's log, and the topic with it unless it has settings.
+    pub fn end_log(&self, topic: &str, left: &TopicRecord) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
-        batch.delete_cf(self.table(TOPICS)?, topic);
+        match left.settings {
+            Some(_) => batch.put_cf(self.table(TOPICS)?, topic, left.encode_to_vec()),
+            None => batch.delete_cf(self.table(TOPICS)?, topic),
+        }
         batch.delete_range_cf(self.table(MESSAGES)?, message_key(topic, 0), message_key(topic, u64::MAX));
         Ok(self.db.write_opt(batch, &synced())?)
     }
@@ -152,7 +155,10 @@ mod tests {
         store.append("chat", &mut record, &[], Keep { bytes: 3000, since: 99 }).unwrap();
         assert_eq!(numbers(0), [0; 0]);
         assert_eq!((record.log.unwrap().oldest, record.log.unwrap().bytes), (11, 0));
-        store.forget_topic("chat").unwrap();
+        let left = TopicRecord { settings: Some(crate::SettingsRecord::default()), log: None };
+        store.end_log("chat", &left).unwrap();
+        assert_eq!(store.topics().unwrap()[0], ("chat".to_owned(), left));
+        store.end_log("chat", &TopicRecord::default()).unwrap();
         assert_eq!(store.topics().unwrap().len(), 1);
         assert_eq!(store.messages_from("chats", 0, 9, 99).unwrap().len(), 1);
     }

@@ -291,31 +291,28 @@ impl Node {
             .collect()
         };
         for (name, unread) in logs {
-            let swept = if unread { self.forget_log(&name).await } else { self.write_log(&name, Vec::new()).await };
+            let swept = if unread { self.end_log(&name).await } else { self.write_log(&name, Vec::new()).await };
             if let Err(error) = swept {
                 tracing::error!(%error, topic = name, "the log could not be swept");
             }
         }
     }
 
-    async fn forget_log(&self, name: &str) -> Result<(), NodeError> {
+    /// Ends a log; the topic's settings stay.
+    async fn end_log(&self, name: &str) -> Result<(), NodeError> {
         tracing::info!(topic = name, "nobody has read this log for seven days; it ends");
-        let settings = lock(&self.0.topics).get(name).and_then(|topic| topic.settings);
-        self.forget_topic(name).await?;
-        match settings {
-            Some(settings) => self.set_topic(name, settings).await,
-            None => Ok(()),
-        }
+        self.forget_of_topic(name, |topic| topic.log = None).await
     }
 }
 
-/// The number a reader begins with.
+/// The number a reader begins with. Only what is on disk counts: a number that is not may be another message's after a
+/// crash, and whoever had it for a cursor would miss that one.
 fn begin_at(log: &Log, from: Start) -> Result<u64, NodeError> {
-    let oldest = log.record.oldest;
+    let LogRecord { oldest, next, .. } = log.record;
     match from {
-        Start::Now => Ok(log.next),
+        Start::Now => Ok(next),
         Start::Oldest => Ok(oldest),
-        Start::After(cursor) if cursor.saturating_add(1) < oldest || cursor >= log.next => {
+        Start::After(cursor) if cursor.saturating_add(1) < oldest || cursor >= next => {
             Err(NodeError::CursorExpired { asked: cursor, oldest })
         }
         Start::After(cursor) => Ok(cursor.saturating_add(1)),

@@ -135,7 +135,8 @@ impl Node {
         let _writing = self.0.writing_logs.lock().await;
         let record = {
             let mut topics = lock(&self.0.topics);
-            if topics.values().filter(|topic| topic.settings.is_some()).count() >= MAX_SETTINGS {
+            let others = topics.iter().filter(|(other, topic)| *other != name && topic.settings.is_some()).count();
+            if others >= MAX_SETTINGS {
                 let fault = format!("{MAX_SETTINGS} topics have settings already; `p2pctl topics forget` makes room");
                 return Err(NodeError::Limit(fault));
             }
@@ -152,16 +153,22 @@ impl Node {
     /// Forgets the settings and the log of a topic; its durable readers end.
     pub(crate) async fn forget_topic(&self, name: &str) -> Result<(), NodeError> {
         self.check_topic(name)?;
+        self.forget_of_topic(name, |topic| (topic.settings, topic.log) = (None, None)).await?;
+        Ok(self.0.net.set_topic(name, None).await?)
+    }
+
+    /// Forgets what `forget` takes from a topic, its log at least; what is left is kept.
+    pub(super) async fn forget_of_topic(&self, name: &str, forget: impl FnOnce(&mut Topic)) -> Result<(), NodeError> {
         let _writing = self.0.writing_logs.lock().await;
-        {
+        let left = {
             let mut topics = lock(&self.0.topics);
             let topic = topics.get_mut(name).filter(|topic| topic.settings.is_some() || topic.log.is_some());
             let topic = topic.ok_or_else(|| NodeError::TopicNotFound(name.to_owned()))?;
-            (topic.settings, topic.log) = (None, None);
-        }
+            forget(topic);
+            topic.record()
+        };
         let (store, topic) = (self.0.store.clone(), name.to_owned());
-        blocking(move || store.forget_topic(&topic)).await?;
-        self.0.net.set_topic(name, None).await?;
+        blocking(move || store.end_log(&topic, &left)).await?;
         self.0.topics_changed.notify_waiters();
         Ok(())
     }
