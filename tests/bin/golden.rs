@@ -17,7 +17,7 @@ use serde_json::Value;
 use support::{Daemon, P2PCTL, interrupt};
 
 fn compare(name: &str, now: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
+    let path = Path::new("../tests/golden").join(name);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         return fs::write(path, now).unwrap();
     }

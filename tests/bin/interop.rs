@@ -34,7 +34,7 @@ fn part(name: &str) -> Option<PathBuf> {
 }
 
 fn source(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+    Path::new("..").join(path)
 }
 
 /// A foreign peer: commands to its standard input, events from its standard output.
