@@ -409,6 +409,9 @@ pub(crate) struct Listen {
     /// How long to wait for the stream to appear.
     #[arg(long, value_parser = duration, default_value = "5s")]
     pub(crate) wait: Duration,
+    /// Write a stream in JSON as it comes, undecoded.
+    #[arg(long)]
+    pub(crate) raw: bool,
     /// When the publisher ends or is lost, wait for it to come back, into the same file.
     #[arg(long)]
     pub(crate) stay: bool,

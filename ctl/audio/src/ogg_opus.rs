@@ -1,6 +1,9 @@
 //! Ogg/Opus files (RFC 7845): read packet by packet without decoding, written with exact packets.
 
-use std::io::{Read, Seek, Write};
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Seek, Write},
+};
 
 use ogg::{PacketReader, PacketWriteEndInfo, PacketWriter};
 
@@ -18,6 +21,14 @@ pub struct OpusFile<R: Read + Seek> {
     pub first_ticks: u64,
     /// Read when it was opened.
     first: Option<Vec<u8>>,
+    /// What the header of a later link asks to drop, in 48 kHz ticks.
+    repeated: u64,
+}
+
+/// Samples at 48 kHz to drop at the start, by an identification header.
+fn pre_skip(head: &[u8]) -> Option<u32> {
+    let skip: [u8; 2] = head.get(10..12)?.try_into().ok()?;
+    Some(u16::from_le_bytes(skip).into())
 }
 
 impl<R: Read + Seek> OpusFile<R> {
@@ -26,7 +37,9 @@ impl<R: Read + Seek> OpusFile<R> {
         let bad = |fault: &str| AudioError::Unsupported { path: path.into(), fault: fault.into() };
         let mut reader = PacketReader::new(reader);
         let head = reader.read_packet().ok().flatten().ok_or_else(|| bad("no Ogg stream"))?.data;
-        let (Some(channels), Some(skip)) = (head.get(9), head.get(10..12)) else { return Err(bad("no Opus header")) };
+        let (Some(channels), Some(pre_skip)) = (head.get(9), pre_skip(&head)) else {
+            return Err(bad("no Opus header"));
+        };
         if !head.starts_with(b"OpusHead") {
             return Err(bad("an Ogg file without Opus"));
         }
@@ -34,12 +47,12 @@ impl<R: Read + Seek> OpusFile<R> {
         if !(1..=2).contains(&channels) {
             return Err(bad(&format!("{channels} channels, of which only 1 or 2 are carried")));
         }
-        let pre_skip = skip.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte));
         let tags = reader.read_packet().ok().flatten().ok_or_else(|| bad("truncated after its header"))?.data;
         if !tags.starts_with(b"OpusTags") {
             return Err(bad("no Opus comment header"));
         }
-        let mut file = OpusFile { reader, path: path.into(), channels, pre_skip, first_ticks: 0, first: None };
+        let path = path.into();
+        let mut file = OpusFile { reader, path, channels, pre_skip, first_ticks: 0, first: None, repeated: 0 };
         // Shows whether there is any sound, before anything is announced.
         file.first = file.next_packet()?;
         file.first_ticks = file.first.as_deref().and_then(packet_ticks).ok_or_else(|| bad("it holds no sound"))?;
@@ -56,14 +69,19 @@ impl<R: Read + Seek> OpusFile<R> {
             let Some(packet) = self.reader.read_packet().map_err(|e| bad(format!("damaged Ogg: {e}")))? else {
                 return Ok(None);
             };
-            // A station begins a new stream with each song.
-            if [b"OpusHead", b"OpusTags"].iter().any(|head| packet.data.starts_with(*head)) {
+            // A station begins a new link of the chain with each song, with packets that only prepare the decoder.
+            if packet.data.starts_with(b"OpusHead") {
+                self.repeated = pre_skip(&packet.data).unwrap_or(0).into();
                 continue;
             }
-            return match packet_ticks(&packet.data) {
-                Some(_) => Ok(Some(packet.data)),
-                None => Err(bad("a packet that is not Opus".into())),
-            };
+            if packet.data.starts_with(b"OpusTags") {
+                continue;
+            }
+            let Some(ticks) = packet_ticks(&packet.data) else { return Err(bad("a packet that is not Opus".into())) };
+            match self.repeated.checked_sub(ticks) {
+                Some(rest) => self.repeated = rest,
+                None => return Ok(Some(packet.data)),
+            }
         }
     }
 }
@@ -71,6 +89,7 @@ impl<R: Read + Seek> OpusFile<R> {
 /// Writes an Ogg/Opus stream.
 pub struct OpusWriter<W: Write> {
     writer: PacketWriter<'static, W>,
+    serial: u32,
     ticks: u64,
     /// Held back, since the last packet carries the end mark.
     held: Option<Vec<u8>>,
@@ -80,25 +99,29 @@ const SERIAL: u32 = 0x7032_7064;
 
 impl<W: Write> OpusWriter<W> {
     /// Writes the headers.
-    pub fn new(out: W, channels: u32, pre_skip: u32) -> std::io::Result<Self> {
+    pub fn new(out: W, channels: u32, pre_skip: u32) -> io::Result<Self> {
+        Self::link(out, SERIAL, channels, pre_skip)
+    }
+
+    fn link(out: W, serial: u32, channels: u32, pre_skip: u32) -> io::Result<Self> {
         let mut writer = PacketWriter::new(out);
         let channels = u8::try_from(channels).unwrap_or(1);
         let skip = u16::try_from(pre_skip).unwrap_or(0).to_le_bytes();
         let head = [b"OpusHead\x01", &[channels][..], &skip, &48_000u32.to_le_bytes(), &[0, 0, 0]].concat();
-        writer.write_packet(head, SERIAL, PacketWriteEndInfo::EndPage, 0)?;
+        writer.write_packet(head, serial, PacketWriteEndInfo::EndPage, 0)?;
         let vendor = b"p2pd";
         let tags = [&b"OpusTags"[..], &4u32.to_le_bytes(), vendor, &0u32.to_le_bytes()].concat();
-        writer.write_packet(tags, SERIAL, PacketWriteEndInfo::EndPage, 0)?;
-        Ok(OpusWriter { writer, ticks: 0, held: None })
+        writer.write_packet(tags, serial, PacketWriteEndInfo::EndPage, 0)?;
+        Ok(OpusWriter { writer, serial, ticks: 0, held: None })
     }
 
     /// Adds a packet.
-    pub fn packet(&mut self, packet: Vec<u8>) -> std::io::Result<()> {
+    pub fn packet(&mut self, packet: Vec<u8>) -> io::Result<()> {
         let previous = self.held.replace(packet);
         previous.map_or(Ok(()), |packet| self.put(packet, false))
     }
 
-    fn put(&mut self, packet: Vec<u8>, last: bool) -> std::io::Result<()> {
+    fn put(&mut self, packet: Vec<u8>, last: bool) -> io::Result<()> {
         self.ticks += packet_ticks(&packet).unwrap_or(0);
         // A page each second, so that a reader of an unfinished file loses little.
         let info = match (last, self.ticks.is_multiple_of(48_000)) {
@@ -106,21 +129,63 @@ impl<W: Write> OpusWriter<W> {
             (false, true) => PacketWriteEndInfo::EndPage,
             (false, false) => PacketWriteEndInfo::NormalPacket,
         };
-        self.writer.write_packet(packet, SERIAL, info, self.ticks)
+        self.writer.write_packet(packet, self.serial, info, self.ticks)
     }
 
     /// Writes the end mark and gives back the sink.
-    pub fn finish(mut self) -> std::io::Result<W> {
+    pub fn finish(mut self) -> io::Result<W> {
         if let Some(packet) = self.held.take() {
             self.put(packet, true)?;
         }
         self.writer.inner_mut().flush()?;
         Ok(self.writer.into_inner())
     }
+}
 
-    /// What was written so far, for a sink that is a buffer.
-    pub fn sink(&mut self) -> &mut W {
-        self.writer.inner_mut()
+/// Length of a link, in 48 kHz ticks: who comes late waits so long for a header at most.
+const LINK: u64 = 5 * 48_000;
+/// What a decoder that begins anew needs to hear before it is right (RFC 7845, 4.6), in 48 kHz ticks.
+const CONVERGENCE: u64 = 3_840;
+
+/// An Ogg/Opus stream that can be joined late: a chain of links, each with its headers. A link begins with the last packets
+/// of the one before, which its pre-skip drops, so that the sound has neither hole nor repetition.
+pub struct OpusChain {
+    link: OpusWriter<Vec<u8>>,
+    channels: u32,
+    last: VecDeque<Vec<u8>>,
+}
+
+impl OpusChain {
+    /// Begins the first link.
+    pub fn new(channels: u32, pre_skip: u32) -> io::Result<Self> {
+        let link = OpusWriter::new(Vec::new(), channels, pre_skip)?;
+        Ok(OpusChain { link, channels, last: VecDeque::new() })
+    }
+
+    /// Adds a packet. Returns what is now to be sent, often nothing.
+    pub fn packet(&mut self, packet: Vec<u8>) -> io::Result<Vec<u8>> {
+        let ended = if self.link.ticks >= LINK { self.next_link()? } else { Vec::new() };
+        self.last.push_back(packet.clone());
+        let heard = |packets: &VecDeque<Vec<u8>>| packets.iter().skip(1).filter_map(|p| packet_ticks(p)).sum::<u64>();
+        while heard(&self.last) >= CONVERGENCE {
+            self.last.pop_front();
+        }
+        self.link.packet(packet)?;
+        Ok([ended, std::mem::take(self.link.writer.inner_mut())].concat())
+    }
+
+    fn next_link(&mut self) -> io::Result<Vec<u8>> {
+        let repeated: u64 = self.last.iter().filter_map(|packet| packet_ticks(packet)).sum();
+        let serial = self.link.serial.wrapping_add(1);
+        let mut next =
+            OpusWriter::link(Vec::new(), serial, self.channels, u32::try_from(repeated).unwrap_or(u32::MAX))?;
+        self.last.iter().try_for_each(|packet| next.packet(packet.clone()))?;
+        std::mem::replace(&mut self.link, next).finish()
+    }
+
+    /// What is left, with the end mark.
+    pub fn finish(self) -> io::Result<Vec<u8>> {
+        self.link.finish()
     }
 }
 
@@ -143,6 +208,27 @@ mod tests {
             assert_eq!(read.next_packet().unwrap(), Some(packet));
         }
         assert_eq!(read.next_packet().unwrap(), None);
+    }
+
+    #[test]
+    fn a_chain_can_be_joined_at_each_link_and_repeats_nothing() {
+        let mut encoder = OpusEncoder::new(1, None).unwrap();
+        let packets: Vec<_> = (0..900).map(|n| encoder.encode(&vec![n as f32 / 1000.0; FRAME]).unwrap()).collect();
+        let mut chain = OpusChain::new(1, encoder.pre_skip).unwrap();
+        let mut sent: Vec<u8> = packets.iter().flat_map(|p| chain.packet(p.clone()).unwrap()).collect();
+        sent.extend(chain.finish().unwrap());
+        let read = |bytes: &[u8]| {
+            let mut file = OpusFile::open(Cursor::new(bytes.to_vec()), "x").unwrap();
+            let packets: Vec<_> = std::iter::from_fn(|| file.next_packet().unwrap()).collect();
+            (file.pre_skip, packets)
+        };
+        assert!(read(&sent) == (encoder.pre_skip, packets.clone()));
+        let heads: Vec<usize> = (0..sent.len()).filter(|at| sent[*at..].starts_with(b"OpusHead")).collect();
+        assert_eq!(heads.len(), 4);
+        // The header of a page with one segment has 28 bytes.
+        let (pre_skip, joined) = read(&sent[heads[2] - 28..]);
+        assert_eq!(pre_skip, 3_840);
+        assert!((400..500).contains(&joined.len()) && packets.ends_with(&joined));
     }
 
     #[test]

@@ -139,18 +139,59 @@ pub fn pipe(mut reader: Box<dyn Read + Send + Sync>, rate: u32, channels: u32) -
     if head.is_empty() {
         return Err(AudioError::Unsupported { path: NAME.into(), fault: "it held nothing".into() });
     }
-    let encoded = MAGIC.iter().any(|magic| head.starts_with(magic)) || head.get(4..8) == Some(b"ftyp");
-    let opus = is_opus(&head);
+    if MAGIC.iter().any(|magic| head.starts_with(magic)) || head.get(4..8) == Some(b"ftyp") {
+        return encoded(head, reader, NAME);
+    }
     let whole = Cursor::new(head).chain(reader);
+    Ok(Source::Samples(raw(Box::new(whole), rate, channels, SampleFormat::S16)?.into()))
+}
+
+/// Opens an encoded stream of which `head` was read already.
+fn encoded(head: Vec<u8>, rest: Box<dyn Read + Send + Sync>, name: &str) -> Result<Source, AudioError> {
+    let opus = is_opus(&head);
+    let whole = Cursor::new(head).chain(rest);
     if opus {
         let pipe: Box<dyn Ogg> = Box::new(Pipe(whole));
-        return Ok(Source::Packets(OpusFile::open(pipe, NAME)?));
+        return Ok(Source::Packets(OpusFile::open(pipe, name)?));
     }
-    if encoded {
-        let source = Box::new(ReadOnlySource::new(whole));
-        return Ok(Source::Samples(decode(source, &Hint::new(), NAME.into(), None)?.into()));
+    let source = Box::new(ReadOnlySource::new(whole));
+    Ok(Source::Samples(decode(source, &Hint::new(), name.into(), None)?.into()))
+}
+
+/// How much is read to find the header of an Ogg stream.
+const JOIN: usize = 4 << 20;
+
+/// Reads an encoded stream that is perhaps joined in its middle, from the next place on where a decoder can begin.
+pub fn join(mut reader: Box<dyn Read + Send + Sync>) -> Result<Source, AudioError> {
+    const NAME: &str = "the stream";
+    let mut slice = vec![0; 16 * 1024];
+    let mut head = Vec::new();
+    let (mut ogg, mut read) = (false, 0);
+    loop {
+        let got = reader.read(&mut slice).map_err(AudioError::io(NAME))?;
+        head.extend_from_slice(slice.get(..got).unwrap_or_default());
+        // Other kinds are whole, or can be joined anywhere.
+        ogg |= read == 0 && head.windows(4).any(|bytes| bytes == b"OggS");
+        read += got;
+        if !ogg {
+            break;
+        }
+        // A page that begins a stream says so in its sixth byte (RFC 3533, 6).
+        if let Some(at) = head.windows(6).position(|page| page.starts_with(b"OggS") && page.ends_with(&[2])) {
+            head.drain(..at);
+            break;
+        }
+        head.drain(..head.len().saturating_sub(5));
+        if got == 0 || read > JOIN {
+            let fault = "an Ogg stream that sent no header since it was joined".into();
+            return Err(AudioError::Unsupported { path: NAME.into(), fault });
+        }
     }
-    Ok(Source::Samples(raw(Box::new(whole), rate, channels, SampleFormat::S16)?.into()))
+    if head.is_empty() {
+        return Err(AudioError::Unsupported { path: NAME.into(), fault: "it ended before it began".into() });
+    }
+    reader.by_ref().take(36).read_to_end(&mut head).map_err(AudioError::io(NAME))?;
+    encoded(head, reader, NAME)
 }
 
 /// Decodes; `claimed` are the bytes of sound that a header claims, and those that are there.

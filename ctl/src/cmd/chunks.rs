@@ -1,115 +1,251 @@
-//! `listen` to a stream in the old format: slices of an encoded file, written as they come.
+//! `listen` to a stream in the old format: slices of an encoded file, decoded, or kept as they come.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal, Read, Write},
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
-use p2pd_api::v1::{SubscribeStreamResponse, subscribe_stream_response::Event};
+use bytes::{Buf, Bytes};
+use p2pd_api::v1::{StreamConfig, SubscribeStreamResponse, subscribe_stream_response::Event};
+use p2pd_audio::{
+    jitter::Playout,
+    pace::Pace,
+    source::{self, Source},
+};
 use tempfile::NamedTempFile;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 use tonic::Streaming;
 
-use super::sink;
+use super::{
+    listen::{End, Hearing},
+    sink::{self, Kind, Sink},
+};
 use crate::{
-    cli::Format,
+    cli::{Format, Listen},
     client,
     exit::{asked_to_stop, fail},
     output,
 };
 
+/// Slices that wait for the decoder, 2 MiB of them at most.
+const WAITING: usize = 64;
+/// How far behind the first slice the card plays, since slices come by the second; in microseconds.
+const BEHIND_US: u64 = 500_000;
+
+/// Who hears such a stream.
+pub(super) struct Slices {
+    to: To,
+    until: Option<Instant>,
+    title: Option<String>,
+    bytes: usize,
+    lost: u64,
+}
+
 /// Where the slices go.
-pub(super) enum Place {
+enum To {
     File(NamedTempFile, PathBuf),
     Stdout,
+    Decoder(Decoder),
     /// Only the numbers are wanted.
     Nowhere,
 }
 
-impl Place {
-    pub(super) fn of(path: Option<&Path>, format: Format) -> anyhow::Result<Self> {
-        if format != Format::Table {
-            return Ok(Place::Nowhere);
-        }
-        match path {
-            Some(path)
-                if path.extension().is_some_and(|e| e == "wav") || path.to_str().and_then(sink::card).is_some() =>
-            {
-                Err(fail(
-                    2,
-                    format!(
-                        "-o {}: this stream is an encoded file in the old format; name a file to keep it in as it is, such as a.opus, or - for standard output",
-                        path.display()
-                    ),
-                ))
+impl Slices {
+    pub(super) fn new(path: Option<&Path>, flags: &Listen, format: Format) -> anyhow::Result<Self> {
+        let sound = path.is_none_or(|path| {
+            path.extension().is_some_and(|e| e == "wav" || e == "opus") || path.to_str().and_then(sink::card).is_some()
+        });
+        let to = match path {
+            _ if format != Format::Table => To::Nowhere,
+            path if sound && !flags.raw => To::Decoder(Decoder::start(path, flags.duration)?),
+            Some(path) => To::File(sink::beside(path)?, path.into()),
+            None if io::stdout().is_terminal() => {
+                return Err(fail(2, "--raw writes an encoded file: name one with -o, or pipe it into a player"));
             }
-            Some(path) => Ok(Place::File(sink::beside(path)?, path.into())),
-            None if io::stdout().is_terminal() => Err(fail(
-                2,
-                "this stream is an encoded file in the old format; name a file with -o, or pipe it into a player",
-            )),
-            None => Ok(Place::Stdout),
-        }
+            None => To::Stdout,
+        };
+        // What is decoded ends by its own length.
+        let limit = flags.duration.filter(|_| !matches!(to, To::Decoder(_)));
+        Ok(Slices { to, until: limit.map(|limit| Instant::now() + limit), title: None, bytes: 0, lost: 0 })
     }
 
-    fn write(&mut self, slice: &[u8]) -> io::Result<()> {
-        match self {
-            Place::File(file, _) => file.write_all(slice),
-            Place::Stdout => {
+    async fn take(&mut self, slice: Bytes) -> anyhow::Result<()> {
+        self.bytes += slice.len();
+        match &mut self.to {
+            To::File(file, _) => file.write_all(&slice)?,
+            To::Stdout => {
                 let mut out = io::stdout().lock();
-                out.write_all(slice)?;
-                out.flush()
+                out.write_all(&slice)?;
+                out.flush()?;
             }
-            Place::Nowhere => Ok(()),
+            To::Decoder(decoder) => tokio::select! {
+                // It refuses once it has ended, which `follow` sees by itself.
+                _ = decoder.slices.send(slice) => {}
+                () = asked_to_stop() => {}
+            },
+            To::Nowhere => {}
+        }
+        Ok(())
+    }
+
+    /// Says a title that is new.
+    fn entitle(&mut self, metadata: &str) {
+        let metadata: serde_json::Value = serde_json::from_str(metadata).unwrap_or_default();
+        let harmless = |title: &str| title.chars().filter(|c| !c.is_control() && output::is_harmless(*c)).collect();
+        let title: Option<String> = metadata.get("title").and_then(|title| title.as_str()).map(harmless);
+        if title.is_some() && title != self.title {
+            output::say(format_args!("title: {}", title.as_deref().unwrap_or_default()));
+            self.title = title;
+        }
+    }
+}
+
+impl Hearing for Slices {
+    const NATIVE: bool = false;
+
+    async fn follow(&mut self, mut replies: Streaming<SubscribeStreamResponse>) -> anyhow::Result<End> {
+        loop {
+            let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+            let over = async {
+                match (&mut self.to, left) {
+                    (To::Decoder(decoder), _) => decoder.slices.closed().await,
+                    (_, Some(left)) => sleep(left).await,
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = over => return Ok(End::Limit),
+                reply = client::next(&mut replies) => match reply?.event {
+                    Some(Event::Chunk(slice)) => self.take(slice).await?,
+                    Some(Event::MetadataJson(metadata)) => self.entitle(&metadata),
+                    Some(Event::Ended(end)) => return Ok(End::of(&end)),
+                    Some(Event::Gap(gap)) => {
+                        self.lost += gap.to - gap.from + 1;
+                        output::say(format_args!("p2pctl: slices {} to {} were lost: {}", gap.from, gap.to, gap.reason));
+                    }
+                    _ => {}
+                },
+                () = asked_to_stop() => return Ok(End::Stopped),
+            }
         }
     }
 
     /// Puts the file in its place; after a failure under a name that says so.
-    fn finish(self, failed: bool) -> anyhow::Result<()> {
-        let Place::File(file, path) = self else { return Ok(()) };
-        let path = if failed { path.with_added_extension("partial") } else { path };
-        file.persist(&path).map_err(|e| fail(1, format!("cannot write {}: {}", path.display(), e.error)))?;
-        output::say(format_args!("written to {}", path.display()));
+    async fn close(self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()> {
+        let mut place = None;
+        match self.to {
+            To::File(file, path) => {
+                let path = if ended.is_err() { path.with_added_extension("partial") } else { path };
+                file.persist(&path).map_err(|e| fail(1, format!("cannot write {}: {}", path.display(), e.error)))?;
+                place = Some(path.display().to_string());
+            }
+            To::Decoder(decoder) => place = Some(decoder.finish(ended.is_err()).await?).filter(|path| !path.is_empty()),
+            To::Stdout | To::Nowhere => {}
+        }
+        if let Some(place) = place {
+            output::say(format_args!("written to {place}"));
+        }
+        let numbers = serde_json::json!({ "bytes": self.bytes, "lost_to_slow_reading": self.lost });
+        match format {
+            Format::Table => output::say(format_args!("received {} bytes of an encoded file", self.bytes)),
+            Format::Json | Format::Jsonl => output::line(&numbers.to_string())?,
+        }
+        output::say(ended?);
         Ok(())
     }
 }
 
-pub(super) async fn run(
-    mut replies: Streaming<SubscribeStreamResponse>,
-    mut place: Place,
-    limit: Option<Duration>,
-) -> anyhow::Result<()> {
-    let over = async {
-        match limit {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(over);
-    let (mut bytes, mut lost) = (0, 0);
-    let ended = loop {
-        tokio::select! {
-            reply = client::next(&mut replies) => match reply.map(|reply| reply.event) {
-                Ok(Some(Event::Chunk(chunk))) => {
-                    bytes += chunk.len();
-                    place.write(&chunk)?;
-                }
-                Ok(Some(Event::Ended(_))) => break Ok("the publisher has ended the stream"),
-                Ok(Some(Event::Gap(gap))) => {
-                    lost += gap.to - gap.from + 1;
-                    output::say(format_args!("p2pctl: slices {} to {} were lost: {}", gap.from, gap.to, gap.reason));
-                }
-                Ok(_) => {}
-                Err(error) => break Err(error),
-            },
-            () = &mut over => break Ok("the asked time is over"),
-            () = asked_to_stop() => break Ok("stopped"),
-        }
-    };
-    if let Place::Nowhere = place {
-        output::line(&serde_json::json!({ "bytes": bytes, "lost_to_slow_reading": lost }).to_string())?;
+/// A thread that decodes slices and plays or writes the sound; it ends after what was asked for, or with the slices.
+struct Decoder {
+    slices: mpsc::Sender<Bytes>,
+    failed: Arc<AtomicBool>,
+    /// Where the sound was written.
+    place: oneshot::Receiver<anyhow::Result<String>>,
+}
+
+impl Decoder {
+    fn start(path: Option<&Path>, limit: Option<Duration>) -> anyhow::Result<Self> {
+        let (slices, waiting) = mpsc::channel(WAITING);
+        let (done, place) = oneshot::channel();
+        let failed = Arc::new(AtomicBool::new(false));
+        let kind = Kind::of(path)?;
+        let limit = limit.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX) * 6 / 125);
+        let (path, cut) = (path.map(Path::to_owned), failed.clone());
+        thread::spawn(move || {
+            let _ = done.send(decode(Feed { waiting, slice: Bytes::new() }, kind, path.as_deref(), limit, &cut));
+        });
+        Ok(Decoder { slices, failed, place })
     }
-    place.finish(ended.is_err())?;
-    output::say(format_args!("received {bytes} bytes of an encoded file\n{}", ended?));
+
+    async fn finish(self, failed: bool) -> anyhow::Result<String> {
+        self.failed.store(failed, Ordering::Relaxed);
+        drop(self.slices);
+        self.place.await.unwrap_or_else(|_| Err(fail(1, "the decoder has failed")))
+    }
+}
+
+/// What the decoder reads.
+struct Feed {
+    waiting: mpsc::Receiver<Bytes>,
+    slice: Bytes,
+}
+
+impl Read for Feed {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        while self.slice.is_empty() {
+            match self.waiting.blocking_recv() {
+                Some(slice) => self.slice = slice,
+                None => return Ok(0),
+            }
+        }
+        let count = room.len().min(self.slice.len());
+        self.slice.copy_to_slice(room.get_mut(..count).unwrap_or_default());
+        Ok(count)
+    }
+}
+
+/// Decodes to the end of the feed, or `limit` ticks of 48 kHz. Returns where the sound was written.
+fn decode(feed: Feed, kind: Kind, path: Option<&Path>, limit: u64, cut: &AtomicBool) -> anyhow::Result<String> {
+    let source = source::join(Box::new(feed))
+        .map_err(|error| fail(1, format!("{error}; --raw keeps the stream as it comes")))?;
+    let (channels, pre_skip) = match &source {
+        Source::Samples(samples) => (samples.channels, 0),
+        Source::Packets(packets) => (packets.channels, packets.pre_skip),
+    };
+    let mut sink = Sink::create(kind, path, &StreamConfig { channels, pre_skip, ..StreamConfig::default() })?;
+    let played = play(source, &mut sink, limit, matches!(kind, Kind::Card));
+    let place = sink.finish(played.is_err() || cut.load(Ordering::Relaxed))?;
+    played.map(|()| place)
+}
+
+fn play(mut source: Source, sink: &mut Sink, limit: u64, paced: bool) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut pace = Pace::new(0);
+    let mut written = 0;
+    while written < limit {
+        written += match &mut source {
+            Source::Samples(samples) => match samples.frame()? {
+                Some(frame) => sink.samples(&frame)?,
+                None => return Ok(()),
+            },
+            Source::Packets(packets) => match packets.next_packet()? {
+                Some(packet) => sink.play(Playout::Frame { pts: written, packet })?,
+                None => return Ok(()),
+            },
+        };
+        if paced {
+            let now = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            thread::sleep(Duration::from_micros(pace.wait(now, BEHIND_US + written * 125 / 6)));
+        }
+    }
     Ok(())
 }

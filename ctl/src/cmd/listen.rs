@@ -7,8 +7,8 @@ use std::{
 };
 
 use p2pd_api::v1::{
-    AudioGroup, Stream, SubscribeStreamRequest, SubscribeStreamResponse, stream_service_client::StreamServiceClient,
-    subscribe_stream_response::Event,
+    AudioGroup, Stream, StreamEnded, SubscribeStreamRequest, SubscribeStreamResponse,
+    stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
 use p2pd_audio::{
     codec::packet_ticks,
@@ -17,7 +17,8 @@ use p2pd_audio::{
 use tonic::Streaming;
 
 use super::{
-    Context, chunks,
+    Context,
+    chunks::Slices,
     sink::{Kind, Sink},
 };
 use crate::{
@@ -40,15 +41,18 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
     let form = if stream.config.is_some() { "native" } else { "json" };
     let listening = format!("listening to {}@{} ({form})", stream.stream_id, stream.publisher);
     let Some(config) = stream.config else {
-        let place = chunks::Place::of(path.as_deref(), context.format)?;
+        let slices = Slices::new(path.as_deref(), &flags, context.format)?;
         output::say(listening);
-        return chunks::run(replies, place, flags.duration).await;
+        return hear(context, &flags, slices, replies).await;
     };
+    if flags.raw {
+        return Err(fail(2, "--raw is for streams in JSON; this one is native, and -o x.opus keeps its exact packets"));
+    }
     let kind = if context.format == Format::Table { Kind::of(path.as_deref())? } else { Kind::Nothing };
     let sink = Sink::create(kind, path.as_deref(), &config)?;
     output::say(listening);
     let jitter = Jitter::new(u64::try_from(flags.latency.as_micros()).unwrap_or(u64::MAX));
-    let mut session = Session {
+    let session = Session {
         jitter: if matches!(kind, Kind::Opus | Kind::Wav) { jitter.recording() } else { jitter },
         sink,
         began,
@@ -60,25 +64,50 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
         gaps: 0,
         stats: flags.stats,
     };
-    let mut ended = session.follow(replies).await;
+    hear(context, &flags, session, replies).await
+}
+
+/// One who hears a stream.
+pub(super) trait Hearing {
+    /// Hears native streams, not those in JSON.
+    const NATIVE: bool;
+    /// Plays what comes until it ends.
+    async fn follow(&mut self, replies: Streaming<SubscribeStreamResponse>) -> anyhow::Result<End>;
+    /// Ends the file and says how it went.
+    async fn close(self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()>;
+}
+
+async fn hear<H: Hearing>(
+    context: &Context,
+    flags: &Listen,
+    mut hearing: H,
+    replies: Streaming<SubscribeStreamResponse>,
+) -> anyhow::Result<()> {
+    let mut ended = hearing.follow(replies).await;
     while flags.stay && matches!(ended, Ok(End::Publisher(_)) | Err(_)) {
         output::say(format_args!(
             "{}; waiting for it to come back",
             ended.map_or_else(|e| format!("{e:#}"), |end| end.to_string())
         ));
-        ended = match come_back(context, &flags).await {
-            Some(replies) => session.follow(replies).await,
+        ended = match come_back(context, flags, H::NATIVE).await {
+            Some(replies) => hearing.follow(replies).await,
             None => Ok(End::Stopped),
         };
     }
-    session.close(ended, context.format)
+    hearing.close(ended, context.format).await
 }
 
 /// Why there is no more to hear.
-enum End {
+pub(super) enum End {
     Publisher(&'static str),
     Limit,
     Stopped,
+}
+
+impl End {
+    pub(super) fn of(end: &StreamEnded) -> Self {
+        End::Publisher(if end.reason == "stale" { "stale" } else { "ended" })
+    }
 }
 
 impl fmt::Display for End {
@@ -112,12 +141,12 @@ async fn subscribe(
 }
 
 /// Waits for the stream, and for the daemon if need be; `None` when the user has had enough.
-async fn come_back(context: &Context, flags: &Listen) -> Option<Streaming<SubscribeStreamResponse>> {
+async fn come_back(context: &Context, flags: &Listen, native: bool) -> Option<Streaming<SubscribeStreamResponse>> {
     let back = async {
         loop {
             // The channel dials anew by itself once the daemon is there again.
             match subscribe(context, flags, STAY).await {
-                Ok((stream, replies)) if stream.config.is_some() => return replies,
+                Ok((stream, replies)) if stream.config.is_some() == native => return replies,
                 _ => tokio::time::sleep(RETRY).await,
             }
         }
@@ -143,12 +172,9 @@ struct Session {
     stats: bool,
 }
 
-impl Session {
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
+impl Hearing for Session {
+    const NATIVE: bool = true;
 
-    /// Plays what comes until it ends.
     async fn follow(&mut self, mut replies: Streaming<SubscribeStreamResponse>) -> anyhow::Result<End> {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let ended = loop {
@@ -158,9 +184,7 @@ impl Session {
                 reply = client::next(&mut replies) => match reply.map(|reply| reply.event) {
                     Ok(Some(Event::Group(group))) => self.take(group)?,
                     Ok(Some(Event::Gap(gap))) => self.gaps += gap.to - gap.from + 1,
-                    Ok(Some(Event::Ended(end))) => {
-                        break Ok(End::Publisher(if end.reason == "stale" { "stale" } else { "ended" }));
-                    }
+                    Ok(Some(Event::Ended(end))) => break Ok(End::of(&end)),
                     Ok(_) => {}
                     Err(error) => break Err(error),
                 },
@@ -180,8 +204,7 @@ impl Session {
         ended
     }
 
-    /// Ends the file and says how it went.
-    fn close(mut self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()> {
+    async fn close(mut self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()> {
         if matches!(ended, Ok(End::Stopped)) {
             self.sink.let_go();
         }
@@ -193,6 +216,12 @@ impl Session {
         }
         output::say(ended?);
         Ok(())
+    }
+}
+
+impl Session {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     fn take(&mut self, group: AudioGroup) -> anyhow::Result<()> {

@@ -14,7 +14,7 @@ use p2pd_api::v1::{
     Frame, OpenStream, PublishStreamRequest, PublishStreamResponse, StreamConfig, WireFormat,
     publish_stream_request::Item, publish_stream_response::Event, stream_service_client::StreamServiceClient,
 };
-use p2pd_audio::{ogg_opus::OpusWriter, pace::Pace};
+use p2pd_audio::{ogg_opus::OpusChain, pace::Pace};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -158,8 +158,7 @@ async fn send(
             .as_deref()
             .is_some_and(|s| [".mp3", ".m4a", ".aac"].iter().any(|e| s.to_ascii_lowercase().ends_with(e)));
     // The old format carries an encoded file: frames are put into an Ogg stream.
-    let mut ogg =
-        if json && !raw { Some(OpusWriter::new(Vec::new(), config.channels, config.pre_skip)?) } else { None };
+    let mut ogg = if json && !raw { Some(OpusChain::new(config.channels, config.pre_skip)?) } else { None };
     let limit = flags.duration.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
     while let Some(packet) = packets.recv().await {
         let Packet { data, ticks, level } = packet?;
@@ -183,16 +182,13 @@ async fn send(
                 capture_us: wall_us().saturating_sub(ticks * 125 / 6),
                 duration_us: u32::try_from(ticks * 125 / 6)?,
             }),
-            Some(ogg) => {
-                ogg.packet(data)?;
-                match std::mem::take(ogg.sink()) {
-                    page if page.is_empty() => {
-                        media += ticks;
-                        continue;
-                    }
-                    page => Item::Chunk(page.into()),
+            Some(ogg) => match ogg.packet(data)? {
+                page if page.is_empty() => {
+                    media += ticks;
+                    continue;
                 }
-            }
+                page => Item::Chunk(page.into()),
+            },
         };
         if items.send(request(item)).await.is_err() {
             return Ok(None);

@@ -105,33 +105,45 @@ impl Sink {
 
     /// Plays one thing. Returns how much that was, in 48 kHz ticks.
     pub(super) fn play(&mut self, playout: Playout) -> anyhow::Result<u64> {
+        if let Some(decoder) = self.decoder() {
+            let samples = sound(decoder, playout)?;
+            return self.samples(&samples);
+        }
         match (self, playout) {
             (Sink::Opus(writer, _), Playout::Frame { packet, .. }) => {
                 let ticks = packet_ticks(&packet).unwrap_or(0);
                 writer.packet(packet)?;
                 Ok(ticks)
             }
-            // A file of exact packets has no place for what never came.
-            (Sink::Opus(..), Playout::Conceal { .. }) => Ok(0),
-            (Sink::Wav(writer, .., decoder), playout) => {
-                let samples = sound(decoder, playout)?;
-                samples.iter().try_for_each(|sample| writer.write_sample(to_i16(*sample)))?;
-                Ok(samples.len() as u64 / decoder.channels() as u64)
-            }
-            (Sink::Pcm(pipe, decoder), playout) => {
-                let samples = sound(decoder, playout)?;
-                pipe.write(samples.iter().flat_map(|s| to_i16(*s).to_le_bytes()).collect())?;
-                Ok(samples.len() as u64 / decoder.channels() as u64)
-            }
-            (Sink::Card(player, decoder), playout) => {
-                let samples = sound(decoder, playout)?;
-                player.play(&samples)?;
-                Ok(samples.len() as u64 / decoder.channels() as u64)
-            }
             (Sink::Nothing, Playout::Frame { packet, .. }) => Ok(packet_ticks(&packet).unwrap_or(0)),
             (Sink::Nothing, Playout::Conceal { ticks, .. }) => Ok(ticks),
-            (_, Playout::Restart) | (Sink::Done, _) => Ok(0),
+            // A file of exact packets has no place for what never came.
+            _ => Ok(0),
         }
+    }
+
+    fn decoder(&mut self) -> Option<&mut OpusDecoder> {
+        match self {
+            Sink::Wav(.., decoder) | Sink::Pcm(_, decoder) | Sink::Card(_, decoder) => Some(decoder),
+            Sink::Opus(..) | Sink::Nothing | Sink::Done => None,
+        }
+    }
+
+    /// Plays interleaved samples. Returns how much that was, in 48 kHz ticks.
+    pub(super) fn samples(&mut self, samples: &[f32]) -> anyhow::Result<u64> {
+        match self {
+            Sink::Wav(writer, ..) => samples.iter().try_for_each(|sample| writer.write_sample(to_i16(*sample)))?,
+            Sink::Pcm(pipe, _) => pipe.write(samples.iter().flat_map(|s| to_i16(*s).to_le_bytes()).collect())?,
+            Sink::Card(player, _) => player.play(samples)?,
+            Sink::Opus(..) => {
+                return Err(fail(
+                    2,
+                    "this stream is not Opus: name a file that ends in .wav, or another to keep it as it is",
+                ));
+            }
+            Sink::Nothing | Sink::Done => {}
+        }
+        Ok(self.decoder().map_or(0, |decoder| (samples.len() / decoder.channels()) as u64))
     }
 
     /// Does not wait for a reader of standard output that has stopped, nor for the card to play what it has.

@@ -127,6 +127,7 @@ impl StreamService for Service {
                         send(Event::Group(convert::group(&group, repaired))).await?;
                     }
                     Next::Item(StreamItem::Chunk(chunk)) => send(Event::Chunk(chunk)).await?,
+                    Next::Item(StreamItem::Metadata(json)) => send(Event::MetadataJson(json)).await?,
                     Next::Gap { from, to } => send(Event::Gap(gap(from, to))).await?,
                     Next::Item(StreamItem::Ended(reason)) => {
                         return send(Event::Ended(StreamEnded { reason: reason.into() })).await;

@@ -32,6 +32,8 @@ const OUT: usize = 32;
 const LAST_GROUPS: Duration = Duration::from_secs(2);
 /// Durations of an Opus packet, in microseconds (RFC 6716, 2.1.4).
 const FRAME_US: std::ops::RangeInclusive<u32> = 2_500..=120_000;
+/// How often a JSON stream says what it is, in milliseconds; for those who came late.
+const DESCRIBE_MS: u64 = 5_000;
 /// How soon a changed number of listeners is announced, in milliseconds.
 const LISTENERS_MS: u64 = 2_000;
 
@@ -67,6 +69,8 @@ pub(crate) struct Publication {
     shared: Arc<Shared>,
     out: queue::Writer<Outgoing>,
     groups: Option<Grouping>,
+    /// What a JSON stream says of itself, and when it last did.
+    described: (Metadata, MonoMs),
     /// Ends once `out` is dropped and all in it was sent.
     sender: Option<JoinHandle<()>>,
 }
@@ -135,7 +139,8 @@ impl Node {
             Wire::Json => None,
         };
         let sender = Some(tokio::spawn(send(self.clone(), shared.clone(), queue)));
-        let publication = Publication { node: self.clone(), shared, out, groups, sender };
+        let described = (Metadata::default(), self.now());
+        let mut publication = Publication { node: self.clone(), shared, out, groups, described, sender };
         self.follow(&key, json, true).await?;
         let metadata = self.describe(&publication.shared.topic, opening).await?;
         let announced =
@@ -143,9 +148,7 @@ impl Node {
         announced
             .map_err(|_| field("open.metadata_json", "the announcement would be larger than 8 KiB; shorten it"))?;
         if json {
-            publication
-                .out
-                .push(0, Outgoing::Json(audio_json::encode(&AudioMessage::Metadata(metadata.0), &key.stream, wall())));
+            publication.describe(metadata);
         }
         Ok(publication)
     }
@@ -270,19 +273,38 @@ impl Publication {
         if data.is_empty() || data.len() > audio_json::MAX_CHUNK {
             return Err(field("chunk", format!("has {} bytes, takes 1 to {}", data.len(), audio_json::MAX_CHUNK)));
         }
+        if self.node.now().since(self.described.1) >= DESCRIBE_MS {
+            self.describe(self.described.0.clone());
+        }
         self.shared.frames.fetch_add(1, Ordering::Relaxed);
         self.json(&AudioMessage::Audio(data.clone()));
         self.node.push_item(&self.shared.key, &StreamItem::Chunk(data));
         Ok(())
     }
 
-    /// A title that begins with the next frame.
+    /// A title that begins with the next frame or chunk.
     pub(crate) fn title(&mut self, title: &str) {
-        if let Some(groups) = &mut self.groups {
-            let pts = groups.next_pts();
-            groups.titles.push_back(Title { text: text::clean(title, MAX_TITLE), pts });
-            groups.titles.truncate(16);
+        let text = text::clean(title, MAX_TITLE);
+        match &mut self.groups {
+            Some(groups) => {
+                let pts = groups.next_pts();
+                groups.titles.push_back(Title { text, pts });
+                groups.titles.truncate(16);
+            }
+            None => {
+                let mut metadata = self.described.0.clone();
+                metadata.set("title", text);
+                self.describe(metadata);
+            }
         }
+    }
+
+    /// Says what a JSON stream is.
+    fn describe(&mut self, metadata: Metadata) {
+        let message = AudioMessage::Metadata(metadata.0.clone());
+        self.json(&message);
+        self.node.on_audio(self.shared.key.publisher.clone(), self.shared.key.stream.clone(), message);
+        self.described = (metadata, self.node.now());
     }
 
     /// Sends what is left, marked as the end.

@@ -15,6 +15,7 @@ use p2pd_core::{
     topic,
 };
 use p2pd_net::{TopicRule, queue::Reader};
+use serde_json::Value;
 
 use super::{Listed, Node, NodeError, fanout::Fanout, lock};
 
@@ -36,6 +37,8 @@ pub(crate) enum StreamItem {
         repaired: bool,
     },
     Chunk(Bytes),
+    /// A JSON object.
+    Metadata(String),
     Ended(&'static str),
 }
 
@@ -175,14 +178,18 @@ impl Node {
         let item = match message {
             AudioMessage::Audio(chunk) | AudioMessage::Iq(chunk) => StreamItem::Chunk(chunk),
             AudioMessage::End(_) => StreamItem::Ended("ended"),
-            AudioMessage::Metadata(_) => return,
+            AudioMessage::Metadata(metadata) => StreamItem::Metadata(Value::Object(metadata).to_string()),
         };
         self.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
         self.push_item(&StreamKey { publisher, stream }, &item);
     }
 
     pub(super) fn push_item(&self, key: &StreamKey, item: &StreamItem) {
-        let weight = if let StreamItem::Chunk(chunk) = item { chunk.len() } else { 0 };
+        let weight = match item {
+            StreamItem::Chunk(chunk) => chunk.len(),
+            StreamItem::Metadata(json) => json.len(),
+            _ => 0,
+        };
         if let Some(followed) = lock(&self.0.streams).get(&Self::slot(key)) {
             followed.readers.push(weight, item);
         }

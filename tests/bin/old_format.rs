@@ -1,0 +1,87 @@
+//! Streams in the old JSON format: joined late, decoded, kept as they come.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{fs, io::Read, path::Path, process::Stdio};
+
+use hound::WavReader;
+use support::{hertz, interrupt, pair, said};
+
+/// Until a listener who was there from the start has this many Ogg pages.
+fn pages(sound: &mut impl Read, count: usize) {
+    let (mut heard, mut slice) = (Vec::new(), [0; 4096]);
+    while heard.windows(4).filter(|bytes| bytes == b"OggS").count() < count {
+        let got = sound.read(&mut slice).unwrap();
+        assert!(got > 0, "the stream ended");
+        heard.extend_from_slice(&slice[..got]);
+    }
+}
+
+#[test]
+fn who_comes_late_hears_the_sound_and_its_title() {
+    let (place, a, b) = pair();
+    let title = place.path().join("title");
+    fs::write(&title, "First song\n").unwrap();
+    let publish = ["publish-stream", "old", "--tone", "440", "--wire", "json", "--title-file", title.to_str().unwrap()];
+    let mut publisher = a.ctl(&publish).stderr(Stdio::null()).spawn().unwrap();
+    b.good(&["wait", "stream=old", "--timeout", "20s"]);
+    let mut early = b.ctl(&["listen", "old", "--raw"]).spawn().unwrap();
+    pages(early.stdout.as_mut().unwrap(), 4);
+    early.kill().unwrap();
+    early.wait().unwrap();
+
+    let (wav, opus) = (place.path().join("late.wav"), place.path().join("late.opus"));
+    let late =
+        |file: &Path| b.ctl(&["listen", "old", "-o", file.to_str().unwrap(), "--duration", "3s"]).spawn().unwrap();
+    let (to_wav, to_opus) = (late(&wav), late(&opus));
+    fs::write(&title, "Second song\n").unwrap();
+    for listener in [to_wav, to_opus] {
+        let heard = listener.wait_with_output().unwrap();
+        assert!(heard.status.success(), "{}", said(&heard));
+        let said = said(&heard);
+        assert!(said.contains("(json)") && said.contains("title: Second song"), "{said}");
+    }
+    interrupt(&publisher);
+    publisher.wait().unwrap();
+
+    let sound: Vec<i16> = WavReader::open(&wav).unwrap().into_samples::<i16>().map(Result::unwrap).collect();
+    assert!(sound.len().abs_diff(3 * 48_000) <= 960, "{} samples", sound.len());
+    assert!((hertz(&sound[4_800..]) - 440.0).abs() < 1.0);
+    let mut kept = p2pd_audio::ogg_opus::OpusFile::open(fs::File::open(&opus).unwrap(), "late").unwrap();
+    let packets = std::iter::from_fn(|| kept.next_packet().unwrap()).count();
+    assert!(packets.abs_diff(150) <= 1, "{packets} packets");
+}
+
+/// Layer III, 128 kbit/s, 44.1 kHz, one channel; what says nothing of its samples is silence.
+fn silent_mp3(frames: usize) -> Vec<u8> {
+    let mut frame = vec![0; 417];
+    frame[..4].copy_from_slice(&[0xff, 0xfb, 0x90, 0xc0]);
+    frame.repeat(frames)
+}
+
+#[test]
+fn an_mp3_goes_out_as_it_is_and_is_decoded_or_kept() {
+    const FRAMES: usize = 300;
+    let (place, a, b) = pair();
+    let source = place.path().join("show.mp3");
+    fs::write(&source, silent_mp3(FRAMES)).unwrap();
+    let listen = |more: &[&str]| b.ctl(&[&["listen", "show", "--wait", "20s"], more].concat()).spawn().unwrap();
+    let (kept, heard) = (place.path().join("kept.mp3"), place.path().join("heard.wav"));
+    let listeners = [listen(&["-o", kept.to_str().unwrap()]), listen(&["-o", heard.to_str().unwrap()])];
+    let refused = listen(&["-o", place.path().join("not.opus").to_str().unwrap()]);
+    let published = a.run(&["publish-stream", "show", source.to_str().unwrap(), "--wire", "json"]);
+    assert!(published.status.success(), "{}", said(&published));
+    for listener in listeners {
+        let output = listener.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    assert_eq!(fs::read(kept).unwrap(), silent_mp3(FRAMES));
+    let sound: Vec<i16> = WavReader::open(heard).unwrap().into_samples::<i16>().map(Result::unwrap).collect();
+    // 1152 samples a frame; the first fills the decoder.
+    let expected = FRAMES * 1152 * 480 / 441;
+    assert!(sound.len().abs_diff(expected) < 5_000 && sound.iter().all(|s| *s == 0), "{} for {expected}", sound.len());
+    let refused = refused.wait_with_output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said(&refused).contains("not Opus"), "{}", said(&refused));
+}
