@@ -4,7 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use confique::Config as _;
+use confique::{
+    Config as _,
+    meta::{FieldKind, Meta},
+};
 use p2pd_net::NetError;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -154,6 +157,10 @@ impl Config {
         if let Some(file) = named.filter(|file| !file.is_file()) {
             bail!("there is no configuration file {}", file.display());
         }
+        let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        if let Some(unknown) = unknown(variables) {
+            bail!("configuration: {unknown} is no setting; `p2pd config default` shows them, P2PD_SECTION_KEY sets one");
+        }
         let file: PathBuf = named.unwrap_or(usual).into();
         let mut builder = Config::builder().env();
         if file.is_file() {
@@ -209,6 +216,21 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// A variable that was meant to set something, and sets nothing.
+fn unknown(mut variables: impl Iterator<Item = String>) -> Option<String> {
+    // Flags, and what `p2pctl validate` tells a command.
+    const OTHERS: [&str; 5] = ["P2PD_CONFIG", "P2PD_DATA", "P2PD_SOCKET", "P2PD_SENDER", "P2PD_SOURCE"];
+    fn sets(meta: &Meta, variable: &str) -> bool {
+        meta.fields.iter().any(|field| match &field.kind {
+            FieldKind::Leaf { env, .. } => *env == Some(variable),
+            FieldKind::Nested { meta } => sets(meta, variable),
+            _ => false,
+        })
+    }
+    let known = |variable: &str| OTHERS.contains(&variable) || sets(&Config::META, variable);
+    variables.find(|variable| variable.starts_with("P2PD_") && !known(variable))
 }
 
 /// Where the file sets the key that an error begins with; else it comes from the environment.
@@ -270,6 +292,15 @@ mod tests {
             .collect();
         let loaded = load(&spoken).unwrap();
         assert_eq!(format!("{loaded:?}"), format!("{:?}", Config::defaults().unwrap()));
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_named() {
+        let find = |name: &str| unknown([name.to_owned()].into_iter());
+        assert_eq!(find("P2PD_NETWROK_NAME").as_deref(), Some("P2PD_NETWROK_NAME"));
+        for fine in ["P2PD_NETWORK_NAME", "P2PD_LOG_FILTER", "P2PD_SOCKET", "PATH"] {
+            assert_eq!(find(fine), None);
+        }
     }
 
     #[test]

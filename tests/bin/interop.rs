@@ -1,5 +1,5 @@
 //! Peers that others wrote: js-libp2p on a current Node, the Go p2pd; and programs in other languages at our socket.
-//! `./x test` installs them where they can be had and names the directory in P2PD_INTEROP.
+//! `./x test` installs them where they can be had and names the directory in X_INTEROP.
 #![allow(missing_docs)]
 
 mod support;
@@ -25,7 +25,7 @@ const MIB: usize = 1024 * 1024;
 
 /// An installed part; `None` where it cannot be had.
 fn part(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("P2PD_INTEROP").map(|all| Path::new(&all).join(name));
+    let path = std::env::var_os("X_INTEROP").map(|all| Path::new(&all).join(name));
     let found = path.filter(|path| path.join(".finished").exists());
     if found.is_none() {
         println!("SKIP {name}: not installed; ./x test does that");

@@ -207,7 +207,7 @@ fn after_a_cut_of_ten_seconds_it_is_live_again() {
     publisher.wait().unwrap();
 }
 
-/// Half a minute here; `P2PD_STALLS_FOR=15m` for as long as the goal has it.
+/// Half a minute here; `X_STALLS_FOR=15m` for as long as the goal has it.
 #[test]
 fn where_links_stall_now_and_then_another_way_brings_every_group() {
     let place = tempfile::tempdir().unwrap();
@@ -224,7 +224,7 @@ fn where_links_stall_now_and_then_another_way_brings_every_group() {
         daemons.push(next);
     }
     let mut publisher = daemons[0].ctl(&["publish-stream", "stalled", "--tone", "440"]).spawn().unwrap();
-    let duration = std::env::var("P2PD_STALLS_FOR").unwrap_or_else(|_| "30s".into());
+    let duration = std::env::var("X_STALLS_FOR").unwrap_or_else(|_| "30s".into());
     let listen = ["-o", "json", "listen", "stalled", "--wait", "20s", "--duration", &duration];
     let listeners: Vec<_> = daemons[1..].iter().map(|daemon| daemon.ctl(&listen).spawn().unwrap()).collect();
     for listener in listeners {
