@@ -159,7 +159,9 @@ impl Config {
         }
         let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         if let Some(unknown) = unknown(variables) {
-            bail!("configuration: {unknown} is no setting; `p2pd config default` shows them, P2PD_SECTION_KEY sets one");
+            bail!(
+                "configuration: {unknown} is no setting; `p2pd config default` shows them, P2PD_SECTION_KEY sets one"
+            );
         }
         let file: PathBuf = named.unwrap_or(usual).into();
         let mut builder = Config::builder().env();
@@ -226,7 +228,6 @@ fn unknown(mut variables: impl Iterator<Item = String>) -> Option<String> {
         meta.fields.iter().any(|field| match &field.kind {
             FieldKind::Leaf { env, .. } => *env == Some(variable),
             FieldKind::Nested { meta } => sets(meta, variable),
-            _ => false,
         })
     }
     let known = |variable: &str| OTHERS.contains(&variable) || sets(&Config::META, variable);

@@ -24,12 +24,28 @@ fn main() {
     if arguments.get(1).is_some_and(|a| a == "bare-listener") {
         return runtime.block_on(bare::listen(&arguments[2], PER_ROUND));
     }
+    // `./x bench latency` measures that alone.
+    let chosen: Vec<&String> = arguments.iter().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|c| *c == name);
     runtime.block_on(async {
-        starting();
-        idle().await;
-        latency().await;
-        fanout().await;
-        codec();
+        if wanted("start") {
+            starting();
+        }
+        if wanted("idle") {
+            idle().await;
+        }
+        if wanted("latency") {
+            latency().await;
+        }
+        if wanted("local") {
+            local().await;
+        }
+        if wanted("remote") {
+            remote().await;
+        }
+        if wanted("codec") {
+            codec();
+        }
     });
 }
 
@@ -57,7 +73,7 @@ async fn idle() {
 
 /// Client to client over two daemons, and the same bytes between two bare gossipsub peers, in turns.
 async fn latency() {
-    let (mut whole, mut bare) = (Latencies::default(), Latencies::default());
+    let (mut whole, mut bare, mut local) = (Latencies::default(), Latencies::default(), Latencies::default());
     for round in 0..ROUNDS {
         let a = Daemon::start(&[]);
         let b = Daemon::start(&[&a.address]);
@@ -66,8 +82,12 @@ async fn latency() {
         let mut listener = Listener::join(&b, &stream).await;
         publisher.warm_up(&mut listener).await;
         whole.extend(publisher.paced(PER_ROUND, &mut listener).await);
+        drop(listener);
+        let mut beside = Listener::join(&a, &stream).await;
+        local.extend(publisher.paced(PER_ROUND, &mut beside).await);
         bare.extend(bare::run(PER_ROUND).await);
     }
+    println!("latency on one machine     {}", local.show());
     println!("latency, p2pd              {}", whole.show());
     println!("latency, bare gossipsub    {}", bare.show());
     let (p50, p99) = (whole.at(50) / bare.at(50), whole.at(99) / bare.at(99));
@@ -75,7 +95,7 @@ async fn latency() {
 }
 
 /// One publisher, many local listeners: how many groups go through, and what a stream in real time costs.
-async fn fanout() {
+async fn local() {
     for listeners in [1, 10, 100] {
         let daemon = Daemon::start(&[]);
         let publisher = publish(&daemon, "real-time", 5).await;
@@ -98,6 +118,10 @@ async fn fanout() {
             groups as f64 / time
         );
     }
+}
+
+/// What carrying a stream in real time costs, and how many groups go through to another daemon.
+async fn remote() {
     let a = Daemon::start(&[]);
     let b = Daemon::start(&[&a.address]);
     let publisher = publish(&a, "carry", 5).await;
@@ -113,6 +137,11 @@ async fn fanout() {
         sent * 10.0
     );
     drain.abort();
+    let publisher = publish(&a, "flat-out", 1).await;
+    let mut listener = Listener::join(&b, "flat-out").await;
+    publisher.warm_up(&mut listener).await;
+    let (groups, time) = publisher.flat_out(std::slice::from_mut(&mut listener), 2_000).await;
+    println!("flat out to a remote       {:>8.0} groups/s delivered, none lost", groups as f64 / time);
 }
 
 /// Encoding and decoding, which the clients do.
