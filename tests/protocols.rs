@@ -63,7 +63,7 @@ fn opening(peer: &str, protocols: &[&str]) -> Item {
 }
 
 async fn handle(daemon: &Daemon, protocol: &str) -> Result<Streaming<HandleProtocolResponse>, Status> {
-    let request = HandleProtocolRequest { protocol: protocol.into() };
+    let request = HandleProtocolRequest { protocol: protocol.into(), ..Default::default() };
     let mut told = client(daemon).await.handle_protocol(request).await?.into_inner();
     told.message().await?;
     Ok(told)

@@ -89,6 +89,27 @@ pub(crate) enum Command {
         /// Such as /chat/1.0.0
         protocol: String,
     },
+    /// Ask a peer: standard input is the request, its answer goes to standard output.
+    Call {
+        /// Peer id.
+        peer: String,
+        /// Such as /weather/1.0.0
+        protocol: String,
+        /// The request; else standard input.
+        data: Option<String>,
+    },
+    /// Answer what peers ask: a command gets each request on standard input and prints the answer.
+    #[command(name = "serve")]
+    Serve {
+        /// Such as /weather/1.0.0
+        protocol: String,
+        /// Let others who say so serve it, too; each gets a request in turn.
+        #[arg(long)]
+        share: bool,
+        /// The command with its arguments, run once for each request; it gets P2PD_SENDER in its environment.
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<String>,
+    },
     /// Lead a local address to a peer's protocol.
     Forward {
         /// HOST:PORT or unix:PATH to listen on.
@@ -107,6 +128,9 @@ pub(crate) enum Command {
         /// Peer ids that may, or `any`.
         #[arg(long, required = true)]
         allow: Vec<String>,
+        /// Let others who say so handle the protocol, too; each gets a stream in turn.
+        #[arg(long)]
+        share: bool,
     },
     /// Print what happens.
     Events {

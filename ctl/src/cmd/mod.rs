@@ -1,5 +1,6 @@
 //! One file per noun of the command line.
 
+mod call;
 #[cfg(feature = "soundcard")]
 mod card;
 #[cfg(not(feature = "soundcard"))]
@@ -13,6 +14,7 @@ mod listen;
 mod local;
 mod node;
 mod peers;
+mod program;
 mod protocol;
 mod publish;
 mod pubsub;
@@ -78,7 +80,11 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Open { peer, protocol } => protocol::open(&context, &peer, &protocol).await,
         Command::Handle { protocol } => protocol::handle(&context, &protocol).await,
         Command::Forward { listen, peer, protocol } => protocol::forward(&context, &listen, &peer, &protocol).await,
-        Command::Expose { protocol, target, allow } => protocol::expose(&context, &protocol, &target, &allow).await,
+        Command::Expose { protocol, target, allow, share } => {
+            protocol::expose(&context, &protocol, &target, &allow, share).await
+        }
+        Command::Call { peer, protocol, data } => call::call(&context, &peer, &protocol, data).await,
+        Command::Serve { protocol, share, command } => call::serve(&context, &protocol, share, &command).await,
         Command::Events { from_oldest, after, count } => events::run(&context, from_oldest, after, count).await,
         Command::Wait { .. } | Command::Completion { .. } => Ok(()),
     }

@@ -39,7 +39,7 @@ pub(super) async fn open(context: &Context, peer: &str, protocol: &str) -> anyho
 
 /// Joins standard input and output with the first stream that a peer opens.
 pub(super) async fn handle(context: &Context, protocol: &str) -> anyhow::Result<()> {
-    let mut inbound = Inbound::of(context, protocol).await?;
+    let mut inbound = Inbound::of(context, protocol, false).await?;
     output::say(format_args!("waiting for a stream on {protocol}"));
     let (number, peer) = inbound.next().await?;
     output::say(format_args!("{peer} has opened a stream"));
@@ -63,8 +63,14 @@ pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protoco
 }
 
 /// Joins each stream that an allowed peer opens with a new connection to a local address.
-pub(super) async fn expose(context: &Context, protocol: &str, target: &str, allow: &[String]) -> anyhow::Result<()> {
-    let mut inbound = Inbound::of(context, protocol).await?;
+pub(super) async fn expose(
+    context: &Context,
+    protocol: &str,
+    target: &str,
+    allow: &[String],
+    share: bool,
+) -> anyhow::Result<()> {
+    let mut inbound = Inbound::of(context, protocol, share).await?;
     output::say(format_args!("{protocol} leads to {target} for {}", allow.join(", ")));
     loop {
         let (number, peer) = inbound.next().await?;
@@ -91,8 +97,8 @@ pub(super) async fn expose(context: &Context, protocol: &str, target: &str, allo
 struct Inbound(tonic::Streaming<p2pd_api::v1::HandleProtocolResponse>);
 
 impl Inbound {
-    async fn of(context: &Context, protocol: &str) -> anyhow::Result<Self> {
-        let request = HandleProtocolRequest { protocol: protocol.into() };
+    async fn of(context: &Context, protocol: &str, share: bool) -> anyhow::Result<Self> {
+        let request = HandleProtocolRequest { protocol: protocol.into(), share, ..Default::default() };
         let mut told = context.client.answer(service(context).handle_protocol(request)).await?;
         client::next(&mut told).await?;
         Ok(Inbound(told))

@@ -1,25 +1,21 @@
 //! `topics` and `validate`.
 
-use std::{path::PathBuf, process::Stdio};
-
 use p2pd_api::v1::{
     ForgetTopicRequest, GetTopicRequest, Judgement, ListTopicsRequest, MessageIdentity, MessageToJudge, MessageVerdict,
     SetTopicRequest, Topic, TopicSettings, ValidateTopicRequest, WatchTopicRequest,
     pub_sub_service_client::PubSubServiceClient, validate_topic_request::Item, validate_topic_response::Event,
 };
-use tokio::{io::AsyncWriteExt, process::Command, sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Context;
+use super::{
+    Context,
+    program::{AT_ONCE, Program},
+};
 use crate::{
     cli::{IdentityArg, TopicsAction},
-    client,
-    exit::fail,
-    output,
+    client, output,
 };
-
-/// Commands of a validator that run at once.
-const AT_ONCE: usize = 16;
 
 pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyhow::Result<()> {
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
@@ -105,10 +101,7 @@ fn settings_text(s: &TopicSettings) -> String {
 
 /// Has a command judge each message of a topic.
 pub(super) async fn validate(context: &Context, topic: String, command: Vec<String>) -> anyhow::Result<()> {
-    let (program, arguments) = command.split_first().ok_or_else(|| fail(2, "no command to judge with"))?;
-    if !program.contains('/') && which(program).is_none() {
-        return Err(fail(2, format!("there is no command `{program}`")));
-    }
+    let program = Program::find(&command)?;
     let (said, requests) = mpsc::channel(AT_ONCE);
     said.send(ValidateTopicRequest { item: Some(Item::Topic(topic)) }).await?;
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
@@ -119,10 +112,10 @@ pub(super) async fn validate(context: &Context, topic: String, command: Vec<Stri
         while running.len() >= AT_ONCE {
             running.join_next().await;
         }
-        let (said, program, arguments) = (said.clone(), program.clone(), arguments.to_vec());
+        let (said, program) = (said.clone(), program.clone());
         running.spawn(async move {
             let number = message.number;
-            let judgement = judge(&program, &arguments, message).await.into();
+            let judgement = judge(&program, message).await.into();
             let verdict = MessageVerdict { number, judgement };
             // The call may be over.
             let _ = said.send(ValidateTopicRequest { item: Some(Item::Verdict(verdict)) }).await;
@@ -130,34 +123,17 @@ pub(super) async fn validate(context: &Context, topic: String, command: Vec<Stri
     }
 }
 
-fn which(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
-}
-
-async fn judge(program: &str, arguments: &[String], message: MessageToJudge) -> Judgement {
-    let child = Command::new(program)
-        .args(arguments)
-        .env("P2PD_SENDER", &message.sender)
-        .env("P2PD_SOURCE", &message.source)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn();
-    let mut child = match child {
-        Ok(child) => child,
+async fn judge(program: &Program, message: MessageToJudge) -> Judgement {
+    let variables = [("P2PD_SENDER", message.sender.as_str()), ("P2PD_SOURCE", &message.source)];
+    match program.run(&variables, &message.data).await {
+        Ok(done) => match done.status.code() {
+            Some(0) => Judgement::Accept,
+            Some(1) => Judgement::Reject,
+            _ => Judgement::Ignore,
+        },
         Err(error) => {
-            output::say(format_args!("p2pctl: {program}: {error}; the message is ignored"));
-            return Judgement::Ignore;
+            output::say(format_args!("p2pctl: {}: {error}; the message is ignored", program.name));
+            Judgement::Ignore
         }
-    };
-    if let Some(mut stdin) = child.stdin.take() {
-        // A command need not read what it judges.
-        let _ = stdin.write_all(&message.data).await;
-    }
-    match child.wait().await.map(|status| status.code()) {
-        Ok(Some(0)) => Judgement::Accept,
-        Ok(Some(1)) => Judgement::Reject,
-        _ => Judgement::Ignore,
     }
 }

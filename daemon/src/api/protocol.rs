@@ -4,20 +4,23 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use p2pd_api::v1::{
-    ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest, HandleProtocolResponse, InboundStream,
-    ProtocolStream, exchange_stream_request::Item, exchange_stream_response, handle_protocol_response,
-    protocol_service_server::ProtocolService,
+    CallProtocolRequest, CallProtocolResponse, ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest,
+    HandleProtocolResponse, InboundStream, ProtocolAnswer, ProtocolCall, ProtocolStream, ServeProtocolRequest,
+    ServeProtocolResponse, exchange_stream_request::Item, exchange_stream_response, handle_protocol_response,
+    protocol_answer::Outcome, protocol_service_server::ProtocolService, serve_protocol_request,
+    serve_protocol_response,
 };
 use p2pd_core::id::{IdError, PeerId};
 use p2pd_net::ByteStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, transport::server::UdsConnectInfo};
 
 use super::{
     Context,
     reply::{self, Gone, Out, Replies},
     status,
 };
+use crate::node::{Claim, Lease, Served, Serving};
 
 pub(super) struct Service(pub(super) Context);
 
@@ -67,7 +70,8 @@ impl ProtocolService for Service {
         request: Request<HandleProtocolRequest>,
     ) -> Result<Response<Self::HandleProtocolStream>, Status> {
         use handle_protocol_response::Event;
-        let mut handler = self.0.node.handle_protocol(&request.into_inner().protocol).await.map_err(status::of)?;
+        let claim = claim(uid(&request), request.into_inner());
+        let mut handler = self.0.node.handle_protocol(claim).await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             out.send(HandleProtocolResponse { event: Some(Event::Handling(true)) }).await?;
             while let Some((stream_id, peer)) = handler.next().await {
@@ -76,6 +80,75 @@ impl ProtocolService for Service {
             }
             Ok(())
         })))
+    }
+
+    async fn call_protocol(
+        &self,
+        request: Request<CallProtocolRequest>,
+    ) -> Result<Response<CallProtocolResponse>, Status> {
+        let CallProtocolRequest { peer_id, protocols, data } = request.into_inner();
+        let peer: PeerId = peer_id.parse().map_err(|e: IdError| status::field("peer_id", &e.to_string()))?;
+        let (data, protocol) = self.0.node.call(&peer, &protocols, &data).await.map_err(status::of)?;
+        Ok(Response::new(CallProtocolResponse { data, protocol }))
+    }
+
+    type ServeProtocolStream = Replies<ServeProtocolResponse>;
+
+    async fn serve_protocol(
+        &self,
+        request: Request<Streaming<ServeProtocolRequest>>,
+    ) -> Result<Response<Self::ServeProtocolStream>, Status> {
+        let owner = uid(&request);
+        let mut items = request.into_inner();
+        let Some(serve_protocol_request::Item::Open(open)) = items.message().await?.and_then(|first| first.item) else {
+            return Err(status::field("item", "the first message is `open`"));
+        };
+        let serving = self.0.node.serve(claim(owner, open)).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| serve(serving, items, &out).await)))
+    }
+}
+
+/// What the kernel says of the caller. Who cannot be told is nobody in particular.
+fn uid<T>(request: &Request<T>) -> u32 {
+    let caller = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    caller.map_or(u32::MAX, |caller| caller.uid())
+}
+
+fn claim(owner: u32, request: HandleProtocolRequest) -> Claim {
+    let HandleProtocolRequest { protocol, share, lease_ms, lease } = request;
+    let keep = Duration::from_millis(lease_ms.into());
+    Claim { protocol, share, lease: (!keep.is_zero()).then_some(Lease { owner, name: lease, keep }) }
+}
+
+/// Hands calls to the program and its answers back, until it goes away.
+async fn serve(
+    mut serving: Serving,
+    mut items: Streaming<ServeProtocolRequest>,
+    out: &Out<ServeProtocolResponse>,
+) -> Result<(), Gone> {
+    use serve_protocol_request::Item;
+    use serve_protocol_response::Event;
+    let send = async |event| out.send(ServeProtocolResponse { event: Some(event) }).await;
+    send(Event::Handling(true)).await?;
+    loop {
+        tokio::select! {
+            served = serving.next() => match served {
+                None => return Ok(()),
+                Some(Served::Cancelled(number)) => send(Event::Cancelled(number)).await?,
+                Some(Served::Call { number, peer, data }) => {
+                    send(Event::Call(ProtocolCall { call_id: number, peer_id: peer.to_string(), data })).await?;
+                }
+            },
+            item = items.message() => match item.map_err(|_| Gone)?.ok_or(Gone)?.item {
+                Some(Item::Answer(ProtocolAnswer { call_id, outcome: Some(Outcome::Data(data)) })) => {
+                    if let Err(error) = serving.answer(call_id, data) {
+                        return out.fail(status::of(error)).await;
+                    }
+                }
+                Some(Item::Answer(answer)) => serving.refuse(answer.call_id),
+                _ => return out.fail(status::field("item", "after the first message only `answer`")).await,
+            },
+        }
     }
 }
 

@@ -48,6 +48,9 @@ pub(crate) enum NodeError {
     /// Not accepted in time, or never there.
     #[error("no inbound stream {0} waits; one is reset when it is not accepted within 10 s")]
     StreamGone(u64),
+    /// By the peer.
+    #[error("the stream was reset: {0}")]
+    Reset(std::io::Error),
     /// A cursor before the oldest that is kept, or after the newest.
     #[error("nothing goes on after {asked}; the oldest that is kept is {oldest}")]
     CursorExpired {

@@ -38,6 +38,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use directory::{Listed, StreamChange};
 pub(crate) use error::NodeError;
 pub(crate) use events::Happened;
+pub(crate) use protocols::{Claim, Lease, Served, Serving};
 pub(crate) use publication::{Opening, Publication, Wire};
 pub(crate) use pubsub::{Live, LogReader, LogStatus, Logged, Start, TopicItem, TopicStatus, Validator};
 pub(crate) use streams::StreamItem;

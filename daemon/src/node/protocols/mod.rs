@@ -1,17 +1,25 @@
-//! Protocol streams of local programs: which protocol is whose, and inbound streams until they are taken.
+//! Protocol streams of local programs: opened to peers, or opened by them and waiting until they are taken.
+
+mod call;
+mod handlers;
 
 use std::{
-    collections::BTreeMap,
+    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use p2pd_core::id::PeerId;
-use p2pd_net::{ByteStream, Inbound, NetError};
+use p2pd_net::{ByteStream, NetError};
 
+use self::handlers::Handler;
+pub(crate) use self::{
+    call::{Served, Serving},
+    handlers::{Claim, Lease},
+};
 use super::{Node, NodeError, lock};
 
 /// Inbound streams that wait for their program.
@@ -28,20 +36,41 @@ pub(crate) struct Waiting {
     pub(crate) peer: PeerId,
     pub(crate) protocol: String,
     pub(crate) stream: ByteStream,
-    since: Instant,
 }
 
 #[derive(Default)]
 pub(super) struct State {
     next: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, Waiting>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
+    handlers: handlers::Registry,
 }
 
-/// A protocol that a program handles, until dropped.
-pub(crate) struct Handler {
-    protocol: String,
-    inbound: Inbound,
-    state: Arc<State>,
+impl State {
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Keeps an inbound stream until it is taken or its time is over. Its number; nothing when too many wait.
+    fn keep(self: &Arc<Self>, waiting: Waiting) -> Option<u64> {
+        let number = self.number();
+        let mut all = lock(&self.waiting);
+        if all.len() >= MAX_WAITING {
+            tracing::warn!(peer = %waiting.peer, waiting.protocol, "stream reset: {MAX_WAITING} others wait to be accepted");
+            return None;
+        }
+        all.insert(number, waiting);
+        drop(all);
+        let state = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(ACCEPT_WITHIN).await;
+            lock(&state.waiting).remove(&number);
+        });
+        Some(number)
+    }
+
+    fn take(&self, number: u64) -> Option<Waiting> {
+        lock(&self.waiting).remove(&number)
+    }
 }
 
 fn check(protocol: &str) -> Result<(), NodeError> {
@@ -63,7 +92,7 @@ impl Node {
         protocols: &[String],
     ) -> Result<(ByteStream, String), NodeError> {
         if protocols.is_empty() || protocols.len() > 8 {
-            return Err(NodeError::Field { field: "open.protocols", fault: "takes 1 to 8 protocols".into() });
+            return Err(NodeError::Field { field: "protocols", fault: "takes 1 to 8 protocols".into() });
         }
         protocols.iter().try_for_each(|p| check(p))?;
         let open = async {
@@ -79,34 +108,8 @@ impl Node {
         tokio::time::timeout(OPEN_WITHIN, open).await.map_err(|_| late())?
     }
 
-    /// Handles a protocol.
-    pub(crate) async fn handle_protocol(&self, protocol: &str) -> Result<Handler, NodeError> {
-        check(protocol)?;
-        let inbound = self.0.net.accept_streams(protocol).await?;
-        Ok(Handler { protocol: protocol.to_owned(), inbound, state: self.0.protocols.clone() })
-    }
-
     /// Takes an inbound stream over.
     pub(crate) fn take_stream(&self, number: u64) -> Result<Waiting, NodeError> {
-        lock(&self.0.protocols.waiting).remove(&number).ok_or(NodeError::StreamGone(number))
-    }
-}
-
-impl Handler {
-    /// Waits for the next stream; its number and the peer. `None` when the network has stopped.
-    pub(crate) async fn next(&mut self) -> Option<(u64, PeerId)> {
-        loop {
-            let (peer, stream) = self.inbound.next().await?;
-            let mut waiting = lock(&self.state.waiting);
-            waiting.retain(|_, w| w.since.elapsed() < ACCEPT_WITHIN);
-            if waiting.len() >= MAX_WAITING {
-                tracing::warn!(%peer, protocol = self.protocol, "stream reset: 64 others wait to be accepted");
-                continue;
-            }
-            let number = self.state.next.fetch_add(1, Ordering::Relaxed);
-            let (protocol, since) = (self.protocol.clone(), Instant::now());
-            waiting.insert(number, Waiting { peer: peer.clone(), protocol, stream, since });
-            return Some((number, peer));
-        }
+        self.0.protocols.take(number).ok_or(NodeError::StreamGone(number))
     }
 }

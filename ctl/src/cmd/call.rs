@@ -1,0 +1,101 @@
+//! `call` and `serve`: requests and answers on a protocol of one's own.
+
+use std::{collections::HashMap, io::Write};
+
+use p2pd_api::v1::{
+    CallProtocolRequest, HandleProtocolRequest, ProtocolAnswer, ProtocolCall, ServeProtocolRequest,
+    protocol_answer::Outcome, protocol_service_client::ProtocolServiceClient, serve_protocol_request::Item,
+    serve_protocol_response::Event,
+};
+use tokio::{
+    io::AsyncReadExt,
+    sync::{Semaphore, mpsc},
+    task::AbortHandle,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    Context,
+    program::{AT_ONCE, Program},
+};
+use crate::{
+    client,
+    exit::{asked_to_stop, fail},
+    output,
+};
+
+/// Answers between us and the connection.
+const AHEAD: usize = 4;
+
+/// Asks a peer.
+pub(super) async fn call(context: &Context, peer: &str, protocol: &str, data: Option<String>) -> anyhow::Result<()> {
+    let data = match data {
+        Some(data) => data.into_bytes(),
+        None => {
+            let mut data = Vec::new();
+            tokio::io::stdin().read_to_end(&mut data).await?;
+            data
+        }
+    };
+    let request = CallProtocolRequest { peer_id: peer.into(), protocols: vec![protocol.into()], data: data.into() };
+    let mut protocols = ProtocolServiceClient::new(context.client.channel.clone());
+    let asking = context.client.answer(protocols.call_protocol(request));
+    let answer = tokio::select! {
+        answer = asking => answer?,
+        () = asked_to_stop() => return Err(fail(130, "")),
+    };
+    std::io::stdout().write_all(&answer.data)?;
+    Ok(())
+}
+
+/// Answers with what a command prints.
+pub(super) async fn serve(context: &Context, protocol: &str, share: bool, command: &[String]) -> anyhow::Result<()> {
+    let program = Program::find(command)?;
+    let (said, requests) = mpsc::channel(AHEAD);
+    let open = HandleProtocolRequest { protocol: protocol.into(), share, ..HandleProtocolRequest::default() };
+    said.send(ServeProtocolRequest { item: Some(Item::Open(open)) }).await?;
+    let mut protocols = ProtocolServiceClient::new(context.client.channel.clone());
+    let mut events = context.client.answer(protocols.serve_protocol(ReceiverStream::new(requests))).await?;
+    let room = std::sync::Arc::new(Semaphore::new(AT_ONCE));
+    let mut running: HashMap<u64, AbortHandle> = HashMap::new();
+    loop {
+        let event = tokio::select! {
+            event = client::next(&mut events) => event?.event,
+            () = asked_to_stop() => return Ok(()),
+        };
+        match event {
+            Some(Event::Handling(_)) => output::say(format_args!("answering on {protocol}")),
+            Some(Event::Call(call)) => {
+                let (said, program, room) = (said.clone(), program.clone(), room.clone());
+                running.retain(|_, call| !call.is_finished());
+                let number = call.call_id;
+                let answering = tokio::spawn(async move {
+                    let _room = room.acquire().await;
+                    let answer = ProtocolAnswer { call_id: call.call_id, outcome: Some(answer(&program, call).await) };
+                    // The call may be over.
+                    let _ = said.send(ServeProtocolRequest { item: Some(Item::Answer(answer)) }).await;
+                });
+                running.insert(number, answering.abort_handle());
+            }
+            // Dropping a running command ends it.
+            Some(Event::Cancelled(number)) => {
+                running.remove(&number).iter().for_each(AbortHandle::abort);
+            }
+            None => {}
+        }
+    }
+}
+
+async fn answer(program: &Program, call: ProtocolCall) -> Outcome {
+    match program.run(&[("P2PD_SENDER", &call.peer_id)], &call.data).await {
+        Ok(done) if done.status.success() => Outcome::Data(done.stdout.into()),
+        Ok(done) => {
+            output::say(format_args!("p2pctl: {} failed ({}); the call is refused", program.name, done.status));
+            Outcome::Refused(true)
+        }
+        Err(error) => {
+            output::say(format_args!("p2pctl: {}: {error}; the call is refused", program.name));
+            Outcome::Refused(true)
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! A command of the user's that is run for each thing that comes, and gets it on standard input.
+
+use std::{
+    io,
+    path::PathBuf,
+    process::{Output, Stdio},
+    sync::Arc,
+};
+
+use tokio::{io::AsyncWriteExt, process::Command};
+
+use crate::exit::fail;
+
+/// Commands that run at once.
+pub(super) const AT_ONCE: usize = 16;
+
+/// The command.
+#[derive(Clone)]
+pub(super) struct Program {
+    pub(super) name: Arc<str>,
+    arguments: Arc<[String]>,
+}
+
+impl Program {
+    /// Finds it, so that a missing one is told before anything depends on it.
+    pub(super) fn find(command: &[String]) -> anyhow::Result<Self> {
+        let Some((name, arguments)) = command.split_first() else { return Err(fail(2, "name a command")) };
+        if which(name).is_none() {
+            return Err(fail(2, format!("there is no command `{name}`")));
+        }
+        Ok(Program { name: name.as_str().into(), arguments: arguments.into() })
+    }
+
+    /// Runs it to its end, or until this is dropped.
+    pub(super) async fn run(&self, variables: &[(&str, &str)], input: &[u8]) -> io::Result<Output> {
+        let mut child = Command::new(&*self.name)
+            .args(&*self.arguments)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdin = child.stdin.take();
+        let give = async {
+            if let Some(mut stdin) = stdin {
+                // A command need not read what it is given.
+                let _ = stdin.write_all(input).await;
+            }
+        };
+        tokio::join!(give, child.wait_with_output()).1
+    }
+}
+
+fn which(program: &str) -> Option<PathBuf> {
+    if program.contains('/') {
+        return Some(program.into()).filter(|path: &PathBuf| path.is_file());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+}

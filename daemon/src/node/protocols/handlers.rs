@@ -1,0 +1,240 @@
+//! Who handles which protocol: one program, or several that share the load; until its call ends, or a while longer under a
+//! lease. Nobody takes a protocol from another.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use p2pd_core::id::PeerId;
+use p2pd_net::{Inbound, NetError};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{super::lock, MAX_WAITING, Node, NodeError, State, Waiting, check};
+
+/// Most programs that share one protocol.
+const MAX_SHARING: usize = 64;
+/// Longest lease.
+const MAX_LEASE: Duration = Duration::from_secs(600);
+
+/// What a program asks for.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) protocol: String,
+    /// Others who ask for the same may handle it too.
+    pub(crate) share: bool,
+    pub(crate) lease: Option<Lease>,
+}
+
+/// A protocol stays its user's for a while after the call has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Lease {
+    /// User id of the program.
+    pub(crate) owner: u32,
+    /// How the program calls it.
+    pub(crate) name: String,
+    pub(crate) keep: Duration,
+}
+
+/// Who handles what.
+#[derive(Default)]
+pub(super) struct Registry {
+    by_protocol: Mutex<HashMap<String, Registration>>,
+    /// One claim at a time, since the network is asked in the middle of it.
+    claiming: tokio::sync::Mutex<()>,
+}
+
+/// A stream that waits, and who opened it.
+type Arrived = (u64, PeerId);
+
+struct Registration {
+    share: bool,
+    lease: Option<Lease>,
+    /// The next to get a stream is in front.
+    members: VecDeque<(u64, mpsc::Sender<Arrived>)>,
+    /// Came while nobody was there.
+    missed: VecDeque<Arrived>,
+    /// When the last member left.
+    left: Instant,
+    changed: Arc<Notify>,
+    /// The protocol is free again.
+    over: CancellationToken,
+}
+
+impl Registration {
+    /// Until when it is held for nobody in particular; `None` while somebody is there.
+    fn held_until(&self) -> Option<Instant> {
+        let keep = self.lease.as_ref().map_or(Duration::ZERO, |lease| lease.keep);
+        self.members.is_empty().then(|| self.left + keep)
+    }
+
+    /// Hands a stream to the next member that takes it; false when none does.
+    fn give(&mut self, arrived: Arrived) -> bool {
+        if self.members.is_empty() {
+            self.missed.push_back(arrived);
+            // Those that waited too long are gone.
+            self.missed.drain(..self.missed.len().saturating_sub(MAX_WAITING));
+            return true;
+        }
+        let given = self.members.iter().position(|(_, member)| member.try_send(arrived.clone()).is_ok());
+        self.members.rotate_left(given.map_or(0, |at| at + 1));
+        given.is_some()
+    }
+}
+
+/// A protocol that a program handles, until dropped.
+pub(crate) struct Handler {
+    state: Arc<State>,
+    protocol: String,
+    member: u64,
+    arrivals: mpsc::Receiver<Arrived>,
+}
+
+impl Handler {
+    /// Waits for the next stream; its number and the peer. `None` when the network has stopped.
+    pub(crate) async fn next(&mut self) -> Option<(u64, PeerId)> {
+        self.arrivals.recv().await
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        if let Some(registration) = lock(&self.state.handlers.by_protocol).get_mut(&self.protocol) {
+            registration.members.retain(|(member, _)| *member != self.member);
+            registration.left = Instant::now();
+            registration.changed.notify_one();
+        }
+    }
+}
+
+impl Node {
+    /// Handles a protocol.
+    pub(crate) async fn handle_protocol(&self, claim: Claim) -> Result<Handler, NodeError> {
+        check(&claim.protocol)?;
+        if let Some(lease) = &claim.lease {
+            let field = |field, fault: &str| Err(NodeError::Field { field, fault: fault.into() });
+            if lease.name.is_empty() || lease.name.len() > 64 {
+                return field("lease", "has 1 to 64 bytes where lease_ms is given");
+            }
+            if lease.keep > MAX_LEASE {
+                return field("lease_ms", "takes at most 600000");
+            }
+            if claim.share {
+                return field("share", "does not go with a lease");
+            }
+        }
+        let state = &self.0.protocols;
+        let _one = state.handlers.claiming.lock().await;
+        loop {
+            let over = match state.join(&claim)? {
+                Joined::As(handler) => return Ok(handler),
+                Joined::Free => break,
+                Joined::Ending(over) => over,
+            };
+            over.cancelled().await;
+        }
+        let inbound = self.0.net.accept_streams(&claim.protocol).await?;
+        Ok(state.register(claim, inbound))
+    }
+}
+
+enum Joined {
+    As(Handler),
+    Free,
+    /// Free in a moment.
+    Ending(CancellationToken),
+}
+
+impl State {
+    fn join(self: &Arc<Self>, claim: &Claim) -> Result<Joined, NodeError> {
+        let mut all = lock(&self.handlers.by_protocol);
+        let Some(registration) = all.get_mut(&claim.protocol) else { return Ok(Joined::Free) };
+        let free = registration.held_until();
+        if free.is_some_and(|until| until <= Instant::now()) {
+            return Ok(Joined::Ending(registration.over.clone()));
+        }
+        let same = |a: &Lease, b: &Lease| a.owner == b.owner && a.name == b.name;
+        let comes_back = match (&registration.lease, &claim.lease) {
+            (Some(held), Some(asked)) => free.is_some() && same(held, asked),
+            _ => false,
+        };
+        if registration.share && claim.share {
+            if registration.members.len() >= MAX_SHARING {
+                return Err(NodeError::Limit(format!("{MAX_SHARING} programs share {} already", claim.protocol)));
+            }
+        } else if !comes_back {
+            return Err(NetError::Taken(claim.protocol.clone()).into());
+        }
+        registration.lease.clone_from(&claim.lease);
+        Ok(Joined::As(self.add(claim.protocol.clone(), registration)))
+    }
+
+    fn add(self: &Arc<Self>, protocol: String, registration: &mut Registration) -> Handler {
+        let (sender, arrivals) = mpsc::channel(MAX_WAITING);
+        let member = self.number();
+        for arrived in std::mem::take(&mut registration.missed) {
+            let _ = sender.try_send(arrived);
+        }
+        registration.members.push_back((member, sender));
+        registration.changed.notify_one();
+        Handler { state: self.clone(), protocol, member, arrivals }
+    }
+
+    fn register(self: &Arc<Self>, claim: Claim, inbound: Inbound) -> Handler {
+        let Claim { protocol, share, lease } = claim;
+        let mut registration = Registration {
+            share,
+            lease,
+            members: VecDeque::new(),
+            missed: VecDeque::new(),
+            left: Instant::now(),
+            changed: Arc::default(),
+            over: CancellationToken::new(),
+        };
+        let handler = self.add(protocol.clone(), &mut registration);
+        let changed = registration.changed.clone();
+        lock(&self.handlers.by_protocol).insert(protocol.clone(), registration);
+        tokio::spawn(dispatch(self.clone(), protocol, inbound, changed));
+        handler
+    }
+}
+
+/// Hands inbound streams to the programs that handle their protocol, until it is nobody's any more.
+async fn dispatch(state: Arc<State>, protocol: String, mut inbound: Inbound, changed: Arc<Notify>) {
+    let held_until = || lock(&state.handlers.by_protocol).get(&protocol).and_then(Registration::held_until);
+    loop {
+        let until = held_until();
+        if until.is_some_and(|until| until <= Instant::now()) {
+            break;
+        }
+        let over = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            arrived = inbound.next() => {
+                let Some((peer, stream)) = arrived else { break };
+                let waiting = Waiting { peer: peer.clone(), protocol: protocol.clone(), stream };
+                let Some(number) = state.keep(waiting) else { continue };
+                let mut all = lock(&state.handlers.by_protocol);
+                if !all.get_mut(&protocol).is_some_and(|registration| registration.give((number, peer))) {
+                    state.take(number);
+                }
+            }
+            () = changed.notified() => {}
+            () = over => {}
+        }
+    }
+    // Free for the network before it is free here.
+    drop(inbound);
+    if let Some(registration) = lock(&state.handlers.by_protocol).remove(&protocol) {
+        registration.over.cancel();
+    }
+}

@@ -1,0 +1,232 @@
+//! Who handles a protocol: alone, sharing, under a lease; and calls with answers.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use p2pd::app::Daemon;
+use p2pd_api::{
+    Reason, reason_of,
+    v1::{
+        CallProtocolRequest, ExchangeStreamRequest, GetInfoRequest, HandleProtocolRequest, HandleProtocolResponse,
+        OpenProtocolStream, ProtocolAnswer, ProtocolCall, ServeProtocolRequest, ServeProtocolResponse,
+        exchange_stream_request, handle_protocol_response::Event, node_service_client::NodeServiceClient,
+        protocol_answer::Outcome, protocol_service_client::ProtocolServiceClient, serve_protocol_request,
+        serve_protocol_response,
+    },
+};
+use support::{DEADLINE, channel, pair, start, until};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+const PROTOCOL: &str = "/test/1.0.0";
+
+async fn client(daemon: &Daemon) -> ProtocolServiceClient<Channel> {
+    ProtocolServiceClient::new(channel(daemon).await)
+}
+
+async fn id(daemon: &Daemon) -> String {
+    let mut node = NodeServiceClient::new(channel(daemon).await);
+    node.get_info(GetInfoRequest {}).await.unwrap().into_inner().peer_id
+}
+
+fn asked() -> HandleProtocolRequest {
+    HandleProtocolRequest { protocol: PROTOCOL.into(), ..Default::default() }
+}
+
+fn leased(name: &str, lease_ms: u32) -> HandleProtocolRequest {
+    HandleProtocolRequest { lease: name.into(), lease_ms, ..asked() }
+}
+
+async fn handle(daemon: &Daemon, request: HandleProtocolRequest) -> Result<Streaming<HandleProtocolResponse>, Status> {
+    let mut told = client(daemon).await.handle_protocol(request).await?.into_inner();
+    assert_eq!(told.message().await?.unwrap().event, Some(Event::Handling(true)));
+    Ok(told)
+}
+
+async fn inbound(told: &mut Streaming<HandleProtocolResponse>) -> u64 {
+    match timeout(DEADLINE, told.message()).await.expect("a stream").unwrap().unwrap().event {
+        Some(Event::Inbound(inbound)) => inbound.stream_id,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Opens a stream, which lasts until what is returned is dropped.
+async fn open(daemon: &Daemon, peer: &str) -> Result<mpsc::Sender<ExchangeStreamRequest>, Status> {
+    let (items, requests) = mpsc::channel(1);
+    let first = OpenProtocolStream { peer_id: peer.into(), protocols: vec![PROTOCOL.into()] };
+    let item = Some(exchange_stream_request::Item::Open(first));
+    items.send(ExchangeStreamRequest { item }).await.unwrap();
+    client(daemon).await.exchange_stream(ReceiverStream::new(requests)).await?.into_inner().message().await?;
+    Ok(items)
+}
+
+fn taken(result: Result<Streaming<HandleProtocolResponse>, Status>) {
+    let status = result.err().expect("a refusal");
+    assert_eq!((status.code(), reason_of(&status)), (Code::AlreadyExists, Some(Reason::ProtocolTaken)), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_share_a_protocol_get_streams_in_turn() {
+    let (a, b) = pair().await;
+    let shared = || HandleProtocolRequest { share: true, ..asked() };
+    let mut one = handle(&a, shared()).await.unwrap();
+    taken(handle(&a, asked()).await);
+    let mut two = handle(&a, shared()).await.unwrap();
+    let peer = id(&a).await;
+    let mut streams = Vec::new();
+    for _ in 0..6 {
+        streams.push(until("a stream", async || open(&b, &peer).await.ok()).await);
+    }
+    for _ in 0..3 {
+        inbound(&mut one).await;
+        inbound(&mut two).await;
+    }
+    // One goes; the other gets all.
+    drop(one);
+    let mut in_a_row = 0;
+    while in_a_row < 3 {
+        let _stream = open(&b, &peer).await.unwrap();
+        let given = timeout(Duration::from_millis(200), two.message()).await.is_ok();
+        in_a_row = if given { in_a_row + 1 } else { 0 };
+    }
+    drop(two);
+    until("nobody", async || handle(&a, asked()).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_keeps_the_protocol_and_what_came_meanwhile() {
+    let (a, b) = pair().await;
+    let peer = id(&a).await;
+    let first = handle(&a, leased("shop", 60_000)).await.unwrap();
+    taken(handle(&a, leased("shop", 60_000)).await);
+    let stream = until("a stream", async || open(&b, &peer).await.ok()).await;
+    drop((first, stream));
+    // Not theirs, and it stays so.
+    taken(handle(&a, asked()).await);
+    taken(handle(&a, leased("other", 60_000)).await);
+    let _stream = open(&b, &peer).await.unwrap();
+    let mut again = until("its return", async || handle(&a, leased("shop", 50)).await.ok()).await;
+    inbound(&mut again).await;
+    drop(again);
+    // The lease was renewed for 50 ms only.
+    until("its end", async || handle(&a, asked()).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_cannot_be_is_refused_by_its_field() {
+    let a = start(&[]).await;
+    for (claim, field) in [
+        (leased("", 1_000), "lease"),
+        (leased("shop", 600_001), "lease_ms"),
+        (HandleProtocolRequest { share: true, ..leased("shop", 1_000) }, "share"),
+        (HandleProtocolRequest { protocol: "/meshsub/1.1.0".into(), ..asked() }, "protocol"),
+    ] {
+        let status = handle(&a, claim).await.err().unwrap();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with(field), "{status:?}");
+    }
+}
+
+/// A program that answers calls.
+struct Server {
+    said: mpsc::Sender<ServeProtocolRequest>,
+    told: Streaming<ServeProtocolResponse>,
+}
+
+impl Server {
+    async fn start(daemon: &Daemon) -> Self {
+        let (said, requests) = mpsc::channel(4);
+        let item = Some(serve_protocol_request::Item::Open(asked()));
+        said.send(ServeProtocolRequest { item }).await.unwrap();
+        let told = client(daemon).await.serve_protocol(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        let mut server = Server { said, told };
+        assert_eq!(server.next().await, serve_protocol_response::Event::Handling(true));
+        server
+    }
+
+    async fn next(&mut self) -> serve_protocol_response::Event {
+        timeout(DEADLINE, self.told.message()).await.expect("an event").unwrap().unwrap().event.unwrap()
+    }
+
+    async fn call(&mut self) -> ProtocolCall {
+        match self.next().await {
+            serve_protocol_response::Event::Call(call) => call,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn answer(&self, call_id: u64, outcome: Outcome) {
+        let answer = ProtocolAnswer { call_id, outcome: Some(outcome) };
+        let item = Some(serve_protocol_request::Item::Answer(answer));
+        self.said.send(ServeProtocolRequest { item }).await.unwrap();
+    }
+}
+
+async fn call(daemon: &Daemon, peer: &str, data: impl Into<Bytes>) -> Result<Bytes, Status> {
+    let request = CallProtocolRequest { peer_id: peer.into(), protocols: vec![PROTOCOL.into()], data: data.into() };
+    Ok(client(daemon).await.call_protocol(request).await?.into_inner().data)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_answered_in_any_order_over_one_connection() {
+    const CALLS: usize = 50;
+    let (a, b) = pair().await;
+    let (peer, caller) = (id(&a).await, id(&b).await);
+    let mut server = Server::start(&a).await;
+    let b = std::sync::Arc::new(b);
+    let ask = |n: usize| {
+        let (b, peer) = (b.clone(), peer.clone());
+        // The largest that is allowed, too.
+        let size = if n == 0 { 1_000_000 } else { n };
+        tokio::spawn(async move {
+            until("an answer", async || call(&b, &peer, vec![n as u8; size]).await.ok()).await == vec![n as u8; size]
+        })
+    };
+    let asking: Vec<_> = (0..CALLS).map(ask).collect();
+    let mut calls = Vec::new();
+    for _ in 0..CALLS {
+        calls.push(server.call().await);
+    }
+    assert!(calls.iter().all(|call| call.peer_id == caller));
+    for call in calls.into_iter().rev() {
+        server.answer(call.call_id, Outcome::Data(call.data)).await;
+    }
+    for answered in asking {
+        assert!(timeout(DEADLINE, answered).await.unwrap().unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_cancelled_refused_and_bounded() {
+    let (a, b) = pair().await;
+    let peer = id(&a).await;
+    let mut server = Server::start(&a).await;
+    let b = std::sync::Arc::new(b);
+    let asking = {
+        let (b, peer) = (b.clone(), peer.clone());
+        tokio::spawn(async move { until("an answer", async || call(&b, &peer, "first").await.ok()).await })
+    };
+    let first = server.call().await;
+    asking.abort();
+    assert_eq!(server.next().await, serve_protocol_response::Event::Cancelled(first.call_id));
+    // Too late, which changes nothing.
+    server.answer(first.call_id, Outcome::Data("late".into())).await;
+
+    let refused = {
+        let (b, peer) = (b.clone(), peer.clone());
+        tokio::spawn(async move { call(&b, &peer, "second").await })
+    };
+    let second = server.call().await;
+    assert_eq!(second.data, "second");
+    server.answer(second.call_id, Outcome::Refused(true)).await;
+    let status = timeout(DEADLINE, refused).await.unwrap().unwrap().unwrap_err();
+    assert_eq!((status.code(), reason_of(&status)), (Code::Aborted, Some(Reason::StreamReset)), "{status:?}");
+
+    let status = call(&b, &peer, vec![0; 1_000_001]).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("data"), "{status:?}");
+}
