@@ -2,6 +2,7 @@
 //! that errors carry.
 
 mod connect;
+pub mod local;
 mod reason;
 
 pub use connect::{ConnectError, connect, default_socket};

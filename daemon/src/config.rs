@@ -3,11 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::node::check_protocol;
 use anyhow::{Context, anyhow, bail};
 use confique::{
     Config as _,
     meta::{FieldKind, Meta},
 };
+use p2pd_api::local;
+use p2pd_core::id::PeerId;
 use p2pd_net::NetError;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -25,6 +28,9 @@ pub struct Config {
     /// Live streams.
     #[config(nested)]
     pub streams: Streams,
+    /// Tunnels that stand while the daemon runs; `p2pctl forward` and `p2pctl expose` make others.
+    #[config(nested)]
+    pub tunnels: Tunnels,
     /// Log lines.
     #[config(nested)]
     pub log: Log,
@@ -128,6 +134,50 @@ pub struct Streams {
     pub drop_percent: u8,
 }
 
+/// Tunnels that stand while the daemon runs; `p2pctl forward` and `p2pctl expose` make others.
+#[derive(Debug, Clone, Serialize, confique::Config)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Tunnels {
+    /// Local addresses that lead to a protocol of a peer, each as
+    /// { listen = "127.0.0.1:2222", peer = "12D3KooW...", protocol = "/ssh/1.0.0" }. listen takes HOST:PORT or unix:PATH; peer
+    /// is an id, or a multiaddr that ends in /p2p/ and the id.
+    #[config(default = [])]
+    pub forward: Vec<Forward>,
+
+    /// Protocols that lead to a local address, each as
+    /// { protocol = "/ssh/1.0.0", target = "127.0.0.1:22", allow = ["12D3KooW..."] }. target takes HOST:PORT or unix:PATH; allow
+    /// names the peers that may, "any" lets all.
+    #[config(default = [])]
+    pub expose: Vec<Expose>,
+}
+
+/// A local address that leads to a peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// Where to listen.
+    pub listen: String,
+    /// To whom it leads.
+    pub peer: String,
+    /// On which protocol.
+    pub protocol: String,
+}
+
+/// A protocol that leads to a local address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expose {
+    /// Which.
+    pub protocol: String,
+    /// Where it leads.
+    pub target: String,
+    /// Who may.
+    pub allow: Vec<String>,
+}
+
+/// Lets every peer use an exposed protocol.
+pub const ANYBODY: &str = "any";
+
 /// Log lines.
 #[derive(Debug, Clone, Serialize, confique::Config)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
@@ -207,6 +257,7 @@ impl Config {
         };
         addresses("network.listen", &self.network.listen, p2pd_net::check_listen)?;
         addresses("network.bootstrap", &self.network.bootstrap, p2pd_net::check_peer)?;
+        self.tunnels.check()?;
         EnvFilter::try_new(&self.log.filter).with_context(|| format!("log.filter is `{}`", self.log.filter))?;
         let protocol = &self.network.dht_protocol;
         if !protocol.is_empty() && (!protocol.starts_with('/') || protocol.len() > 128) {
@@ -215,6 +266,26 @@ impl Config {
         let name = &self.network.name;
         if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
             bail!("network.name is `{name}`; it takes 1 to 64 letters, digits, `-`, `_` and `.`");
+        }
+        Ok(())
+    }
+}
+
+impl Tunnels {
+    fn check(&self) -> anyhow::Result<()> {
+        for Forward { listen, peer, protocol } in &self.forward {
+            local::check(listen).map_err(|fault| anyhow!("tunnels.forward listen: {fault}"))?;
+            if peer.parse::<PeerId>().is_err() {
+                p2pd_net::check_peer(peer).with_context(|| format!("tunnels.forward peer of {listen}"))?;
+            }
+            check_protocol(protocol).map_err(|fault| anyhow!("tunnels.forward protocol of {listen}: {fault}"))?;
+        }
+        for Expose { protocol, target, allow } in &self.expose {
+            check_protocol(protocol).map_err(|fault| anyhow!("tunnels.expose protocol: {fault}"))?;
+            local::check(target).map_err(|fault| anyhow!("tunnels.expose target of {protocol}: {fault}"))?;
+            if let Some(bad) = allow.iter().find(|a| *a != ANYBODY && a.parse::<PeerId>().is_err()) {
+                bail!("tunnels.expose allow of {protocol}: `{bad}` is neither a peer id nor `{ANYBODY}`");
+            }
         }
         Ok(())
     }

@@ -4,14 +4,15 @@
 mod support;
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::unix::net::UnixStream,
-    process::Stdio,
+    process::{Command, Stdio},
     thread,
 };
 
-use support::{Daemon, id, interrupt, pair, ready};
+use support::{Daemon, id, interrupt, pair, ready, said, until};
 
 #[test]
 fn a_pipe_leads_to_a_pipe() {
@@ -30,12 +31,10 @@ fn a_pipe_leads_to_a_pipe() {
     assert!(handler.wait().unwrap().success());
 }
 
-#[test]
-fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
-    let (place, a, b) = pair();
-    // The service: answers everything in capitals, when the question is whole.
+/// A service on a port of loopback that answers everything in capitals, when the question is whole.
+fn shouting() -> String {
     let service = TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = service.local_addr().unwrap().to_string();
+    let place = service.local_addr().unwrap().to_string();
     thread::spawn(move || {
         for stream in service.incoming() {
             let mut stream = stream.unwrap();
@@ -46,6 +45,71 @@ fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
             });
         }
     });
+    place
+}
+
+#[test]
+fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
+    let place = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = place.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let exposing = format!("{{ protocol = '/shout/1', target = '{}', allow = ['any'] }}", shouting());
+    let a_config = file("a.toml", format!("[tunnels]\nexpose = [{exposing}]\n"));
+    let a = Daemon::start(place.path(), "a", &["--config", &a_config]);
+    let socket = place.path().join("shout.sock");
+    let forwarding =
+        format!("{{ listen = 'unix:{}', peer = '{}', protocol = '/shout/1' }}", socket.display(), a.address);
+    let b_config = file("b.toml", format!("[tunnels]\nforward = [{forwarding}]\n"));
+    let mut b = Daemon::start(place.path(), "b", &["--config", &b_config]);
+    let ask = || {
+        let mut stream = UnixStream::connect(&socket).ok()?;
+        stream.write_all(b"quiet words").ok()?;
+        stream.shutdown(Shutdown::Write).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        (answer == b"QUIET WORDS").then_some(())
+    };
+    until("the answer", ask);
+    // The socket that a killed daemon leaves behind is no hindrance.
+    b.kill_9();
+    let _b = Daemon::start(place.path(), "b", &["--config", &b_config]);
+    until("the answer again", ask);
+
+    let bad = file("bad.toml", "[tunnels]\nforward = [{ listen = 'nowhere', peer = 'x', protocol = '/y' }]\n".into());
+    let refused = Command::new(support::p2pd()).args(["config", "check", &bad]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(78));
+    assert!(said(&refused).contains("tunnels.forward listen: `nowhere`"), "{}", said(&refused));
+}
+
+#[test]
+fn a_command_answers_calls() {
+    let (_place, a, b) = pair();
+    let (serving, line) = ready(a.ctl(&["serve", "/shout/1", "sh", "-c", "tr a-z A-Z; test $P2PD_SENDER"]));
+    assert_eq!(line, "answering on /shout/1\n");
+    let peer = id(&a);
+    assert_eq!(b.good(&["call", &peer, "/shout/1", "quiet words"]), "QUIET WORDS");
+    let unknown = b.run(&["call", &peer, "/whisper/1", "x"]);
+    assert!(said(&unknown).contains("/whisper/1"), "{}", said(&unknown));
+    interrupt(&serving);
+    serving.wait_with_output().unwrap();
+
+    let (failing, _) = ready(a.ctl(&["serve", "/shout/1", "false"]));
+    let refused =
+        until("a refusal", || Some(b.run(&["call", &peer, "/shout/1", "x"])).filter(|o| said(o).contains("reset")));
+    assert_eq!(refused.status.code(), Some(7));
+    interrupt(&failing);
+    failing.wait_with_output().unwrap();
+    let missing = a.run(&["serve", "/shout/1", "no-such-command"]);
+    assert_eq!(missing.status.code(), Some(2), "{}", said(&missing));
+}
+
+#[test]
+fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
+    let (place, a, b) = pair();
+    let target = shouting();
     let (exposing, _) = ready(a.ctl(&["expose", "/shout/1", &target, "--allow", &id(&b)]));
     let (forwarding, line) = ready(b.ctl(&["forward", "127.0.0.1:0", &id(&a), "/shout/1"]));
     let port = line.split(' ').next().unwrap().to_owned();

@@ -11,7 +11,6 @@ mod dht;
 mod events;
 mod feed;
 mod listen;
-mod local;
 mod node;
 mod peers;
 mod program;

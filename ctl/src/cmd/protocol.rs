@@ -1,20 +1,19 @@
 //! `open`, `handle`, `forward` and `expose`: streams on protocols that programs speak themselves, and what is joined with them.
 
+use anyhow::Context as _;
+use p2pd_api::local::{self, LocalListener};
 use p2pd_api::v1::{
     ExchangeStreamRequest, HandleProtocolRequest, OpenProtocolStream, exchange_stream_request::Item,
     exchange_stream_response::Event, handle_protocol_response, protocol_service_client::ProtocolServiceClient,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::{
-    Context,
-    local::{Listener, Reader, Writer, connect},
-};
+use super::Context;
 use crate::{client, exit::fail, output};
 
 /// Requests between us and the connection.
@@ -33,8 +32,7 @@ fn new_stream(peer: &str, protocol: &str) -> Item {
 
 /// Joins standard input and output with a new stream.
 pub(super) async fn open(context: &Context, peer: &str, protocol: &str) -> anyhow::Result<()> {
-    let (reader, writer) = (Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()));
-    join(service(context), new_stream(peer, protocol), reader, writer).await
+    join(service(context), new_stream(peer, protocol), tokio::io::stdin(), tokio::io::stdout()).await
 }
 
 /// Joins standard input and output with the first stream that a peer opens.
@@ -43,16 +41,16 @@ pub(super) async fn handle(context: &Context, protocol: &str) -> anyhow::Result<
     output::say(format_args!("waiting for a stream on {protocol}"));
     let (number, peer) = inbound.next().await?;
     output::say(format_args!("{peer} has opened a stream"));
-    let (reader, writer) = (Box::new(tokio::io::stdin()), Box::new(tokio::io::stdout()));
-    join(service(context), Item::Accept(number), reader, writer).await
+    join(service(context), Item::Accept(number), tokio::io::stdin(), tokio::io::stdout()).await
 }
 
 /// Joins each connection to a local address with a new stream to the peer.
 pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protocol: &str) -> anyhow::Result<()> {
-    let listener = Listener::bind(listen).await?;
+    local::check(listen).map_err(|fault| fail(2, fault))?;
+    let listener = LocalListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     output::say(format_args!("{} leads to {protocol} of {peer}", listener.place()?));
     loop {
-        let (reader, writer) = listener.accept().await?;
+        let (reader, writer) = tokio::io::split(listener.accept().await?);
         let (client, first) = (service(context), new_stream(peer, protocol));
         tokio::spawn(async move {
             if let Err(error) = join(client, first, reader, writer).await {
@@ -70,6 +68,10 @@ pub(super) async fn expose(
     allow: &[String],
     share: bool,
 ) -> anyhow::Result<()> {
+    local::check(target).map_err(|fault| fail(2, fault))?;
+    if let Some(bad) = allow.iter().find(|a| *a != "any" && !a.chars().all(|c| c.is_ascii_alphanumeric())) {
+        return Err(fail(2, format!("--allow {bad}: takes a peer id such as 12D3KooW..., or any")));
+    }
     let mut inbound = Inbound::of(context, protocol, share).await?;
     output::say(format_args!("{protocol} leads to {target} for {}", allow.join(", ")));
     loop {
@@ -83,7 +85,8 @@ pub(super) async fn expose(
                     let _ = start(client, Item::Accept(number)).await?;
                     return Err(fail(4, format!("{peer} is not allowed; `--allow {peer}` would let it in")));
                 }
-                let (reader, writer) = connect(&target).await?;
+                let here = local::connect(&target).await.with_context(|| format!("cannot connect to {target}"))?;
+                let (reader, writer) = tokio::io::split(here);
                 join(client, Item::Accept(number), reader, writer).await
             };
             if let Err(error) = joined.await {
@@ -124,7 +127,12 @@ async fn start(mut client: Client, first: Item) -> anyhow::Result<Started> {
 }
 
 /// Carries bytes both ways until both sides are closed and the daemon has sent all.
-async fn join(client: Client, first: Item, mut reader: Reader, mut writer: Writer) -> anyhow::Result<()> {
+async fn join(
+    client: Client,
+    first: Item,
+    mut reader: impl AsyncRead + Unpin,
+    mut writer: impl AsyncWrite + Unpin,
+) -> anyhow::Result<()> {
     let (items, mut replies) = start(client, first).await?;
     let sending = async move {
         loop {

@@ -13,6 +13,7 @@ mod publication;
 mod pubsub;
 mod pump;
 mod streams;
+mod tunnels;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -38,7 +39,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use directory::{Listed, StreamChange};
 pub(crate) use error::NodeError;
 pub(crate) use events::Happened;
-pub(crate) use protocols::{Claim, Lease, Served, Serving};
+pub(crate) use protocols::{Claim, Lease, Served, Serving, check_protocol};
 pub(crate) use publication::{Opening, Publication, Wire};
 pub(crate) use pubsub::{Live, LogReader, LogStatus, Logged, Start, TopicItem, TopicStatus, Validator};
 pub(crate) use streams::StreamItem;
@@ -190,6 +191,7 @@ impl Node {
             }
         });
         node.redial(known);
+        node.dig();
         Ok((node, pump))
     }
 

@@ -73,15 +73,19 @@ impl State {
     }
 }
 
-fn check(protocol: &str) -> Result<(), NodeError> {
-    let fault = if !protocol.starts_with('/') || protocol.len() > 140 || protocol.chars().any(char::is_control) {
-        "begins with / and has at most 140 bytes, as in /chat/1.0.0".to_owned()
+/// Whether programs may speak this protocol; why not.
+pub(crate) fn check_protocol(protocol: &str) -> Result<(), String> {
+    if !protocol.starts_with('/') || protocol.len() > 140 || protocol.chars().any(char::is_control) {
+        Err("begins with / and has at most 140 bytes, as in /chat/1.0.0".into())
     } else if OWN.iter().any(|own| protocol.starts_with(own)) {
-        format!("`{protocol}` is spoken by the daemon itself")
+        Err(format!("`{protocol}` is spoken by the daemon itself"))
     } else {
-        return Ok(());
-    };
-    Err(NodeError::Field { field: "protocol", fault })
+        Ok(())
+    }
+}
+
+fn check(protocol: &str) -> Result<(), NodeError> {
+    check_protocol(protocol).map_err(|fault| NodeError::Field { field: "protocol", fault })
 }
 
 impl Node {

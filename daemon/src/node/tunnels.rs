@@ -1,0 +1,104 @@
+//! Tunnels of the configuration: local addresses joined with protocols of peers, for as long as the daemon runs.
+
+use std::{sync::Arc, time::Duration};
+
+use p2pd_api::local::{self, LocalListener};
+use p2pd_core::id::PeerId;
+use tokio::sync::Semaphore;
+
+use super::{Claim, Node, NodeError};
+use crate::config::{ANYBODY, Expose, Forward};
+
+/// Connections through one tunnel; what comes beyond is closed.
+const MAX_CONNECTIONS: usize = 256;
+/// How long after a failure a tunnel is set up again.
+const RETRY: Duration = Duration::from_secs(5);
+
+enum Tunnel {
+    Forward(Forward),
+    Expose(Expose),
+}
+
+impl Node {
+    /// Keeps the tunnels up.
+    pub(crate) fn dig(&self) {
+        let tunnels = self.0.config.tunnels.clone();
+        let forward = tunnels.forward.into_iter().map(Tunnel::Forward);
+        for tunnel in forward.chain(tunnels.expose.into_iter().map(Tunnel::Expose)) {
+            tokio::spawn(self.clone().keep_up(tunnel));
+        }
+    }
+
+    /// Sets a tunnel up again when it fails; says so once for each kind of failure.
+    async fn keep_up(self, tunnel: Tunnel) {
+        let mut said = String::new();
+        loop {
+            let (name, ended) = match &tunnel {
+                Tunnel::Forward(forward) => (&forward.listen, self.forward(forward).await),
+                Tunnel::Expose(expose) => (&expose.protocol, self.expose(expose).await),
+            };
+            let Err(error) = ended else { return };
+            let fault = format!("{error:#}");
+            if said != fault {
+                tracing::warn!(error = fault, tunnel = name, "a tunnel does not stand; trying again");
+                said = fault;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Joins each connection to a local address with a new stream to the peer.
+    async fn forward(&self, tunnel: &Forward) -> anyhow::Result<()> {
+        let listener = LocalListener::bind(&tunnel.listen).await?;
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let mut here = listener.accept().await?;
+            let Ok(room) = room.clone().try_acquire_owned() else { continue };
+            let (node, tunnel) = (self.clone(), tunnel.clone());
+            tokio::spawn(async move {
+                let _room = room;
+                match node.reach(&tunnel).await {
+                    Ok(mut there) => drop(tokio::io::copy_bidirectional(&mut here, &mut there).await),
+                    Err(error) => tracing::warn!(%error, tunnel.listen, "a connection leads nowhere"),
+                }
+            });
+        }
+    }
+
+    async fn reach(&self, tunnel: &Forward) -> Result<p2pd_net::ByteStream, NodeError> {
+        let protocols = [tunnel.protocol.clone()];
+        let Ok(address) = p2pd_net::peer_of(&tunnel.peer) else {
+            return Ok(self.open_stream(&tunnel.peer.parse()?, &protocols).await?.0);
+        };
+        if !self.0.net.peers().await?.iter().any(|peer| peer.peer == address) {
+            self.connect(&tunnel.peer).await?;
+        }
+        Ok(self.open_stream(&address, &protocols).await?.0)
+    }
+
+    /// Joins each stream that an allowed peer opens with a new connection to a local address.
+    async fn expose(&self, tunnel: &Expose) -> anyhow::Result<()> {
+        let claim = Claim { protocol: tunnel.protocol.clone(), share: false, lease: None };
+        let mut handler = self.handle_protocol(claim).await?;
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let allowed = |peer: &PeerId| tunnel.allow.iter().any(|a| a == ANYBODY || *a == peer.to_string());
+        while let Some((number, peer)) = handler.next().await {
+            let Ok(mut there) = self.take_stream(number).map(|waiting| waiting.stream) else { continue };
+            // Dropping the stream resets it.
+            let Ok(room) = room.clone().try_acquire_owned() else { continue };
+            if !allowed(&peer) {
+                tracing::warn!(%peer, tunnel.protocol, "a peer that tunnels.expose does not allow was turned away");
+                continue;
+            }
+            let target = tunnel.target.clone();
+            tokio::spawn(async move {
+                let _room = room;
+                match local::connect(&target).await {
+                    Ok(mut here) => drop(tokio::io::copy_bidirectional(&mut here, &mut there).await),
+                    Err(error) => tracing::warn!(%error, target, "a tunnel's end does not answer"),
+                }
+            });
+        }
+        Ok(())
+    }
+}
