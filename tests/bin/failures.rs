@@ -5,11 +5,11 @@ mod support;
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, ChildStderr, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use support::{Daemon, interrupt, pair, said, until};
+use support::{Daemon, interrupt, p2pd, pair, said, until};
 
 /// The lines that a process writes to its standard error.
 fn lines(child: &mut Child) -> std::io::Lines<BufReader<ChildStderr>> {
@@ -172,4 +172,21 @@ fn a_late_joiner_hears_at_once() {
     assert!(summary["first_sound_ms"].as_u64().unwrap() < 1_500, "{summary}");
     interrupt(&publisher);
     publisher.wait().unwrap();
+}
+
+#[test]
+fn a_daemon_whose_port_is_taken_says_which_and_ends() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let status = a.good(&["status"]);
+    let taken: Vec<&str> = status.lines().filter_map(|line| line.strip_prefix("address      ")).collect();
+    assert_eq!(taken.len(), 3, "TCP, QUIC and WebSocket: {status}");
+    for address in taken {
+        let address = address.split("/p2p/").next().unwrap();
+        let second = Command::new("timeout").arg("20").arg(p2pd()).args(["run", "--dev", "--listen", address]).output();
+        let second = second.unwrap();
+        assert_eq!(second.status.code(), Some(1), "{address}: {}", said(&second));
+        let words = format!("p2pd: cannot listen on {address}: Address already in use (os error 98)\n");
+        assert!(said(&second).ends_with(&words), "{}", said(&second));
+    }
 }

@@ -1,12 +1,20 @@
 //! Builds the swarm: transports, their bounds, and what listens where.
 
-use std::time::Duration;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
+    time::Duration,
+};
 
 use libp2p::{
     Multiaddr, Swarm, SwarmBuilder, Transport as _,
     core::{muxing::StreamMuxerBox, upgrade::Version},
-    dns, noise, tcp, tls, websocket, yamux,
+    dns,
+    multiaddr::Protocol,
+    noise, tcp, tls, websocket, yamux,
 };
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
 
 use crate::{
     Config, NetError,
@@ -27,10 +35,30 @@ fn yamux() -> yamux::Config {
     config
 }
 
-/// An error with all its causes; the library's own words leave out the system's.
+/// An error with all its causes; the library's own words leave out the system's, or say them once a layer.
 fn causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
-    causes.filter(|cause| !cause.is_empty()).collect::<Vec<_>>().join(": ")
+    let mut causes: Vec<String> = causes.filter(|cause| !cause.is_empty()).collect();
+    causes.dedup();
+    causes.join(": ")
+}
+
+/// Fails where another program listens on this TCP port. The library's listeners share theirs (SO_REUSEPORT): a second
+/// daemon of the same user would start in peace, and each would get half of the other's connections.
+fn check_free(address: &Multiaddr) -> io::Result<()> {
+    let mut parts = address.iter();
+    let (family, ip) = match parts.next() {
+        Some(Protocol::Ip4(ip)) => (AddressFamily::Inet, IpAddr::V4(ip)),
+        Some(Protocol::Ip6(ip)) => (AddressFamily::Inet6, IpAddr::V6(ip)),
+        _ => return Ok(()),
+    };
+    let Some(Protocol::Tcp(port)) = parts.next() else { return Ok(()) };
+    let probe = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&probe, sockopt::ReuseAddr, &true)?;
+    if ip.is_ipv6() {
+        setsockopt(&probe, sockopt::Ipv6V6Only, &true)?;
+    }
+    Ok(bind(probe.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, port)))?)
 }
 
 pub(crate) fn build(config: &Config, identity: &Identity, by_content: ByContent) -> Result<Swarm<Behaviour>, NetError> {
@@ -71,7 +99,9 @@ pub(crate) fn build(config: &Config, identity: &Identity, by_content: ByContent)
             address: address.clone(),
             fault: e.to_string(),
         })?;
-        swarm.listen_on(parsed).map_err(|e| NetError::Setup(format!("cannot listen on {address}: {}", causes(&e))))?;
+        let failed = |e: &dyn std::error::Error| NetError::Setup(format!("cannot listen on {address}: {}", causes(e)));
+        check_free(&parsed).map_err(|e| failed(&e))?;
+        swarm.listen_on(parsed).map_err(|e| failed(&e))?;
     }
     Ok(swarm)
 }

@@ -40,15 +40,14 @@ impl Daemon {
     /// By a command that runs p2pd with what else it is given.
     pub fn launch(mut command: Command, place: &Path, name: &str, more: &[&str]) -> Self {
         let socket = place.join(format!("{name}.sock"));
-        let mut child = command
-            .args(["run", "--dev", "--socket"])
-            .arg(&socket)
-            .args(more)
-            .env_remove("P2PD_SOCKET")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        command.args(["run", "--dev", "--socket"]).arg(&socket).args(more);
+        Self::spawn(command, socket)
+    }
+
+    /// By the whole command; returns once it has said where it listens.
+    pub fn spawn(mut command: Command, socket: PathBuf) -> Self {
+        command.env_remove("P2PD_SOCKET").stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address =
             lines.find_map(|line| line.ok()?.strip_prefix("address: ").map(str::to_owned)).expect("an address");
@@ -87,7 +86,16 @@ impl Drop for Daemon {
 }
 
 pub fn interrupt(child: &Child) {
-    assert!(Command::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap().success());
+    signal(child, "-INT");
+}
+
+/// As systemd and `timeout` do it.
+pub fn terminate(child: &Child) {
+    signal(child, "-TERM");
+}
+
+fn signal(child: &Child, signal: &str) {
+    assert!(Command::new("kill").arg(signal).arg(child.id().to_string()).status().unwrap().success());
 }
 
 pub fn pair() -> (TempDir, Daemon, Daemon) {
@@ -126,13 +134,17 @@ pub fn hertz(samples: &[i16]) -> f64 {
 }
 
 /// Waits until `check` gives something.
-pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, check: impl FnMut() -> Option<T>) -> T {
+    within(Duration::from_secs(30), what, check)
+}
+
+pub fn within<T>(limit: Duration, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = check() {
             return found;
         }
-        assert!(began.elapsed() < Duration::from_secs(30), "{what} did not come about");
+        assert!(began.elapsed() < limit, "{what} did not come about");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
