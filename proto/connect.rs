@@ -4,13 +4,18 @@ use std::{
     env, io,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::v1::{GetInfoRequest, node_service_client::NodeServiceClient};
+
 /// Where the system's daemon listens.
 const SYSTEM_SOCKET: &str = "/run/p2pd/api.sock";
+/// How long to wait for the first answer; a daemon that is slower is left to the deadlines of the calls to come.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
 /// Why there is no way to the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +56,7 @@ pub fn default_socket() -> PathBuf {
     users.into_iter().flatten().find(|path| path.exists()).unwrap_or_else(|| SYSTEM_SOCKET.into())
 }
 
-/// Dials the daemon behind `socket`.
+/// Dials the daemon behind `socket`, and sees that it admits us.
 pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
     let path = socket.to_path_buf();
     // A plain connect tells what is wrong more exactly than the channel would.
@@ -67,13 +72,20 @@ pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
         async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_static("http://localhost");
-    endpoint.connect_with_connector(connector).await.map_err(|error| {
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
         let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         let hung_up = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
         let io = causes.find_map(|cause| cause.downcast_ref::<io::Error>());
         match io {
-            Some(io) if hung_up.contains(&io.kind()) => ConnectError::Refused(path),
-            _ => ConnectError::Other(path, error.to_string()),
+            Some(io) if hung_up.contains(&io.kind()) => ConnectError::Refused(path.clone()),
+            _ => ConnectError::Other(path.clone(), error.to_string()),
         }
-    })
+    })?;
+    // We speak first in HTTP/2, so that a daemon that hangs up may be noticed only where its answer should be.
+    let mut node = NodeServiceClient::new(channel.clone());
+    match tokio::time::timeout(FIRST_ANSWER, node.get_info(GetInfoRequest {})).await {
+        // Not a word of the daemon's, but made here of a connection that broke.
+        Ok(Err(status)) if std::error::Error::source(&status).is_some() => Err(ConnectError::Refused(path)),
+        _ => Ok(channel),
+    }
 }

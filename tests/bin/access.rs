@@ -1,0 +1,87 @@
+//! The way to the daemon: who finds its socket, and who is let in.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{
+    fs::{self, File, Permissions},
+    os::{
+        fd::IntoRawFd,
+        unix::{
+            fs::{PermissionsExt, chown},
+            process::CommandExt,
+        },
+    },
+    path::Path,
+    process::Command,
+};
+
+use nix::unistd::Uid;
+use support::{Daemon, P2PCTL, p2pd, said};
+
+const LISTEN: [&str; 2] = ["--listen", "/ip4/127.0.0.1/tcp/0"];
+/// Users that no machine has, one of them with the number that stands for such.
+const STRANGERS: [u32; 2] = [60_000, 65_534];
+
+/// Runs a program as this user, by an open file: where it was built, only its owner may look.
+fn run_as(uid: u32, program: &Path) -> Command {
+    let opened = File::open(program).unwrap().into_raw_fd();
+    let mut command = Command::new(format!("/proc/self/fd/{opened}"));
+    command.uid(uid).gid(uid);
+    command
+}
+
+#[test]
+fn strangers_are_told_what_to_do() {
+    if !Uid::effective().is_root() {
+        return println!("SKIP strangers: to become one takes root");
+    }
+    let place = tempfile::tempdir().unwrap();
+    let socket = place.path().join("api.sock");
+    let mut system = Command::new(p2pd());
+    system.env("STATE_DIRECTORY", place.path().join("data")).env("CONFIGURATION_DIRECTORY", place.path());
+    system.args(["run", "--socket"]).arg(&socket).args(LISTEN);
+    let daemon = Daemon::spawn(system, socket.clone());
+    daemon.good(&["status"]);
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let call = |uid, args: &[&str]| {
+        let output = run_as(uid, Path::new(P2PCTL)).arg("-s").arg(&socket).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(4), "{uid} {args:?}: {}", said(&output));
+        said(&output)
+    };
+    for uid in STRANGERS {
+        assert!(call(uid, &["status"]).contains("sudo usermod -aG p2pd $USER"), "the file's mode keeps them out");
+    }
+    // Whoever opens the file to all has not opened the daemon. It may hang up before or after we have begun to speak.
+    fs::set_permissions(&socket, Permissions::from_mode(0o666)).unwrap();
+    for uid in STRANGERS {
+        for _ in 0..10 {
+            let words = call(uid, &["status"]);
+            assert!(words.contains("does not admit you") && words.contains("root and group p2pd"), "{words}");
+        }
+        assert!(call(uid, &["wait", "ready"]).contains("does not admit you"), "and does not wait in vain");
+    }
+}
+
+#[test]
+fn a_users_daemon_is_found_without_a_runtime_directory() {
+    let home = tempfile::tempdir().unwrap();
+    // Root's own daemon would be the system's.
+    let root = Uid::effective().is_root();
+    if root {
+        chown(home.path(), Some(STRANGERS[0]), Some(STRANGERS[0])).unwrap();
+    }
+    let run = |program: &Path| {
+        let mut command = if root { run_as(STRANGERS[0], program) } else { Command::new(program) };
+        command.env_clear().env("HOME", home.path());
+        command
+    };
+    let mut daemon = run(&p2pd());
+    daemon.arg("run").args(LISTEN);
+    let socket = home.path().join(".local/state/p2pd/api.sock");
+    let daemon = Daemon::spawn(daemon, socket);
+    let found = run(Path::new(P2PCTL)).arg("status").output().unwrap();
+    assert!(found.status.success(), "{}", said(&found));
+    let status = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(status.contains(&daemon.address), "{} in {status}", daemon.address);
+}
