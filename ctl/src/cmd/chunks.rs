@@ -124,15 +124,16 @@ impl Hearing for Slices {
             };
             tokio::select! {
                 () = over => return Ok(End::Limit),
-                reply = client::next(&mut replies) => match reply?.event {
-                    Some(Event::Chunk(slice)) => self.take(slice).await?,
-                    Some(Event::MetadataJson(metadata)) => self.entitle(&metadata),
-                    Some(Event::Ended(end)) => return Ok(End::of(&end)),
-                    Some(Event::Gap(gap)) => {
+                reply = client::next(&mut replies) => match reply.map(|reply| reply.event) {
+                    Ok(Some(Event::Chunk(slice))) => self.take(slice).await?,
+                    Ok(Some(Event::MetadataJson(metadata))) => self.entitle(&metadata),
+                    Ok(Some(Event::Ended(end))) => return Ok(End::of(&end)),
+                    Ok(Some(Event::Gap(gap))) => {
                         self.lost += gap.to - gap.from + 1;
                         output::say(format_args!("p2pctl: slices {} to {} were lost: {}", gap.from, gap.to, gap.reason));
                     }
-                    _ => {}
+                    Ok(_) => {}
+                    Err(error) => return Ok(End::Lost(error)),
                 },
                 () = asked_to_stop() => return Ok(End::Stopped),
             }
@@ -142,13 +143,14 @@ impl Hearing for Slices {
     /// Puts the file in its place; after a failure under a name that says so.
     async fn close(self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()> {
         let mut place = None;
+        let failed = matches!(ended, Ok(End::Lost(_)) | Err(_));
         match self.to {
             To::File(file, path) => {
-                let path = if ended.is_err() { path.with_added_extension("partial") } else { path };
+                let path = if failed { path.with_added_extension("partial") } else { path };
                 file.persist(&path).map_err(|e| fail(1, format!("cannot write {}: {}", path.display(), e.error)))?;
                 place = Some(path.display().to_string());
             }
-            To::Decoder(decoder) => place = Some(decoder.finish(ended.is_err()).await?).filter(|path| !path.is_empty()),
+            To::Decoder(decoder) => place = Some(decoder.finish(failed).await?).filter(|path| !path.is_empty()),
             To::Stdout | To::Nowhere => {}
         }
         if let Some(place) = place {
@@ -159,7 +161,10 @@ impl Hearing for Slices {
             Format::Table => output::say(format_args!("received {} bytes of an encoded file", self.bytes)),
             Format::Json | Format::Jsonl => output::line(&numbers.to_string())?,
         }
-        output::say(ended?);
+        match ended? {
+            End::Lost(error) => return Err(error),
+            end => output::say(end),
+        }
         Ok(())
     }
 }

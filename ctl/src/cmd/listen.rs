@@ -71,7 +71,7 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
 pub(super) trait Hearing {
     /// Hears native streams, not those in JSON.
     const NATIVE: bool;
-    /// Plays what comes until it ends.
+    /// Plays what comes until it ends; an error is that of the place it is written to.
     async fn follow(&mut self, replies: Streaming<SubscribeStreamResponse>) -> anyhow::Result<End>;
     /// Ends the file and says how it went.
     async fn close(self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()>;
@@ -84,11 +84,10 @@ async fn hear<H: Hearing>(
     replies: Streaming<SubscribeStreamResponse>,
 ) -> anyhow::Result<()> {
     let mut ended = hearing.follow(replies).await;
-    while flags.stay && matches!(ended, Ok(End::Publisher(_)) | Err(_)) {
-        output::say(format_args!(
-            "{}; waiting for it to come back",
-            ended.map_or_else(|e| format!("{e:#}"), |end| end.to_string())
-        ));
+    while flags.stay
+        && let Ok(end @ (End::Publisher(_) | End::Lost(_))) = &ended
+    {
+        output::say(format_args!("{end}; waiting for it to come back"));
         ended = match come_back(context, flags, H::NATIVE).await {
             Some(replies) => hearing.follow(replies).await,
             None => Ok(End::Stopped),
@@ -102,6 +101,8 @@ pub(super) enum End {
     Publisher(&'static str),
     Limit,
     Stopped,
+    /// The daemon.
+    Lost(anyhow::Error),
 }
 
 impl End {
@@ -117,6 +118,7 @@ impl fmt::Display for End {
             End::Publisher(_) => "the publisher has ended the stream",
             End::Limit => "the asked time is over",
             End::Stopped => "stopped",
+            End::Lost(error) => return write!(f, "{error:#}"),
         })
     }
 }
@@ -184,16 +186,16 @@ impl Hearing for Session {
                 reply = client::next(&mut replies) => match reply.map(|reply| reply.event) {
                     Ok(Some(Event::Group(group))) => self.take(group)?,
                     Ok(Some(Event::Gap(gap))) => self.gaps += gap.to - gap.from + 1,
-                    Ok(Some(Event::Ended(end))) => break Ok(End::of(&end)),
+                    Ok(Some(Event::Ended(end))) => break End::of(&end),
                     Ok(_) => {}
-                    Err(error) => break Err(error),
+                    Err(error) => break End::Lost(error),
                 },
                 () = tokio::time::sleep(wait) => {
                     let out = self.jitter.pull(self.now(), wall_us());
                     self.play(out)?;
                 }
                 _ = tick.tick(), if self.stats => output::say(self.numbers()),
-                () = asked_to_stop() => break Ok(End::Stopped),
+                () = asked_to_stop() => break End::Stopped,
             }
             if self.written >= self.limit {
                 return Ok(End::Limit);
@@ -201,20 +203,23 @@ impl Hearing for Session {
         };
         let rest = self.jitter.drain(wall_us());
         self.play(rest)?;
-        ended
+        Ok(ended)
     }
 
     async fn close(mut self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()> {
         if matches!(ended, Ok(End::Stopped)) {
             self.sink.let_go();
         }
-        let place = self.sink.finish(ended.is_err())?;
+        let place = self.sink.finish(matches!(ended, Ok(End::Lost(_)) | Err(_)))?;
         let (json, text) = summary(&self.jitter, self.first, self.written, self.gaps, &place);
         match format {
             Format::Table => output::say(text),
             Format::Json | Format::Jsonl => output::line(&json)?,
         }
-        output::say(ended?);
+        match ended? {
+            End::Lost(error) => return Err(error),
+            end => output::say(end),
+        }
         Ok(())
     }
 }

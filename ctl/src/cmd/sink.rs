@@ -216,6 +216,10 @@ impl Pipe {
     }
 
     fn close(self) -> io::Result<()> {
+        // A reader who has let it fill up is not waited for.
+        if let Err(TrySendError::Full(_)) = self.frames.try_send(Vec::new()) {
+            return Ok(());
+        }
         drop(self.frames);
         self.writer.join().unwrap_or(Ok(()))
     }

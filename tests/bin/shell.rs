@@ -1,0 +1,182 @@
+//! What a shell and those who write for it expect: signals, pipes that close, colours, completion.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use p2pd_audio::ogg_opus::OpusFile;
+use support::{Daemon, P2PCTL, p2pd, pair, ready, said, terminate, until, within};
+
+/// A tone that is published, and listed at both daemons.
+fn tone(a: &Daemon, b: &Daemon) -> Child {
+    let (publisher, _) = ready(a.ctl(&["publish-stream", "tone", "--tone", "440"]));
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    publisher
+}
+
+#[test]
+fn sigterm_leaves_listen_with_a_whole_file() {
+    let (place, a, b) = pair();
+    let mut publisher = tone(&a, &b);
+    let (opus, wav) = (place.path().join("heard.opus"), place.path().join("heard.wav"));
+    for file in [&opus, &wav] {
+        let mut listener = b.ctl(&["-o", file.to_str().unwrap(), "listen", "tone", "--stats"]).spawn().unwrap();
+        let mut told = BufReader::new(listener.stderr.take().unwrap()).lines().map(Result::unwrap);
+        assert!(told.any(|line| line.starts_with("2.")), "two seconds are there");
+        terminate(&listener);
+        let rest: Vec<String> = told.collect();
+        assert_eq!(listener.wait().unwrap().code(), Some(0), "what was asked for is done: {rest:?}");
+        assert_eq!(rest.last().map(String::as_str), Some("stopped"), "{rest:?}");
+        assert!(rest.contains(&format!("written to {}", file.display())), "{rest:?}");
+    }
+    let mut file = OpusFile::open(fs::File::open(&opus).unwrap(), "heard").unwrap();
+    let mut packets = 0;
+    while file.next_packet().unwrap().is_some() {
+        packets += 1;
+    }
+    assert!(packets >= 100, "{packets} packets of 20 ms");
+    assert!(hound::WavReader::open(&wav).unwrap().duration() >= 96_000);
+    let made = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let made: Vec<String> = made.filter(|name| !name.ends_with(".sock")).collect();
+    assert_eq!(made.len(), 2, "nothing else is left: {made:?}");
+    terminate(&publisher);
+    assert_eq!(publisher.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn sigterm_has_a_daemon_take_leave() {
+    let (_place, mut a, b) = pair();
+    let publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut watch = b.ctl(&["-o", "jsonl", "streams", "--watch"]).spawn().unwrap();
+    let mut changes = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(changes.any(|line| line.contains("present") && line.contains("\"tone\"")));
+    terminate(&a.child);
+    let gone = changes.find(|line| line.contains("gone")).expect("it is told before its end");
+    let gone: serde_json::Value = serde_json::from_str(&gone).unwrap();
+    assert_eq!((&gone["gone"]["stream_id"], &gone["gone"]["reason"]), (&"tone".into(), &"ended".into()), "{gone}");
+    assert_eq!(until("its end", || a.child.try_wait().unwrap()).code(), Some(0));
+    assert!(!a.socket.exists(), "nobody is led to a socket without a daemon");
+    let told = publisher.wait_with_output().unwrap();
+    assert_eq!(told.status.code(), Some(8), "{}", said(&told));
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_ends_the_writer_in_silence() {
+    let (_place, a, b) = pair();
+    let mut publisher = tone(&a, &b);
+    let commands: [&[&str]; 6] = [
+        &["completion", "bash"],
+        &["--help"],
+        &["events", "--from-oldest"],
+        &["-o", "jsonl", "streams", "--watch"],
+        &["listen", "tone"],
+        &["listen", "tone", "--stay"],
+    ];
+    for args in commands {
+        let mut writer = b.ctl(args).spawn().unwrap();
+        let mut pipe = writer.stdout.take().unwrap();
+        pipe.read_exact(&mut [0]).unwrap();
+        drop(pipe);
+        // Those that wait for news learn of the closed pipe with the next.
+        let code = until(&format!("the end of {args:?}"), || {
+            b.good(&["publish-stream", "news", "--tone", "440", "--duration", "100ms"]);
+            writer.try_wait().unwrap()
+        });
+        let mut words = String::new();
+        writer.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+        assert_eq!(code.code(), Some(0), "{args:?}: {words}");
+        assert!(!words.contains("panicked") && !words.contains("roken pipe"), "{args:?}: {words}");
+    }
+    terminate(&publisher);
+    publisher.wait().unwrap();
+}
+
+#[test]
+fn a_reader_who_stops_ends_the_listener_with_a_word_and_disturbs_no_other() {
+    let (_place, a, b) = pair();
+    let mut publisher = tone(&a, &b);
+    let mut stuck = b.ctl(&["listen", "tone"]).spawn().unwrap();
+    let other = b.ctl(&["-o", "json", "listen", "tone", "--duration", "30s"]).spawn().unwrap();
+    let ended = within(Duration::from_secs(90), "its end", || stuck.try_wait().unwrap());
+    let mut words = String::new();
+    stuck.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+    assert_eq!(ended.code(), Some(1), "{words}");
+    assert!(words.ends_with("p2pctl: nobody has read standard output for 30 s\n"), "{words}");
+    let heard = other.wait_with_output().unwrap();
+    let numbers: serde_json::Value = serde_json::from_slice(&heard.stdout).unwrap();
+    assert_eq!((&numbers["concealed_frames"], &numbers["lost_groups"]), (&0.into(), &0.into()), "{numbers}");
+    terminate(&publisher);
+    publisher.wait().unwrap();
+}
+
+/// What a command prints on a terminal.
+fn on_a_terminal(command: &str, no_color: bool) -> Option<String> {
+    let mut script = Command::new("script");
+    script.args(["-qec", command, "/dev/null"]).stdin(Stdio::null()).env_remove("NO_COLOR");
+    if no_color {
+        script.env("NO_COLOR", "1");
+    }
+    script.output().ok().map(|output| String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn colours_are_for_terminals_and_for_those_who_want_them() {
+    let place = tempfile::tempdir().unwrap();
+    let log = place.path().join("log");
+    let socket = place.path().join("a.sock");
+    let mut daemon = Command::new("sh");
+    daemon.arg("-c").arg("exec \"$0\" \"$@\" 2>\"$LOG\"").arg(p2pd()).args(["run", "--dev", "--socket"]).arg(&socket);
+    daemon.env("LOG", &log).env_remove("NO_COLOR");
+    let daemon = Daemon::spawn(daemon, socket);
+    for args in
+        [&["--help"][..], &["status"], &["peers"], &["streams"], &["listen", "x", "--wait", "0s"], &["nonsense"]]
+    {
+        let mut command = daemon.ctl(args);
+        let output = command.env_remove("NO_COLOR").output().unwrap();
+        assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b), "{args:?}: {}", said(&output));
+    }
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(log.contains(" INFO ") && !log.contains('\u{1b}'), "{log}");
+
+    for command in [format!("{P2PCTL} --help"), format!("timeout 2 {} run --dev", p2pd().display())] {
+        let Some(plain) = on_a_terminal(&command, true) else { return println!("SKIP terminals: no script here") };
+        assert!(!plain.contains('\u{1b}'), "{plain}");
+        let coloured = on_a_terminal(&command, false).unwrap();
+        assert!(coloured.contains('\u{1b}'), "that was a terminal: {coloured}");
+    }
+}
+
+#[test]
+fn shells_take_the_completion() {
+    for shell in ["bash", "zsh", "fish"] {
+        let made = Command::new(P2PCTL).args(["completion", shell]).output().unwrap();
+        assert!(made.status.success() && made.stderr.is_empty(), "{shell}: {}", said(&made));
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join(shell);
+        fs::write(&file, made.stdout).unwrap();
+        if let Err(why) = accepts(shell, &file) {
+            println!("SKIP {shell}: {why}");
+        }
+    }
+}
+
+/// The shell reads the script without running it; and bash offers a command for the beginning of one.
+fn accepts(shell: &str, file: &Path) -> std::io::Result<()> {
+    let read = Command::new(shell).arg("-n").arg(file).output()?;
+    assert!(read.status.success() && read.stderr.is_empty(), "{shell}: {}", said(&read));
+    if shell == "bash" {
+        let ask = "source \"$0\"; COMP_WORDS=(p2pctl publ); COMP_CWORD=1; _p2pctl p2pctl publ p2pctl; echo \"${COMPREPLY[@]}\"";
+        let offered = Command::new(shell).args(["-c", ask]).arg(file).output()?;
+        assert_eq!(String::from_utf8_lossy(&offered.stdout), "publish-stream\n", "{}", said(&offered));
+    }
+    Ok(())
+}
