@@ -6,7 +6,7 @@ mod support;
 use std::{
     f64::consts::TAU,
     fs,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -218,4 +218,28 @@ fn without_repair_exactly_the_dropped_are_concealed() {
         let lost = numbers["lost_groups"].as_u64().unwrap();
         assert!(lost.abs_diff(concealed / 5) <= 1 && numbers["repaired_groups"] == 0, "{percent} %: {numbers}");
     }
+}
+
+#[test]
+fn the_title_is_that_of_its_file_whenever_it_changes() {
+    let (place, a, b) = pair();
+    let file = place.path().join("title.txt");
+    fs::write(&file, "First song\n").unwrap();
+    let mut publisher =
+        a.ctl(&["publish-stream", "tone", "--tone", "440", "--title-file", file.to_str().unwrap()]).spawn().unwrap();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let mut listener = b.ctl(&["-o", "json", "listen", "tone", "--duration", "60s"]).spawn().unwrap();
+    let told = BufReader::new(listener.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut titles = told.filter(|line| line.starts_with("title: "));
+    assert_eq!(titles.next().as_deref(), Some("title: First song"));
+    fs::write(&file, "  Second song \nby somebody\n").unwrap();
+    assert_eq!(titles.next().as_deref(), Some("title: Second song"));
+    // Who joins now is told the title that is.
+    let late = b.run(&["-o", "json", "listen", "tone", "--duration", "2s"]);
+    let late: Vec<String> = said(&late).lines().filter(|line| line.starts_with("title: ")).map(Into::into).collect();
+    assert_eq!(late, ["title: Second song"]);
+    support::interrupt(&publisher);
+    publisher.wait().unwrap();
+    assert_eq!(titles.next(), None, "each is told once");
+    assert!(listener.wait().unwrap().success());
 }

@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use support::{Daemon, P2PCTL, hertz, interrupt, pair, said, until};
+use support::{Daemon, P2PCTL, hertz, id, interrupt, pair, ready, said, until};
 
 #[test]
 fn a_tone_is_received_whole_in_every_shape() {
@@ -206,6 +206,31 @@ fn the_three_ways_to_miss_the_daemon_say_what_to_do() {
     let stale = at(&stale);
     assert_eq!(stale.status.code(), Some(3));
     assert!(said(&stale).contains("journalctl -u p2pd"), "{}", said(&stale));
+}
+
+#[test]
+fn of_two_publishers_of_one_id_the_user_names_the_one_that_is_meant() {
+    let (_place, a, b) = pair();
+    let publish = |daemon: &Daemon| ready(daemon.ctl(&["publish-stream", "town", "--tone", "440"]));
+    let publishers = [publish(&a), publish(&b)];
+    let both = [&a, &b].map(|daemon| format!("town@{}", id(daemon)));
+    for exact in &both {
+        b.good(&["wait", &format!("stream={exact}"), "--timeout", "20s"]);
+    }
+    // One is there, which was asked for.
+    b.good(&["wait", "stream=town", "--timeout", "10s"]);
+    let unclear = b.run(&["listen", "town"]);
+    assert_eq!(unclear.status.code(), Some(7), "{}", said(&unclear));
+    let words = said(&unclear);
+    assert!(both.iter().all(|exact| words.contains(exact)) && words.contains("STREAM_AMBIGUOUS"), "{words}");
+    for exact in &both {
+        let heard = b.run(&["listen", exact, "--duration", "200ms"]);
+        assert!(heard.status.success() && said(&heard).contains(exact), "{}", said(&heard));
+    }
+    for (mut child, _) in publishers {
+        interrupt(&child);
+        child.wait().unwrap();
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A flood of bad connections against a real daemon: its memory stays, and honest peers come through.
+//! Floods against a real daemon, of bad connections and of sound that nobody takes: its memory stays, and the others come
+//! through.
 #![allow(missing_docs)]
 
 mod support;
@@ -10,7 +11,13 @@ use std::{
     time::Duration,
 };
 
+use p2pd_api::v1::{
+    Frame, OpenStream, PublishStreamRequest, StreamConfig, SubscribeStreamRequest, WireFormat,
+    publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
+};
 use support::Daemon;
+use tokio::{runtime::Runtime, sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
 
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -48,5 +55,53 @@ fn two_hundred_websocket_frames_of_256_mib_reserve_nothing() {
     b.good(&["wait", "peers=1", "--timeout", "30s"]);
     let grown = resident_kib(a.child.id()).saturating_sub(before);
     println!("{upgraded} of 200 upgraded; grew by {grown} KiB");
+    assert!(grown < 32 * 1024, "grew by {grown} KiB");
+}
+
+#[test]
+fn a_listener_who_stops_reading_costs_the_daemon_no_memory_and_the_others_no_sound() {
+    const GROUPS: u64 = 2_400;
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let before = resident_kib(a.child.id());
+    let flood = async {
+        let streams = async || StreamServiceClient::new(p2pd_api::connect(&a.socket).await.unwrap());
+        let (items, requests) = mpsc::channel(8);
+        let send = async |item| items.send(PublishStreamRequest { item: Some(item) }).await.unwrap();
+        let config = StreamConfig {
+            codec: "opus".into(),
+            sample_rate: 48_000,
+            channels: 1,
+            frame_us: 20_000,
+            frames_per_group: 5,
+            ..StreamConfig::default()
+        };
+        send(Item::Open(OpenStream {
+            stream_id: "town".into(),
+            wire: WireFormat::Native.into(),
+            config: Some(config),
+            ..OpenStream::default()
+        }))
+        .await;
+        let publishing = streams().await.publish_stream(ReceiverStream::new(requests)).await.unwrap();
+        let listen = async || {
+            let request = SubscribeStreamRequest { stream: "town".into(), wait_ms: 15_000, burst_ms: 0 };
+            streams().await.subscribe_stream(request).await.unwrap().into_inner()
+        };
+        let (stopped, mut other) = (listen().await, listen().await);
+        assert!(matches!(other.message().await.unwrap().unwrap().event, Some(Event::Opened(_))));
+        for seq in 0..GROUPS {
+            for _ in 0..5 {
+                send(Item::Frame(Frame { data: vec![0; 3_800].into(), ..Frame::default() })).await;
+            }
+            let Some(Event::Group(group)) = other.message().await.unwrap().unwrap().event else { panic!("a group") };
+            assert_eq!(group.seq, seq, "the other hears every group");
+        }
+        (publishing, stopped)
+    };
+    let held = Runtime::new().unwrap().block_on(async { timeout(Duration::from_secs(120), flood).await });
+    let grown = resident_kib(a.child.id()).saturating_sub(before);
+    println!("{} KiB went by; grew by {grown} KiB", GROUPS * 5 * 3_800 / 1024);
+    assert!(held.is_ok(), "in time");
     assert!(grown < 32 * 1024, "grew by {grown} KiB");
 }

@@ -20,7 +20,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
-use support::{Daemon, interrupt, p2pd, said, until};
+use support::{Daemon, id, interrupt, p2pd, said, until};
 
 /// How much longer a transfer takes that stalls.
 const STALL: Duration = Duration::from_millis(200);
@@ -45,6 +45,21 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0]).arg(p2pd());
         Daemon::launch(command, place, name, &[&["--listen", "/ip4/127.0.0.1/tcp/0"], more].concat())
+    }
+
+    /// Joins two by a cable, at whose ends they have 10.9.9.1 and 10.9.9.2; `false`, and said so, where there is none.
+    fn join(&self, other: &Namespace) -> bool {
+        let cable = ["link", "add", "lan", "type", "veth", "peer", "name", "lan", "netns", &other.0];
+        let ip = |space: &str, args: &[&str]| Command::new("ip").args(["-n", space]).args(args).output().unwrap();
+        if !ip(&self.0, &cable).status.success() {
+            println!("SKIP a LAN: the kernel has no veth");
+            return false;
+        }
+        for (space, address) in [(self, "10.9.9.1/24"), (other, "10.9.9.2/24")] {
+            assert!(ip(&space.0, &["address", "add", address, "dev", "lan"]).status.success());
+            assert!(ip(&space.0, &["link", "set", "lan", "up"]).status.success());
+        }
+        true
     }
 
     /// Runs something on a thread of its own, whose sockets are in this namespace.
@@ -169,6 +184,28 @@ fn over_three_hops_of_100_ms_nothing_is_lost_and_sound_stays_close() {
             interrupt(&child);
             child.wait().unwrap();
         }
+    }
+}
+
+#[test]
+fn on_a_lan_daemons_find_each_other_by_mdns_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let (Some(one), Some(two)) = (Namespace::new("lan1"), Namespace::new("lan2")) else { return };
+    if !one.join(&two) {
+        return;
+    }
+    let start = |space: &Namespace, name: &str, ip: &str| {
+        let socket = place.path().join(format!("{name}.sock"));
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &space.0]).arg(p2pd()).args(["run", "--socket"]).arg(&socket);
+        command.args(["--listen", &format!("/ip4/{ip}/tcp/0")]).env("P2PD_NETWORK_MDNS", "true");
+        command.env("STATE_DIRECTORY", place.path().join(name)).env("CONFIGURATION_DIRECTORY", place.path());
+        Daemon::spawn(command, socket)
+    };
+    let (a, b) = (start(&one, "a", "10.9.9.1"), start(&two, "b", "10.9.9.2"));
+    for (daemon, other) in [(&a, &b), (&b, &a)] {
+        daemon.good(&["wait", "peers=1", "--timeout", "30s"]);
+        assert!(daemon.good(&["-o", "json", "peers"]).contains(&id(other)));
     }
 }
 
