@@ -1,6 +1,6 @@
 //! How p2pctl ends: exit codes, and one line on standard error that says what to do.
 
-use std::{io, process::ExitCode, sync::OnceLock};
+use std::{io, process::ExitCode, sync::OnceLock, time::Duration};
 
 use p2pd_api::{ConnectError, reason_of};
 use p2pd_audio::AudioError;
@@ -13,6 +13,9 @@ use crate::{cli::Cli, client, cmd, output};
 /// For `--help`.
 pub(crate) const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon reachable, 4 no permission, \
 5 not found, 6 timed out, 7 conflict, 8 try again later, 130 interrupted.";
+
+/// How long an orderly end may take once the user has had enough; saying farewell takes two seconds at most.
+const ORDERLY: Duration = Duration::from_secs(4);
 
 /// A failure that knows its exit code.
 #[derive(Debug)]
@@ -58,6 +61,9 @@ async fn watch_signals(asked: CancellationToken) {
         _ = terminate => {}
     }
     asked.cancel();
+    // Whatever still waits then, as for a reader who has stopped, waits in vain.
+    tokio::time::sleep(ORDERLY).await;
+    std::process::exit(130);
 }
 
 /// Runs the command and turns its end into an exit code.

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{Daemon, interrupt, p2pd, pair, said, until};
+use support::{Daemon, interrupt, p2pd, pair, said, terminate, until};
 
 /// The lines that a process writes to its standard error.
 fn lines(child: &mut Child) -> std::io::Lines<BufReader<ChildStderr>> {
@@ -158,6 +158,23 @@ fn a_reader_that_stops_does_not_keep_the_listener_from_ending() {
     assert!(ended.success());
     interrupt(&publisher);
     publisher.wait().unwrap();
+}
+
+#[test]
+fn a_reader_that_stops_does_not_keep_the_listener_after_the_end_of_the_stream() {
+    let (_place, a, b) = pair();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let mut listener = b.ctl(&["listen", "tone", "--stats"]).spawn().unwrap();
+    let mut told = lines(&mut listener);
+    assert!(told.any(|line| line.unwrap().contains("groups 3")), "more than its pipe holds");
+    terminate(&publisher);
+    publisher.wait().unwrap();
+    until("the entry's end", || (!b.good(&["streams"]).contains("tone")).then_some(()));
+    terminate(&listener);
+    let ended = until("its end", || listener.try_wait().unwrap());
+    // The signal may still come before the end does.
+    assert!([Some(0), Some(130)].contains(&ended.code()), "{ended}");
 }
 
 #[test]
