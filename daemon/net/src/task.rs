@@ -358,8 +358,10 @@ impl Task {
         if self.peers.contains(&peer) || self.swarm.connected_peers().count() >= ENOUGH {
             return;
         }
-        let options = libp2p::swarm::dial_opts::DialOpts::peer_id(peer).addresses(addresses).build();
-        let _ = self.swarm.dial(options);
+        let options = libp2p::swarm::dial_opts::DialOpts::peer_id(peer).addresses(addresses);
+        // It finds us at the same moment. Two dials from the ports that both listen on would meet as one connection of TCP,
+        // on which each side waits for the other's answer.
+        let _ = self.swarm.dial(options.allocate_new_port().build());
     }
 }
 
