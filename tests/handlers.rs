@@ -65,7 +65,7 @@ async fn open(daemon: &Daemon, peer: &str) -> Result<mpsc::Sender<ExchangeStream
 }
 
 fn taken(result: Result<Streaming<HandleProtocolResponse>, Status>) {
-    let status = result.err().expect("a refusal");
+    let status = result.expect_err("a refusal");
     assert_eq!((status.code(), reason_of(&status)), (Code::AlreadyExists, Some(Reason::ProtocolTaken)), "{status:?}");
 }
 
