@@ -301,6 +301,22 @@ pub(crate) struct Peers {
 
 #[derive(Subcommand)]
 pub(crate) enum PeersAction {
+    /// One peer: its connections and what each protocol has carried.
+    Show {
+        /// Peer id.
+        peer: String,
+    },
+    /// Measure round trips to a peer.
+    Ping {
+        /// Peer id.
+        peer: String,
+        /// How many.
+        #[arg(long, short = 'n', default_value_t = 3)]
+        count: u32,
+        /// From one to the next, 10ms to 1m.
+        #[arg(long, value_parser = duration, default_value = "1s")]
+        interval: Duration,
+    },
     /// All of them.
     List,
     /// Dial a peer.

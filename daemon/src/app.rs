@@ -169,6 +169,8 @@ fn net_config(config: &Config) -> p2pd_net::Config {
         },
         max_connections_per_peer: network.max_connections_per_peer,
         max_connections_per_address: network.max_connections_per_address,
+        max_streams_per_connection: network.max_streams_per_connection,
+        memory_budget: Some(u64::from(network.memory_mib) << 20).filter(|budget| *budget > 0),
         dht_protocol: Some(network.dht_protocol.clone()).filter(|name| !name.is_empty()),
         dht: match network.dht {
             Dht::Auto => DhtMode::Auto,

@@ -94,6 +94,15 @@ pub struct Network {
     /// as many. Loopback and addresses allowed by `p2pctl peers allow` are not counted.
     #[config(default = 16, env = "P2PD_NETWORK_MAX_CONNECTIONS_PER_ADDRESS")]
     pub max_connections_per_address: u32,
+
+    /// Most streams of one connection that the peer opened, 16 to 4096; what comes beyond is reset.
+    #[config(default = 1024, env = "P2PD_NETWORK_MAX_STREAMS_PER_CONNECTION")]
+    pub max_streams_per_connection: u32,
+
+    /// While the daemon has more resident memory than this, in MiB, it lets go of an eighth of its peers every five seconds, the
+    /// least useful first; 64 to 1048576, or 0 for no bound.
+    #[config(default = 512, env = "P2PD_NETWORK_MEMORY_MIB")]
+    pub memory_mib: u32,
 }
 
 /// Part in the distributed hash table.
@@ -243,6 +252,8 @@ impl Config {
             ("network.connections_grace_s", self.network.connections_grace_s, 0, 3600),
             ("network.max_connections_per_peer", self.network.max_connections_per_peer, 1, 64),
             ("network.max_connections_per_address", self.network.max_connections_per_address, 1, 65_535),
+            ("network.max_streams_per_connection", self.network.max_streams_per_connection, 16, 4096),
+            ("network.memory_mib", self.network.memory_mib, if self.network.memory_mib == 0 { 0 } else { 64 }, 1 << 20),
             ("api.max_connections_per_user", self.api.max_connections_per_user, 1, 4096),
             ("streams.max_publications", self.streams.max_publications, 1, 64),
             ("streams.drop_percent", self.streams.drop_percent.into(), 0, 90),

@@ -1,9 +1,10 @@
 //! `peers`.
 
 use p2pd_api::v1::{
-    ClosedConnection, ConnectRequest, DisconnectRequest, ListClosedConnectionsRequest, ListPeersRequest,
-    ListPinsRequest, ListRulesRequest, Peer, Pin, PinPeerRequest, RemoveRuleRequest, Rule, SetRuleRequest,
-    UnpinPeerRequest, Verdict, peer_service_client::PeerServiceClient,
+    ClosedConnection, ConnectRequest, Connection, DisconnectRequest, GetPeerRequest, ListClosedConnectionsRequest,
+    ListPeersRequest, ListPinsRequest, ListRulesRequest, Peer, Pin, PinPeerRequest, PingPeerRequest, PingPeerResponse,
+    ProtocolTraffic, RemoveRuleRequest, Rule, SetRuleRequest, UnpinPeerRequest, Verdict,
+    peer_service_client::PeerServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -20,6 +21,21 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
         Some(PeersAction::Connect { address }) => {
             let connected = context.client.answer(peers.connect(ConnectRequest { address })).await?;
             output::message(context.format, "ConnectResponse", &connected, |c| format!("connected to {}", c.peer_id))
+        }
+        Some(PeersAction::Show { peer }) => {
+            let shown = context.client.answer(peers.get_peer(GetPeerRequest { peer_id: peer })).await?;
+            let peer = shown.peer.unwrap_or_default();
+            output::message(context.format, "Peer", &peer, details)
+        }
+        Some(PeersAction::Ping { peer, count, interval }) => {
+            let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
+            let mut answers =
+                peers.ping_peer(PingPeerRequest { peer_id: peer, count, interval_ms }).await?.into_inner();
+            while let Some(answer) = answers.message().await? {
+                let ms = |a: &PingPeerResponse| format!("{:.2} ms", a.rtt_us as f64 / 1000.0);
+                output::message(context.format, "PingPeerResponse", &answer, ms)?;
+            }
+            Ok(())
         }
         Some(PeersAction::Disconnect { peer }) => {
             let peer_id = peer.clone();
@@ -93,6 +109,32 @@ fn closed_table(closed: &[ClosedConnection]) -> String {
 
 fn rules_table(rules: &[Rule]) -> String {
     output::rows(&["RULE", "SUBJECT"], rules.iter().map(|rule| vec![word(rule).into(), rule.subject.clone()]))
+}
+
+fn details(peer: &Peer) -> String {
+    let connection = |c: &Connection| {
+        let carried = format!("{} {}", bytes(c.received), bytes(c.sent));
+        let way = format!("{}, {}, {}", c.transport, c.security, c.muxer);
+        let streams = format!("{} {}", c.streams_in, c.streams_out);
+        vec![if c.inbound { "in" } else { "out" }.into(), way, carried, streams, c.address.clone()]
+    };
+    let connections = output::rows(
+        &["DIRECTION", "WAY", "RECEIVED, SENT", "STREAMS IN, OUT", "ADDRESS"],
+        peer.connections.iter().map(connection),
+    );
+    let protocol = |t: &ProtocolTraffic| vec![t.protocol.clone(), bytes(t.received), bytes(t.sent)];
+    let traffic = output::rows(&["PROTOCOL", "RECEIVED", "SENT"], peer.traffic.iter().map(protocol));
+    let kept = if peer.kept.is_empty() { "-".into() } else { peer.kept.join(" ") };
+    let (id, agent, score, says) = (&peer.peer_id, &peer.agent, peer.score, peer.addresses.join(" "));
+    format!("{id}  {agent}, score {score:.1}, kept: {kept}\nlistens on {says}\n{connections}\n{traffic}")
+}
+
+fn bytes(count: u64) -> String {
+    match count {
+        0..10_000 => format!("{count} B"),
+        10_000..10_000_000 => format!("{} kB", count / 1_000),
+        _ => format!("{} MB", count / 1_000_000),
+    }
 }
 
 fn table(peers: &[Peer]) -> String {

@@ -1,7 +1,9 @@
 //! Who is connected, how, and what they said of themselves.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,7 +14,7 @@ use p2pd_core::{
     time::{MonoMs, UnixMs},
 };
 
-use crate::dial::without_peer;
+use crate::{Traffic, dial::without_peer, meter::Meter};
 
 /// Most addresses and protocols kept of what one peer says of itself.
 const MAX_SAID: usize = 128;
@@ -37,6 +39,30 @@ pub struct Connection {
     pub inbound: bool,
     /// When it was opened.
     pub opened: UnixMs,
+    /// `tls` or `noise`.
+    pub security: &'static str,
+    /// `yamux`, or `quic`, which has streams of its own.
+    pub muxer: &'static str,
+    /// What it has carried.
+    pub traffic: Traffic,
+    /// Open streams, those of the peer first.
+    pub streams: (usize, usize),
+}
+
+/// A connection that stands.
+struct Open {
+    connection: Connection,
+    meter: Option<Arc<Meter>>,
+}
+
+impl Open {
+    fn now(&self) -> Connection {
+        let connection = self.connection.clone();
+        match &self.meter {
+            Some(meter) => Connection { traffic: meter.total(), streams: meter.streams(), ..connection },
+            None => connection,
+        }
+    }
 }
 
 /// A connected peer.
@@ -56,6 +82,8 @@ pub struct PeerInfo {
     pub rtt: Option<Duration>,
     /// Gossipsub's score; below 0 is bad.
     pub score: f64,
+    /// What each protocol has carried over these connections, most first.
+    pub by_protocol: Vec<(String, Traffic)>,
     /// Why it is kept when others are let go: `bootstrap`, `pinned`, `mesh` (of a topic), `topic` (follows one of ours).
     pub kept: Vec<&'static str>,
 }
@@ -73,9 +101,21 @@ pub struct Closed {
     pub why: String,
 }
 
+/// What each protocol has carried, most first.
+fn by_protocol(peer: &Peer) -> Vec<(String, Traffic)> {
+    let mut sums: HashMap<String, Traffic> = HashMap::new();
+    for (name, traffic) in peer.connections.values().filter_map(|open| open.meter.as_ref()).flat_map(|m| m.protocols())
+    {
+        sums.entry(name).or_default().add(traffic);
+    }
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by_key(|(name, traffic)| (Reverse(traffic.received.saturating_add(traffic.sent)), name.clone()));
+    sums
+}
+
 #[derive(Default)]
 struct Peer {
-    connections: HashMap<ConnectionId, Connection>,
+    connections: HashMap<ConnectionId, Open>,
     agent: String,
     protocols: Vec<String>,
     addresses: Vec<String>,
@@ -97,22 +137,27 @@ impl Peers {
         peer: libp2p::PeerId,
         id: ConnectionId,
         point: &ConnectedPoint,
+        meter: Option<Arc<Meter>>,
         now: UnixMs,
     ) -> bool {
         let connection = Connection {
             address: without_peer(point.get_remote_address().clone()).to_string(),
             inbound: point.is_listener(),
             opened: now,
+            security: meter.as_ref().map_or("", |meter| meter.security),
+            muxer: meter.as_ref().map_or("", |meter| meter.muxer),
+            traffic: Traffic::default(),
+            streams: (0, 0),
         };
         let connections = &mut self.0.entry(peer).or_default().connections;
-        connections.insert(id, connection);
+        connections.insert(id, Open { connection, meter });
         connections.len() == 1
     }
 
     /// Notes the end of a connection, and why. True for the last to this peer.
     pub(crate) fn closed(&mut self, peer: &libp2p::PeerId, id: ConnectionId, why: String, now: UnixMs) -> bool {
         let Some(entry) = self.0.get_mut(peer) else { return false };
-        if let Some(connection) = entry.connections.remove(&id) {
+        if let Some(connection) = entry.connections.remove(&id).map(|open| open.now()) {
             self.1.push_back(Closed { peer: from_libp2p(peer), connection, closed: now, why });
             if self.1.len() > MAX_CLOSED {
                 self.1.pop_front();
@@ -137,7 +182,7 @@ impl Peers {
     /// The connections that fit.
     pub(crate) fn connections_where(&self, fits: impl Fn(&libp2p::PeerId, &Multiaddr) -> bool) -> Vec<ConnectionId> {
         let all = self.0.iter().flat_map(|(peer, entry)| entry.connections.iter().map(move |(id, c)| (peer, id, c)));
-        let parsed = all.filter_map(|(peer, id, c)| Some((peer, *id, c.address.parse::<Multiaddr>().ok()?)));
+        let parsed = all.filter_map(|(peer, id, o)| Some((peer, *id, o.connection.address.parse::<Multiaddr>().ok()?)));
         parsed.filter(|(peer, _, address)| fits(peer, address)).map(|(_, id, _)| id).collect()
     }
 
@@ -169,7 +214,7 @@ impl Peers {
 
     /// Since when each peer is connected.
     pub(crate) fn since(&self) -> impl Iterator<Item = (libp2p::PeerId, UnixMs)> + '_ {
-        let first = |peer: &Peer| peer.connections.values().map(|connection| connection.opened).min();
+        let first = |peer: &Peer| peer.connections.values().map(|open| open.connection.opened).min();
         self.0.iter().map(move |(id, peer)| (*id, first(peer).unwrap_or_default()))
     }
 
@@ -194,12 +239,13 @@ impl Peers {
     ) -> Vec<PeerInfo> {
         let info = |(id, peer): (&libp2p::PeerId, &Peer)| PeerInfo {
             peer: from_libp2p(id),
-            connections: peer.connections.values().cloned().collect(),
+            connections: peer.connections.values().map(Open::now).collect(),
             agent: peer.agent.clone(),
             protocols: peer.protocols.clone(),
             addresses: peer.addresses.clone(),
             rtt: peer.rtt,
             score: score(id),
+            by_protocol: by_protocol(peer),
             kept: kept(id),
         };
         self.0.iter().map(info).collect()

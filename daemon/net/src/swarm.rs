@@ -7,13 +7,7 @@ use std::{
     time::Duration,
 };
 
-use libp2p::{
-    Multiaddr, Swarm, SwarmBuilder, Transport as _,
-    core::{muxing::StreamMuxerBox, upgrade::Version},
-    dns,
-    multiaddr::Protocol,
-    noise, tcp, tls, websocket, yamux,
-};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, core::upgrade::Version, multiaddr::Protocol};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
 
 use crate::{
@@ -21,19 +15,9 @@ use crate::{
     behaviour::{self, Behaviour},
     identity::Identity,
     message_id::ByContent,
+    meter::Meters,
+    transport,
 };
-
-/// Most bytes in one WebSocket frame. The library's default lets 14 unauthenticated bytes reserve 256 MiB.
-const MAX_WEBSOCKET_FRAME: usize = 128 * 1024;
-
-/// Yamux with receive windows pinned at 256 KiB: with windows that grow, js-libp2p sends frames over 1 MiB, which
-/// rust-yamux refuses together with the connection. The number of streams is what the setter is named for; the pinned
-/// window is what it is called for.
-fn yamux() -> yamux::Config {
-    let mut config = yamux::Config::default();
-    config.set_max_num_streams(4096);
-    config
-}
 
 /// An error with all its causes; the library's own words leave out the system's, or say them once a layer.
 fn causes(error: &dyn std::error::Error) -> String {
@@ -61,27 +45,19 @@ fn check_free(address: &Multiaddr) -> io::Result<()> {
     Ok(bind(probe.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, port)))?)
 }
 
-pub(crate) fn build(config: &Config, identity: &Identity, by_content: ByContent) -> Result<Swarm<Behaviour>, NetError> {
+pub(crate) fn build(
+    config: &Config,
+    identity: &Identity,
+    by_content: ByContent,
+    meters: &Meters,
+) -> Result<Swarm<Behaviour>, NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let behaviour = behaviour::build(config, identity, by_content)?;
     let mut swarm = SwarmBuilder::with_existing_identity(identity.0.clone())
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), (tls::Config::new, noise::Config::new), yamux)
-        .map_err(|e| setup(&e))?
-        .with_quic()
-        .with_other_transport(|keys| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
-            let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-            let mut websocket = websocket::Config::new(dns::tokio::Transport::system(tcp)?);
-            websocket.set_max_data_size(MAX_WEBSOCKET_FRAME);
-            Ok(websocket
-                .upgrade(Version::V1Lazy)
-                .authenticate(noise::Config::new(keys)?)
-                .multiplex(yamux())
-                .timeout(Duration::from_secs(10))
-                .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))))
+        .with_other_transport(|keys| {
+            transport::build(keys, meters).map_err(Box::<dyn std::error::Error + Send + Sync>::from)
         })
-        .map_err(|e| setup(&e))?
-        .with_dns()
         .map_err(|e| setup(&e))?
         .with_behaviour(|_| behaviour)
         .map_err(|e| setup(&e))?

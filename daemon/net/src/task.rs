@@ -31,7 +31,9 @@ use crate::{
     gossip::{Ask, Gossip, Judged},
     greeting::Greetings,
     lookup::Lookups,
+    memory::Governor,
     message_id::ByContent,
+    meter::Meters,
     peers::{self, Peers},
     queue, swarm,
     validators::{Ruled, Ruling},
@@ -69,7 +71,8 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let (incoming_writer, incoming) = queue::bounded(INCOMING, 8 << 20);
     let (event_writer, events) = queue::bounded(EVENTS, usize::MAX);
     let by_content = ByContent::default();
-    let swarm = swarm::build(config, identity, by_content.clone())?;
+    let meters = Meters::new(config.max_streams_per_connection as usize);
+    let swarm = swarm::build(config, identity, by_content.clone(), &meters)?;
     let task = Task {
         swarm,
         dial: Dial::new(&config.bootstrap)?,
@@ -89,6 +92,8 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         say_protocols: false,
         let_go: HashMap::new(),
         water_marks: config.water_marks,
+        governor: Governor::new(config.memory_budget),
+        meters,
     };
     let task = tokio::spawn(task.run(command_queue, stop));
     Ok(Running { handle: Handle { commands }, incoming, events, task })
@@ -115,6 +120,8 @@ struct Task {
     /// Peers that we hang up on, and why.
     let_go: HashMap<libp2p::PeerId, &'static str>,
     water_marks: WaterMarks,
+    governor: Governor,
+    meters: Meters,
 }
 
 impl Task {
@@ -156,7 +163,11 @@ impl Task {
         let now = self.now();
         self.dial.tick(&mut self.swarm, now);
         self.renew_silent(now);
-        self.trim();
+        self.trim(&self.water_marks.clone(), "more peers than wanted, and of little use");
+        if let Some(room) = self.governor.room(now, self.peers.len()) {
+            let marks = WaterMarks { high: room, low: room, grace_ms: 0 };
+            self.trim(&marks, "more memory than network.memory_mib, and of little use");
+        }
         let connected = &self.swarm;
         self.let_go.retain(|peer, _| connected.is_connected(peer));
         if std::mem::take(&mut self.say_protocols) {
@@ -204,7 +215,8 @@ impl Task {
                     self.swarm.behaviour_mut().kad.set_mode(Some(kad::Mode::Server));
                     self.say_protocols = true;
                 }
-                if self.peers.opened(peer_id, connection_id, &endpoint, Self::wall()) {
+                let meter = self.meters.claim(&peer_id, endpoint.get_remote_address());
+                if self.peers.opened(peer_id, connection_id, &endpoint, meter, Self::wall()) {
                     self.tell(Event::Connected(peers::from_libp2p(&peer_id)));
                 }
             }
@@ -251,11 +263,11 @@ impl Task {
     }
 
     /// Lets go of the least useful peers when there are too many.
-    fn trim(&mut self) {
+    fn trim(&mut self, marks: &WaterMarks, why: &'static str) {
         let gossipsub = &self.swarm.behaviour().gossipsub;
-        for peer in worth::let_go(&self.peers, &self.dial, gossipsub, Self::wall(), self.water_marks) {
-            tracing::debug!(%peer, "let go of: more peers than wanted");
-            let _ = self.hang_up(peer, "more peers than wanted, and of little use");
+        for peer in worth::let_go(&self.peers, &self.dial, gossipsub, Self::wall(), marks) {
+            tracing::debug!(%peer, "let go of: {why}");
+            let _ = self.hang_up(peer, why);
         }
     }
 

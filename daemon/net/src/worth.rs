@@ -32,7 +32,7 @@ pub(crate) fn let_go(
     dial: &Dial,
     gossipsub: &gossipsub::Behaviour,
     now: UnixMs,
-    marks: WaterMarks,
+    marks: &WaterMarks,
 ) -> Vec<libp2p::PeerId> {
     let worth = |peer: libp2p::PeerId, since: UnixMs| {
         let (followed, meshes) = topics(gossipsub, &peer);

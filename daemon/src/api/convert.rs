@@ -22,7 +22,23 @@ pub(super) fn connection(c: p2pd_net::Connection) -> pb::Connection {
     let carrier = carrier.map_or("", |part| if part == "quic-v1" { "quic" } else { part });
     let relayed = if c.address.contains("/p2p-circuit") { "relayed " } else { "" };
     let transport = format!("{relayed}{carrier}");
-    pb::Connection { address: c.address, inbound: c.inbound, opened_ms: c.opened.0, transport }
+    let streams = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    pb::Connection {
+        address: c.address,
+        inbound: c.inbound,
+        opened_ms: c.opened.0,
+        transport,
+        security: c.security.into(),
+        muxer: c.muxer.into(),
+        received: c.traffic.received,
+        sent: c.traffic.sent,
+        streams_in: streams(c.streams.0),
+        streams_out: streams(c.streams.1),
+    }
+}
+
+fn traffic((protocol, traffic): (String, p2pd_net::Traffic)) -> pb::ProtocolTraffic {
+    pb::ProtocolTraffic { protocol, received: traffic.received, sent: traffic.sent }
 }
 
 pub(super) fn peer(info: PeerInfo, tags: Vec<String>) -> pb::Peer {
@@ -36,6 +52,7 @@ pub(super) fn peer(info: PeerInfo, tags: Vec<String>) -> pb::Peer {
         addresses: info.addresses,
         kept: info.kept.into_iter().map(str::to_owned).collect(),
         tags,
+        traffic: info.by_protocol.into_iter().map(traffic).collect(),
     }
 }
 

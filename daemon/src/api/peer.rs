@@ -1,11 +1,14 @@
 //! `PeerService`.
 
+use std::time::Duration;
+
 use p2pd_api::v1::{
     ClosedConnection, ConnectRequest, ConnectResponse, DisconnectRequest, DisconnectResponse, GetPeerRequest,
     GetPeerResponse, ListClosedConnectionsRequest, ListClosedConnectionsResponse, ListPeersRequest, ListPeersResponse,
     ListPinsRequest, ListPinsResponse, ListRulesRequest, ListRulesResponse, Peer, Pin, PinPeerRequest, PinPeerResponse,
-    RemoveRuleRequest, RemoveRuleResponse, Rule, SetRuleRequest, SetRuleResponse, UnpinPeerRequest, UnpinPeerResponse,
-    Verdict, WatchPeersRequest, WatchPeersResponse, peer_service_server::PeerService, watch_peers_response::Event,
+    PingPeerRequest, PingPeerResponse, RemoveRuleRequest, RemoveRuleResponse, Rule, SetRuleRequest, SetRuleResponse,
+    UnpinPeerRequest, UnpinPeerResponse, Verdict, WatchPeersRequest, WatchPeersResponse,
+    peer_service_server::PeerService, watch_peers_response::Event,
 };
 use p2pd_core::{access::Subject, id::PeerId, keep};
 use p2pd_net::{Closed, PeerInfo};
@@ -72,6 +75,35 @@ impl PeerService for Service {
         let address = request.into_inner().address;
         let peer = self.0.node.connect(&address).await.map_err(status::of)?;
         Ok(Response::new(ConnectResponse { peer_id: peer.to_string() }))
+    }
+
+    type PingPeerStream = Replies<PingPeerResponse>;
+
+    async fn ping_peer(&self, request: Request<PingPeerRequest>) -> Result<Response<Self::PingPeerStream>, Status> {
+        let PingPeerRequest { peer_id, count, interval_ms } = request.into_inner();
+        let id = convert::peer_id(&peer_id)?;
+        if count > 1000 {
+            return Err(status::field("count", "takes at most 1000"));
+        }
+        if interval_ms != 0 && !(10..=60_000).contains(&interval_ms) {
+            return Err(status::field("interval_ms", "takes 10 to 60000, or 0 for 1000"));
+        }
+        let interval = Duration::from_millis(if interval_ms == 0 { 1000 } else { interval_ms.into() });
+        let mut pings = self.0.node.pings(&id).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            let mut tick = tokio::time::interval(interval);
+            for _ in 0..count.max(1) {
+                tick.tick().await;
+                match pings.next().await {
+                    Ok(rtt) => {
+                        let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
+                        out.send(PingPeerResponse { rtt_us }).await?;
+                    }
+                    Err(error) => return out.fail(status::of(error)).await,
+                }
+            }
+            Ok(())
+        })))
     }
 
     async fn disconnect(&self, request: Request<DisconnectRequest>) -> Result<Response<DisconnectResponse>, Status> {

@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod fanout;
 mod persist;
+mod ping;
 mod pins;
 mod protocols;
 mod publication;

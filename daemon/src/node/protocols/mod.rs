@@ -99,6 +99,15 @@ impl Node {
             return Err(NodeError::Field { field: "protocols", fault: "takes 1 to 8 protocols".into() });
         }
         protocols.iter().try_for_each(|p| check(p))?;
+        self.open_any(peer, protocols).await
+    }
+
+    /// Likewise, on protocols of the daemon's own, too.
+    pub(in crate::node) async fn open_any(
+        &self,
+        peer: &PeerId,
+        protocols: &[String],
+    ) -> Result<(ByteStream, String), NodeError> {
         let open = async {
             match self.0.net.open_stream(peer, protocols).await {
                 Err(NetError::NotConnected(_)) => {

@@ -1,0 +1,268 @@
+//! Counts what each connection carries, in all and per protocol, and bounds its streams. Sits between the transports and
+//! the swarm, where every stream of every protocol passes.
+
+use std::{
+    collections::HashMap,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use futures::{AsyncRead, AsyncWrite, ready};
+use libp2p::{
+    Multiaddr, PeerId,
+    core::muxing::{StreamMuxer, StreamMuxerEvent},
+};
+
+use crate::{dial::without_peer, sniff::Sniff};
+
+/// Protocols of one connection that are counted by name; all others together are `other`.
+const MAX_PROTOCOLS: usize = 64;
+
+/// Bytes both ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// From the peer.
+    pub received: u64,
+    /// To the peer.
+    pub sent: u64,
+}
+
+impl Traffic {
+    /// Adds another's bytes.
+    pub(crate) fn add(&mut self, other: Traffic) {
+        self.received = self.received.saturating_add(other.received);
+        self.sent = self.sent.saturating_add(other.sent);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counter {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Counter {
+    fn count(&self, traffic: Traffic) {
+        self.received.fetch_add(traffic.received, Ordering::Relaxed);
+        self.sent.fetch_add(traffic.sent, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> Traffic {
+        Traffic { received: self.received.load(Ordering::Relaxed), sent: self.sent.load(Ordering::Relaxed) }
+    }
+}
+
+/// What one connection is and carries.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    pub(crate) security: &'static str,
+    pub(crate) muxer: &'static str,
+    address: Multiaddr,
+    max_inbound: usize,
+    total: Counter,
+    protocols: Mutex<HashMap<String, Arc<Counter>>>,
+    inbound: AtomicUsize,
+    outbound: AtomicUsize,
+}
+
+impl Meter {
+    /// What it has carried.
+    pub(crate) fn total(&self) -> Traffic {
+        self.total.read()
+    }
+
+    /// Streams that are open, those of the peer first.
+    pub(crate) fn streams(&self) -> (usize, usize) {
+        (self.inbound.load(Ordering::Relaxed), self.outbound.load(Ordering::Relaxed))
+    }
+
+    /// What each protocol has carried.
+    pub(crate) fn protocols(&self) -> Vec<(String, Traffic)> {
+        let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
+        protocols.iter().map(|(name, counter)| (name.clone(), counter.read())).collect()
+    }
+
+    fn protocol(&self, name: &str) -> Arc<Counter> {
+        let mut protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = protocols.len() < MAX_PROTOCOLS || protocols.contains_key(name);
+        protocols.entry(if known { name } else { "other" }.to_owned()).or_default().clone()
+    }
+
+    fn open(&self, inbound: bool) -> &AtomicUsize {
+        if inbound { &self.inbound } else { &self.outbound }
+    }
+}
+
+type New = (PeerId, Weak<Meter>);
+
+/// The meters of connections, until the swarm has told of each.
+#[derive(Clone)]
+pub(crate) struct Meters {
+    new: Arc<Mutex<Vec<New>>>,
+    max_inbound: usize,
+}
+
+impl Meters {
+    /// Connections may have so many streams that the peer opened.
+    pub(crate) fn new(max_inbound: usize) -> Self {
+        Meters { new: Arc::default(), max_inbound }
+    }
+
+    /// A meter for a new connection.
+    pub(crate) fn open(
+        &self,
+        peer: PeerId,
+        address: &Multiaddr,
+        security: &'static str,
+        muxer: &'static str,
+    ) -> Arc<Meter> {
+        let meter = Arc::new(Meter {
+            security,
+            muxer,
+            address: without_peer(address.clone()),
+            max_inbound: self.max_inbound,
+            total: Counter::default(),
+            protocols: Mutex::default(),
+            inbound: AtomicUsize::new(0),
+            outbound: AtomicUsize::new(0),
+        });
+        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        // A connection that was refused takes its meter with it.
+        new.retain(|(_, meter)| meter.strong_count() > 0);
+        new.push((peer, Arc::downgrade(&meter)));
+        meter
+    }
+
+    /// The meter of a connection that now stands. Behind a DNS name the transport has seen another address.
+    pub(crate) fn claim(&self, peer: &PeerId, address: &Multiaddr) -> Option<Arc<Meter>> {
+        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = without_peer(address.clone());
+        let fits = |exact: bool| {
+            let fits = |(id, meter): &New| {
+                id == peer && meter.upgrade().is_some_and(|meter| !exact || meter.address == address)
+            };
+            new.iter().position(fits)
+        };
+        let at = fits(true).or_else(|| fits(false))?;
+        new.remove(at).1.upgrade()
+    }
+}
+
+/// A connection whose streams are counted.
+pub(crate) struct Metered<M> {
+    inner: M,
+    meter: Arc<Meter>,
+}
+
+impl<M> Metered<M> {
+    pub(crate) fn new(inner: M, meter: Arc<Meter>) -> Self {
+        Metered { inner, meter }
+    }
+
+    fn stream<S>(&self, inner: S, inbound: bool) -> MeteredStream<S> {
+        self.meter.open(inbound).fetch_add(1, Ordering::Relaxed);
+        let (meter, sniff) = (self.meter.clone(), Some(Sniff::default()));
+        MeteredStream { inner, meter, inbound, sniff, early: Traffic::default(), protocol: None }
+    }
+}
+
+impl<M: StreamMuxer + Unpin> StreamMuxer for Metered<M>
+where
+    M::Substream: Unpin,
+{
+    type Substream = MeteredStream<M::Substream>;
+    type Error = M::Error;
+
+    fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Self::Substream, M::Error>> {
+        loop {
+            let stream = ready!(Pin::new(&mut self.inner).poll_inbound(cx))?;
+            if self.meter.streams().0 < self.meter.max_inbound {
+                return Poll::Ready(Ok(self.stream(stream, true)));
+            }
+            tracing::debug!(address = %self.meter.address, "stream reset: this connection has as many as it may");
+        }
+    }
+
+    fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Self::Substream, M::Error>> {
+        let stream = ready!(Pin::new(&mut self.inner).poll_outbound(cx))?;
+        Poll::Ready(Ok(self.stream(stream, false)))
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), M::Error>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, M::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
+}
+
+/// A stream whose bytes are counted.
+pub(crate) struct MeteredStream<S> {
+    inner: S,
+    meter: Arc<Meter>,
+    inbound: bool,
+    /// Until the protocol is known, or cannot be told.
+    sniff: Option<Sniff>,
+    /// What was carried before that.
+    early: Traffic,
+    protocol: Option<Arc<Counter>>,
+}
+
+impl<S> MeteredStream<S> {
+    /// Counts bytes; `answers` tells that they are those of the side that agrees to a protocol.
+    fn count(&mut self, traffic: Traffic, bytes: &[u8], answers: bool) {
+        self.meter.total.count(traffic);
+        if let Some(protocol) = &self.protocol {
+            return protocol.count(traffic);
+        }
+        self.early.add(traffic);
+        let Some(sniff) = self.sniff.as_mut().filter(|_| answers) else { return };
+        match sniff.feed(bytes) {
+            Ok(None) => {}
+            Ok(Some(name)) => {
+                let protocol = self.meter.protocol(&name);
+                protocol.count(std::mem::take(&mut self.early));
+                (self.sniff, self.protocol) = (None, Some(protocol));
+            }
+            Err(()) => self.sniff = None,
+        }
+    }
+}
+
+impl<S> Drop for MeteredStream<S> {
+    fn drop(&mut self) {
+        self.meter.open(self.inbound).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.inner).poll_read(cx, room))?;
+        let (traffic, answers) = (Traffic { received: count as u64, sent: 0 }, !self.inbound);
+        self.count(traffic, room.get(..count).unwrap_or_default(), answers);
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.inner).poll_write(cx, bytes))?;
+        let (traffic, answers) = (Traffic { received: 0, sent: count as u64 }, self.inbound);
+        self.count(traffic, bytes.get(..count).unwrap_or_default(), answers);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}

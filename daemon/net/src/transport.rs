@@ -1,0 +1,181 @@
+//! The ways to other peers: TCP and WebSocket with TLS or Noise and yamux, QUIC, names by DNS; each connection metered.
+
+use std::{cell::Cell, error::Error, future::Future, io, sync::Arc, time::Duration};
+
+use futures::{
+    AsyncRead, AsyncWrite, FutureExt, TryFutureExt,
+    future::{BoxFuture, Either},
+};
+use libp2p::{
+    PeerId, Transport,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::Boxed,
+        upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version},
+    },
+    dns,
+    identity::Keypair,
+    noise, quic, tcp, tls, websocket, yamux,
+};
+
+use crate::{
+    NetError,
+    meter::{Meter, Metered, Meters},
+};
+
+type Ways = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// Most bytes in one WebSocket frame. The library's default lets 14 unauthenticated bytes reserve 256 MiB.
+const MAX_WEBSOCKET_FRAME: usize = 128 * 1024;
+/// Longest that securing a connection may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// As it is negotiated.
+const TLS: &str = "/tls/1.0.0";
+
+thread_local! {
+    /// How the connection was secured that this thread has just secured: the muxer's upgrade is asked for in the same poll.
+    static SECURED: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Yamux with receive windows pinned at 256 KiB: with windows that grow, js-libp2p sends frames over 1 MiB, which
+/// rust-yamux refuses together with the connection. The number of streams is what the setter is named for; the pinned
+/// window is what it is called for.
+fn yamux() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(4096);
+    config
+}
+
+/// Every transport as one.
+pub(crate) fn build(keys: &Keypair, meters: &Meters) -> Result<Ways, NetError> {
+    let setup = |e: &dyn Error| NetError::Setup(e.to_string());
+    let tls = tls::Config::new(keys).map_err(|e| setup(&e))?;
+    let noise = noise::Config::new(keys).map_err(|e| setup(&e))?;
+    let socket = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = secure(socket(), Security { tls: Some(tls), noise: noise.clone() }, meters);
+    let named = |e: io::Error| NetError::Setup(format!("names cannot be resolved: {e}"));
+    let mut websocket = websocket::Config::new(dns::tokio::Transport::system(socket()).map_err(named)?);
+    websocket.set_max_data_size(MAX_WEBSOCKET_FRAME);
+    let websocket = secure(websocket, Security { tls: None, noise }, meters);
+    let meters = meters.clone();
+    let quic = quic::tokio::Transport::new(quic::Config::new(keys)).map(move |(peer, connection), point| {
+        let meter = meters.open(peer, point.get_remote_address(), "tls", "quic");
+        (peer, StreamMuxerBox::new(Metered::new(connection, meter)))
+    });
+    let all = tcp.or_transport(quic).map(|way, _| way.into_inner());
+    let all = all.or_transport(websocket).map(|way, _| way.into_inner());
+    Ok(dns::tokio::Transport::system(all).map_err(named)?.boxed())
+}
+
+/// Secures connections and divides them into streams.
+fn secure<T>(transport: T, security: Security, meters: &Meters) -> Ways
+where
+    T: Transport<Output: Socket, Error: Send + Sync, ListenerUpgrade: Send, Dial: Send> + Send + Unpin + 'static,
+{
+    let meters = meters.clone();
+    transport
+        .upgrade(Version::V1Lazy)
+        .authenticate(security)
+        .multiplex_ext(move |peer, point| {
+            let meter = meters.open(*peer, point.get_remote_address(), SECURED.get(), "yamux");
+            Streams { yamux: yamux(), meter }
+        })
+        .timeout(HANDSHAKE)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed()
+}
+
+/// What a connection is before it is secured, and after.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for T {}
+
+/// TLS or Noise, as both sides can; notes which.
+#[derive(Clone)]
+struct Security {
+    tls: Option<tls::Config>,
+    noise: noise::Config,
+}
+
+type Secured<C> = Either<tls::TlsStream<C>, noise::Output<C>>;
+
+async fn noted<S, C, E: Error + Send + Sync + 'static>(
+    handshake: impl Future<Output = Result<(PeerId, S), E>>,
+    name: &'static str,
+    either: fn(S) -> Secured<C>,
+) -> io::Result<(PeerId, Secured<C>)> {
+    let (peer, stream) = handshake.await.map_err(io::Error::other)?;
+    SECURED.set(name);
+    Ok((peer, either(stream)))
+}
+
+impl UpgradeInfo for Security {
+    type Info = &'static str;
+    type InfoIter = std::iter::Chain<std::option::IntoIter<&'static str>, std::iter::Once<&'static str>>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.tls.as_ref().map(|_| TLS).into_iter().chain(self.noise.protocol_info())
+    }
+}
+
+impl<C: Socket> InboundConnectionUpgrade<C> for Security {
+    type Output = (PeerId, Secured<C>);
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Output>>;
+
+    fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
+        match self.tls.filter(|_| name == TLS) {
+            Some(tls) => noted(tls.upgrade_inbound(socket, name), "tls", Either::Left).boxed(),
+            None => noted(self.noise.upgrade_inbound(socket, name), "noise", Either::Right).boxed(),
+        }
+    }
+}
+
+impl<C: Socket> OutboundConnectionUpgrade<C> for Security {
+    type Output = (PeerId, Secured<C>);
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Output>>;
+
+    fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
+        match self.tls.filter(|_| name == TLS) {
+            Some(tls) => noted(tls.upgrade_outbound(socket, name), "tls", Either::Left).boxed(),
+            None => noted(self.noise.upgrade_outbound(socket, name), "noise", Either::Right).boxed(),
+        }
+    }
+}
+
+/// Yamux with a meter.
+#[derive(Clone)]
+struct Streams {
+    yamux: yamux::Config,
+    meter: Arc<Meter>,
+}
+
+impl UpgradeInfo for Streams {
+    type Info = &'static str;
+    type InfoIter = std::iter::Once<&'static str>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.yamux.protocol_info()
+    }
+}
+
+impl<C: Socket> InboundConnectionUpgrade<C> for Streams {
+    type Output = Metered<yamux::Muxer<C>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Output>>;
+
+    fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
+        self.yamux.upgrade_inbound(socket, name).map_ok(|muxer| Metered::new(muxer, self.meter)).boxed()
+    }
+}
+
+impl<C: Socket> OutboundConnectionUpgrade<C> for Streams {
+    type Output = Metered<yamux::Muxer<C>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Output>>;
+
+    fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
+        self.yamux.upgrade_outbound(socket, name).map_ok(|muxer| Metered::new(muxer, self.meter)).boxed()
+    }
+}
