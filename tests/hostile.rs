@@ -44,6 +44,8 @@ fn mute(victim: &Daemon) -> (Running, Identity) {
         water_marks: WaterMarks { high: 64, low: 64, grace_ms: 0 },
         max_connections_per_peer: 4,
         max_connections_per_address: 16,
+        max_streams_per_connection: 64,
+        memory_budget: None,
         dht: DhtMode::Client,
         dht_protocol: None,
         repair: false,

@@ -20,7 +20,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
-use support::{Daemon, id, interrupt, p2pd, said, until};
+use support::{Daemon, heard_in_peace, id, interrupt, p2pd, said, until};
 
 /// How much longer a transfer takes that stalls.
 const STALL: Duration = Duration::from_millis(200);
@@ -267,11 +267,8 @@ fn where_links_stall_now_and_then_another_way_brings_every_group() {
     let mut publisher = daemons[0].ctl(&["publish-stream", "stalled", "--tone", "440"]).spawn().unwrap();
     let duration = std::env::var("X_STALLS_FOR").unwrap_or_else(|_| "30s".into());
     let listen = ["-o", "json", "listen", "stalled", "--wait", "20s", "--duration", &duration];
-    let listeners: Vec<_> = daemons[1..].iter().map(|daemon| daemon.ctl(&listen).spawn().unwrap()).collect();
-    for listener in listeners {
-        let heard = listener.wait_with_output().unwrap();
-        assert!(heard.status.success(), "{}", said(&heard));
-        let numbers: serde_json::Value = serde_json::from_slice(&heard.stdout).unwrap();
+    let at = |daemon: &Daemon| daemon.ctl(&listen).spawn().unwrap();
+    for numbers in heard_in_peace(|| at(&daemons[0]), || daemons[1..].iter().map(at).collect()) {
         println!("stalls: {numbers}");
         assert_eq!(numbers["concealed_frames"], 0, "{numbers}");
         assert!(numbers["latency_ms"].as_u64().unwrap() <= 400, "{numbers}");

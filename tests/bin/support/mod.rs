@@ -125,6 +125,29 @@ pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// The numbers of listeners that end by themselves. A witness, whom no network troubles, shows whether the machine itself
+/// stood still meanwhile: such a run says nothing, and is done again.
+pub fn heard_in_peace(witness: impl Fn() -> Child, listeners: impl Fn() -> Vec<Child>) -> Vec<serde_json::Value> {
+    for _ in 0..8 {
+        let (witness, listeners) = (witness(), listeners());
+        let numbers: Vec<_> = listeners.into_iter().map(summary).collect();
+        let witness = summary(witness);
+        if witness["underruns"] == 0 && witness["late_frames"] == 0 {
+            return numbers;
+        }
+        println!("the machine stood still: {witness}");
+    }
+    panic!("the machine does not keep going");
+}
+
+fn summary(listener: Child) -> serde_json::Value {
+    let heard = listener.wait_with_output().unwrap();
+    assert!(heard.status.success(), "{}", said(&heard));
+    let text = String::from_utf8_lossy(&heard.stdout).into_owned();
+    let start = text.rfind("{\"").expect("the summary");
+    serde_json::from_str(&text[start..]).unwrap()
+}
+
 /// Frequency of a tone in 16 bit mono samples, by counting its rises.
 pub fn hertz(samples: &[i16]) -> f64 {
     let rises: Vec<usize> =
