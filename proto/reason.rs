@@ -33,6 +33,8 @@ reasons! {
     PeerNotConnected = "PEER_NOT_CONNECTED",
     /// Nobody who was asked knows the peer, or it is not pinned.
     PeerNotFound = "PEER_NOT_FOUND",
+    /// Nobody who was asked has such a value.
+    ValueNotFound = "VALUE_NOT_FOUND",
     /// No such stream in the directory.
     StreamNotFound = "STREAM_NOT_FOUND",
     /// Several publishers use the id; name one.

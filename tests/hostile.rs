@@ -18,9 +18,9 @@ use p2pd_core::{
     ring::Next,
     topic,
 };
-use p2pd_net::{Config, DhtMode, Event, Handle, Identity, Incoming, Running, TopicRule, WaterMarks};
+use p2pd_net::{DhtMode, Event, Handle, Identity, Incoming, Running, TopicRule};
 use serde_json::json;
-use support::{DEADLINE, list, listen, next, open, publish, start, until};
+use support::{DEADLINE, list, listen, next, open, publish, start, stranger, until};
 use tokio_util::sync::CancellationToken;
 
 const NETWORK: &str = topic::DEFAULT_NETWORK;
@@ -35,23 +35,7 @@ async fn rogue(victim: &Daemon) -> (Running, PeerId, Identity) {
 /// One that says nothing of itself by gossip.
 fn mute(victim: &Daemon) -> (Running, Identity) {
     let identity = Identity::generate();
-    let config = Config {
-        network: NETWORK.into(),
-        listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
-        bootstrap: vec![victim.addresses[0].clone()],
-        mdns: false,
-        max_connections: 64,
-        water_marks: WaterMarks { high: 64, low: 64, grace_ms: 0 },
-        max_connections_per_peer: 4,
-        max_connections_per_address: 16,
-        max_streams_per_connection: 64,
-        memory_budget: None,
-        dht: DhtMode::Client,
-        dht_protocol: None,
-        repair: false,
-        agent: "rogue".into(),
-        drop_groups_percent: 0,
-    };
+    let config = stranger(&victim.addresses[0], DhtMode::Client);
     (p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap(), identity)
 }
 

@@ -266,6 +266,23 @@ pub(crate) struct Dht {
 
 #[derive(Subcommand)]
 pub(crate) enum DhtAction {
+    /// Put a value of this daemon's under a name, signed.
+    Put {
+        /// 1 to 64 characters.
+        name: String,
+        /// At most 4096 bytes.
+        data: String,
+        /// How long it holds, 1s to 48h.
+        #[arg(long, value_parser = duration, default_value = "24h")]
+        ttl: Duration,
+    },
+    /// Print what a peer has put under a name.
+    Get {
+        /// As it was put.
+        name: String,
+        /// Peer id of who has put it; else this daemon.
+        peer: Option<String>,
+    },
     /// Where a peer is.
     FindPeer {
         /// Peer id

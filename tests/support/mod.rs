@@ -12,6 +12,7 @@ use p2pd_api::v1::{
     SubscribeStreamRequest, SubscribeStreamResponse, WireFormat, peer_service_client::PeerServiceClient,
     publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
+use p2pd_net::{DhtMode, WaterMarks};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
@@ -57,6 +58,27 @@ pub async fn peers(daemon: &Daemon) -> PeerServiceClient<Channel> {
 
 pub async fn list(daemon: &Daemon) -> Vec<Stream> {
     streams(daemon).await.list_streams(ListStreamsRequest::default()).await.unwrap().into_inner().streams
+}
+
+/// A network floor without a daemon above it, which keeps none of its rules.
+pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
+    p2pd_net::Config {
+        network: p2pd_core::topic::DEFAULT_NETWORK.into(),
+        listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
+        bootstrap: vec![bootstrap.into()],
+        mdns: false,
+        max_connections: 64,
+        water_marks: WaterMarks { high: 64, low: 64, grace_ms: 0 },
+        max_connections_per_peer: 4,
+        max_connections_per_address: 16,
+        max_streams_per_connection: 64,
+        memory_budget: None,
+        dht,
+        dht_protocol: None,
+        repair: false,
+        agent: "rogue".into(),
+        drop_groups_percent: 0,
+    }
 }
 
 /// Waits until `check` gives something.

@@ -1,14 +1,14 @@
 //! `dht`.
 
 use p2pd_api::v1::{
-    FindClosestPeersRequest, FindClosestPeersResponse, FindPeerRequest, FindProvidersRequest, ProvideRequest,
-    StopProvidingRequest, dht_service_client::DhtServiceClient,
+    FindClosestPeersRequest, FindClosestPeersResponse, FindPeerRequest, FindProvidersRequest, GetValueRequest,
+    GetValueResponse, ProvideRequest, PutValueRequest, StopProvidingRequest, dht_service_client::DhtServiceClient,
 };
 
 use prost::bytes::Bytes;
 
 use super::Context;
-use crate::{cli::DhtAction, exit::fail, output};
+use crate::{cli::DhtAction, client, exit::fail, output};
 
 /// A key as it was given: `hex:` and its bytes in hexadecimal, or any text.
 fn key(text: &str) -> anyhow::Result<Bytes> {
@@ -44,6 +44,25 @@ pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<
             let request = StopProvidingRequest { key: self::key(&key)? };
             let done = context.client.answer(dht.stop_providing(request)).await?;
             output::message(context.format, "StopProvidingResponse", &done, |_| format!("no longer provides {key}"))
+        }
+        DhtAction::Put { name, data, ttl } => {
+            let ttl_s = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
+            let request = PutValueRequest { name: name.clone(), data: data.into(), ttl_s };
+            let put = context.client.answer(dht.put_value(request)).await?;
+            output::message(context.format, "PutValueResponse", &put, |p| format!("put {name}, number {}", p.seq))
+        }
+        DhtAction::Get { name, peer } => {
+            let request = GetValueRequest { peer_id: peer.unwrap_or_default(), name };
+            let mut found = context.client.answer(dht.get_value(request)).await?;
+            let mut newest = None;
+            while let Some(value) = found.message().await? {
+                newest = Some(value);
+            }
+            let Some(value) = newest else { return Err(client::closed()) };
+            let text = |value: &GetValueResponse| {
+                String::from_utf8_lossy(&value.data).chars().filter(|c| output::is_harmless(*c)).collect()
+            };
+            output::message(context.format, "GetValueResponse", &value, text)
         }
         DhtAction::Providers { key } => {
             let request = FindProvidersRequest { key: self::key(&key)? };

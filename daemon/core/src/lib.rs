@@ -16,6 +16,8 @@ pub mod id;
 pub mod keep;
 pub mod repair;
 pub mod ring;
+pub mod scope;
 pub mod text;
 pub mod time;
 pub mod topic;
+pub mod value;

@@ -1,7 +1,7 @@
 //! What the handle asks of the swarm task. Every command that has a reply is answered exactly once; a caller who has
 //! gone away is normal.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use libp2p::StreamProtocol;
@@ -12,7 +12,7 @@ use crate::{
     NetError,
     dial::{Reply, Ways},
     gossip::TopicRule,
-    lookup::{Found, Question},
+    lookup::Question,
     peers::{Closed, PeerInfo},
     substreams::{Arrived, OpenReply},
     validators::{Ruling, ToJudge},
@@ -43,7 +43,8 @@ pub(crate) enum Command {
     OpenStream { peer: libp2p::PeerId, protocols: Vec<StreamProtocol>, reply: OpenReply },
     AcceptStreams { protocol: StreamProtocol, reply: oneshot::Sender<Option<mpsc::Receiver<Arrived>>> },
     ProtocolsChanged,
-    Lookup { question: Question, reply: oneshot::Sender<Result<mpsc::Receiver<Found>, NetError>> },
+    Lookup { question: Question, reply: Reply<()> },
+    PutValue { key: Bytes, signed: Bytes, holds: Duration, reply: Reply<()> },
     Provide { key: Vec<u8>, reply: Reply<()> },
     StopProviding { key: Vec<u8> },
     SetRules { rules: Rules },

@@ -1,9 +1,20 @@
 //! Kademlia on request: each question is a query of the swarm, and its answers go to whoever asked.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
-use libp2p::kad::{self, GetProvidersOk, QueryId, QueryResult, RecordKey, store::MemoryStore, store::RecordStore};
-use p2pd_core::id::PeerId;
+use bytes::Bytes;
+use libp2p::kad::{
+    self, GetProvidersOk, GetRecordOk, QueryId, QueryResult, Quorum, Record, RecordKey,
+    store::{MemoryStore, RecordStore},
+};
+use p2pd_core::{
+    id::PeerId,
+    time::UnixMs,
+    value::{self, ValueBody},
+};
 use tokio::sync::mpsc;
 
 use crate::{Handle, NetError, command::Command, dial::Reply, peers};
@@ -22,14 +33,26 @@ pub struct Found {
     pub addresses: Vec<String>,
 }
 
+/// What is asked, and where the answers go.
 pub(crate) enum Question {
-    Closest(Vec<u8>),
-    Providers(Vec<u8>),
+    Closest(Vec<u8>, mpsc::Sender<Found>),
+    Providers(Vec<u8>, mpsc::Sender<Found>),
+    Value(Bytes, mpsc::Sender<ValueBody>),
 }
 
-struct Lookup {
-    answers: mpsc::Sender<Found>,
-    told: HashSet<libp2p::PeerId>,
+enum Lookup {
+    Peers { answers: mpsc::Sender<Found>, told: HashSet<libp2p::PeerId> },
+    Value { key: Bytes, answers: mpsc::Sender<ValueBody>, newest: Option<u64> },
+}
+
+impl Lookup {
+    /// Whether nobody waits any more.
+    fn is_over(&self) -> bool {
+        match self {
+            Lookup::Peers { answers, .. } => answers.is_closed(),
+            Lookup::Value { answers, .. } => answers.is_closed(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -41,24 +64,55 @@ pub(crate) struct Lookups {
 type Kad = kad::Behaviour<MemoryStore>;
 
 impl Lookups {
-    pub(crate) fn ask(&mut self, kad: &mut Kad, question: Question) -> Result<mpsc::Receiver<Found>, NetError> {
-        // Nobody waits for these any more.
-        for (id, _) in self.running.iter().filter(|(_, lookup)| lookup.answers.is_closed()) {
+    pub(crate) fn ask(&mut self, kad: &mut Kad, question: Question) -> Result<(), NetError> {
+        for (id, _) in self.running.iter().filter(|(_, lookup)| lookup.is_over()) {
             if let Some(mut query) = kad.query_mut(id) {
                 query.finish();
             }
         }
-        self.running.retain(|_, lookup| !lookup.answers.is_closed());
+        self.running.retain(|_, lookup| !lookup.is_over());
         if self.running.len() >= MAX_LOOKUPS {
             return Err(NetError::Limit("64 lookups are under way; try again"));
         }
-        let id = match question {
-            Question::Closest(key) => kad.get_closest_peers(key),
-            Question::Providers(key) => kad.get_providers(RecordKey::new(&key)),
+        let (id, lookup) = match question {
+            Question::Closest(key, answers) => {
+                (kad.get_closest_peers(key), Lookup::Peers { answers, told: HashSet::new() })
+            }
+            Question::Providers(key, answers) => {
+                (kad.get_providers(RecordKey::new(&key)), Lookup::Peers { answers, told: HashSet::new() })
+            }
+            Question::Value(key, answers) => {
+                (kad.get_record(RecordKey::new(&key)), Lookup::Value { key, answers, newest: None })
+            }
         };
-        let (answers, receiver) = mpsc::channel(ANSWERS);
-        self.running.insert(id, Lookup { answers, told: HashSet::new() });
-        Ok(receiver)
+        self.running.insert(id, lookup);
+        Ok(())
+    }
+
+    /// Has the peers closest to its place keep a value of ours; they are told again each day while it holds.
+    pub(crate) fn put(&mut self, kad: &mut Kad, key: &[u8], signed: Bytes, holds: Duration, reply: Reply<()>) {
+        let expires = Instant::now().checked_add(holds);
+        let record = Record { key: RecordKey::new(&key), value: signed.into(), publisher: None, expires };
+        match kad.put_record(record, Quorum::One) {
+            Ok(id) => {
+                self.announcing.insert(id, reply);
+            }
+            Err(_) => {
+                let _ = reply.send(Err(NetError::Limit("this daemon keeps 1,024 values already; try again later")));
+            }
+        }
+    }
+
+    /// Keeps a value that a peer brought, if its owner has signed it and it is newer than what is here.
+    fn keep(kad: &mut Kad, record: Record, wall: UnixMs) {
+        let Some(value) = value::verify(record.key.as_ref(), &record.value, wall) else {
+            return tracing::debug!("a value that its owner has not signed was not kept");
+        };
+        let known = kad.store_mut().get(&record.key).and_then(|r| value::verify(r.key.as_ref(), &r.value, wall));
+        if known.is_none_or(|known| known.seq < value.seq) {
+            // When the store is full, others keep it.
+            let _ = kad.store_mut().put(record);
+        }
     }
 
     pub(crate) fn provide(&mut self, kad: &mut Kad, key: &[u8], reply: Reply<()>) {
@@ -72,10 +126,10 @@ impl Lookups {
         }
     }
 
-    pub(crate) fn on_event(&mut self, kad: &mut Kad, event: kad::Event) {
+    pub(crate) fn on_event(&mut self, kad: &mut Kad, event: kad::Event, wall: UnixMs) {
         match event {
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
-                self.on_progress(id, result);
+                self.on_progress(id, result, wall);
                 if step.last {
                     self.running.remove(&id);
                 }
@@ -84,11 +138,14 @@ impl Lookups {
             kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(record) } } => {
                 let _ = kad.store_mut().add_provider(record);
             }
+            kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { record: Some(record), .. } } => {
+                Self::keep(kad, record, wall);
+            }
             _ => {}
         }
     }
 
-    fn on_progress(&mut self, id: QueryId, result: QueryResult) {
+    fn on_progress(&mut self, id: QueryId, result: QueryResult, wall: UnixMs) {
         match result {
             QueryResult::GetClosestPeers(result) => {
                 // What was found before the time was up is worth telling, too.
@@ -103,22 +160,39 @@ impl Lookups {
             QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
                 providers.into_iter().for_each(|peer| self.tell(id, peer, Vec::new()));
             }
-            QueryResult::StartProviding(result) => {
-                if let Some(reply) = self.announcing.remove(&id) {
-                    let late = |_| NetError::Unreachable { peer: "the DHT".into(), fault: "no answer in time".into() };
-                    let _ = reply.send(result.map(|_| ()).map_err(late));
-                }
+            QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
+                self.tell_value(id, &found.record.value, wall)
             }
+            QueryResult::StartProviding(result) => self.announced(id, result.is_ok()),
+            QueryResult::PutRecord(result) => self.announced(id, result.is_ok()),
             _ => {}
+        }
+    }
+
+    fn announced(&mut self, id: QueryId, done: bool) {
+        if let Some(reply) = self.announcing.remove(&id) {
+            let late = || NetError::Unreachable { peer: "the DHT".into(), fault: "no answer in time".into() };
+            let _ = reply.send(done.then_some(()).ok_or_else(late));
+        }
+    }
+
+    /// Tells of a value that is newer than those before.
+    fn tell_value(&mut self, id: QueryId, signed: &[u8], wall: UnixMs) {
+        let Some(Lookup::Value { key, answers, newest }) = self.running.get_mut(&id) else { return };
+        if let Some(value) = value::verify(key, signed, wall)
+            && newest.is_none_or(|newest| value.seq > newest)
+        {
+            *newest = Some(value.seq);
+            let _ = answers.try_send(value);
         }
     }
 
     /// Tells of a peer once. A question whose asker reads nothing loses answers, and holds up nobody else.
     fn tell(&mut self, id: QueryId, peer: libp2p::PeerId, addresses: Vec<String>) {
-        if let Some(lookup) = self.running.get_mut(&id)
-            && lookup.told.insert(peer)
+        if let Some(Lookup::Peers { answers, told }) = self.running.get_mut(&id)
+            && told.insert(peer)
         {
-            let _ = lookup.answers.try_send(Found { peer: peers::from_libp2p(&peer), addresses });
+            let _ = answers.try_send(Found { peer: peers::from_libp2p(&peer), addresses });
         }
     }
 }
@@ -126,12 +200,31 @@ impl Lookups {
 impl Handle {
     /// The known peers closest to a key, as the DHT finds them; the end of the channel is the end of the search.
     pub async fn closest_peers(&self, key: Vec<u8>) -> Result<mpsc::Receiver<Found>, NetError> {
-        self.ask(|reply| Command::Lookup { question: Question::Closest(key), reply }).await?
+        self.look_up(|answers| Question::Closest(key, answers)).await
     }
 
     /// Who provides a key.
     pub async fn providers(&self, key: Vec<u8>) -> Result<mpsc::Receiver<Found>, NetError> {
-        self.ask(|reply| Command::Lookup { question: Question::Providers(key), reply }).await?
+        self.look_up(|answers| Question::Providers(key, answers)).await
+    }
+
+    /// The values of a place, each newer than the one before.
+    pub async fn values(&self, key: Bytes) -> Result<mpsc::Receiver<ValueBody>, NetError> {
+        self.look_up(|answers| Question::Value(key, answers)).await
+    }
+
+    async fn look_up<T>(
+        &self,
+        question: impl FnOnce(mpsc::Sender<T>) -> Question,
+    ) -> Result<mpsc::Receiver<T>, NetError> {
+        let (answers, receiver) = mpsc::channel(ANSWERS);
+        self.ask(|reply| Command::Lookup { question: question(answers), reply }).await??;
+        Ok(receiver)
+    }
+
+    /// Puts a signed value in its place, where it is kept for so long.
+    pub async fn put_value(&self, key: Bytes, signed: Bytes, holds: Duration) -> Result<(), NetError> {
+        self.ask(|reply| Command::PutValue { key, signed, holds, reply }).await?
     }
 
     /// Says in the DHT that this peer provides a key, from now on.

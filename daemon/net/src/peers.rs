@@ -10,6 +10,7 @@ use std::{
 use libp2p::{Multiaddr, core::ConnectedPoint, identify, swarm::ConnectionId};
 use p2pd_core::{
     id::PeerId,
+    scope::{self, Scope},
     text,
     time::{MonoMs, UnixMs},
 };
@@ -184,6 +185,12 @@ impl Peers {
         let all = self.0.iter().flat_map(|(peer, entry)| entry.connections.iter().map(move |(id, c)| (peer, id, c)));
         let parsed = all.filter_map(|(peer, id, o)| Some((peer, *id, o.connection.address.parse::<Multiaddr>().ok()?)));
         parsed.filter(|(peer, _, address)| fits(peer, address)).map(|(_, id, _)| id).collect()
+    }
+
+    /// How far an address of a peer has to reach to be of use here: as far as the nearest one that it is connected at.
+    pub(crate) fn reach(&self, peer: &libp2p::PeerId) -> Scope {
+        let connections = self.0.get(peer).into_iter().flat_map(|entry| entry.connections.values());
+        connections.map(|open| scope::of(&open.connection.address)).min().unwrap_or(Scope::World)
     }
 
     /// Whether a peer has said that it speaks a protocol.

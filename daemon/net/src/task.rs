@@ -16,6 +16,7 @@ use libp2p::{
     swarm::SwarmEvent,
 };
 use p2pd_core::{
+    scope,
     time::{MonoMs, UnixMs},
     topic,
 };
@@ -281,7 +282,9 @@ impl Task {
             BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, is_new_peer: true, addresses, .. }) => {
                 self.on_found(peer, addresses.into_vec());
             }
-            BehaviourEvent::Kad(event) => self.lookups.on_event(&mut self.swarm.behaviour_mut().kad, event),
+            BehaviourEvent::Kad(event) => {
+                self.lookups.on_event(&mut self.swarm.behaviour_mut().kad, event, Self::wall());
+            }
             _ => {}
         }
     }
@@ -350,8 +353,10 @@ impl Task {
         let identify::Event::Received { peer_id, info, .. } = event else { return };
         self.peers.identified(&peer_id, &info, info.protocol_version == self.protocol_version);
         if info.protocols.contains(&self.kad_protocol) {
-            for address in info.listen_addrs.iter().take(8) {
-                self.swarm.behaviour_mut().kad.add_address(&peer_id, address.clone());
+            let reach = self.peers.reach(&peer_id);
+            let useful = info.listen_addrs.into_iter().filter(|address| scope::of(&address.to_string()) >= reach);
+            for address in useful.take(8) {
+                self.swarm.behaviour_mut().kad.add_address(&peer_id, address);
             }
         }
         self.tell(Event::Identified(peers::from_libp2p(&peer_id)));

@@ -1,10 +1,13 @@
 //! `DhtService`.
 
+use std::time::Duration;
+
 use p2pd_api::v1::{
     FindClosestPeersRequest, FindClosestPeersResponse, FindPeerRequest, FindPeerResponse, FindProvidersRequest,
-    FindProvidersResponse, ProvideRequest, ProvideResponse, StopProvidingRequest, StopProvidingResponse,
-    dht_service_server::DhtService,
+    FindProvidersResponse, GetValueRequest, GetValueResponse, ProvideRequest, ProvideResponse, PutValueRequest,
+    PutValueResponse, StopProvidingRequest, StopProvidingResponse, dht_service_server::DhtService,
 };
+use p2pd_core::value::ValueBody;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -50,6 +53,32 @@ impl DhtService for Service {
     ) -> Result<Response<StopProvidingResponse>, Status> {
         self.0.node.stop_providing(&request.into_inner().key).await.map_err(status::of)?;
         Ok(Response::new(StopProvidingResponse {}))
+    }
+
+    async fn put_value(&self, request: Request<PutValueRequest>) -> Result<Response<PutValueResponse>, Status> {
+        let PutValueRequest { name, data, ttl_s } = request.into_inner();
+        let ttl = Duration::from_secs(if ttl_s == 0 { 86_400 } else { ttl_s.into() });
+        let seq = self.0.node.put_value(&name, data, ttl).await.map_err(status::of)?;
+        Ok(Response::new(PutValueResponse { seq }))
+    }
+
+    type GetValueStream = Replies<GetValueResponse>;
+
+    async fn get_value(&self, request: Request<GetValueRequest>) -> Result<Response<Self::GetValueStream>, Status> {
+        let GetValueRequest { peer_id, name } = request.into_inner();
+        let peer = if peer_id.is_empty() { None } else { Some(convert::peer_id(&peer_id)?) };
+        let mut found = self.0.node.values(peer.as_ref(), &name).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+            let mut none = true;
+            while let Some(ValueBody { data, seq, expires_ms, .. }) = found.recv().await {
+                none = false;
+                out.send(GetValueResponse { data, seq, expires_ms }).await?;
+            }
+            if none {
+                return out.fail(status::no_value(&name)).await;
+            }
+            Ok(())
+        })))
     }
 
     type FindProvidersStream = Replies<FindProvidersResponse>;

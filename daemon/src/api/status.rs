@@ -35,6 +35,11 @@ pub(super) fn reset(error: &std::io::Error) -> Status {
     status(Code::Aborted, Reason::StreamReset, format!("the stream was reset: {error}"))
 }
 
+pub(super) fn no_value(name: &str) -> Status {
+    let name = p2pd_core::text::clean(name, 64);
+    status(Code::NotFound, Reason::ValueNotFound, format!("no peer that was asked has a value `{name}` of this peer"))
+}
+
 pub(super) fn lagged() -> Status {
     status(Code::ResourceExhausted, Reason::WatchLagged, "this reader fell behind; watch again for a fresh snapshot")
 }

@@ -1,16 +1,28 @@
 //! The distributed hash table, as programs see it.
 
-use p2pd_core::id::PeerId;
+use std::{sync::atomic::Ordering, time::Duration};
+
+use bytes::Bytes;
+use p2pd_core::{
+    id::PeerId,
+    value::{self, MAX_DATA, MAX_NAME, MAX_TTL_MS, ValueBody},
+};
 use p2pd_net::{Found, NetError};
 use tokio::sync::mpsc::Receiver;
 
-use super::{Node, NodeError};
+use super::{Node, NodeError, wall};
 
 fn check(key: &[u8]) -> Result<Vec<u8>, NodeError> {
     if (1..=128).contains(&key.len()) {
         return Ok(key.to_vec());
     }
     Err(NodeError::Field { field: "key", fault: format!("has {} bytes, takes 1 to 128", key.len()) })
+}
+
+/// Where a peer's value of this name belongs.
+fn place(peer: &PeerId, name: &str) -> Result<Bytes, NodeError> {
+    let fault = || format!("takes 1 to {MAX_NAME} printable characters of ASCII without `/` and space");
+    value::key(peer, name).ok_or_else(|| NodeError::Field { field: "name", fault: fault() })
 }
 
 impl Node {
@@ -41,11 +53,44 @@ impl Node {
     /// Provides a key.
     pub(crate) async fn provide(&self, key: &[u8]) -> Result<(), NodeError> {
         let key = check(key)?;
+        self.need_peers().await?;
+        Ok(self.0.net.provide(key).await?)
+    }
+
+    /// Fails at once where nobody could be told.
+    async fn need_peers(&self) -> Result<(), NodeError> {
         if self.0.net.peers().await?.is_empty() {
             let fault = "no peer is connected".into();
             return Err(NetError::Unreachable { peer: "the DHT".into(), fault }.into());
         }
-        Ok(self.0.net.provide(key).await?)
+        Ok(())
+    }
+
+    /// Puts a value of ours under a name; it holds for so long. Its number.
+    pub(crate) async fn put_value(&self, name: &str, data: Bytes, ttl: Duration) -> Result<u64, NodeError> {
+        let field = |field, fault: String| NodeError::Field { field, fault };
+        let key = place(&self.0.me, name)?;
+        if data.len() > MAX_DATA {
+            return Err(field("data", format!("has {} bytes, takes at most {MAX_DATA}", data.len())));
+        }
+        if ttl.is_zero() || ttl > Duration::from_millis(MAX_TTL_MS) {
+            return Err(field("ttl_s", format!("is {}, takes 1 to {}", ttl.as_secs(), MAX_TTL_MS / 1000)));
+        }
+        self.need_peers().await?;
+        let now = wall().0;
+        // Two within a millisecond, or after the clock was set back, still follow one another.
+        let next = |last: u64| now.max(last.saturating_add(1));
+        let seq = &self.0.value_seq;
+        let seq = seq.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last))).map_or(now, next);
+        let expires_ms = now.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(MAX_TTL_MS));
+        let signed = value::sign(&ValueBody { key: key.clone(), data, seq, expires_ms }, &self.0.signer);
+        self.0.net.put_value(key, signed, ttl).await?;
+        Ok(seq)
+    }
+
+    /// What a peer has put under a name, each value newer than the one before.
+    pub(crate) async fn values(&self, peer: Option<&PeerId>, name: &str) -> Result<Receiver<ValueBody>, NodeError> {
+        Ok(self.0.net.values(place(peer.unwrap_or(&self.0.me), name)?).await?)
     }
 
     /// Provides it no more.

@@ -80,6 +80,8 @@ struct Inner {
     /// Held while the rules or pins change.
     ruling: tokio::sync::Mutex<()>,
     protocols: Arc<protocols::State>,
+    /// Number of the last value in the DHT.
+    value_seq: AtomicU64,
     /// Peers that a program had disconnected, until they are gone.
     let_go: Mutex<HashSet<PeerId>>,
     /// Lost peers that are dialled again.
@@ -171,6 +173,7 @@ impl Node {
             pins: Mutex::default(),
             ruling: tokio::sync::Mutex::default(),
             protocols: Arc::default(),
+            value_seq: AtomicU64::new(0),
             store,
             let_go: Mutex::default(),
             missed: Mutex::default(),

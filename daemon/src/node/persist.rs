@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use p2pd_core::id::PeerId;
+use p2pd_core::{id::PeerId, scope};
 use p2pd_net::PeerInfo;
 use p2pd_store::PeerRecord;
 
@@ -107,8 +107,10 @@ impl Node {
     }
 }
 
-/// Addresses to reach a peer at: where we dialled it, then where it says it listens.
+/// Addresses to reach a peer at: where we dialled it, then where it says it listens, as far as that is of use here.
 fn reached_at(info: &PeerInfo) -> Vec<String> {
     let dialled = info.connections.iter().filter(|c| !c.inbound).map(|c| c.address.clone());
-    dialled.chain(info.addresses.iter().cloned()).take(8).collect()
+    let reach = info.connections.iter().map(|c| scope::of(&c.address)).min();
+    let said = info.addresses.iter().filter(|address| Some(scope::of(address)) >= reach);
+    dialled.chain(said.cloned()).take(8).collect()
 }

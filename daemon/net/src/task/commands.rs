@@ -77,6 +77,9 @@ impl Task {
             Command::Lookup { question, reply } => {
                 let _ = reply.send(self.lookups.ask(&mut self.swarm.behaviour_mut().kad, question));
             }
+            Command::PutValue { key, signed, holds, reply } => {
+                self.lookups.put(&mut self.swarm.behaviour_mut().kad, &key, signed, holds, reply);
+            }
             Command::Provide { key, reply } => {
                 self.lookups.provide(&mut self.swarm.behaviour_mut().kad, &key, reply);
             }

@@ -1,0 +1,75 @@
+//! How far an address reaches. What a peer says of its own network is of no use outside of that, and would have others dial
+//! strangers of their own.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// From where an address can be reached, nearest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// This machine.
+    Machine,
+    /// The network that it is in: RFC 1918, 3927, 4193, 4291, 6598.
+    Network,
+    /// Everywhere, as far as the address tells.
+    World,
+}
+
+/// The scope of an IP address.
+pub fn of_ip(ip: IpAddr) -> Scope {
+    match ip {
+        IpAddr::V4(ip) => of_v4(ip),
+        IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or_else(|| of_v6(ip), of_v4),
+    }
+}
+
+fn of_v4(ip: Ipv4Addr) -> Scope {
+    let [a, b, ..] = ip.octets();
+    // Between a provider and its customers.
+    let shared = a == 100 && (64..128).contains(&b);
+    match ip {
+        _ if ip.is_loopback() || ip.is_unspecified() => Scope::Machine,
+        _ if ip.is_private() || ip.is_link_local() || shared => Scope::Network,
+        _ => Scope::World,
+    }
+}
+
+fn of_v6(ip: Ipv6Addr) -> Scope {
+    match ip {
+        _ if ip.is_loopback() || ip.is_unspecified() => Scope::Machine,
+        _ if ip.is_unique_local() || ip.is_unicast_link_local() => Scope::Network,
+        _ => Scope::World,
+    }
+}
+
+/// The scope of a multiaddr, by its first part; a name counts as known everywhere.
+pub fn of(address: &str) -> Scope {
+    let mut parts = address.split('/').skip(1);
+    match (parts.next(), parts.next().and_then(|host| host.parse().ok())) {
+        (Some("ip4" | "ip6"), Some(ip)) => of_ip(ip),
+        _ => Scope::World,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_reach_as_far_as_their_kind() {
+        for (address, scope) in [
+            ("/ip4/127.0.0.1/tcp/1", Scope::Machine),
+            ("/ip6/::1/tcp/1", Scope::Machine),
+            ("/ip4/192.168.1.2/udp/1/quic-v1", Scope::Network),
+            ("/ip4/100.64.0.1/tcp/1", Scope::Network),
+            ("/ip4/169.254.3.4/tcp/1", Scope::Network),
+            ("/ip6/fd00::1/tcp/1", Scope::Network),
+            ("/ip6/::ffff:10.0.0.1/tcp/1", Scope::Network),
+            ("/ip4/192.0.2.1/tcp/1", Scope::World),
+            ("/ip6/2001:db8::1/tcp/1", Scope::World),
+            ("/dns4/example.org/tcp/1", Scope::World),
+        ] {
+            assert_eq!(of(address), scope, "{address}");
+        }
+        assert!(Scope::Machine < Scope::Network && Scope::Network < Scope::World);
+    }
+}

@@ -1,0 +1,133 @@
+//! Values in the distributed hash table: each has a place that belongs to a peer, and only that peer's signature fills it.
+//! Of two values of one place the one with the greater number holds. `docs/wire.md` has the layout for others.
+
+use bytes::Bytes;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use crate::{id::PeerId, time::UnixMs};
+
+/// Most bytes of a value.
+pub const MAX_DATA: usize = 4096;
+/// Longest name, in bytes.
+pub const MAX_NAME: usize = 64;
+/// Longest that a value holds, in milliseconds: two days, which is how long Kademlia keeps records.
+pub const MAX_TTL_MS: u64 = 48 * 3_600_000;
+/// Largest encoded value: its data and what is around it.
+const MAX_SIGNED: usize = MAX_DATA + 256;
+const PREFIX: &str = "/p2pd/value/";
+const CONTEXT: &[u8] = b"p2pd-dht-value-v1\0";
+
+/// What a peer signs.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ValueBody {
+    /// Where it belongs.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// The value.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: Bytes,
+    /// Grows with each value of the place; milliseconds since 1970 when it was made.
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    /// From when on it does not hold any more, milliseconds since 1970.
+    #[prost(uint64, tag = "4")]
+    pub expires_ms: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct SignedValue {
+    #[prost(bytes = "bytes", tag = "1")]
+    body: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    signature: Bytes,
+}
+
+/// The place of a peer's value; `None` for a name that is none: 1 to 64 printable characters of ASCII without `/`.
+pub fn key(peer: &PeerId, name: &str) -> Option<Bytes> {
+    let fine = (1..=MAX_NAME).contains(&name.len()) && name.chars().all(|c| c.is_ascii_graphic() && c != '/');
+    fine.then(|| format!("{PREFIX}{peer}/{name}").into())
+}
+
+/// Whose place a key is.
+fn owner(key: &[u8]) -> Option<PeerId> {
+    let (peer, name) = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?.split_once('/')?;
+    let peer = peer.parse().ok()?;
+    (self::key(&peer, name)? == key).then_some(peer)
+}
+
+fn digest(body: &[u8]) -> Vec<u8> {
+    [CONTEXT, &Sha256::digest(body)].concat()
+}
+
+/// Encodes and signs.
+pub fn sign(body: &ValueBody, signer: &[u8; 32]) -> Bytes {
+    let body = Bytes::from(body.encode_to_vec());
+    let signature = SigningKey::from_bytes(signer).sign(&digest(&body)).to_bytes();
+    SignedValue { body, signature: Bytes::copy_from_slice(&signature) }.encode_to_vec().into()
+}
+
+/// Reads a value that came for a key; `None` unless the key's peer has signed it for there and it holds now.
+pub fn verify(key: &[u8], signed: &[u8], now: UnixMs) -> Option<ValueBody> {
+    if signed.len() > MAX_SIGNED {
+        return None;
+    }
+    let signed = SignedValue::decode(signed).ok()?;
+    let signer = VerifyingKey::from_bytes(owner(key)?.ed25519_key()?).ok()?;
+    let signature = Signature::from_slice(&signed.signature).ok()?;
+    signer.verify_strict(&digest(&signed.body), &signature).ok()?;
+    let body = ValueBody::decode(signed.body).ok()?;
+    let latest = now.0.saturating_add(MAX_TTL_MS);
+    let holds = body.expires_ms > now.0 && body.expires_ms <= latest && body.seq <= latest;
+    (body.key == key && body.data.len() <= MAX_DATA && holds).then_some(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOW: UnixMs = UnixMs(1_700_000_000_000);
+
+    fn place(secret: u8, name: &str) -> Bytes {
+        let public = SigningKey::from_bytes(&[secret; 32]).verifying_key().to_bytes();
+        key(&PeerId::from_ed25519(&public), name).unwrap()
+    }
+
+    fn body() -> ValueBody {
+        ValueBody { key: place(1, "home"), data: "here".into(), seq: NOW.0, expires_ms: NOW.0 + 1 }
+    }
+
+    #[test]
+    fn only_the_owner_fills_a_place_and_only_while_it_holds() {
+        let signed = sign(&body(), &[1; 32]);
+        assert_eq!(verify(&body().key, &signed, NOW), Some(body()));
+        assert_eq!(verify(&body().key, &signed, UnixMs(NOW.0 + 1)), None, "expired");
+        assert_eq!(verify(&place(1, "other"), &signed, NOW), None, "of another place");
+        assert_eq!(verify(&body().key, &sign(&body(), &[2; 32]), NOW), None, "signed by another");
+        let theirs = ValueBody { key: place(2, "home"), ..body() };
+        assert_eq!(verify(&theirs.key, &sign(&theirs, &[1; 32]), NOW), None, "in the place of another");
+        for bad in [
+            ValueBody { expires_ms: NOW.0 + MAX_TTL_MS + 1, ..body() },
+            ValueBody { seq: u64::MAX, ..body() },
+            ValueBody { data: vec![0; MAX_DATA + 1].into(), ..body() },
+        ] {
+            assert_eq!(verify(&bad.key, &sign(&bad, &[1; 32]), NOW), None);
+        }
+        for name in ["", "a/b", "a b", "\u{e4}", &"x".repeat(65)] {
+            assert_eq!(key(&PeerId::from_ed25519(&[1; 32]), name), None, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn strange_bytes_are_no_value(key: Vec<u8>, bytes: Vec<u8>, at in 0usize..200, bit in 0u8..8) {
+            prop_assert_eq!(verify(&key, &bytes, NOW), None);
+            let mut signed = sign(&body(), &[1; 32]).to_vec();
+            let at = at % signed.len();
+            signed[at] ^= 1 << bit;
+            prop_assert_ne!(verify(&body().key, &signed, NOW).map(|b| b.data), Some("there".into()));
+        }
+    }
+}
