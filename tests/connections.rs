@@ -161,5 +161,5 @@ async fn while_memory_is_short_the_least_useful_peers_go() {
     assert!(closed.why.contains("network.memory_mib"), "{closed:?}");
     let left: HashSet<_> = [peer(&a, &pinned).await.is_some(), peer(&a, &other).await.is_some()].into();
     assert_eq!(left, [true, false].into());
-    assert!(ballast.iter().any(|byte| *byte == 1));
+    drop(ballast);
 }
