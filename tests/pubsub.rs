@@ -352,3 +352,39 @@ async fn logs_are_bounded_in_number() {
     api.forget_topic(ForgetTopicRequest { topic: "chat-0".into() }).await.unwrap();
     api.subscribe(request(32)).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_has_the_mesh_it_was_given_after_a_restart() {
+    const FOLLOWERS: usize = 7;
+    let place = tempfile::tempdir().unwrap();
+    let hub = Daemon::start(setup_at(place.path(), &[])).await.unwrap();
+    let set = async |mesh| {
+        let settings = Some(TopicSettings { mesh, ..TopicSettings::default() });
+        client(&hub).await.set_topic(SetTopicRequest { topic: "chat".into(), settings }).await
+    };
+    let refused = set(25).await.unwrap_err();
+    assert!(refused.message().starts_with("settings.mesh"), "{refused:?}");
+    set(2).await.unwrap();
+    hub.stop().await;
+    let hub = Daemon::start(setup_at(place.path(), &[])).await.unwrap();
+    let topic = async |name: &str| {
+        let request = GetTopicRequest { topic: name.into() };
+        client(&hub).await.get_topic(request).await.unwrap().into_inner().topic.unwrap()
+    };
+    let follow = async |daemon: &Daemon, topic: &str| {
+        let request = SubscribeRequest { topic: topic.into(), contract: None };
+        client(daemon).await.subscribe(request).await.unwrap().into_inner()
+    };
+    let mut held = vec![follow(&hub, "chat").await, follow(&hub, "usual").await];
+    let mut others = Vec::new();
+    for _ in 0..FOLLOWERS {
+        let other = start(&hub.addresses[..1]).await;
+        held.extend([follow(&other, "chat").await, follow(&other, "usual").await]);
+        others.push(other);
+    }
+    // All of them want the hub in their mesh, the only peer that they know.
+    until("the usual mesh", async || (topic("usual").await.mesh_peers == FOLLOWERS as u32).then_some(())).await;
+    let small = topic("chat").await;
+    assert_eq!((small.peers, small.settings.unwrap().mesh), (FOLLOWERS as u32, 2));
+    assert!((1..=4).contains(&small.mesh_peers), "{} in the mesh", small.mesh_peers);
+}

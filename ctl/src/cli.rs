@@ -241,6 +241,9 @@ pub(crate) enum TopicsAction {
         /// What the log may hold, bytes.
         #[arg(long, default_value_t = 67_108_864)]
         keep_bytes: u64,
+        /// Peers that whole messages are exchanged with, 2 to 24; in force from the daemon's next start on.
+        #[arg(long, default_value_t = 6)]
+        mesh: u32,
     },
     /// Forget settings and log.
     Forget {

@@ -22,7 +22,7 @@ use crate::{
     VERSION, api,
     config::{Config, Dht},
     lock::{self, Lock},
-    node::Node,
+    node::{self, Node},
     paths::{Mode, Paths},
     systemd, telemetry,
 };
@@ -94,7 +94,8 @@ impl Daemon {
         let database = paths.data.join("db");
         let store = tokio::task::spawn_blocking(move || Store::open(&database)).await??;
         let (stop_api, stop_network) = (CancellationToken::new(), CancellationToken::new());
-        let net = p2pd_net::start(&net_config(&config), &identity, stop_network.clone())?;
+        let meshes = node::meshes(&store)?;
+        let net = p2pd_net::start(&net_config(&config, meshes), &identity, stop_network.clone())?;
         let (node, pump) =
             Node::start(&config, &identity, store, net.handle, net.incoming, net.events, stop_network.clone()).await?;
         let listener = api::bind(&paths)?;
@@ -154,7 +155,7 @@ fn identity(paths: &Paths) -> anyhow::Result<Identity> {
     Ok(identity)
 }
 
-fn net_config(config: &Config) -> p2pd_net::Config {
+fn net_config(config: &Config, meshes: Vec<(String, usize)>) -> p2pd_net::Config {
     let network = &config.network;
     p2pd_net::Config {
         network: network.name.clone(),
@@ -169,6 +170,7 @@ fn net_config(config: &Config) -> p2pd_net::Config {
         },
         max_connections_per_peer: network.max_connections_per_peer,
         max_connections_per_address: network.max_connections_per_address,
+        meshes,
         max_streams_per_connection: network.max_streams_per_connection,
         memory_budget: Some(u64::from(network.memory_mib) << 20).filter(|budget| *budget > 0),
         dht_protocol: Some(network.dht_protocol.clone()).filter(|name| !name.is_empty()),

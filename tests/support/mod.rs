@@ -73,6 +73,7 @@ pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
         max_connections_per_address: 16,
         max_streams_per_connection: 64,
         memory_budget: None,
+        meshes: Vec::new(),
         dht,
         dht_protocol: None,
         repair: false,

@@ -37,7 +37,7 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
             })
             .await
         }
-        Some(TopicsAction::Set { topic, max_message, identity, closed, judging, keep, keep_bytes }) => {
+        Some(TopicsAction::Set { topic, max_message, identity, closed, judging, keep, keep_bytes, mesh }) => {
             let seconds = |d: std::time::Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
             let identity = match identity {
                 IdentityArg::Sender => MessageIdentity::Sender,
@@ -50,6 +50,7 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
                 judging_ms: u32::try_from(judging.as_millis()).unwrap_or(u32::MAX),
                 keep_s: seconds(keep),
                 keep_bytes,
+                mesh,
             };
             let request = SetTopicRequest { topic, settings: Some(settings) };
             let set = context.client.answer(pubsub.set_topic(request)).await?;

@@ -13,6 +13,9 @@ const KEEP_S: RangeInclusive<u64> = 60..=30 * 86_400;
 /// Bytes that a log may hold.
 const KEEP_BYTES: RangeInclusive<u64> = 64 * 1024..=1 << 30;
 
+/// Peers of a topic's mesh; gossipsub recommends 6, and costs each message so many times.
+const MESH: RangeInclusive<u64> = 2..=24;
+
 /// How a message is told apart from others, so that each is delivered once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Identity {
@@ -38,6 +41,8 @@ pub struct TopicSettings {
     pub keep_s: u32,
     /// What the log may hold, in bytes.
     pub keep_bytes: u64,
+    /// Peers that whole messages are exchanged with.
+    pub mesh: u32,
 }
 
 impl Default for TopicSettings {
@@ -49,6 +54,7 @@ impl Default for TopicSettings {
             judging_ms: 1_000,
             keep_s: 86_400,
             keep_bytes: 64 << 20,
+            mesh: 6,
         }
     }
 }
@@ -61,6 +67,7 @@ impl TopicSettings {
             ("settings.judging_ms", self.judging_ms.into(), JUDGING_MS),
             ("settings.keep_s", self.keep_s.into(), KEEP_S),
             ("settings.keep_bytes", self.keep_bytes, KEEP_BYTES),
+            ("settings.mesh", self.mesh.into(), MESH),
         ];
         for (field, value, range) in fields {
             if !range.contains(&value) {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use libp2p::{
-    StreamProtocol, connection_limits, gossipsub, identify, kad, mdns, ping, request_response,
+    StreamProtocol, connection_limits,
+    gossipsub::{self, IdentTopic},
+    identify, kad, mdns, ping, request_response,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
@@ -67,7 +69,7 @@ pub(crate) fn build(config: &Config, identity: &Identity, by_content: ByContent)
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
-        gossipsub: Renew::new(gossipsub(identity, by_content)?),
+        gossipsub: Renew::new(gossipsub(config, identity, by_content)?),
         kad,
         mdns: mdns.into(),
         streams: substreams::Behaviour::default(),
@@ -81,8 +83,16 @@ pub(crate) fn build(config: &Config, identity: &Identity, by_content: ByContent)
     })
 }
 
-fn gossipsub(identity: &Identity, by_content: ByContent) -> Result<gossipsub::Behaviour, NetError> {
-    let config = gossipsub::ConfigBuilder::default()
+fn gossipsub(config: &Config, identity: &Identity, by_content: ByContent) -> Result<gossipsub::Behaviour, NetError> {
+    let mut builder = gossipsub::ConfigBuilder::default();
+    for (topic, size) in &config.meshes {
+        // In the proportions of all topics.
+        let hash = || IdentTopic::new(topic).hash();
+        builder.mesh_n_for_topic(*size, hash()).mesh_n_low_for_topic(size.saturating_mul(2) / 3, hash());
+        builder.mesh_n_high_for_topic(size.saturating_mul(2), hash());
+        builder.mesh_outbound_min_for_topic((size / 3).min(2), hash());
+    }
+    let config = builder
         .validation_mode(gossipsub::ValidationMode::Strict)
         .validate_messages()
         .message_id_fn(move |message| by_content.id(message))

@@ -23,6 +23,8 @@ pub struct Config {
     pub max_streams_per_connection: u32,
     /// From so many bytes of resident memory on, the least useful peers are let go of; `None`: never for that.
     pub memory_budget: Option<u64>,
+    /// Topics whose mesh has so many peers, where that is not 6.
+    pub meshes: Vec<(String, usize)>,
     /// Part in the distributed hash table.
     pub dht: DhtMode,
     /// Protocol of the distributed hash table; `None`: the network's own.

@@ -149,6 +149,7 @@ pub(super) fn settings(settings: TopicSettings) -> pb::TopicSettings {
         judging_ms: settings.judging_ms,
         keep_s: settings.keep_s,
         keep_bytes: settings.keep_bytes,
+        mesh: settings.mesh,
     }
 }
 
@@ -167,6 +168,7 @@ pub(super) fn settings_in(settings: pb::TopicSettings) -> Result<TopicSettings, 
         judging_ms: or(settings.judging_ms, usual.judging_ms),
         keep_s: or(settings.keep_s, usual.keep_s),
         keep_bytes: if settings.keep_bytes == 0 { usual.keep_bytes } else { settings.keep_bytes },
+        mesh: or(settings.mesh, usual.mesh),
     })
 }
 

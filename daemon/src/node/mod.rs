@@ -42,7 +42,7 @@ pub(crate) use error::NodeError;
 pub(crate) use events::Happened;
 pub(crate) use protocols::{Claim, Lease, Served, Serving, check_protocol};
 pub(crate) use publication::{Opening, Publication, Wire};
-pub(crate) use pubsub::{Live, LogReader, LogStatus, Logged, Start, TopicItem, TopicStatus, Validator};
+pub(crate) use pubsub::{Live, LogReader, LogStatus, Logged, Start, TopicItem, TopicStatus, Validator, meshes};
 pub(crate) use streams::StreamItem;
 
 use crate::config::Config;

@@ -71,6 +71,9 @@ pub struct SettingsRecord {
     /// Bytes that the log may hold.
     #[prost(uint64, tag = "6")]
     pub keep_bytes: u64,
+    /// Peers of the mesh; 0 where it was written before there was a choice.
+    #[prost(uint32, tag = "7")]
+    pub mesh: u32,
 }
 
 /// Where a log begins and ends.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 pub(crate) use log::{LogReader, Logged, Start};
 pub(super) use log::{ToWrite, WAITING, write_logs};
 pub(super) use topic::Topic;
-pub(crate) use topic::{LogStatus, TopicStatus};
+pub(crate) use topic::{LogStatus, TopicStatus, meshes};
 
 use super::{Node, NodeError, lock};
 

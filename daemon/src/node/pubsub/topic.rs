@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use p2pd_core::contract::{Identity, TopicSettings};
-use p2pd_store::{SettingsRecord, TopicRecord};
+use p2pd_store::{SettingsRecord, Store, StoreError, TopicRecord};
 
 use super::{super::fanout::Fanout, TopicItem, log::Log};
 use crate::node::{Node, NodeError, blocking, lock};
@@ -188,7 +188,14 @@ fn read(record: SettingsRecord) -> TopicSettings {
         judging_ms: record.judging_ms,
         keep_s: record.keep_s,
         keep_bytes: record.keep_bytes,
+        mesh: if record.mesh == 0 { TopicSettings::default().mesh } else { record.mesh },
     }
+}
+
+/// The mesh of each topic that has settings, which the network has to know before it starts.
+pub(crate) fn meshes(store: &Store) -> Result<Vec<(String, usize)>, StoreError> {
+    let mesh = |(name, record): (String, TopicRecord)| Some((name, read(record.settings?).mesh as usize));
+    Ok(store.topics()?.into_iter().filter_map(mesh).collect())
 }
 
 fn written(settings: &TopicSettings) -> SettingsRecord {
@@ -199,5 +206,6 @@ fn written(settings: &TopicSettings) -> SettingsRecord {
         judging_ms: settings.judging_ms,
         keep_s: settings.keep_s,
         keep_bytes: settings.keep_bytes,
+        mesh: settings.mesh,
     }
 }
