@@ -14,7 +14,7 @@ use p2pd_api::v1::{
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Streaming, transport::Channel};
 
 use super::{GROUP, RATE};
 use crate::numbers::now_us;
@@ -46,8 +46,12 @@ impl Daemon {
         self.child.id()
     }
 
-    async fn client(&self) -> StreamServiceClient<tonic::transport::Channel> {
-        StreamServiceClient::new(p2pd_api::connect(&self.place.path().join("api.sock")).await.unwrap())
+    pub async fn channel(&self) -> Channel {
+        p2pd_api::connect(&self.place.path().join("api.sock")).await.unwrap()
+    }
+
+    async fn client(&self) -> StreamServiceClient<Channel> {
+        StreamServiceClient::new(self.channel().await)
     }
 }
 

@@ -4,12 +4,18 @@
 
 mod bare;
 mod daemon;
+mod go;
 mod numbers;
+mod ours;
+mod pubsub;
+mod way;
 
 use std::time::{Duration, Instant};
 
+use bare::Bare;
 use daemon::{Daemon, Listener, publish};
 use numbers::{Latencies, cpu_seconds, resident_mib};
+use way::{Pace, Way, send, warm_up};
 
 /// Bytes of a group of 100 ms at 64 kbit/s.
 pub const GROUP: usize = 880;
@@ -22,7 +28,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     if arguments.get(1).is_some_and(|a| a == "bare-listener") {
-        return runtime.block_on(bare::listen(&arguments[2], PER_ROUND));
+        return runtime.block_on(bare::listen(&arguments[2]));
     }
     // `./x bench latency` measures that alone.
     let chosen: Vec<&String> = arguments.iter().skip(1).filter(|a| !a.starts_with('-')).collect();
@@ -36,6 +42,9 @@ fn main() {
         }
         if wanted("latency") {
             latency().await;
+        }
+        if wanted("pubsub") {
+            pubsub::pubsub().await;
         }
         if wanted("local") {
             local().await;
@@ -85,7 +94,9 @@ async fn latency() {
         drop(listener);
         let mut beside = Listener::join(&a, &stream).await;
         local.extend(publisher.paced(PER_ROUND, &mut beside).await);
-        bare.extend(bare::run(PER_ROUND).await);
+        let mut peers = Way::Bare(Box::new(Bare::start().await));
+        warm_up(&mut peers).await;
+        bare.extend(send(&mut peers, PER_ROUND, GROUP, Pace::Rate(RATE)).await.took);
     }
     println!("latency on one machine     {}", local.show());
     println!("latency, p2pd              {}", whole.show());
