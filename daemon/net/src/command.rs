@@ -27,6 +27,15 @@ pub struct TopicPeers {
     pub mesh: usize,
 }
 
+/// A message that went out.
+#[derive(Clone, Debug, Default)]
+pub struct Sent {
+    /// What tells it apart from others.
+    pub id: Bytes,
+    /// How many connected peers follow its topic.
+    pub followers: usize,
+}
+
 pub(crate) enum Command {
     Connect { peer: libp2p::PeerId, ways: Ways, reply: Reply<PeerId> },
     Disconnect { peer: libp2p::PeerId, reply: oneshot::Sender<Result<(), NetError>> },
@@ -34,7 +43,7 @@ pub(crate) enum Command {
     Addresses { reply: oneshot::Sender<Vec<String>> },
     Subscribe { topic: String, rule: TopicRule, reply: oneshot::Sender<Result<(), NetError>> },
     Unsubscribe { topic: String },
-    Publish { topic: String, data: Bytes, keep: Option<Arc<Group>>, reply: oneshot::Sender<Result<Bytes, NetError>> },
+    Publish { topic: String, data: Bytes, keep: Option<Arc<Group>>, reply: oneshot::Sender<Result<Sent, NetError>> },
     Topics { reply: oneshot::Sender<Vec<String>> },
     TopicPeers { topic: String, reply: oneshot::Sender<TopicPeers> },
     SetTopic { topic: String, settings: Option<TopicSettings> },

@@ -13,7 +13,7 @@ use p2pd_core::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Closed, NetError, Ruling, ToJudge, TopicPeers, command::Command, dial, dial::Ways, gossip::TopicRule, peers,
+    Closed, NetError, Ruling, Sent, ToJudge, TopicPeers, command::Command, dial, dial::Ways, gossip::TopicRule, peers,
     peers::PeerInfo,
 };
 
@@ -95,8 +95,8 @@ impl Handle {
         self.commands.send(Command::Unsubscribe { topic: topic.into() }).await.map_err(|_| NetError::Stopped)
     }
 
-    /// Sends a message to a topic's followers. Returns what tells it apart from others.
-    pub async fn publish(&self, topic: &str, data: Bytes) -> Result<Bytes, NetError> {
+    /// Sends a message to a topic's followers.
+    pub async fn publish(&self, topic: &str, data: Bytes) -> Result<Sent, NetError> {
         self.ask(|reply| Command::Publish { topic: topic.into(), data, keep: None, reply }).await?
     }
 

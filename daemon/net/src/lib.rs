@@ -31,7 +31,7 @@ mod transport;
 mod validators;
 mod worth;
 
-pub use command::TopicPeers;
+pub use command::{Sent, TopicPeers};
 pub use config::{Config, DhtMode, WaterMarks};
 pub use dial::{check_listen, check_peer, peer_of};
 pub use error::NetError;

@@ -6,7 +6,7 @@ use p2pd_core::access::Rules;
 use super::{Task, followers};
 use crate::{
     NetError,
-    command::{Command, TopicPeers},
+    command::{Command, Sent, TopicPeers},
     peers, worth,
 };
 
@@ -36,7 +36,9 @@ impl Task {
             }
             Command::Unsubscribe { topic } => self.gossip.unsubscribe(gossipsub, &topic),
             Command::Publish { topic, data, keep, reply } => {
-                let sent = self.gossip.publish(gossipsub, &topic, data);
+                let id = self.gossip.publish(gossipsub, &topic, data);
+                let followers = || followers(gossipsub, &IdentTopic::new(&topic).hash()).len();
+                let sent = id.map(|id| Sent { id, followers: followers() });
                 let now = self.now();
                 if let Some(group) = keep {
                     self.gossip.keep(&topic, group, now);

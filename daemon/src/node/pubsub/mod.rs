@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use p2pd_core::{contract::TopicSettings, id::PeerId};
-use p2pd_net::{NetError, Ruling, ToJudge, TopicRule, queue::Reader};
+use p2pd_net::{NetError, Ruling, Sent, ToJudge, TopicRule, queue::Reader};
 use tokio::sync::mpsc;
 
 pub(crate) use log::{LogReader, Logged, Start};
@@ -84,8 +84,8 @@ impl Node {
             let changed = self.0.topics_changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let id = match self.0.net.publish(topic, data.clone()).await {
-                Err(NetError::NoListeners) if self.is_read(topic) => Bytes::new(),
+            let sent = match self.0.net.publish(topic, data.clone()).await {
+                Err(NetError::NoListeners) if self.is_read(topic) => Sent::default(),
                 Err(NetError::NoListeners) if deadline.is_some_and(|at| Instant::now() < at) => {
                     if let Some(at) = deadline {
                         let _ = tokio::time::timeout_at(at.into(), changed).await;
@@ -94,8 +94,8 @@ impl Node {
                 }
                 sent => sent?,
             };
-            self.on_message(topic, self.0.me.clone(), data, id);
-            return Ok(self.0.net.topic_peers(topic).await?.followers.len());
+            self.on_message(topic, self.0.me.clone(), data, sent.id);
+            return Ok(sent.followers);
         }
     }
 
