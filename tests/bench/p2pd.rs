@@ -3,11 +3,15 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod bare;
+mod bare_stream;
 mod daemon;
 mod go;
+mod memory;
 mod numbers;
 mod ours;
 mod pubsub;
+mod socket;
+mod streams;
 mod way;
 
 use std::time::{Duration, Instant};
@@ -15,6 +19,7 @@ use std::time::{Duration, Instant};
 use bare::Bare;
 use daemon::{Daemon, Listener, publish};
 use numbers::{Latencies, cpu_seconds, resident_mib};
+use socket::BareTonic;
 use way::{Pace, Way, send, warm_up};
 
 /// Bytes of a group of 100 ms at 64 kbit/s.
@@ -27,8 +32,12 @@ pub const RATE: u64 = 50;
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    if arguments.get(1).is_some_and(|a| a == "bare-listener") {
-        return runtime.block_on(bare::listen(&arguments[2]));
+    // Bare programs are this one again, in processes of their own.
+    match arguments.get(1).map(String::as_str) {
+        Some("bare-listener") => return runtime.block_on(bare::listen(&arguments[2])),
+        Some("bare-stream") => return runtime.block_on(bare_stream::serve()),
+        Some("bare-tonic") => return runtime.block_on(socket::serve(&arguments[2])),
+        _ => {}
     }
     // `./x bench latency` measures that alone.
     let chosen: Vec<&String> = arguments.iter().skip(1).filter(|a| !a.starts_with('-')).collect();
@@ -45,6 +54,15 @@ fn main() {
         }
         if wanted("pubsub") {
             pubsub::pubsub().await;
+        }
+        if wanted("socket") {
+            socket::socket().await;
+        }
+        if wanted("streams") {
+            streams::streams().await;
+        }
+        if wanted("memory") {
+            memory::memory().await;
         }
         if wanted("local") {
             local().await;
@@ -82,7 +100,7 @@ async fn idle() {
 
 /// Client to client over two daemons, and the same bytes between two bare gossipsub peers, in turns.
 async fn latency() {
-    let (mut whole, mut bare, mut local) = (Latencies::default(), Latencies::default(), Latencies::default());
+    let [mut whole, mut bare, mut local, mut hops] = [(); 4].map(|()| Latencies::default());
     for round in 0..ROUNDS {
         let a = Daemon::start(&[]);
         let b = Daemon::start(&[&a.address]);
@@ -97,12 +115,18 @@ async fn latency() {
         let mut peers = Way::Bare(Box::new(Bare::start().await));
         warm_up(&mut peers).await;
         bare.extend(send(&mut peers, PER_ROUND, GROUP, Pace::Rate(RATE)).await.took);
+        hops.extend(BareTonic::start().await.two_hops(PER_ROUND, GROUP, RATE).await);
     }
     println!("latency on one machine     {}", local.show());
     println!("latency, p2pd              {}", whole.show());
     println!("latency, bare gossipsub    {}", bare.show());
+    println!("two bare tonic hops        {}", hops.show());
     let (p50, p99) = (whole.at(50) / bare.at(50), whole.at(99) / bare.at(99));
     println!("ratio                      {p50:>8.2} in the median, {p99:.2} at p99   goals 2.2 and 2");
+    let floor = (bare.at(50) + hops.at(50)) / bare.at(50);
+    println!(
+        "the least there can be     {floor:>8.2} in the median: bare gossipsub, and a process at either side of it"
+    );
 }
 
 /// One publisher, many local listeners: how many groups go through, and what a stream in real time costs.

@@ -109,6 +109,9 @@ fn loads() -> Vec<Load> {
 impl Load {
     fn show(&self, side: &Side) -> String {
         match self.pace {
+            Some(Pace::Rate(_)) if side.sums.refused + side.sums.lost() > 0 => {
+                format!("{}; {}", side.took.show(), side.fate())
+            }
             Some(Pace::Rate(_)) => side.took.show(),
             Some(_) => format!("{:>8.0} messages/s, {}", side.rate(), side.fate()),
             None => format!("{:>8.0} messages/s, {}{}", side.rate(), side.cost(), side.fate()),

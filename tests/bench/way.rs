@@ -119,7 +119,8 @@ pub struct Tally {
 
 impl Tally {
     pub fn lost(&self) -> usize {
-        self.accepted - self.took.len()
+        // Gossip may bring later even what gossipsub said it could not send.
+        self.accepted.saturating_sub(self.took.len())
     }
 
     fn settled(&self) -> usize {

@@ -1,116 +1,31 @@
 //! The retired Go p2pd, which `./x test` installs, over the control protocol of its Unix socket.
 
+mod stream;
+mod topic;
+mod wire;
+
 use std::{
-    marker::PhantomData,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, BytesMut};
 use prost::Message;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::AsyncWriteExt,
+    net::{UnixStream, unix::OwnedWriteHalf},
 };
 
-use crate::way::{TOPIC, Told};
-
-/// `Request.Type` of its protocol, and what each takes.
-#[derive(Clone, PartialEq, Message)]
-pub struct Request {
-    #[prost(int32, required, tag = 1)]
-    kind: i32,
-    #[prost(message, optional, tag = 2)]
-    connect: Option<Connect>,
-    #[prost(message, optional, tag = 8)]
-    pubsub: Option<PubSub>,
-}
-
-const IDENTIFY: i32 = 0;
-const CONNECT: i32 = 1;
-const PUBSUB: i32 = 8;
-
-#[derive(Clone, PartialEq, Message)]
-struct Connect {
-    #[prost(bytes = "vec", required, tag = 1)]
-    peer: Vec<u8>,
-    #[prost(bytes = "vec", repeated, tag = 2)]
-    addresses: Vec<Vec<u8>>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct PubSub {
-    #[prost(int32, required, tag = 1)]
-    kind: i32,
-    #[prost(string, required, tag = 2)]
-    topic: String,
-    #[prost(bytes = "vec", optional, tag = 3)]
-    data: Option<Vec<u8>>,
-}
-
-const PUBLISH: i32 = 2;
-const SUBSCRIBE: i32 = 3;
-
-#[derive(Clone, PartialEq, Message)]
-struct Answer {
-    /// 0 when all is well.
-    #[prost(int32, required, tag = 1)]
-    kind: i32,
-    #[prost(message, optional, tag = 4)]
-    identify: Option<Identity>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Identity {
-    #[prost(bytes = "vec", required, tag = 1)]
-    id: Vec<u8>,
-    #[prost(bytes = "vec", repeated, tag = 2)]
-    addresses: Vec<Vec<u8>>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Heard {
-    #[prost(bytes = "vec", optional, tag = 2)]
-    data: Option<Vec<u8>>,
-}
-
-/// Messages with their lengths before them.
-struct Frames<M>(OwnedReadHalf, BytesMut, PhantomData<M>);
-
-impl<M: Message + Default> Frames<M> {
-    /// The next one. Cancel-safe.
-    async fn next(&mut self) -> M {
-        let Frames(source, buffer, _) = self;
-        loop {
-            if let Ok(length) = prost::decode_length_delimiter(&buffer[..]) {
-                let whole = prost::length_delimiter_len(length) + length;
-                if buffer.len() >= whole {
-                    let mut frame = buffer.split_to(whole);
-                    frame.advance(whole - length);
-                    return M::decode(frame).unwrap();
-                }
-                buffer.reserve(whole - buffer.len());
-            }
-            assert_ne!(source.read_buf(buffer).await.unwrap(), 0, "the Go p2pd hung up");
-        }
-    }
-
-    /// What comes from now on is of another kind.
-    fn then<N>(self) -> Frames<N> {
-        Frames(self.0, self.1, PhantomData)
-    }
-}
+pub use stream::Streams;
+pub use topic::Topic;
+use wire::{Answer, CONNECT, Connect, Frames, IDENTIFY, Identity, Request};
 
 pub struct Go {
     child: Child,
     socket: PathBuf,
     identity: Identity,
-    _place: TempDir,
+    place: TempDir,
 }
 
 impl Go {
@@ -127,7 +42,7 @@ impl Go {
         command.args(["-q", "-pubsub", "-hostAddrs", "/ip4/127.0.0.1/tcp/0", "-listen"]);
         command.arg(format!("/unix{}", socket.display())).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap();
-        let mut go = Go { child, socket, identity: Identity::default(), _place: place };
+        let mut go = Go { child, socket, identity: Identity::default(), place };
         let began = Instant::now();
         while UnixStream::connect(&go.socket).await.is_err() {
             assert!(began.elapsed() < Duration::from_secs(10), "the Go p2pd did not start");
@@ -152,7 +67,7 @@ impl Go {
     async fn ask(&self, request: Request) -> (Answer, Frames<Answer>, OwnedWriteHalf) {
         let (reader, mut writer) = UnixStream::connect(&self.socket).await.unwrap().into_split();
         writer.write_all(&request.encode_length_delimited_to_vec()).await.unwrap();
-        let mut answers = Frames(reader, BytesMut::new(), PhantomData);
+        let mut answers = Frames::new(reader);
         let answer: Answer = answers.next().await;
         assert_eq!(answer.kind, 0, "the Go p2pd refused {request:?}");
         (answer, answers, writer)
@@ -163,45 +78,5 @@ impl Drop for Go {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-fn pubsub(kind: i32, topic: &str, data: Option<Vec<u8>>) -> Request {
-    let pubsub = PubSub { kind, topic: topic.into(), data };
-    Request { kind: PUBSUB, pubsub: Some(pubsub), ..Request::default() }
-}
-
-/// A topic that one program publishes on and another, at another Go p2pd, follows.
-pub struct Topic {
-    daemons: [Go; 2],
-    publisher: OwnedWriteHalf,
-    answers: Frames<Answer>,
-    heard: Frames<Heard>,
-    _subscriber: OwnedWriteHalf,
-}
-
-impl Topic {
-    pub async fn start() -> Option<Self> {
-        let (a, b) = (Go::start().await?, Go::start().await?);
-        b.connect(&a).await;
-        let (_, heard, _subscriber) = b.ask(pubsub(SUBSCRIBE, TOPIC, None)).await;
-        let (_, answers, publisher) = a.ask(pubsub(PUBLISH, TOPIC, Some(vec![0; 8]))).await;
-        Some(Topic { daemons: [a, b], publisher, answers, heard: heard.then(), _subscriber })
-    }
-
-    pub fn daemons(&self) -> Vec<u32> {
-        self.daemons.iter().map(Go::pid).collect()
-    }
-
-    pub async fn publish(&mut self, data: Vec<u8>) {
-        let request = pubsub(PUBLISH, TOPIC, Some(data)).encode_length_delimited_to_vec();
-        self.publisher.write_all(&request).await.unwrap();
-    }
-
-    pub async fn next(&mut self) -> Told {
-        tokio::select! {
-            answer = self.answers.next() => if answer.kind == 0 { Told::Accepted } else { Told::Refused },
-            heard = self.heard.next() => Told::took(&heard.data.unwrap()),
-        }
     }
 }

@@ -1,0 +1,77 @@
+//! Resident memory of the daemon and of the Go p2pd: idle, and after topics that were joined and left again.
+
+use p2pd_api::v1::{ListTopicsRequest, SubscribeRequest, pub_sub_service_client::PubSubServiceClient};
+use tokio::time::{Duration, sleep};
+
+use crate::{daemon::Daemon, go::Go, numbers::resident_mib};
+
+const ROUNDS: usize = 12;
+/// A daemon follows at most 100, one of which is the directory.
+const AT_ONCE: usize = 90;
+/// A connection carries 64 calls at once.
+const CONNECTIONS: usize = 2;
+
+/// Joins so many topics, and leaves them.
+async fn join(daemon: &Daemon, round: usize) {
+    let mut all = Vec::new();
+    for connection in 0..CONNECTIONS {
+        let mut client = PubSubServiceClient::new(daemon.channel().await);
+        for number in 0..AT_ONCE / CONNECTIONS {
+            let topic = format!("topic {round} {connection} {number}");
+            let mut heard = client.subscribe(SubscribeRequest { topic, contract: None }).await.unwrap().into_inner();
+            heard.message().await.unwrap();
+            all.push(heard);
+        }
+    }
+    drop(all);
+    let mut client = PubSubServiceClient::new(daemon.channel().await);
+    let mut topics = async || client.list_topics(ListTopicsRequest {}).await.unwrap().into_inner().topics;
+    while topics().await.iter().any(|topic| topic.starts_with("topic")) {
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn join_go(go: &Go, round: usize) {
+    let mut all = Vec::new();
+    for number in 0..AT_ONCE {
+        all.push(go.follow(&format!("topic {round} {number}")).await);
+    }
+    drop(all);
+    sleep(Duration::from_millis(200)).await;
+}
+
+/// Idle, after the first round, and after all.
+type Resident = [f64; 3];
+
+fn show(name: &str, [idle, first, last]: Resident) {
+    let topics = ROUNDS * AT_ONCE;
+    println!(
+        "{:<27}{idle:>8.1} MiB idle, {first:.1} after {AT_ONCE} topics joined and left, {last:.1} after {topics}",
+        format!("resident, {name}")
+    );
+}
+
+pub async fn memory() {
+    let daemon = Daemon::start(&[]);
+    let go = Go::start().await;
+    sleep(Duration::from_secs(2)).await;
+    let now = || [Some(daemon.pid()), go.as_ref().map(Go::pid)].map(|pid| pid.map_or(0.0, resident_mib));
+    let (idle, mut first, mut last) = (now(), [0.0; 2], [0.0; 2]);
+    for round in 0..ROUNDS {
+        join(&daemon, round).await;
+        if let Some(go) = &go {
+            join_go(go, round).await;
+        }
+        last = now();
+        if round == 0 {
+            first = last;
+        }
+    }
+    let of = |side: usize| [idle[side], first[side], last[side]];
+    show("p2pd", of(0));
+    println!("growth                     {:>8.1} MiB from the first {AT_ONCE} on   goal flat", last[0] - first[0]);
+    if go.is_some() {
+        show("go p2pd", of(1));
+        println!("ratio to go                {:>8.2} idle   goal below 1", idle[0] / idle[1]);
+    }
+}

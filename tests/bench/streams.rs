@@ -1,0 +1,147 @@
+//! Streams on protocols of programs: how long one takes to open and give back a byte, and how many bytes go through; two
+//! daemons, bare rust-libp2p and two Go p2pd in turns.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use p2pd_api::v1::{
+    ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest, HandleProtocolResponse, OpenProtocolStream,
+    exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
+    protocol_service_client::ProtocolServiceClient,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Channel};
+
+use crate::{bare_stream, daemon::Daemon, go, numbers::Latencies};
+
+pub const PROTOCOL: &str = "/bench/1";
+/// Bytes that a program writes at once.
+pub const CHUNK: usize = 64 * 1024;
+const ROUNDS: usize = 3;
+const OPENED: usize = 150;
+const BULK: usize = 256 << 20;
+
+/// Two daemons; a program at the first one opens streams to one at the other.
+struct Ours {
+    from: ProtocolServiceClient<Channel>,
+    to: ProtocolServiceClient<Channel>,
+    peer: String,
+    inbound: Streaming<HandleProtocolResponse>,
+    _daemons: [Daemon; 2],
+}
+
+type Exchange = (mpsc::Sender<ExchangeStreamRequest>, Streaming<ExchangeStreamResponse>);
+
+async fn exchange(client: &mut ProtocolServiceClient<Channel>, first: Item) -> Exchange {
+    let (items, requests) = mpsc::channel(16);
+    items.send(ExchangeStreamRequest { item: Some(first) }).await.unwrap();
+    let mut replies = client.exchange_stream(ReceiverStream::new(requests)).await.unwrap().into_inner();
+    let opened = replies.message().await.unwrap().unwrap().event;
+    assert!(matches!(opened, Some(Event::Opened(_))), "{opened:?}");
+    (items, replies)
+}
+
+/// Reads so many bytes.
+async fn read(replies: &mut Streaming<ExchangeStreamResponse>, count: usize) {
+    let mut got = 0;
+    while got < count {
+        let Some(Event::Data(data)) = replies.message().await.unwrap().unwrap().event else { panic!("closed") };
+        got += data.len();
+    }
+}
+
+impl Ours {
+    async fn start() -> Self {
+        let b = Daemon::start(&[]);
+        let a = Daemon::start(&[&b.address]);
+        let mut to = ProtocolServiceClient::new(b.channel().await);
+        let request = HandleProtocolRequest { protocol: PROTOCOL.into(), ..HandleProtocolRequest::default() };
+        let mut inbound = to.handle_protocol(request).await.unwrap().into_inner();
+        inbound.message().await.unwrap();
+        let from = ProtocolServiceClient::new(a.channel().await);
+        let peer = b.address.rsplit('/').next().unwrap().to_owned();
+        Ours { from, to, peer, inbound, _daemons: [a, b] }
+    }
+
+    async fn transfer(&mut self, count: usize) {
+        let open = OpenProtocolStream { peer_id: self.peer.clone(), protocols: vec![PROTOCOL.into()] };
+        let sending = async {
+            let (items, mut replies) = exchange(&mut self.from, Item::Open(open)).await;
+            let chunk = Bytes::from(vec![7; CHUNK]);
+            let mut left = count;
+            while left > 0 {
+                let part = left.min(CHUNK);
+                items.send(ExchangeStreamRequest { item: Some(Item::Data(chunk.slice(..part))) }).await.unwrap();
+                left -= part;
+            }
+            read(&mut replies, 1).await;
+        };
+        let receiving = async {
+            let event = self.inbound.message().await.unwrap().unwrap().event;
+            let Some(handle_protocol_response::Event::Inbound(stream)) = event else { panic!("{event:?}") };
+            let (items, mut replies) = exchange(&mut self.to, Item::Accept(stream.stream_id)).await;
+            read(&mut replies, count).await;
+            items.send(ExchangeStreamRequest { item: Some(Item::Data(Bytes::from_static(b"."))) }).await.unwrap();
+            (items, replies)
+        };
+        tokio::join!(sending, receiving);
+    }
+}
+
+#[derive(Default)]
+struct Side {
+    opened: Latencies,
+    seconds: f64,
+}
+
+impl Side {
+    /// Takes the times of `transfer`.
+    async fn measure(&mut self, mut transfer: impl AsyncFnMut(usize)) {
+        transfer(1).await;
+        let mut took = Vec::new();
+        for _ in 0..OPENED {
+            let began = Instant::now();
+            transfer(1).await;
+            took.push(began.elapsed().as_micros() as u64);
+        }
+        self.opened.extend(took);
+        let began = Instant::now();
+        transfer(BULK).await;
+        self.seconds += began.elapsed().as_secs_f64();
+    }
+
+    fn rate(&self) -> f64 {
+        (BULK * ROUNDS) as f64 / 1e6 / self.seconds
+    }
+
+    fn print(&self, name: &str) {
+        println!("{:<27}{}", format!("a stream opened, {name}"), self.opened.show());
+        println!("{:<27}{:>8.0} MB/s one way", format!("a stream, {name}"), self.rate());
+    }
+}
+
+pub async fn streams() {
+    let (mut ours, mut bare, mut go) = (Side::default(), Side::default(), None);
+    for _ in 0..ROUNDS {
+        let mut daemons = Ours::start().await;
+        ours.measure(async |count| daemons.transfer(count).await).await;
+        let mut peers = bare_stream::Bare::start().await;
+        bare.measure(async |count| peers.transfer(count).await).await;
+        if let Some(mut daemons) = go::Streams::start().await {
+            go.get_or_insert_with(Side::default).measure(async |count| daemons.transfer(count).await).await;
+        }
+    }
+    ours.print("p2pd");
+    bare.print("bare");
+    let ratios = |other: &Side| (ours.opened.at(50) / other.opened.at(50), ours.rate() / other.rate());
+    let (opened, rate) = ratios(&bare);
+    println!("ratio to bare              {opened:>8.2} to open in the median, {rate:.2} of the MB/s");
+    if let Some(go) = go {
+        go.print("go p2pd");
+        let (opened, rate) = ratios(&go);
+        println!(
+            "ratio to go                {opened:>8.2} to open in the median, {rate:.2} of the MB/s   goals 0.6, and 0.9 or more"
+        );
+    }
+}
