@@ -95,8 +95,8 @@ fn settings_text(s: &TopicSettings) -> String {
     let identity = if s.identity() == MessageIdentity::Content { "content" } else { "sender" };
     let unjudged = if s.fail_closed { "refused" } else { "accepted" };
     format!(
-        "messages up to {} bytes, told apart by {identity}; what is not judged within {} ms is {unjudged}; the log keeps {} s and {} bytes",
-        s.max_message_bytes, s.judging_ms, s.keep_s, s.keep_bytes
+        "messages up to {} bytes, told apart by {identity}; what is not judged within {} ms is {unjudged}; the log keeps {} s and {} bytes; a mesh of {} peers",
+        s.max_message_bytes, s.judging_ms, s.keep_s, s.keep_bytes, s.mesh
     )
 }
 
