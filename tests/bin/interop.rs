@@ -1,4 +1,4 @@
-//! Peers that others wrote: js-libp2p on a current Node, the Go p2pd; and programs in other languages at our socket.
+//! Peers that others wrote: js-libp2p on a current Node, the Go p2pd.
 //! `./x test` installs them where they can be had and names the directory in X_INTEROP.
 #![allow(missing_docs)]
 
@@ -8,7 +8,6 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener},
-    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
@@ -17,25 +16,11 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use serde_json::{Value, json};
-use support::{Daemon, P2PCTL, id, pair, ready, said, until};
+use support::{Daemon, id, part, ready, said, source, until};
 
 const NETWORK: &str = "argus-defense";
 const DEADLINE: Duration = Duration::from_secs(30);
 const MIB: usize = 1024 * 1024;
-
-/// An installed part; `None` where it cannot be had.
-fn part(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("X_INTEROP").map(|all| Path::new(&all).join(name));
-    let found = path.filter(|path| path.join(".finished").exists());
-    if found.is_none() {
-        println!("SKIP {name}: not installed; ./x test does that");
-    }
-    found
-}
-
-fn source(path: &str) -> PathBuf {
-    Path::new("..").join(path)
-}
 
 /// A foreign peer: commands to its standard input, events from its standard output.
 struct Peer {
@@ -434,52 +419,4 @@ fn echo_server() -> String {
         }
     });
     target
-}
-
-#[test]
-fn the_example_in_python_hears_and_is_heard() {
-    let Some(python) = part("python") else { return };
-    let (_place, a, b) = pair();
-    let program = |daemon: &Daemon, args: &[&str]| {
-        let mut command = Command::new(python.join("bin/python"));
-        command.arg(source("packaging/examples/python/p2pd_example.py")).arg(&daemon.socket).args(args);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    let hears = program(&b, &["--topic", "chat", "--hear", "1"]);
-    let says = program(&a, &["--topic", "chat", "--say", "good day"]).wait_with_output().unwrap();
-    assert!(says.status.success(), "{}", said(&says));
-    let heard = hears.wait_with_output().unwrap();
-    assert!(heard.status.success(), "{}", said(&heard));
-    let (said, heard) = (String::from_utf8_lossy(&says.stdout), String::from_utf8_lossy(&heard.stdout));
-    assert!(said.contains("sent; 1 connected peers follow"), "{said}");
-    assert!(heard.contains(&format!("{}: good day", id(&a))), "{heard}");
-}
-
-#[test]
-fn the_example_in_shell_chats() {
-    if Command::new("jq").arg("--version").output().is_err() {
-        println!("SKIP the example in shell: jq is not installed");
-        return;
-    }
-    let (_place, a, b) = pair();
-    let chat = |daemon: &Daemon| {
-        let tools = Path::new(P2PCTL).parent().unwrap().display().to_string();
-        let mut command = Command::new(source("packaging/examples/shell/chat.sh"));
-        command.arg("tea").env("PATH", format!("{tools}:{}", std::env::var("PATH").unwrap_or_default()));
-        command.env("P2PD_SOCKET", &daemon.socket);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = lines.next().unwrap().unwrap();
-        assert!(first.contains("on tea"), "{first}");
-        (child, lines)
-    };
-    let ((mut one, _), (mut two, mut heard)) = (chat(&a), chat(&b));
-    let topic = r#"{"topic":"tea"}"#;
-    until("the other", || {
-        a.good(&["rpc", "p2pd.v1.PubSubService/ListTopicPeers", topic]).contains("12D3").then_some(())
-    });
-    writeln!(one.stdin.take().unwrap(), "good day").unwrap();
-    assert_eq!(heard.next().unwrap().unwrap(), format!("{}: good day", &id(&a)[44..]));
-    drop(two.stdin.take());
-    assert!(one.wait().unwrap().success() && two.wait().unwrap().success());
 }

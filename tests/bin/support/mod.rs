@@ -85,6 +85,21 @@ impl Drop for Daemon {
     }
 }
 
+/// What `tests/interop/install.sh` installed under this name; `None` where it cannot be had.
+pub fn part(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("X_INTEROP").map(|all| Path::new(&all).join(name));
+    let found = path.filter(|path| path.join(".finished").exists());
+    if found.is_none() {
+        println!("SKIP {name}: not installed; ./x test does that");
+    }
+    found
+}
+
+/// A file of the repository.
+pub fn source(path: &str) -> PathBuf {
+    Path::new("..").join(path)
+}
+
 pub fn interrupt(child: &Child) {
     signal(child, "-INT");
 }
