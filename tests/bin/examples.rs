@@ -136,12 +136,13 @@ fn measured(daemon: &Daemon) {
 }
 
 #[test]
-fn every_service_and_example_is_in_the_table() {
+fn every_contract_and_example_is_in_the_table() {
     let table = fs::read_to_string(source("docs/services.md")).unwrap();
     for place in ["proto/p2pd/v1", "packaging/examples/python", "packaging/examples/shell"] {
-        for file in fs::read_dir(source(place)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()) {
-            let is_meant = [".proto", ".py", ".sh"].iter().any(|ending| file.ends_with(ending));
-            assert!(!is_meant || table.contains(&format!("{place}/{file}")), "{place}/{file} is not in docs/services.md");
+        for entry in fs::read_dir(source(place)).unwrap() {
+            let name = format!("{place}/{}", entry.unwrap().file_name().display());
+            let is_meant = [".proto", ".py", ".sh"].iter().any(|ending| name.ends_with(ending));
+            assert!(!is_meant || table.contains(&name), "{name} is not in docs/services.md");
         }
     }
 }
@@ -195,9 +196,7 @@ fn python_misses_no_message_while_it_or_the_daemon_is_away() {
     let place = tempfile::tempdir().unwrap();
     let (data, cursor) = (place.path().join("data"), place.path().join("cursor"));
     let a = Daemon::start(place.path(), "a", &[]);
-    let keeping = || {
-        Daemon::start(place.path(), "b", &["--data", data.to_str().unwrap(), "--bootstrap", &a.address])
-    };
+    let keeping = || Daemon::start(place.path(), "b", &["--data", data.to_str().unwrap(), "--bootstrap", &a.address]);
     let mut b = keeping();
     let publish = |text: &str| {
         let sent = python.run(&a, "pubsub.py", &["publish", "log", text, "--wait", "30"]);

@@ -25,10 +25,10 @@ p2pctl -s "$other" topics show "$topic"
 # sender its place; 2 ignores the message.
 p2pctl -s "$other" validate "$topic" sh -c 'jq -e .text >/dev/null || exit 2' &
 judge=$!
-until p2pctl -s "$other" rpc p2pd.v1.PubSubService/GetTopic "{\"topic\": \"$topic\"}" | jq -e .topic.validated >/dev/null
-do
-    sleep 0.1
-done
+judged() {
+    p2pctl -s "$other" rpc p2pd.v1.PubSubService/GetTopic "{\"topic\": \"$topic\"}" | jq -e .topic.validated >/dev/null
+}
+until judged; do sleep 0.1; done
 p2pctl -s "$socket" pub "$topic" '{"no": "text"}'
 p2pctl -s "$socket" pub "$topic" '{"text": "good day"}'
 p2pctl -s "$other" sub "$topic" --resume "$work/cursor" -n 1
