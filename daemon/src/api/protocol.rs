@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use p2pd_api::v1::{
     CallProtocolRequest, CallProtocolResponse, ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest,
     HandleProtocolResponse, InboundStream, ProtocolAnswer, ProtocolCall, ProtocolStream, ServeProtocolRequest,
@@ -184,13 +184,14 @@ async fn send(
 
 /// From the peer to the program.
 async fn receive(mut reader: ReadHalf<ByteStream>, out: &Out<ExchangeStreamResponse>) -> Result<(), Option<Status>> {
+    // Once: the stream under it would have a new buffer zeroed for each read, however little comes.
+    let mut buffer = vec![0; CHUNK];
     loop {
-        let mut buffer = BytesMut::with_capacity(CHUNK);
-        let count = reader.read_buf(&mut buffer).await.map_err(|e| Some(status::reset(&e)))?;
+        let count = reader.read(&mut buffer).await.map_err(|e| Some(status::reset(&e)))?;
         let next = if count == 0 {
             exchange_stream_response::Event::RemoteClosed(true)
         } else {
-            exchange_stream_response::Event::Data(Bytes::from(buffer))
+            exchange_stream_response::Event::Data(Bytes::copy_from_slice(&buffer[..count]))
         };
         out.send(event(next)).await.map_err(|_| None)?;
         if count == 0 {
