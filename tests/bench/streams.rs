@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
-use crate::{bare_stream, daemon::Daemon, go, numbers::Latencies};
+use crate::{bare_stream, daemon::Daemon, go, numbers::Latencies, socket::BareTonic};
 
 pub const PROTOCOL: &str = "/bench/1";
 /// Bytes that a program writes at once.
@@ -33,12 +33,10 @@ struct Ours {
 
 type Exchange = (mpsc::Sender<ExchangeStreamRequest>, Streaming<ExchangeStreamResponse>);
 
-async fn exchange(client: &mut ProtocolServiceClient<Channel>, first: Item) -> Exchange {
+async fn accept(client: &mut ProtocolServiceClient<Channel>, stream: u64) -> Exchange {
     let (items, requests) = mpsc::channel(16);
-    items.send(ExchangeStreamRequest { item: Some(first) }).await.unwrap();
-    let mut replies = client.exchange_stream(ReceiverStream::new(requests)).await.unwrap().into_inner();
-    let opened = replies.message().await.unwrap().unwrap().event;
-    assert!(matches!(opened, Some(Event::Opened(_))), "{opened:?}");
+    items.send(ExchangeStreamRequest { item: Some(Item::Accept(stream)) }).await.unwrap();
+    let replies = client.exchange_stream(ReceiverStream::new(requests)).await.unwrap().into_inner();
     (items, replies)
 }
 
@@ -46,8 +44,11 @@ async fn exchange(client: &mut ProtocolServiceClient<Channel>, first: Item) -> E
 async fn read(replies: &mut Streaming<ExchangeStreamResponse>, count: usize) {
     let mut got = 0;
     while got < count {
-        let Some(Event::Data(data)) = replies.message().await.unwrap().unwrap().event else { panic!("closed") };
-        got += data.len();
+        match replies.message().await.unwrap().unwrap().event.unwrap() {
+            Event::Data(data) => got += data.len(),
+            Event::Opened(_) => {}
+            Event::RemoteClosed(_) => panic!("closed after {got} bytes"),
+        }
     }
 }
 
@@ -66,8 +67,10 @@ impl Ours {
 
     async fn transfer(&mut self, count: usize) {
         let open = OpenProtocolStream { peer_id: self.peer.clone(), protocols: vec![PROTOCOL.into()] };
-        let sending = async {
-            let (items, mut replies) = exchange(&mut self.from, Item::Open(open)).await;
+        let (items, requests) = mpsc::channel(16);
+        // Whoever opens need not wait for that before it writes.
+        let writing = async {
+            items.send(ExchangeStreamRequest { item: Some(Item::Open(open)) }).await.unwrap();
             let chunk = Bytes::from(vec![7; CHUNK]);
             let mut left = count;
             while left > 0 {
@@ -75,17 +78,20 @@ impl Ours {
                 items.send(ExchangeStreamRequest { item: Some(Item::Data(chunk.slice(..part))) }).await.unwrap();
                 left -= part;
             }
+        };
+        let answer = async {
+            let mut replies = self.from.exchange_stream(ReceiverStream::new(requests)).await.unwrap().into_inner();
             read(&mut replies, 1).await;
         };
         let receiving = async {
             let event = self.inbound.message().await.unwrap().unwrap().event;
             let Some(handle_protocol_response::Event::Inbound(stream)) = event else { panic!("{event:?}") };
-            let (items, mut replies) = exchange(&mut self.to, Item::Accept(stream.stream_id)).await;
+            let (items, mut replies) = accept(&mut self.to, stream.stream_id).await;
             read(&mut replies, count).await;
             items.send(ExchangeStreamRequest { item: Some(Item::Data(Bytes::from_static(b"."))) }).await.unwrap();
             (items, replies)
         };
-        tokio::join!(sending, receiving);
+        tokio::join!(writing, answer, receiving);
     }
 }
 
@@ -122,12 +128,13 @@ impl Side {
 }
 
 pub async fn streams() {
-    let (mut ours, mut bare, mut go) = (Side::default(), Side::default(), None);
+    let (mut ours, mut bare, mut go, mut hops) = (Side::default(), Side::default(), None, Latencies::default());
     for _ in 0..ROUNDS {
         let mut daemons = Ours::start().await;
         ours.measure(async |count| daemons.transfer(count).await).await;
         let mut peers = bare_stream::Bare::start().await;
         bare.measure(async |count| peers.transfer(count).await).await;
+        hops.extend(BareTonic::start().await.two_hops(OPENED, 8, 1_000).await);
         if let Some(mut daemons) = go::Streams::start().await {
             go.get_or_insert_with(Side::default).measure(async |count| daemons.transfer(count).await).await;
         }
@@ -137,6 +144,10 @@ pub async fn streams() {
     let ratios = |other: &Side| (ours.opened.at(50) / other.opened.at(50), ours.rate() / other.rate());
     let (opened, rate) = ratios(&bare);
     println!("ratio to bare              {opened:>8.2} to open in the median, {rate:.2} of the MB/s");
+    println!(
+        "the least there can be     {:>8.0} us to open: bare, and six tonic hops",
+        bare.opened.at(50) + 3.0 * hops.at(50)
+    );
     if let Some(go) = go {
         go.print("go p2pd");
         let (opened, rate) = ratios(&go);

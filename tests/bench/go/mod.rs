@@ -7,6 +7,7 @@ mod wire;
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Once,
     time::{Duration, Instant},
 };
 
@@ -33,7 +34,8 @@ impl Go {
     pub async fn start() -> Option<Self> {
         let program = std::env::var_os("X_INTEROP").map(|all| Path::new(&all).join("go/p2pd"));
         let Some(program) = program.filter(|program| program.exists()) else {
-            println!("SKIP go p2pd: not installed; ./x test does that");
+            static SAID: Once = Once::new();
+            SAID.call_once(|| println!("SKIP go p2pd: not installed; ./x test does that"));
             return None;
         };
         let place = tempfile::tempdir().unwrap();
