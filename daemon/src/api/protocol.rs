@@ -191,7 +191,7 @@ async fn receive(mut reader: ReadHalf<ByteStream>, out: &Out<ExchangeStreamRespo
         let next = if count == 0 {
             exchange_stream_response::Event::RemoteClosed(true)
         } else {
-            exchange_stream_response::Event::Data(Bytes::copy_from_slice(&buffer[..count]))
+            exchange_stream_response::Event::Data(Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default()))
         };
         out.send(event(next)).await.map_err(|_| None)?;
         if count == 0 {
