@@ -7,11 +7,12 @@ use std::collections::HashSet;
 
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
-    ConnectRequest, ExchangeStreamRequest, GetPeerRequest, HandleProtocolRequest, ListClosedConnectionsRequest,
-    OpenProtocolStream, Peer, PinPeerRequest, PingPeerRequest, exchange_stream_request::Item,
-    exchange_stream_response::Event, handle_protocol_response, protocol_service_client::ProtocolServiceClient,
+    ConnectRequest, DisconnectRequest, ExchangeStreamRequest, GetPeerRequest, HandleProtocolRequest,
+    ListClosedConnectionsRequest, OpenProtocolStream, Peer, PinPeerRequest, PingPeerRequest,
+    exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
+    protocol_service_client::ProtocolServiceClient,
 };
-use support::{channel, pair, peers, setup, start, until};
+use support::{channel, peers, setup, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Streaming};
@@ -91,16 +92,20 @@ async fn traffic_is_told_by_protocol_and_the_way_it_went() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn round_trips_are_measured_on_request() {
-    let (a, b) = pair().await;
+    let (a, b) = (start(&[]).await, start(&[]).await);
     let ask = |peer_id, count, interval_ms| PingPeerRequest { peer_id, count, interval_ms };
     let mut client = peers(&b).await;
-    let mut answers =
-        until("the peer", async || client.clone().ping_peer(ask(id(&a), 3, 10)).await.ok()).await.into_inner();
-    let mut times = Vec::new();
-    while let Some(answer) = answers.next().await {
-        times.push(answer.unwrap().rtt_us);
+    for part in ["quic-v1", "ws"] {
+        client.connect(ConnectRequest { address: way(&a, part).clone() }).await.unwrap();
+        let mut answers = client.ping_peer(ask(id(&a), 20, 10)).await.unwrap().into_inner();
+        let mut times = Vec::new();
+        while let Some(answer) = answers.next().await {
+            times.push(answer.unwrap().rtt_us);
+        }
+        assert!(times.len() == 20 && times.iter().all(|us| *us > 0), "{part}: {times:?}");
+        client.disconnect(DisconnectRequest { peer_id: id(&a) }).await.unwrap();
+        until("the end of the connection", async || peer(&b, &a).await.is_none().then_some(())).await;
     }
-    assert!(times.len() == 3 && times.iter().all(|us| *us > 0), "{times:?}");
     let own = client.ping_peer(ask(id(&b), 1, 0)).await.unwrap_err();
     assert_ne!(own.code(), Code::Internal, "{own:?}");
     for (request, field) in

@@ -95,6 +95,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(failure.code);
     }
     if let Some(status) = error.downcast_ref::<Status>() {
+        if status.code() == Code::Unimplemented {
+            output::say("p2pctl: this daemon does not know what was asked; is it older than p2pctl?");
+            return ExitCode::FAILURE;
+        }
         // A status that was not sent by the daemon, but made here of a connection that broke.
         if std::error::Error::source(status).is_some() || status.message().is_empty() {
             return report(&client::closed());

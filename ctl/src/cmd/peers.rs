@@ -70,7 +70,7 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
         Some(PeersAction::Unrule { subject }) => {
             let request = RemoveRuleRequest { subject: subject.clone() };
             let done = context.client.answer(peers.remove_rule(request)).await?;
-            output::message(context.format, "RemoveRuleResponse", &done, |_| format!("no rule for {subject}"))
+            output::message(context.format, "RemoveRuleResponse", &done, |_| format!("forgotten: {subject}"))
         }
     }
 }

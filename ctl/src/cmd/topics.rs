@@ -109,7 +109,14 @@ pub(super) async fn validate(context: &Context, topic: String, command: Vec<Stri
     let mut messages = context.client.answer(pubsub.validate_topic(ReceiverStream::new(requests))).await?;
     let mut running = JoinSet::new();
     loop {
-        let Some(Event::Message(message)) = client::next(&mut messages).await?.event else { continue };
+        let message = match client::next(&mut messages).await?.event {
+            Some(Event::Message(message)) => message,
+            Some(Event::Attached(_)) => {
+                output::say(format_args!("judging by {}", program.name));
+                continue;
+            }
+            None => continue,
+        };
         while running.len() >= AT_ONCE {
             running.join_next().await;
         }

@@ -89,18 +89,28 @@ impl PeerService for Service {
             return Err(status::field("interval_ms", "takes 10 to 60000, or 0 for 1000"));
         }
         let interval = Duration::from_millis(if interval_ms == 0 { 1000 } else { interval_ms.into() });
-        let mut pings = self.0.node.pings(&id).await.map_err(status::of)?;
+        let node = self.0.node.clone();
+        let mut tick = tokio::time::interval(interval);
+        tick.tick().await;
+        // Whoever cannot be pinged at all is told before anything else.
+        let mut taken = node.ping(&id).await;
+        if let Err(error) = taken {
+            return Err(status::of(error));
+        }
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
-            let mut tick = tokio::time::interval(interval);
-            for _ in 0..count.max(1) {
-                tick.tick().await;
-                match pings.next().await {
+            for left in (0..count.max(1)).rev() {
+                match taken {
                     Ok(rtt) => {
                         let rtt_us = u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
                         out.send(PingPeerResponse { rtt_us }).await?;
                     }
                     Err(error) => return out.fail(status::of(error)).await,
                 }
+                if left == 0 {
+                    break;
+                }
+                tick.tick().await;
+                taken = node.ping(&id).await;
             }
             Ok(())
         })))
