@@ -45,6 +45,11 @@ impl<T> Writer<T> {
         dropped
     }
 
+    /// Counts items that were lost before they came here; the reader is told with the next one.
+    pub fn lose(&self, count: u64) {
+        self.0.lock().ring.lose(count);
+    }
+
     /// What tells when the reader has caught up.
     pub fn room(&self) -> Room<T> {
         Room(self.0.clone())

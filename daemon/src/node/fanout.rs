@@ -43,6 +43,11 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
+    /// Tells every reader, with the next item, that so many were lost before they came here.
+    pub(crate) fn lose(&self, count: u64) {
+        self.readers.iter().for_each(|(reader, _)| reader.lose(count));
+    }
+
     /// Forgets readers that are gone. Returns how many are left.
     pub(crate) fn sweep(&mut self) -> usize {
         self.readers.retain(|(reader, _)| !reader.is_abandoned());
@@ -60,6 +65,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Push,
+        Lose,
         Join,
         Read(usize),
         Leave(usize),
@@ -68,6 +74,7 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             6 => Just(Step::Push),
+            1 => Just(Step::Lose),
             1 => Just(Step::Join),
             4 => (0usize..8).prop_map(Step::Read),
             1 => (0usize..8).prop_map(Step::Leave),
@@ -101,6 +108,10 @@ mod tests {
                         fanout.push(1, &pushed);
                         pushed += 1;
                     }
+                    Step::Lose => {
+                        fanout.lose(3);
+                        pushed += 3;
+                    }
                     Step::Join => readers.push((fanout.join(4, usize::MAX), pushed)),
                     Step::Read(n) => {
                         if let Some(reader) = readers.get_mut(n) {
@@ -111,6 +122,8 @@ mod tests {
                     Step::Leave(_) => {}
                 }
             }
+            fanout.push(1, &pushed);
+            pushed += 1;
             prop_assert_eq!(fanout.sweep(), readers.len());
             for reader in &mut readers {
                 while read(reader) {}

@@ -22,7 +22,9 @@ pub(super) async fn run(
             next = incoming.next() => match next {
                 Some(Next::Item(incoming)) => node.on_incoming(incoming).await,
                 Some(Next::Gap { from, to }) => {
-                    node.0.counters.dropped.fetch_add(to - from + 1, Ordering::Relaxed);
+                    let count = (to - from).saturating_add(1);
+                    node.0.counters.dropped.fetch_add(count, Ordering::Relaxed);
+                    node.lost_messages(count);
                 }
                 None => return,
             },

@@ -160,6 +160,11 @@ impl Node {
         found.readers.push(weight, &item);
     }
 
+    /// Tells live readers that this daemon was too slow for so many messages, of whichever topics.
+    pub(super) fn lost_messages(&self, count: u64) {
+        lock(&self.0.topics).values().for_each(|topic| topic.readers.lose(count));
+    }
+
     /// Lets go of topics that nobody uses. Returns those to leave.
     pub(super) fn sweep_topics(&self) -> Vec<String> {
         let mut left = Vec::new();
