@@ -53,6 +53,17 @@ def connect(socket):
             sys.exit(130)
 
 
+def with_changes(events, count):
+    """The events of a watch: a snapshot, then so many changes."""
+    known = False  # whether all of the snapshot was there
+    for event in events:
+        yield event
+        count -= known
+        known |= event.snapshot_done
+        if known and count == 0:
+            return
+
+
 def has_reason(error, reason):
     """Whether p2pd gave an error this reason, such as NO_LISTENERS; the package grpcio-status decodes all it says."""
     return reason.encode() in dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")

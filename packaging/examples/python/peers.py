@@ -7,7 +7,7 @@ python peers.py pin /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW... --tag relay
 python peers.py unpin 12D3KooW...
 """
 
-from p2pd_client import command_line, connect, peer_pb2, peer_pb2_grpc
+from p2pd_client import command_line, connect, peer_pb2, peer_pb2_grpc, with_changes
 
 
 def dial(peers, args):
@@ -16,9 +16,7 @@ def dial(peers, args):
 
 
 def watch(peers, args):
-    known = False  # whether all of the snapshot was there
-    left = args.changes
-    for event in peers.WatchPeers(peer_pb2.WatchPeersRequest()):
+    for event in with_changes(peers.WatchPeers(peer_pb2.WatchPeersRequest()), args.changes):
         match event.WhichOneof("event"):
             case "present":
                 print(f"present {event.present.peer_id} {event.present.agent}")
@@ -26,10 +24,6 @@ def watch(peers, args):
                 print(f"gone {event.gone}")
             case "snapshot_done":
                 print("these are all; what follows are changes")
-        left -= known
-        known |= event.snapshot_done
-        if known and left == 0:
-            return
 
 
 def ping(peers, args):

@@ -8,7 +8,7 @@ python streams.py listen silence --groups 10
 
 import time
 
-from p2pd_client import command_line, connect, stream_pb2, stream_pb2_grpc
+from p2pd_client import command_line, connect, stream_pb2, stream_pb2_grpc, with_changes
 
 # Opus, mono, 20 ms of silence.
 SILENCE = b"\xf8\xff\xfe"
@@ -25,9 +25,7 @@ def directory(streams, _):
 
 
 def watch(streams, args):
-    known = False  # whether all of the snapshot was there
-    left = args.changes
-    for event in streams.WatchStreams(stream_pb2.WatchStreamsRequest()):
+    for event in with_changes(streams.WatchStreams(stream_pb2.WatchStreamsRequest()), args.changes):
         match event.WhichOneof("event"):
             case "present":
                 print(f"present {name(event.present)}")
@@ -35,10 +33,6 @@ def watch(streams, args):
                 print(f"{event.gone.reason} {name(event.gone)}")
             case "snapshot_done":
                 print("these are all; what follows are changes")
-        left -= known
-        known |= event.snapshot_done
-        if known and left == 0:
-            return
 
 
 def publish(streams, args):
