@@ -2,18 +2,11 @@
 
 use std::{fs, io, os::unix::fs::FileTypeExt, path::Path};
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-};
-
-/// Bytes both ways.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::either::Either;
 
 /// A connection to a local address.
-pub type LocalStream = Box<dyn Duplex>;
+pub type LocalStream = Either<TcpStream, UnixStream>;
 
 /// What listens on a local address.
 #[derive(Debug)]
@@ -61,8 +54,8 @@ impl LocalListener {
     /// Waits for the next connection.
     pub async fn accept(&self) -> io::Result<LocalStream> {
         Ok(match self {
-            LocalListener::Tcp(listener) => Box::new(listener.accept().await?.0),
-            LocalListener::Unix(listener) => Box::new(listener.accept().await?.0),
+            LocalListener::Tcp(listener) => Either::Left(listener.accept().await?.0),
+            LocalListener::Unix(listener) => Either::Right(listener.accept().await?.0),
         })
     }
 }
@@ -74,8 +67,8 @@ fn is_socket(path: &Path) -> bool {
 /// Connects to a local address.
 pub async fn connect(address: &str) -> io::Result<LocalStream> {
     Ok(match address.strip_prefix("unix:") {
-        Some(path) => Box::new(UnixStream::connect(path).await?),
-        None => Box::new(TcpStream::connect(address).await?),
+        Some(path) => Either::Right(UnixStream::connect(path).await?),
+        None => Either::Left(TcpStream::connect(address).await?),
     })
 }
 
