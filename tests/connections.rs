@@ -12,16 +12,12 @@ use p2pd_api::v1::{
     exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
     protocol_service_client::ProtocolServiceClient,
 };
-use support::{channel, peers, setup, start, until};
+use support::{channel, id, peers, setup, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Streaming};
 
 const PROTOCOL: &str = "/test/1.0.0";
-
-fn id(daemon: &Daemon) -> String {
-    daemon.addresses[0].rsplit('/').next().unwrap().to_owned()
-}
 
 fn way<'a>(daemon: &'a Daemon, part: &str) -> &'a String {
     daemon.addresses.iter().find(|a| a.split('/').any(|p| p == part)).unwrap()

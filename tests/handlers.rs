@@ -10,28 +10,17 @@ use p2pd::app::Daemon;
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        CallProtocolRequest, ExchangeStreamRequest, GetInfoRequest, HandleProtocolRequest, HandleProtocolResponse,
-        OpenProtocolStream, ProtocolAnswer, ProtocolCall, ServeProtocolRequest, ServeProtocolResponse,
-        exchange_stream_request, handle_protocol_response::Event, node_service_client::NodeServiceClient,
-        protocol_answer::Outcome, protocol_service_client::ProtocolServiceClient, serve_protocol_request,
-        serve_protocol_response,
+        CallProtocolRequest, ExchangeStreamRequest, HandleProtocolRequest, HandleProtocolResponse, OpenProtocolStream,
+        ProtocolAnswer, ProtocolCall, ServeProtocolRequest, ServeProtocolResponse, exchange_stream_request,
+        handle_protocol_response::Event, protocol_answer::Outcome, serve_protocol_request, serve_protocol_response,
     },
 };
-use support::{DEADLINE, channel, pair, start, until};
+use support::{DEADLINE, id, pair, protocols, start, until};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Status, Streaming};
 
 const PROTOCOL: &str = "/test/1.0.0";
-
-async fn client(daemon: &Daemon) -> ProtocolServiceClient<Channel> {
-    ProtocolServiceClient::new(channel(daemon).await)
-}
-
-async fn id(daemon: &Daemon) -> String {
-    let mut node = NodeServiceClient::new(channel(daemon).await);
-    node.get_info(GetInfoRequest {}).await.unwrap().into_inner().peer_id
-}
 
 fn asked() -> HandleProtocolRequest {
     HandleProtocolRequest { protocol: PROTOCOL.into(), ..Default::default() }
@@ -42,7 +31,7 @@ fn leased(name: &str, lease_ms: u32) -> HandleProtocolRequest {
 }
 
 async fn handle(daemon: &Daemon, request: HandleProtocolRequest) -> Result<Streaming<HandleProtocolResponse>, Status> {
-    let mut told = client(daemon).await.handle_protocol(request).await?.into_inner();
+    let mut told = protocols(daemon).await.handle_protocol(request).await?.into_inner();
     assert_eq!(told.message().await?.unwrap().event, Some(Event::Handling(true)));
     Ok(told)
 }
@@ -60,7 +49,7 @@ async fn open(daemon: &Daemon, peer: &str) -> Result<mpsc::Sender<ExchangeStream
     let first = OpenProtocolStream { peer_id: peer.into(), protocols: vec![PROTOCOL.into()] };
     let item = Some(exchange_stream_request::Item::Open(first));
     items.send(ExchangeStreamRequest { item }).await.unwrap();
-    client(daemon).await.exchange_stream(ReceiverStream::new(requests)).await?.into_inner().message().await?;
+    protocols(daemon).await.exchange_stream(ReceiverStream::new(requests)).await?.into_inner().message().await?;
     Ok(items)
 }
 
@@ -76,7 +65,7 @@ async fn those_who_share_a_protocol_get_streams_in_turn() {
     let mut one = handle(&a, shared()).await.unwrap();
     taken(handle(&a, asked()).await);
     let mut two = handle(&a, shared()).await.unwrap();
-    let peer = id(&a).await;
+    let peer = id(&a);
     let mut streams = Vec::new();
     for _ in 0..6 {
         streams.push(until("a stream", async || open(&b, &peer).await.ok()).await);
@@ -100,7 +89,7 @@ async fn those_who_share_a_protocol_get_streams_in_turn() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_keeps_the_protocol_and_what_came_meanwhile() {
     let (a, b) = pair().await;
-    let peer = id(&a).await;
+    let peer = id(&a);
     let first = handle(&a, leased("shop", 60_000)).await.unwrap();
     taken(handle(&a, leased("shop", 60_000)).await);
     let stream = until("a stream", async || open(&b, &peer).await.ok()).await;
@@ -142,7 +131,7 @@ impl Server {
         let (said, requests) = mpsc::channel(4);
         let item = Some(serve_protocol_request::Item::Open(asked()));
         said.send(ServeProtocolRequest { item }).await.unwrap();
-        let told = client(daemon).await.serve_protocol(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        let told = protocols(daemon).await.serve_protocol(ReceiverStream::new(requests)).await.unwrap().into_inner();
         let mut server = Server { said, told };
         assert_eq!(server.next().await, serve_protocol_response::Event::Handling(true));
         server
@@ -168,14 +157,14 @@ impl Server {
 
 async fn call(daemon: &Daemon, peer: &str, data: impl Into<Bytes>) -> Result<Bytes, Status> {
     let request = CallProtocolRequest { peer_id: peer.into(), protocols: vec![PROTOCOL.into()], data: data.into() };
-    Ok(client(daemon).await.call_protocol(request).await?.into_inner().data)
+    Ok(protocols(daemon).await.call_protocol(request).await?.into_inner().data)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_are_answered_in_any_order_over_one_connection() {
     const CALLS: usize = 50;
     let (a, b) = pair().await;
-    let (peer, caller) = (id(&a).await, id(&b).await);
+    let (peer, caller) = (id(&a), id(&b));
     let mut server = Server::start(&a).await;
     let b = std::sync::Arc::new(b);
     let ask = |n: usize| {
@@ -203,7 +192,7 @@ async fn calls_are_answered_in_any_order_over_one_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_are_cancelled_refused_and_bounded() {
     let (a, b) = pair().await;
-    let peer = id(&a).await;
+    let peer = id(&a);
     let mut server = Server::start(&a).await;
     let b = std::sync::Arc::new(b);
     let asking = {

@@ -16,27 +16,17 @@ use p2pd::app::Daemon;
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        ExchangeStreamRequest, ExchangeStreamResponse, GetInfoRequest, HandleProtocolRequest, HandleProtocolResponse,
-        ListPeersRequest, OpenProtocolStream, exchange_stream_request::Item, exchange_stream_response::Event,
-        handle_protocol_response, node_service_client::NodeServiceClient,
+        ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest, HandleProtocolResponse, ListPeersRequest,
+        OpenProtocolStream, exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
         protocol_service_client::ProtocolServiceClient,
     },
 };
-use support::{DEADLINE, channel, pair, start, until};
+use support::{DEADLINE, channel, id, pair, protocols, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
 const PROTOCOL: &str = "/test/1.0.0";
-
-async fn client(daemon: &Daemon) -> ProtocolServiceClient<Channel> {
-    ProtocolServiceClient::new(channel(daemon).await)
-}
-
-async fn id(daemon: &Daemon) -> String {
-    let mut node = NodeServiceClient::new(channel(daemon).await);
-    node.get_info(GetInfoRequest {}).await.unwrap().into_inner().peer_id
-}
 
 /// One program's end of a stream.
 struct End {
@@ -64,7 +54,7 @@ fn opening(peer: &str, protocols: &[&str]) -> Item {
 
 async fn handle(daemon: &Daemon, protocol: &str) -> Result<Streaming<HandleProtocolResponse>, Status> {
     let request = HandleProtocolRequest { protocol: protocol.into(), ..Default::default() };
-    let mut told = client(daemon).await.handle_protocol(request).await?.into_inner();
+    let mut told = protocols(daemon).await.handle_protocol(request).await?.into_inner();
     told.message().await?;
     Ok(told)
 }
@@ -102,7 +92,7 @@ async fn rest(replies: &mut Streaming<ExchangeStreamResponse>) -> Vec<u8> {
 /// A stream from b to a; b's end first.
 async fn joined(a: &Daemon, b: &Daemon) -> (End, End) {
     let mut told = handle(a, PROTOCOL).await.unwrap();
-    let peer = id(a).await;
+    let peer = id(a);
     let opened =
         until("the connection", async || exchange(b, opening(&peer, &["/other/1", PROTOCOL])).await.ok()).await;
     assert_eq!(opened.1, PROTOCOL, "the first that both speak");
@@ -175,7 +165,7 @@ async fn a_slow_reader_holds_back_the_writer_and_nothing_else() {
     let held = sent.load(Ordering::SeqCst);
     assert!(held < 400, "{held} of 800 chunks of 64 KiB were taken although nobody read");
     // Meanwhile other calls answer.
-    assert!(!id(&a).await.is_empty() && !id(&b).await.is_empty());
+    assert!(!id(&a).is_empty() && !id(&b).is_empty());
     assert_eq!(rest(&mut reader.replies).await.len(), 800 * 64 * 1024);
     drop(writing.await.unwrap());
 }
@@ -192,7 +182,7 @@ async fn a_protocol_has_one_handler_and_is_free_again_after_it() {
         let refused = handle(&a, bad).await.unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::FieldInvalid)), "{bad}");
     }
-    let peer = id(&a).await;
+    let peer = id(&a);
     let unknown = until("the refusal", async || {
         let refused = exchange(&b, opening(&peer, &["/nobody/1"])).await.err()?;
         (reason_of(&refused) == Some(Reason::ProtocolUnsupported)).then_some(refused)
@@ -207,7 +197,7 @@ async fn a_protocol_has_one_handler_and_is_free_again_after_it() {
 async fn a_program_that_dies_resets_its_stream() {
     let (a, b) = pair().await;
     let mut told = handle(&a, PROTOCOL).await.unwrap();
-    let (socket, peer) = (b.socket.clone(), id(&a).await);
+    let (socket, peer) = (b.socket.clone(), id(&a));
     // A program of its own: when its runtime ends, its connection to the daemon is cut, as by kill -9.
     let program = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let opened = program.spawn(async move {
@@ -231,7 +221,7 @@ async fn streams_that_come_at_once_are_all_taken() {
     const STREAMS: usize = 40;
     let (a, b) = pair().await;
     let mut told = handle(&a, PROTOCOL).await.unwrap();
-    let peer = id(&a).await;
+    let peer = id(&a);
     let opening = (0..STREAMS).map(|_| exchange(&b, opening(&peer, &[PROTOCOL])));
     let opened = futures::future::join_all(opening).await;
     for end in opened {

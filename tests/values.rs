@@ -16,16 +16,12 @@ use p2pd_core::{
     value::{self, ValueBody},
 };
 use p2pd_net::{DhtMode, Event, Identity, Running};
-use support::{channel, start, stranger, until};
+use support::{channel, id, start, stranger, until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 
 async fn dht(daemon: &Daemon) -> DhtServiceClient<Channel> {
     DhtServiceClient::new(channel(daemon).await)
-}
-
-fn id(daemon: &Daemon) -> String {
-    daemon.addresses[0].rsplit('/').next().unwrap().to_owned()
 }
 
 /// A hub that answers, and two that know it.

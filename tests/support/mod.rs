@@ -10,7 +10,8 @@ use p2pd::{
 use p2pd_api::v1::{
     Frame, ListStreamsRequest, OpenStream, PublishStreamRequest, PublishStreamResponse, Stream, StreamConfig,
     SubscribeStreamRequest, SubscribeStreamResponse, WireFormat, peer_service_client::PeerServiceClient,
-    publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
+    protocol_service_client::ProtocolServiceClient, publish_stream_request::Item,
+    stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
 use p2pd_net::{DhtMode, WaterMarks};
 use tokio::sync::mpsc;
@@ -42,6 +43,16 @@ pub async fn pair() -> (Daemon, Daemon) {
     let a = start(&[]).await;
     let b = start(&a.addresses[..1]).await;
     (a, b)
+}
+
+/// Peer id of a daemon.
+pub fn id(daemon: &Daemon) -> String {
+    daemon.addresses[0].rsplit('/').next().unwrap().to_owned()
+}
+
+/// A program's way to its protocol streams.
+pub async fn protocols(daemon: &Daemon) -> ProtocolServiceClient<Channel> {
+    ProtocolServiceClient::new(channel(daemon).await)
 }
 
 pub async fn channel(daemon: &Daemon) -> Channel {
