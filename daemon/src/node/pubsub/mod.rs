@@ -44,7 +44,7 @@ pub(crate) enum Live {
 /// A program that judges a topic's messages; the topic is followed while it is here.
 pub(crate) struct Validator {
     questions: mpsc::Receiver<ToJudge>,
-    _hold: Arc<()>,
+    _attached: Arc<()>,
 }
 
 impl Validator {
@@ -133,11 +133,11 @@ impl Node {
         self.check_topic(topic)?;
         let _leaving = self.0.following.lock().await;
         self.0.net.subscribe(topic, TopicRule::Open).await?;
-        let hold = self.with_topic(topic, |topic| topic.hold.clone());
+        let attached = self.with_topic(topic, |topic| topic.validator.clone());
         let questions = self.0.net.validate(topic).await?;
         let questions = questions.ok_or_else(|| NodeError::TopicTaken(topic.to_owned()))?;
         self.0.topics_changed.notify_waiters();
-        Ok(Validator { questions, _hold: hold })
+        Ok(Validator { questions, _attached: attached })
     }
 
     /// A validator's word on one message.

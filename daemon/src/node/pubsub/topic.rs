@@ -16,15 +16,15 @@ pub(in crate::node) struct Topic {
     pub(super) readers: Fanout<TopicItem>,
     pub(super) settings: Option<TopicSettings>,
     pub(super) log: Option<Log>,
-    /// Cloned by those who need the topic followed and do not read it.
-    pub(super) hold: Arc<()>,
+    /// Held by the program that judges its messages, for whom the topic is followed though nobody reads it.
+    pub(super) validator: Arc<()>,
     /// How many used it when last looked at.
     pub(super) count: usize,
 }
 
 impl Default for Topic {
     fn default() -> Self {
-        Topic { readers: Fanout::new(), settings: None, log: None, hold: Arc::default(), count: 0 }
+        Topic { readers: Fanout::new(), settings: None, log: None, validator: Arc::default(), count: 0 }
     }
 }
 
@@ -41,7 +41,8 @@ impl Topic {
 
     /// Who needs the topic followed.
     pub(super) fn users(&mut self) -> usize {
-        self.readers.sweep() + self.log.as_ref().map_or(0, |log| 1 + log.readers()) + Arc::strong_count(&self.hold) - 1
+        self.readers.sweep() + self.log.as_ref().map_or(0, |log| 1 + log.readers()) + Arc::strong_count(&self.validator)
+            - 1
     }
 }
 
@@ -102,7 +103,7 @@ impl Node {
             peers: peers.followers.len(),
             mesh_peers: peers.mesh,
             readers: topic.readers.sweep(),
-            validated: Arc::strong_count(&topic.hold) > 1,
+            validated: Arc::strong_count(&topic.validator) > 1,
             log: topic.log.as_ref().map(Log::status),
             settings: topic.settings.unwrap_or_default(),
         })
