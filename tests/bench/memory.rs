@@ -36,8 +36,21 @@ async fn join_go(go: &Go, round: usize) {
     for number in 0..AT_ONCE {
         all.push(go.follow(&format!("topic {round} {number}")).await);
     }
-    drop(all);
-    sleep(Duration::from_millis(200)).await;
+}
+
+/// Resident memory once it has stood still for half a second, or after ten.
+async fn settled(pid: u32) -> f64 {
+    let (mut last, mut still) = (0.0, 0);
+    for _ in 0..200 {
+        let now = resident_mib(pid);
+        still = if now == last { still + 1 } else { 0 };
+        if still == 10 {
+            break;
+        }
+        last = now;
+        sleep(Duration::from_millis(50)).await;
+    }
+    last
 }
 
 /// Idle, after the first round, and after all.
@@ -54,15 +67,17 @@ fn show(name: &str, [idle, first, last]: Resident) {
 pub async fn memory() {
     let daemon = Daemon::start(&[]);
     let go = Go::start().await;
-    sleep(Duration::from_secs(2)).await;
-    let now = || [Some(daemon.pid()), go.as_ref().map(Go::pid)].map(|pid| pid.map_or(0.0, resident_mib));
-    let (idle, mut first, mut last) = (now(), [0.0; 2], [0.0; 2]);
+    let now = async || {
+        let go = go.as_ref().map(Go::pid);
+        [settled(daemon.pid()).await, if let Some(go) = go { settled(go).await } else { 0.0 }]
+    };
+    let (idle, mut first, mut last) = (now().await, [0.0; 2], [0.0; 2]);
     for round in 0..ROUNDS {
         join(&daemon, round).await;
         if let Some(go) = &go {
             join_go(go, round).await;
         }
-        last = now();
+        last = now().await;
         if round == 0 {
             first = last;
         }
