@@ -39,7 +39,7 @@ fn main() {
         Some("bare-tonic") => return runtime.block_on(socket::serve(&arguments[2])),
         _ => {}
     }
-    // `./x bench latency` measures that alone.
+    // `./x bench latency` measures that alone, `./x bench pubsub "160 B"` a part of one.
     let chosen: Vec<&String> = arguments.iter().skip(1).filter(|a| !a.starts_with('-')).collect();
     let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|c| *c == name);
     runtime.block_on(async {
@@ -53,7 +53,7 @@ fn main() {
             latency().await;
         }
         if wanted("pubsub") {
-            pubsub::pubsub().await;
+            pubsub::pubsub(&chosen).await;
         }
         if wanted("socket") {
             socket::socket().await;
@@ -62,7 +62,11 @@ fn main() {
             streams::streams().await;
         }
         if wanted("memory") {
-            memory::memory().await;
+            memory::memory(Duration::ZERO).await;
+        }
+        // Only when it is asked for.
+        if chosen.iter().any(|c| *c == "hour") {
+            memory::memory(Duration::from_secs(3_600)).await;
         }
         if wanted("local") {
             local().await;

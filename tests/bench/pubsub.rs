@@ -62,8 +62,12 @@ impl Side {
     }
 }
 
-pub async fn pubsub() {
-    let loads = loads();
+/// All loads, or those of them that are named.
+pub async fn pubsub(named: &[&String]) {
+    let mut loads = loads();
+    if loads.iter().any(|load| named.contains(&&load.name)) {
+        loads.retain(|load| named.contains(&&load.name));
+    }
     let mut sides: Vec<Vec<Side>> = Vec::new();
     let (mut names, mut resident) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
