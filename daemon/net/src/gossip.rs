@@ -27,6 +27,9 @@ use crate::{
 
 /// Most topics this peer follows; gossipsub's default filter refuses peers that announce more than 100.
 const MAX_TOPICS: usize = 100;
+/// Most topics, of all that this peer ever followed, in which peers have a score. The library keeps each for good, some
+/// 350 bytes. A program that follows more invents their names, and what others send there is its own affair.
+const MAX_SCORED: usize = 20_000;
 /// Directory messages per second that one peer may sign, and how many at once.
 const DIRECTORY_RATE: (u32, u32) = (5, 40);
 /// Most peers whose rate is remembered.
@@ -77,6 +80,7 @@ pub(crate) struct Gossip {
     by_content: ByContent,
     pub(crate) validators: Validators,
     buckets: HashMap<libp2p::PeerId, Bucket>,
+    scored: usize,
     repair: bool,
     drop_percent: u8,
     dropped_by_order: u64,
@@ -90,6 +94,7 @@ impl Gossip {
             by_content,
             validators: Validators::default(),
             buckets: HashMap::new(),
+            scored: 0,
             repair: config.repair,
             drop_percent: config.drop_groups_percent,
             dropped_by_order: 0,
@@ -117,7 +122,7 @@ impl Gossip {
         // Three lies take a peer below gossipsub's threshold for gossip, and are forgotten within minutes. That a peer
         // delivers little is no fault: streams are quiet or sparse.
         // The library's defaults give a peer 1,800 points for four seconds in the mesh, which would pay for any lie.
-        let params = gossipsub::TopicScoreParams {
+        let params = || gossipsub::TopicScoreParams {
             time_in_mesh_weight: 0.01,
             time_in_mesh_quantum: Duration::from_secs(1),
             time_in_mesh_cap: 1000.0,
@@ -129,7 +134,10 @@ impl Gossip {
             mesh_failure_penalty_weight: 0.0,
             ..gossipsub::TopicScoreParams::default()
         };
-        let _ = gossipsub.set_topic_params(ident.clone(), params);
+        if gossipsub.get_topic_params(&ident).is_none() && self.scored < MAX_SCORED {
+            self.scored += 1;
+            let _ = gossipsub.set_topic_params(ident.clone(), params());
+        }
         let topic = Topic {
             rule,
             window: Window::default(),
@@ -354,7 +362,8 @@ impl Topic {
         fetched: bool,
     ) -> (Verdict, Option<Incoming>) {
         let TopicRule::Native(key) = &self.rule else { return (Verdict::Ignore("not a native stream"), None) };
-        let group = match group::verify(signed, key) {
+        // Gossip's envelope is the publisher's, which `judge` has seen to. Who answers a request has none.
+        let group = match if fetched { group::verify(signed, key) } else { group::read(signed, key) } {
             Ok(group) => Arc::new(group),
             Err(_) => return (Verdict::Reject("not a group of this stream"), None),
         };

@@ -26,7 +26,7 @@ use std::{
 };
 
 use p2pd_core::{
-    id::{PeerId, StreamId},
+    id::{PeerId, StreamId, StreamKey},
     time::{MonoMs, UnixMs},
 };
 use p2pd_net::{Event, Handle, Identity, Incoming, NetError, PeerInfo, queue};
@@ -40,7 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use directory::{Listed, StreamChange};
 pub(crate) use error::NodeError;
 pub(crate) use events::Happened;
-pub(crate) use protocols::{Claim, Lease, Served, Serving, check_protocol};
+pub(crate) use protocols::{Claim, Lease, Served, Serving, Waiting, check_protocol};
 pub(crate) use publication::{Opening, Publication, Wire};
 pub(crate) use pubsub::{Live, LogReader, LogStatus, Logged, Start, TopicItem, TopicStatus, Validator, meshes};
 pub(crate) use streams::StreamItem;
@@ -63,7 +63,7 @@ struct Inner {
     began: Instant,
     started: UnixMs,
     directory: Mutex<directory::State>,
-    streams: Mutex<HashMap<String, streams::Followed>>,
+    streams: Mutex<HashMap<StreamKey, streams::Followed>>,
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
     topics: Mutex<HashMap<String, pubsub::Topic>>,
     /// Told when a topic gets or loses a follower, here or elsewhere.

@@ -322,8 +322,8 @@ impl Publication {
         let group = Arc::new(group);
         self.shared.groups.fetch_add(1, Ordering::Relaxed);
         self.node.0.counters.groups_out.fetch_add(1, Ordering::Relaxed);
-        self.node.on_group(&self.shared.key, group.clone(), false);
-        self.out.push(group.signed.len(), Outgoing::Group(group));
+        self.out.push(group.signed.len(), Outgoing::Group(group.clone()));
+        self.node.on_group(&self.shared.key, group, false);
     }
 
     fn json(&self, message: &AudioMessage) {

@@ -42,8 +42,8 @@ pub(crate) enum StreamItem {
     Ended(&'static str),
 }
 
+/// A stream that is followed. Two publishers of one id in JSON share a topic, but are two of these.
 pub(super) struct Followed {
-    key: StreamKey,
     json: bool,
     readers: Fanout<StreamItem>,
     /// Published here: followed without readers too.
@@ -88,11 +88,6 @@ fn topic_of(network: &str, key: &StreamKey, json: bool) -> (String, TopicRule) {
 }
 
 impl Node {
-    /// Name of a followed stream in our table; two publishers of one id in JSON share a topic, but not this.
-    fn slot(key: &StreamKey) -> String {
-        key.to_string()
-    }
-
     /// Follows a stream; returns its topic.
     pub(super) async fn follow(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, NodeError> {
         let (topic, rule) = topic_of(self.network(), key, json);
@@ -100,8 +95,7 @@ impl Node {
         self.0.net.subscribe(&topic, rule).await?;
         let idle = self.now();
         let mut streams = lock(&self.0.streams);
-        let followed = streams.entry(Self::slot(key)).or_insert_with(|| Followed {
-            key: key.clone(),
+        let followed = streams.entry(key.clone()).or_insert_with(|| Followed {
             json,
             readers: Fanout::new(),
             publishing,
@@ -114,7 +108,7 @@ impl Node {
     }
 
     pub(super) fn publishes_no_more(&self, key: &StreamKey) {
-        if let Some(followed) = lock(&self.0.streams).get_mut(&Self::slot(key)) {
+        if let Some(followed) = lock(&self.0.streams).get_mut(key) {
             followed.publishing = false;
         }
     }
@@ -126,7 +120,7 @@ impl Node {
         self.reach_publishers();
         let live = {
             let mut streams = lock(&self.0.streams);
-            let followed = streams.get_mut(&Self::slot(&listed.key));
+            let followed = streams.get_mut(&listed.key);
             let followed =
                 followed.ok_or_else(|| NodeError::Internal("a stream was let go while it was joined".into()))?;
             if followed.readers.sweep() >= MAX_READERS {
@@ -144,12 +138,12 @@ impl Node {
         let now = self.now();
         let wanted: Vec<StreamKey> = {
             let mut streams = lock(&self.0.streams);
-            let due = streams
-                .values_mut()
-                .filter(|f| f.key.publisher != self.0.me && f.reached.is_none_or(|at| now.since(at) >= REACH_EVERY_MS));
-            due.map(|followed| {
+            let due = streams.iter_mut().filter(|(key, followed)| {
+                key.publisher != self.0.me && followed.reached.is_none_or(|at| now.since(at) >= REACH_EVERY_MS)
+            });
+            due.map(|(key, followed)| {
                 followed.reached = Some(now);
-                followed.key.clone()
+                key.clone()
             })
             .collect()
         };
@@ -168,7 +162,7 @@ impl Node {
     /// A group that came from the network or from a publication of ours.
     pub(super) fn on_group(&self, key: &StreamKey, group: Arc<Group>, repaired: bool) {
         let weight = group.signed.len();
-        if let Some(followed) = lock(&self.0.streams).get(&Self::slot(key)) {
+        if let Some(followed) = lock(&self.0.streams).get(key) {
             followed.readers.push(weight, &StreamItem::Group { group, repaired });
         }
     }
@@ -190,7 +184,7 @@ impl Node {
             StreamItem::Metadata(json) => json.len(),
             _ => 0,
         };
-        if let Some(followed) = lock(&self.0.streams).get(&Self::slot(key)) {
+        if let Some(followed) = lock(&self.0.streams).get(key) {
             followed.readers.push(weight, item);
         }
     }
@@ -205,23 +199,23 @@ impl Node {
         let now = self.now();
         let mut streams = lock(&self.0.streams);
         let mut left = Vec::new();
-        streams.retain(|_, followed| {
+        streams.retain(|key, followed| {
             if followed.readers.sweep() > 0 || followed.publishing {
                 followed.idle = now;
             }
             let keep = now.since(followed.idle) < LINGER_MS;
             if !keep {
-                left.push(topic_of(self.network(), &followed.key, followed.json).0);
+                left.push(topic_of(self.network(), key, followed.json).0);
             }
             keep
         });
-        left.retain(|topic| !streams.values().any(|f| topic_of(self.network(), &f.key, f.json).0 == *topic));
+        left.retain(|topic| !streams.iter().any(|(key, f)| topic_of(self.network(), key, f.json).0 == *topic));
         left
     }
 
     /// Local readers of one stream.
     pub(super) fn readers_of(&self, key: &StreamKey) -> usize {
-        lock(&self.0.streams).get_mut(&Self::slot(key)).map_or(0, |followed| followed.readers.sweep())
+        lock(&self.0.streams).get_mut(key).map_or(0, |followed| followed.readers.sweep())
     }
 
     pub(super) fn local_readers(&self) -> usize {
