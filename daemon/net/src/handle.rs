@@ -17,6 +17,16 @@ use crate::{
     peers::PeerInfo,
 };
 
+/// A message that was handed over.
+pub struct Sending(oneshot::Receiver<Result<Sent, NetError>>);
+
+impl Sending {
+    /// What became of it.
+    pub async fn sent(self) -> Result<Sent, NetError> {
+        self.0.await.map_err(|_| NetError::Stopped)?
+    }
+}
+
 /// Asks the swarm task. Waits while 64 commands are queued; put a deadline around it.
 #[derive(Clone)]
 pub struct Handle {
@@ -34,9 +44,17 @@ impl Handle {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
         unanswered: impl FnOnce() -> NetError,
     ) -> Result<T, NetError> {
+        self.ask_ahead(command).await?.await.map_err(|_| unanswered())
+    }
+
+    /// Asks, and leaves the answer for later. Questions are taken up in the order in which this was awaited.
+    async fn ask_ahead<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<oneshot::Receiver<T>, NetError> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| NetError::Stopped)?;
-        answer.await.map_err(|_| unanswered())
+        Ok(answer)
     }
 
     /// Dials a multiaddr that ends in `/p2p/<peer id>`, and no other. Answers when the connection stands or every way has failed.
@@ -97,7 +115,12 @@ impl Handle {
 
     /// Sends a message to a topic's followers.
     pub async fn publish(&self, topic: &str, data: Bytes) -> Result<Sent, NetError> {
-        self.ask(|reply| Command::Publish { topic: topic.into(), data, keep: None, reply }).await?
+        self.publish_ahead(topic, data).await?.sent().await
+    }
+
+    /// Hands a message over, after those handed over before; what becomes of it is known later.
+    pub async fn publish_ahead(&self, topic: &str, data: Bytes) -> Result<Sending, NetError> {
+        self.ask_ahead(|reply| Command::Publish { topic: topic.into(), data, keep: None, reply }).await.map(Sending)
     }
 
     /// Sends a group of our own, and keeps it for those who ask later.

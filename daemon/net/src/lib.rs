@@ -37,7 +37,7 @@ pub use dial::{check_listen, check_peer, peer_of};
 pub use error::NetError;
 pub use event::{Event, Incoming};
 pub use gossip::TopicRule;
-pub use handle::Handle;
+pub use handle::{Handle, Sending};
 pub use identity::Identity;
 pub use lookup::Found;
 pub use meter::Traffic;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::stream::{self, FuturesOrdered, Stream, StreamExt};
 use p2pd_api::{
     reason_of,
     v1::{
@@ -19,12 +20,15 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Context, convert,
-    reply::{self, Gone, Out, Replies},
+    reply::{self, Followed, Gone, Out, Replies},
     status,
 };
 use crate::node::{Live, LogReader, Logged, Node, NodeError, Start, TopicItem, Validator};
 
 pub(super) struct Service(pub(super) Context);
+
+/// Messages of one call that are handed to the network before the first of them is answered.
+const AHEAD: usize = 16;
 
 pub(super) fn gap(from: u64, to: u64) -> Gap {
     Gap { from, to, reason: "slow-reader".into() }
@@ -36,7 +40,64 @@ async fn publish(node: &Node, request: PublishRequest) -> Result<u32, Status> {
         return Err(status::field("wait_ms", "takes at most 600000"));
     }
     let peers = node.publish(&topic, data, Duration::from_millis(wait_ms.into())).await.map_err(status::of)?;
-    Ok(u32::try_from(peers).unwrap_or(u32::MAX))
+    Ok(count(peers))
+}
+
+/// Publishes in order, some of it ahead of the answers: the network takes several at once with less work for each.
+async fn publish_all(
+    node: &Node,
+    mut requests: Streaming<PublishManyRequest>,
+    out: &Out<PublishManyResponse>,
+) -> Result<(), Gone> {
+    let (mut ahead, mut number, mut more) = (FuturesOrdered::new(), 0, true);
+    while more || !ahead.is_empty() {
+        tokio::select! {
+            biased;
+            Some(answer) = ahead.next() => out.send(answer).await?,
+            request = requests.message(), if more && ahead.len() < AHEAD => {
+                let Ok(Some(PublishManyRequest { message })) = request else {
+                    more = false;
+                    continue;
+                };
+                let this = number;
+                number += 1;
+                let sending = match message {
+                    None => Err(status::field("message", "must be set")),
+                    // Nothing overtakes what waits for a listener.
+                    Some(message) if message.wait_ms > 0 => {
+                        while let Some(answer) = ahead.next().await {
+                            out.send(answer).await?;
+                        }
+                        out.send(answer(this, publish(node, message).await)).await?;
+                        continue;
+                    }
+                    Some(PublishRequest { topic, data, .. }) => {
+                        node.publish_ahead(&topic, data).await.map_err(status::of)
+                    }
+                };
+                ahead.push_back(async move {
+                    let sent = async { Ok(count(sending?.sent().await.map_err(status::of)?)) };
+                    answer(this, sent.await)
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn count(peers: usize) -> u32 {
+    u32::try_from(peers).unwrap_or(u32::MAX)
+}
+
+fn answer(number: u64, sent: Result<u32, Status>) -> PublishManyResponse {
+    match sent {
+        Ok(peers) => PublishManyResponse { number, peers, ..PublishManyResponse::default() },
+        Err(refused) => {
+            let reason = reason_of(&refused).map(|r| r.as_str().to_owned()).unwrap_or_default();
+            let error = refused.message().to_owned();
+            PublishManyResponse { number, reason, error, ..PublishManyResponse::default() }
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -52,30 +113,12 @@ impl PubSubService for Service {
         &self,
         request: Request<Streaming<PublishManyRequest>>,
     ) -> Result<Response<Self::PublishManyStream>, Status> {
-        let node = self.0.node.clone();
-        let mut requests = request.into_inner();
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
-            for number in 0.. {
-                let Ok(Some(PublishManyRequest { message })) = requests.message().await else { return Ok(()) };
-                let sent = match message {
-                    Some(message) => publish(&node, message).await,
-                    None => Err(status::field("message", "must be set")),
-                };
-                out.send(match sent {
-                    Ok(peers) => PublishManyResponse { number, peers, ..PublishManyResponse::default() },
-                    Err(refused) => {
-                        let reason = reason_of(&refused).map(|r| r.as_str().to_owned()).unwrap_or_default();
-                        let error = refused.message().to_owned();
-                        PublishManyResponse { number, reason, error, ..PublishManyResponse::default() }
-                    }
-                })
-                .await?;
-            }
-            Ok(())
-        })))
+        let (node, requests) = (self.0.node.clone(), request.into_inner());
+        let stop = self.0.stop.clone();
+        Ok(Response::new(reply::stream(stop, async move |out| publish_all(&node, requests, &out).await)))
     }
 
-    type SubscribeStream = Replies<SubscribeResponse>;
+    type SubscribeStream = Followed<SubscribeResponse>;
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
         let SubscribeRequest { topic, contract } = request.into_inner();
@@ -103,21 +146,19 @@ impl PubSubService for Service {
                     (None, false) => Start::Now,
                 };
                 let reader = node.subscribe_durable(&topic, start).await.map_err(status::of)?;
-                return Ok(Response::new(reply::stream(stop, async move |out| read_log(reader, topic, out).await)));
+                return Ok(Response::new(reply::follow(stop, read_log(reader, topic))));
             }
         };
-        let mut reader = node.subscribe(&topic, live).await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(stop, async move |out| {
-            out.send(SubscribeResponse { event: Some(Event::Subscribed(true)), cursor: 0 }).await?;
-            while let Some(next) = reader.next().await {
-                let event = match next {
-                    Next::Item(item) => message(item),
-                    Next::Gap { from, to } => Event::Gap(gap(from, to)),
-                };
-                out.send(SubscribeResponse { event: Some(event), cursor: 0 }).await?;
-            }
-            Ok(())
-        })))
+        let reader = node.subscribe(&topic, live).await.map_err(status::of)?;
+        let events = stream::unfold(reader, async |mut reader| {
+            let event = match reader.next().await? {
+                Next::Item(item) => message(item),
+                Next::Gap { from, to } => Event::Gap(gap(from, to)),
+            };
+            Some((subscribed(event, 0), reader))
+        });
+        let all = stream::iter([subscribed(Event::Subscribed(true), 0)]).chain(events);
+        Ok(Response::new(reply::follow(stop, all.map(Ok))))
     }
 
     type ValidateTopicStream = Replies<ValidateTopicResponse>;
@@ -196,19 +237,27 @@ fn message(item: TopicItem) -> Event {
     Event::Message(TopicMessage { sender: sender.to_string(), data, received_ms })
 }
 
-/// Carries a log to its reader.
-async fn read_log(mut reader: LogReader, topic: String, out: Out<SubscribeResponse>) -> Result<(), Gone> {
-    let subscribed = SubscribeResponse { event: Some(Event::Subscribed(true)), cursor: reader.cursor() };
-    out.send(subscribed).await?;
-    while let Some(next) = reader.next().await {
-        let event = match next {
-            Ok(Logged::Item(item)) => message(item),
-            Ok(Logged::Gap { from, to, reason }) => Event::Gap(Gap { from, to, reason: reason.into() }),
-            Err(error) => return out.fail(status::of(error)).await,
-        };
-        out.send(SubscribeResponse { event: Some(event), cursor: reader.cursor() }).await?;
-    }
-    out.fail(status::of(NodeError::TopicNotFound(topic))).await
+fn subscribed(event: Event, cursor: u64) -> SubscribeResponse {
+    SubscribeResponse { event: Some(event), cursor }
+}
+
+/// A log as its reader gets it.
+fn read_log(reader: LogReader, topic: String) -> impl Stream<Item = Result<SubscribeResponse, Status>> {
+    let begin = subscribed(Event::Subscribed(true), reader.cursor());
+    let events = stream::unfold(Some(reader), move |reader| {
+        let topic = topic.clone();
+        async move {
+            let mut reader = reader?;
+            let event = match reader.next().await {
+                Some(Ok(Logged::Item(item))) => message(item),
+                Some(Ok(Logged::Gap { from, to, reason })) => Event::Gap(Gap { from, to, reason: reason.into() }),
+                Some(Err(error)) => return Some((Err(status::of(error)), None)),
+                None => return Some((Err(status::of(NodeError::TopicNotFound(topic))), None)),
+            };
+            Some((Ok(subscribed(event, reader.cursor())), Some(reader)))
+        }
+    });
+    stream::iter([Ok(begin)]).chain(events)
 }
 
 /// Carries messages to a validator and its verdicts back, until it goes away.

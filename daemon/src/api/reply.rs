@@ -1,7 +1,9 @@
-//! Streams of replies: a task that writes into a short channel, ended by the caller going away or the daemon stopping.
+//! Streams of replies, ended by the caller going away or the daemon stopping: a source that is read as the connection takes
+//! what it has, or a task that writes into a short channel.
 
-use std::future::Future;
+use std::{future::Future, pin::Pin};
 
+use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc::{self, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -9,7 +11,29 @@ use tonic::Status;
 
 use super::status;
 
-/// What is sent to the caller.
+/// What is sent to a caller who follows a source.
+pub(super) type Followed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Passes on what a source has, without a task between. For calls that do nothing while their caller is slow.
+pub(super) fn follow<T: 'static>(
+    stop: CancellationToken,
+    source: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> Followed<T> {
+    Box::pin(stream::unfold(Some(Box::pin(source)), move |source| {
+        let stop = stop.clone();
+        async move {
+            let mut source = source?;
+            tokio::select! {
+                // First, so that a caller learns that the daemon stops, and not of the stops that this entails.
+                biased;
+                () = stop.cancelled() => Some((Err(status::stopping()), None)),
+                next = source.next() => next.map(|next| (next, Some(source))),
+            }
+        }
+    }))
+}
+
+/// What is sent to the caller of a task.
 pub(super) type Replies<T> = ReceiverStream<Result<T, Status>>;
 
 /// Replies written but not yet taken by the connection; what is behind them waits in the source's own queue.
@@ -48,7 +72,6 @@ where
     let writing = write(Out(sender.clone()));
     tokio::spawn(async move {
         tokio::select! {
-            // First, so that a caller learns that the daemon stops, and not of the stops that this entails.
             biased;
             () = stop.cancelled() => {
                 let _ = sender.send(Err(status::stopping())).await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
 use p2pd_api::v1::{
     Acknowledgement, GetStreamRequest, GetStreamResponse, ListStreamsRequest, ListStreamsResponse,
     PublishStreamRequest, PublishStreamResponse, StreamEnded, StreamGone, SubscribeStreamRequest,
@@ -17,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Context, convert,
     pubsub::gap,
-    reply::{self, Gone, Out, Replies},
+    reply::{self, Followed, Gone, Out, Replies},
     status,
 };
 use crate::node::{Publication, StreamChange, StreamItem};
@@ -100,7 +101,7 @@ impl StreamService for Service {
         })))
     }
 
-    type SubscribeStreamStream = Replies<SubscribeStreamResponse>;
+    type SubscribeStreamStream = Followed<SubscribeStreamResponse>;
 
     async fn subscribe_stream(
         &self,
@@ -117,25 +118,23 @@ impl StreamService for Service {
         let node = self.0.node.clone();
         let wait = Duration::from_millis(wait_ms.into());
         let listed = node.await_stream(&reference(&stream)?, wait).await.map_err(status::of)?;
-        let mut reader = node.read_stream(&listed, burst_ms.into()).await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
-            let send = async |event| out.send(SubscribeStreamResponse { event: Some(event) }).await;
-            send(Event::Opened(convert::stream(listed))).await?;
-            while let Some(next) = reader.next().await {
-                match next {
-                    Next::Item(StreamItem::Group { group, repaired }) => {
-                        send(Event::Group(convert::group(&group, repaired))).await?;
-                    }
-                    Next::Item(StreamItem::Chunk(chunk)) => send(Event::Chunk(chunk)).await?,
-                    Next::Item(StreamItem::Metadata(json)) => send(Event::MetadataJson(json)).await?,
-                    Next::Gap { from, to } => send(Event::Gap(gap(from, to))).await?,
-                    Next::Item(StreamItem::Ended(reason)) => {
-                        return send(Event::Ended(StreamEnded { reason: reason.into() })).await;
-                    }
+        let reader = node.read_stream(&listed, burst_ms.into()).await.map_err(status::of)?;
+        let events = stream::unfold(Some(reader), async |reader| {
+            let mut reader = reader?;
+            let event = match reader.next().await? {
+                Next::Item(StreamItem::Group { group, repaired }) => Event::Group(convert::group(&group, repaired)),
+                Next::Item(StreamItem::Chunk(chunk)) => Event::Chunk(chunk),
+                Next::Item(StreamItem::Metadata(json)) => Event::MetadataJson(json),
+                Next::Gap { from, to } => Event::Gap(gap(from, to)),
+                Next::Item(StreamItem::Ended(reason)) => {
+                    return Some((Event::Ended(StreamEnded { reason: reason.into() }), None));
                 }
-            }
-            Ok(())
-        })))
+            };
+            Some((event, Some(reader)))
+        });
+        let all = stream::iter([Event::Opened(convert::stream(listed))]).chain(events);
+        let all = all.map(|event| Ok(SubscribeStreamResponse { event: Some(event) }));
+        Ok(Response::new(reply::follow(self.0.stop.clone(), all)))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use p2pd_core::{contract::TopicSettings, id::PeerId};
-use p2pd_net::{NetError, Ruling, Sent, ToJudge, TopicRule, queue::Reader};
+use p2pd_net::{NetError, Ruling, Sending, Sent, ToJudge, TopicRule, queue::Reader};
 use tokio::sync::mpsc;
 
 pub(crate) use log::{LogReader, Logged, Start};
@@ -54,6 +54,27 @@ impl Validator {
     }
 }
 
+/// A message of this daemon's on its way.
+pub(crate) struct Outbound {
+    node: Node,
+    topic: String,
+    data: Bytes,
+    sending: Sending,
+}
+
+impl Outbound {
+    /// How many connected peers follow its topic. Local readers have it then, too.
+    pub(crate) async fn sent(self) -> Result<usize, NodeError> {
+        let Outbound { node, topic, data, sending } = self;
+        let sent = match sending.sent().await {
+            Err(NetError::NoListeners) if node.is_read(&topic) => Sent::default(),
+            sent => sent?,
+        };
+        node.on_message(&topic, node.0.me.clone(), data, sent.id);
+        Ok(sent.followers)
+    }
+}
+
 impl Node {
     fn check_topic(&self, topic: &str) -> Result<(), NodeError> {
         let fault = if topic.is_empty() || topic.len() > 256 {
@@ -72,6 +93,24 @@ impl Node {
     /// Sends a message, waiting so long for somebody who follows the topic. Returns how many connected peers do. Local
     /// readers get it too.
     pub(crate) async fn publish(&self, topic: &str, data: Bytes, wait: Duration) -> Result<usize, NodeError> {
+        let deadline = Instant::now().checked_add(wait);
+        loop {
+            let changed = self.0.topics_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            match self.publish_ahead(topic, data.clone()).await?.sent().await {
+                Err(NodeError::Net(NetError::NoListeners)) if deadline.is_some_and(|at| Instant::now() < at) => {
+                    if let Some(at) = deadline {
+                        let _ = tokio::time::timeout_at(at.into(), changed).await;
+                    }
+                }
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Hands a message to the network, after those handed to it before; what becomes of it is known later.
+    pub(crate) async fn publish_ahead(&self, topic: &str, data: Bytes) -> Result<Outbound, NodeError> {
         self.check_topic(topic)?;
         let most = usize::try_from(self.settings(topic).max_message).unwrap_or(usize::MAX);
         if data.len() > most {
@@ -79,24 +118,8 @@ impl Node {
             return Err(NodeError::Field { field: "data", fault });
         }
         self.wait_for_room(topic).await;
-        let deadline = Instant::now().checked_add(wait);
-        loop {
-            let changed = self.0.topics_changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let sent = match self.0.net.publish(topic, data.clone()).await {
-                Err(NetError::NoListeners) if self.is_read(topic) => Sent::default(),
-                Err(NetError::NoListeners) if deadline.is_some_and(|at| Instant::now() < at) => {
-                    if let Some(at) = deadline {
-                        let _ = tokio::time::timeout_at(at.into(), changed).await;
-                    }
-                    continue;
-                }
-                sent => sent?,
-            };
-            self.on_message(topic, self.0.me.clone(), data, sent.id);
-            return Ok(sent.followers);
-        }
+        let sending = self.0.net.publish_ahead(topic, data.clone()).await?;
+        Ok(Outbound { node: self.clone(), topic: topic.to_owned(), data, sending })
     }
 
     /// Waits until the readers who are to be waited for have caught up, or for as long as each of them may cost.
