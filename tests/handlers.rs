@@ -12,7 +12,8 @@ use p2pd_api::{
     v1::{
         CallProtocolRequest, ExchangeStreamRequest, HandleProtocolRequest, HandleProtocolResponse, OpenProtocolStream,
         ProtocolAnswer, ProtocolCall, ServeProtocolRequest, ServeProtocolResponse, exchange_stream_request,
-        handle_protocol_response::Event, protocol_answer::Outcome, serve_protocol_request, serve_protocol_response,
+        exchange_stream_response, handle_protocol_response::Event, protocol_answer::Outcome, serve_protocol_request,
+        serve_protocol_response,
     },
 };
 use support::{DEADLINE, id, pair, protocols, start, until};
@@ -34,6 +35,18 @@ async fn handle(daemon: &Daemon, request: HandleProtocolRequest) -> Result<Strea
     let mut told = protocols(daemon).await.handle_protocol(request).await?.into_inner();
     assert_eq!(told.message().await?.unwrap().event, Some(Event::Handling(true)));
     Ok(told)
+}
+
+/// Takes the next stream of a handler: a call that ends when what is returned is dropped.
+async fn next(daemon: &Daemon, handler: u64) -> Result<(mpsc::Sender<ExchangeStreamRequest>, String), Status> {
+    let (items, requests) = mpsc::channel(1);
+    let item = Some(exchange_stream_request::Item::AcceptNext(handler));
+    items.send(ExchangeStreamRequest { item }).await.unwrap();
+    let mut replies = protocols(daemon).await.exchange_stream(ReceiverStream::new(requests)).await?.into_inner();
+    match replies.message().await?.and_then(|first| first.event) {
+        Some(exchange_stream_response::Event::Opened(opened)) => Ok((items, opened.peer_id)),
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn inbound(told: &mut Streaming<HandleProtocolResponse>) -> u64 {
@@ -84,6 +97,42 @@ async fn those_who_share_a_protocol_get_streams_in_turn() {
     }
     drop(two);
     until("nobody", async || handle(&a, asked()).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_opened_ahead_takes_the_next_stream() {
+    let (a, b) = pair().await;
+    let mut told = protocols(&a).await.handle_protocol(asked()).await.unwrap().into_inner();
+    let handler = told.message().await.unwrap().unwrap().handler_id;
+    let peer = id(&a);
+    // What came before is taken first, though it was told of.
+    let early = until("a stream", async || open(&b, &peer).await.ok()).await;
+    inbound(&mut told).await;
+    let (_stream, from) = timeout(DEADLINE, next(&a, handler)).await.expect("the early one").unwrap();
+    assert_eq!(from, id(&b));
+    // Those who gave up waiting keep nothing from others, once the daemon knows.
+    for _ in 0..5 {
+        assert!(timeout(Duration::from_millis(50), next(&a, handler)).await.is_err());
+    }
+    let taken = next(&a, handler);
+    tokio::pin!(taken);
+    let mut opened = Vec::new();
+    let opening = async {
+        loop {
+            if let Ok(taken) = timeout(Duration::from_millis(100), &mut taken).await {
+                return taken;
+            }
+            opened.push(open(&b, &peer).await);
+        }
+    };
+    let _taken = timeout(DEADLINE, opening).await.expect("the later one").unwrap();
+    assert!(opened.len() < 5, "each of them took one");
+    // The program is not told of what it has.
+    assert!(timeout(Duration::from_millis(50), told.message()).await.is_err());
+    drop(early);
+    let (ended, ()) = tokio::join!(timeout(DEADLINE, next(&a, handler)), async { drop(told) });
+    let status = ended.expect("an end").unwrap_err();
+    assert_eq!((status.code(), reason_of(&status)), (Code::NotFound, Some(Reason::StreamReset)), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,9 @@
 use anyhow::Context as _;
 use p2pd_api::local::{self, LocalListener};
 use p2pd_api::v1::{
-    ExchangeStreamRequest, HandleProtocolRequest, OpenProtocolStream, exchange_stream_request::Item,
-    exchange_stream_response::Event, handle_protocol_response, protocol_service_client::ProtocolServiceClient,
+    ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest, HandleProtocolResponse, OpenProtocolStream,
+    ProtocolStream, exchange_stream_request::Item, exchange_stream_response::Event,
+    protocol_service_client::ProtocolServiceClient,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -32,16 +33,17 @@ fn new_stream(peer: &str, protocol: &str) -> Item {
 
 /// Joins standard input and output with a new stream.
 pub(super) async fn open(context: &Context, peer: &str, protocol: &str) -> anyhow::Result<()> {
-    join(service(context), new_stream(peer, protocol), tokio::io::stdin(), tokio::io::stdout()).await
+    let stream = start(service(context), new_stream(peer, protocol)).await?;
+    join(stream, tokio::io::stdin(), tokio::io::stdout()).await
 }
 
 /// Joins standard input and output with the first stream that a peer opens.
 pub(super) async fn handle(context: &Context, protocol: &str) -> anyhow::Result<()> {
-    let mut inbound = Inbound::of(context, protocol, false).await?;
+    let handler = Handler::of(context, protocol, false).await?;
     output::say(format_args!("waiting for a stream on {protocol}"));
-    let (number, peer) = inbound.next().await?;
-    output::say(format_args!("{peer} has opened a stream"));
-    join(service(context), Item::Accept(number), tokio::io::stdin(), tokio::io::stdout()).await
+    let stream = handler.next(context).await?;
+    output::say(format_args!("{} has opened a stream", stream.peer));
+    join(stream, tokio::io::stdin(), tokio::io::stdout()).await
 }
 
 /// Joins each connection to a local address with a new stream to the peer.
@@ -53,7 +55,8 @@ pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protoco
         let (reader, writer) = tokio::io::split(listener.accept().await?);
         let (client, first) = (service(context), new_stream(peer, protocol));
         tokio::spawn(async move {
-            if let Err(error) = join(client, first, reader, writer).await {
+            let joined = async { join(start(client, first).await?, reader, writer).await };
+            if let Err(error) = joined.await {
                 output::say(format_args!("p2pctl: {error:#}"));
             }
         });
@@ -72,22 +75,22 @@ pub(super) async fn expose(
     if let Some(bad) = allow.iter().find(|a| *a != "any" && !a.chars().all(|c| c.is_ascii_alphanumeric())) {
         return Err(fail(2, format!("--allow {bad}: takes a peer id such as 12D3KooW..., or any")));
     }
-    let mut inbound = Inbound::of(context, protocol, share).await?;
+    let handler = Handler::of(context, protocol, share).await?;
     output::say(format_args!("{protocol} leads to {target} for {}", allow.join(", ")));
     loop {
-        let (number, peer) = inbound.next().await?;
-        let (client, target) = (service(context), target.to_owned());
-        let allowed = allow.iter().any(|a| *a == peer || a == "any");
+        let stream = handler.next(context).await?;
+        let peer = &stream.peer;
+        if !allow.iter().any(|a| a == peer || a == "any") {
+            // Let go: the peer sees a reset at once.
+            output::say(format_args!("p2pctl: {peer} is not allowed; `--allow {peer}` would let it in"));
+            continue;
+        }
+        let target = target.to_owned();
         tokio::spawn(async move {
             let joined = async {
-                if !allowed {
-                    // Taken and let go: the peer sees a reset at once.
-                    let _ = start(client, Item::Accept(number)).await?;
-                    return Err(fail(4, format!("{peer} is not allowed; `--allow {peer}` would let it in")));
-                }
                 let here = local::connect(&target).await.with_context(|| format!("cannot connect to {target}"))?;
                 let (reader, writer) = tokio::io::split(here);
-                join(client, Item::Accept(number), reader, writer).await
+                join(stream, reader, writer).await
             };
             if let Err(error) = joined.await {
                 output::say(format_args!("p2pctl: {error:#}"));
@@ -96,44 +99,50 @@ pub(super) async fn expose(
     }
 }
 
-/// Inbound streams of a protocol that is ours.
-struct Inbound(tonic::Streaming<p2pd_api::v1::HandleProtocolResponse>);
+/// A protocol that is ours as long as this lives.
+struct Handler {
+    id: u64,
+    _told: tonic::Streaming<HandleProtocolResponse>,
+}
 
-impl Inbound {
+impl Handler {
     async fn of(context: &Context, protocol: &str, share: bool) -> anyhow::Result<Self> {
         let request = HandleProtocolRequest { protocol: protocol.into(), share, ..Default::default() };
         let mut told = context.client.answer(service(context).handle_protocol(request)).await?;
-        client::next(&mut told).await?;
-        Ok(Inbound(told))
+        let id = client::next(&mut told).await?.handler_id;
+        Ok(Handler { id, _told: told })
     }
 
-    async fn next(&mut self) -> anyhow::Result<(u64, String)> {
-        loop {
-            if let Some(handle_protocol_response::Event::Inbound(i)) = client::next(&mut self.0).await?.event {
-                return Ok((i.stream_id, i.peer_id));
-            }
-        }
+    /// The next stream that a peer opens.
+    async fn next(&self, context: &Context) -> anyhow::Result<Started> {
+        start(service(context), Item::AcceptNext(self.id)).await
     }
 }
 
-type Started = (mpsc::Sender<ExchangeStreamRequest>, tonic::Streaming<p2pd_api::v1::ExchangeStreamResponse>);
+/// A stream that stands.
+struct Started {
+    peer: String,
+    items: mpsc::Sender<ExchangeStreamRequest>,
+    replies: tonic::Streaming<ExchangeStreamResponse>,
+}
 
 async fn start(mut client: Client, first: Item) -> anyhow::Result<Started> {
     let (items, requests) = mpsc::channel(AHEAD);
     items.send(ExchangeStreamRequest { item: Some(first) }).await?;
     let mut replies = client.exchange_stream(ReceiverStream::new(requests)).await?.into_inner();
-    client::next(&mut replies).await?;
-    Ok((items, replies))
+    match client::next(&mut replies).await?.event {
+        Some(Event::Opened(ProtocolStream { peer_id: peer, .. })) => Ok(Started { peer, items, replies }),
+        other => anyhow::bail!("the daemon says {other:?} of a stream before it is open"),
+    }
 }
 
 /// Carries bytes both ways until both sides are closed and the daemon has sent all.
 async fn join(
-    client: Client,
-    first: Item,
+    stream: Started,
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
 ) -> anyhow::Result<()> {
-    let (items, mut replies) = start(client, first).await?;
+    let Started { items, mut replies, .. } = stream;
     let sending = async move {
         loop {
             let mut buffer = bytes::BytesMut::with_capacity(CHUNK);

@@ -20,7 +20,7 @@ use super::{
     reply::{self, Gone, Out, Replies},
     status,
 };
-use crate::node::{Claim, Lease, Served, Serving};
+use crate::node::{Claim, Lease, Served, Serving, Waiting};
 
 pub(super) struct Service(pub(super) Context);
 
@@ -50,11 +50,12 @@ impl ProtocolService for Service {
                 let (stream, protocol) = self.0.node.open_stream(&peer, &open.protocols).await.map_err(status::of)?;
                 (stream, peer, protocol)
             }
-            Some(Item::Accept(number)) => {
-                let taken = self.0.node.take_stream(number).map_err(status::of)?;
-                (taken.stream, taken.peer, taken.protocol)
-            }
-            _ => return Err(status::field("item", "the first message is `open` or `accept`")),
+            Some(Item::Accept(number)) => parts(self.0.node.take_stream(number).map_err(status::of)?),
+            Some(Item::AcceptNext(handler)) => parts(tokio::select! {
+                () = self.0.stop.cancelled() => Err(status::stopping()),
+                next = self.0.node.next_stream(handler) => next.map_err(status::of),
+            }?),
+            _ => return Err(status::field("item", "the first message is `open`, `accept` or `accept_next`")),
         };
         let opened = ProtocolStream { peer_id: peer.to_string(), protocol };
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
@@ -73,10 +74,12 @@ impl ProtocolService for Service {
         let claim = claim(uid(&request), request.into_inner());
         let mut handler = self.0.node.handle_protocol(claim).await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
-            out.send(HandleProtocolResponse { event: Some(Event::Handling(true)) }).await?;
+            let send =
+                async |event, handler_id| out.send(HandleProtocolResponse { event: Some(event), handler_id }).await;
+            send(Event::Handling(true), handler.number()).await?;
             while let Some((stream_id, peer)) = handler.next().await {
                 let inbound = InboundStream { stream_id, peer_id: peer.to_string() };
-                out.send(HandleProtocolResponse { event: Some(Event::Inbound(inbound)) }).await?;
+                send(Event::Inbound(inbound), 0).await?;
             }
             Ok(())
         })))
@@ -112,6 +115,10 @@ impl ProtocolService for Service {
 fn uid<T>(request: &Request<T>) -> u32 {
     let caller = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     caller.map_or(u32::MAX, |caller| caller.uid())
+}
+
+fn parts(taken: Waiting) -> (ByteStream, PeerId, String) {
+    (taken.stream, taken.peer, taken.protocol)
 }
 
 fn claim(owner: u32, request: HandleProtocolRequest) -> Claim {

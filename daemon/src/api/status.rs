@@ -63,7 +63,7 @@ pub(super) fn of(error: NodeError) -> Status {
         NodeError::TopicTaken(_) => status(Code::AlreadyExists, Reason::TopicTaken, message),
         NodeError::TopicNotFound(_) => status(Code::NotFound, Reason::TopicNotFound, message),
         NodeError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),
-        NodeError::StreamGone(_) => status(Code::NotFound, Reason::StreamReset, message),
+        NodeError::StreamGone(_) | NodeError::HandlerGone(_) => status(Code::NotFound, Reason::StreamReset, message),
         NodeError::Reset(error) => reset(&error),
         NodeError::CursorExpired { .. } => status(Code::OutOfRange, Reason::CursorExpired, message),
         NodeError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),

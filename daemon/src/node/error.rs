@@ -48,6 +48,9 @@ pub(crate) enum NodeError {
     /// Not accepted in time, or never there.
     #[error("no inbound stream {0} waits; one is reset when it is not accepted within 10 s")]
     StreamGone(u64),
+    /// Its call has ended, or never was.
+    #[error("no handler {0}: it ends with its HandleProtocol call")]
+    HandlerGone(u64),
     /// By the peer.
     #[error("the stream was reset: {0}")]
     Reset(std::io::Error),

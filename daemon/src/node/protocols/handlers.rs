@@ -10,7 +10,7 @@ use std::{
 use p2pd_core::id::PeerId;
 use p2pd_net::{Inbound, NetError};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -52,11 +52,46 @@ pub(super) struct Registry {
 /// A stream that waits, and who opened it.
 type Arrived = (u64, PeerId);
 
+/// A program that handles a protocol.
+struct Member {
+    number: u64,
+    told: mpsc::Sender<Arrived>,
+    /// Streams that it was told of, oldest first; those taken by number are among them.
+    announced: VecDeque<u64>,
+    /// Calls of it that take the next stream without being told of it.
+    takers: VecDeque<oneshot::Sender<Waiting>>,
+}
+
+impl Member {
+    /// Hands a stream over, or tells of it; gives it back when the program is too far behind.
+    fn offer(&mut self, mut waiting: Waiting, state: &Arc<State>) -> Result<(), Waiting> {
+        while let Some(taker) = self.takers.pop_front() {
+            match taker.send(waiting) {
+                Ok(()) => return Ok(()),
+                Err(back) => waiting = back,
+            }
+        }
+        let Ok(place) = self.told.try_reserve() else { return Err(waiting) };
+        let peer = waiting.peer.clone();
+        if let Some(number) = state.keep(waiting) {
+            place.send((number, peer));
+            remember(&mut self.announced, number);
+        }
+        Ok(())
+    }
+}
+
+/// Adds to what waits; what is older than may wait is gone.
+fn remember<T>(waiting: &mut VecDeque<T>, next: T) {
+    waiting.push_back(next);
+    waiting.drain(..waiting.len().saturating_sub(MAX_WAITING));
+}
+
 struct Registration {
     share: bool,
     lease: Option<Lease>,
     /// The next to get a stream is in front.
-    members: VecDeque<(u64, mpsc::Sender<Arrived>)>,
+    members: VecDeque<Member>,
     /// Came while nobody was there.
     missed: VecDeque<Arrived>,
     /// When the last member left.
@@ -73,17 +108,21 @@ impl Registration {
         self.members.is_empty().then(|| self.left + keep)
     }
 
-    /// Hands a stream to the next member that takes it; false when none does.
-    fn give(&mut self, arrived: Arrived) -> bool {
+    /// Hands a stream to the next member that takes it; without one it is reset.
+    fn give(&mut self, waiting: Waiting, state: &Arc<State>) {
         if self.members.is_empty() {
-            self.missed.push_back(arrived);
-            // Those that waited too long are gone.
-            self.missed.drain(..self.missed.len().saturating_sub(MAX_WAITING));
-            return true;
+            let peer = waiting.peer.clone();
+            if let Some(number) = state.keep(waiting) {
+                remember(&mut self.missed, (number, peer));
+            }
+            return;
         }
-        let given = self.members.iter().position(|(_, member)| member.try_send(arrived.clone()).is_ok());
-        self.members.rotate_left(given.map_or(0, |at| at + 1));
-        given.is_some()
+        let mut waiting = Some(waiting);
+        let taken = self.members.iter_mut().position(|member| {
+            waiting = waiting.take().and_then(|waiting| member.offer(waiting, state).err());
+            waiting.is_none()
+        });
+        self.members.rotate_left(taken.map_or(0, |at| at + 1));
     }
 }
 
@@ -96,6 +135,11 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
+    /// What [`Node::next_stream`] knows it by.
+    pub(crate) fn number(&self) -> u64 {
+        self.member
+    }
+
     /// Waits for the next stream; its number and the peer. `None` when the network has stopped.
     pub(crate) async fn next(&mut self) -> Option<(u64, PeerId)> {
         self.arrivals.recv().await
@@ -105,7 +149,7 @@ impl Handler {
 impl Drop for Handler {
     fn drop(&mut self) {
         if let Some(registration) = lock(&self.state.handlers.by_protocol).get_mut(&self.protocol) {
-            registration.members.retain(|(member, _)| *member != self.member);
+            registration.members.retain(|member| member.number != self.member);
             registration.left = Instant::now();
             registration.changed.notify_one();
         }
@@ -141,6 +185,20 @@ impl Node {
         let inbound = self.0.net.accept_streams(&claim.protocol).await?;
         Ok(state.register(claim, inbound))
     }
+
+    /// Takes the oldest stream that a handler was told of, or the next that comes.
+    pub(crate) async fn next_stream(&self, handler: u64) -> Result<Waiting, NodeError> {
+        let taker = match self.0.protocols.queue_up(handler)? {
+            Turn::Now(waiting) => return Ok(waiting),
+            Turn::Later(taker) => taker,
+        };
+        taker.await.map_err(|_| NodeError::HandlerGone(handler))
+    }
+}
+
+enum Turn {
+    Now(Waiting),
+    Later(oneshot::Receiver<Waiting>),
 }
 
 enum Joined {
@@ -174,13 +232,33 @@ impl State {
         Ok(Joined::As(self.add(claim.protocol.clone(), registration)))
     }
 
-    fn add(self: &Arc<Self>, protocol: String, registration: &mut Registration) -> Handler {
-        let (sender, arrivals) = mpsc::channel(MAX_WAITING);
-        let member = self.number();
-        for arrived in std::mem::take(&mut registration.missed) {
-            let _ = sender.try_send(arrived);
+    fn queue_up(&self, handler: u64) -> Result<Turn, NodeError> {
+        let mut all = lock(&self.handlers.by_protocol);
+        let mut members = all.values_mut().flat_map(|registration| registration.members.iter_mut());
+        let member = members.find(|member| member.number == handler).ok_or(NodeError::HandlerGone(handler))?;
+        while let Some(number) = member.announced.pop_front() {
+            if let Some(waiting) = self.take(number) {
+                return Ok(Turn::Now(waiting));
+            }
         }
-        registration.members.push_back((member, sender));
+        member.takers.retain(|taker| !taker.is_closed());
+        if member.takers.len() >= MAX_WAITING {
+            return Err(NodeError::Limit(format!("{MAX_WAITING} calls of this handler wait for a stream already")));
+        }
+        let (taker, waits) = oneshot::channel();
+        member.takers.push_back(taker);
+        Ok(Turn::Later(waits))
+    }
+
+    fn add(self: &Arc<Self>, protocol: String, registration: &mut Registration) -> Handler {
+        let (told, arrivals) = mpsc::channel(MAX_WAITING);
+        let member = self.number();
+        let missed = std::mem::take(&mut registration.missed);
+        let announced = missed.iter().map(|(number, _)| *number).collect();
+        for arrived in missed {
+            let _ = told.try_send(arrived);
+        }
+        registration.members.push_back(Member { number: member, told, announced, takers: VecDeque::new() });
         registration.changed.notify_one();
         Handler { state: self.clone(), protocol, member, arrivals }
     }
@@ -221,11 +299,9 @@ async fn dispatch(state: Arc<State>, protocol: String, mut inbound: Inbound, cha
         tokio::select! {
             arrived = inbound.next() => {
                 let Some((peer, stream)) = arrived else { break };
-                let waiting = Waiting { peer: peer.clone(), protocol: protocol.clone(), stream };
-                let Some(number) = state.keep(waiting) else { continue };
-                let mut all = lock(&state.handlers.by_protocol);
-                if !all.get_mut(&protocol).is_some_and(|registration| registration.give((number, peer))) {
-                    state.take(number);
+                let waiting = Waiting { peer, protocol: protocol.clone(), stream };
+                if let Some(registration) = lock(&state.handlers.by_protocol).get_mut(&protocol) {
+                    registration.give(waiting, &state);
                 }
             }
             () = changed.notified() => {}

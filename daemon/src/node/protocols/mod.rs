@@ -46,8 +46,9 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Names a stream or a handler; never 0.
     fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
+        self.next.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
     /// Keeps an inbound stream until it is taken or its time is over. Its number; nothing when too many wait.
