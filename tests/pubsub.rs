@@ -16,6 +16,7 @@ use p2pd_api::{
         validate_topic_request::Item, validate_topic_response,
     },
 };
+use p2pd_core::{contract::dated, time::UnixMs};
 use support::{DEADLINE, channel, pair, peers, setup_at, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -336,6 +337,37 @@ async fn settings_bound_sizes_and_tell_messages_apart_and_are_kept() {
     assert_eq!((again.code(), reason_of(&again)), (Code::AlreadyExists, Some(Reason::DuplicateMessage)));
     let refused = publisher.publish(message(vec![7; 200_001])).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_too_old_is_dropped() {
+    let b = start(&[]).await;
+    let a = start(&b.addresses[..1]).await;
+    let settings = Some(TopicSettings { max_age_ms: 60_000, ..TopicSettings::default() });
+    for daemon in [&a, &b] {
+        let request = SetTopicRequest { topic: "chat".into(), settings };
+        assert_eq!(
+            client(daemon).await.set_topic(request).await.unwrap().into_inner().settings.unwrap().max_age_ms,
+            60_000
+        );
+    }
+    let mut messages = subscribe(&b, None).await;
+    // Without the setting, a daemon publishes whatever time its program writes.
+    let plain = start(&b.addresses[..1]).await;
+    for daemon in [&a, &plain] {
+        followers(daemon, 1).await;
+    }
+    let now = u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    let dated = |text: &str, time| message(dated(text.as_bytes(), UnixMs(time)));
+    let mut forger = client(&plain).await;
+    for said in
+        [dated("old", now - 90_000), dated("of the future", now + 90_000), message("no time"), dated("new", now)]
+    {
+        forger.publish(said).await.unwrap();
+    }
+    assert_eq!(texts(&mut messages, 1).await, ["new"]);
+    client(&a).await.publish(message("fresh")).await.unwrap();
+    assert_eq!(texts(&mut messages, 1).await, ["fresh"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

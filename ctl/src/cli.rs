@@ -244,6 +244,9 @@ pub(crate) enum TopicsAction {
         /// Peers that whole messages are exchanged with, 2 to 24; in force from the daemon's next start on.
         #[arg(long, default_value_t = 6)]
         mesh: u32,
+        /// How old a message may be, 1s to 24h, by the time that it then begins with; every peer of the topic has to set it.
+        #[arg(long, value_parser = duration)]
+        max_age: Option<Duration>,
     },
     /// Forget settings and log.
     Forget {

@@ -37,7 +37,7 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
             })
             .await
         }
-        Some(TopicsAction::Set { topic, max_message, identity, closed, judging, keep, keep_bytes, mesh }) => {
+        Some(TopicsAction::Set { topic, max_message, identity, closed, judging, keep, keep_bytes, mesh, max_age }) => {
             let seconds = |d: std::time::Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
             let identity = match identity {
                 IdentityArg::Sender => MessageIdentity::Sender,
@@ -51,6 +51,7 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
                 keep_s: seconds(keep),
                 keep_bytes,
                 mesh,
+                max_age_ms: max_age.map_or(0, |age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX)),
             };
             let request = SetTopicRequest { topic, settings: Some(settings) };
             let set = context.client.answer(pubsub.set_topic(request)).await?;
@@ -94,8 +95,12 @@ fn page(topic: &Topic) -> String {
 fn settings_text(s: &TopicSettings) -> String {
     let identity = if s.identity() == MessageIdentity::Content { "content" } else { "sender" };
     let unjudged = if s.fail_closed { "refused" } else { "accepted" };
+    let age = match s.max_age_ms {
+        0 => String::new(),
+        ms => format!(" and at most {ms} ms old"),
+    };
     format!(
-        "messages up to {} bytes, told apart by {identity}; what is not judged within {} ms is {unjudged}; the log keeps {} s and {} bytes; a mesh of {} peers",
+        "messages up to {} bytes{age}, told apart by {identity}; what is not judged within {} ms is {unjudged}; the log keeps {} s and {} bytes; a mesh of {} peers",
         s.max_message_bytes, s.judging_ms, s.keep_s, s.keep_bytes, s.mesh
     )
 }

@@ -2,6 +2,10 @@
 
 use std::ops::RangeInclusive;
 
+use bytes::{Buf, Bytes};
+
+use crate::{admission::Verdict, time::UnixMs};
+
 /// Largest message that any topic may allow, in bytes: go-libp2p's own bound.
 pub const MAX_MESSAGE: u32 = 1024 * 1024;
 /// What a topic allows unless it says otherwise, in bytes; leaves room for the envelope in the 64 KiB of most networks.
@@ -12,6 +16,11 @@ const JUDGING_MS: RangeInclusive<u64> = 10..=3_000;
 const KEEP_S: RangeInclusive<u64> = 60..=30 * 86_400;
 /// Bytes that a log may hold.
 const KEEP_BYTES: RangeInclusive<u64> = 64 * 1024..=1 << 30;
+
+/// Bytes of the time that messages of a topic with an age begin with.
+pub const TIME: usize = 8;
+/// Milliseconds that a topic may let its messages be old: below a second honest clocks differ, and gossip itself takes so long.
+const MAX_AGE_MS: RangeInclusive<u64> = 1_000..=86_400_000;
 
 /// Peers of a topic's mesh; gossipsub recommends 6, and costs each message so many times.
 const MESH: RangeInclusive<u64> = 2..=24;
@@ -43,6 +52,8 @@ pub struct TopicSettings {
     pub keep_bytes: u64,
     /// Peers that whole messages are exchanged with.
     pub mesh: u32,
+    /// How old a message may be, in milliseconds, by the time that it then begins with; 0: it begins with none.
+    pub max_age_ms: u32,
 }
 
 impl Default for TopicSettings {
@@ -55,6 +66,7 @@ impl Default for TopicSettings {
             keep_s: 86_400,
             keep_bytes: 64 << 20,
             mesh: 6,
+            max_age_ms: 0,
         }
     }
 }
@@ -69,7 +81,8 @@ impl TopicSettings {
             ("settings.keep_bytes", self.keep_bytes, KEEP_BYTES),
             ("settings.mesh", self.mesh.into(), MESH),
         ];
-        for (field, value, range) in fields {
+        let age = (self.max_age_ms > 0).then(|| ("settings.max_age_ms", self.max_age_ms.into(), MAX_AGE_MS));
+        for (field, value, range) in fields.into_iter().chain(age) {
             if !range.contains(&value) {
                 return Err((field, format!("is {value}; takes {} to {}", range.start(), range.end())));
             }
@@ -78,15 +91,47 @@ impl TopicSettings {
     }
 }
 
+/// A message as it travels on a topic with an age: its time, then the payload.
+pub fn dated(data: &[u8], now: UnixMs) -> Vec<u8> {
+    [&now.0.to_be_bytes(), data].concat()
+}
+
+/// Takes the time off a message, and judges it: too far from now, in either direction, is no fault of whoever passed it on.
+pub fn undated(data: &mut Bytes, max_age_ms: u32, now: UnixMs) -> Verdict {
+    let Some(time) = data.first_chunk::<TIME>() else {
+        return Verdict::Reject("without the time that it should begin with");
+    };
+    let apart = u64::from_be_bytes(*time).abs_diff(now.0);
+    data.advance(TIME);
+    if apart > max_age_ms.into() { Verdict::Ignore("too old, or of the future") } else { Verdict::Accept }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_age_of_a_message_is_judged_by_its_own_time() {
+        let judge = |now| {
+            let mut data = Bytes::from(dated(b"news", UnixMs(10_000)));
+            (undated(&mut data, 2_000, UnixMs(now)), data)
+        };
+        for fine in [8_000, 10_000, 12_000] {
+            assert_eq!(judge(fine), (Verdict::Accept, Bytes::from_static(b"news")));
+        }
+        for bad in [7_999, 12_001] {
+            assert!(matches!(judge(bad).0, Verdict::Ignore(_)), "at {bad}");
+        }
+        assert!(matches!(undated(&mut Bytes::from_static(b"no time"), 2_000, UnixMs(0)), Verdict::Reject(_)));
+    }
 
     #[test]
     fn ranges_are_held() {
         assert_eq!(TopicSettings::default().check(), Ok(()));
         let bad = TopicSettings { judging_ms: 3_001, ..TopicSettings::default() };
         assert_eq!(bad.check(), Err(("settings.judging_ms", "is 3001; takes 10 to 3000".into())));
+        let bad = TopicSettings { max_age_ms: 999, ..TopicSettings::default() };
+        assert_eq!(bad.check().unwrap_err().0, "settings.max_age_ms");
         let bad = TopicSettings { max_message: 0, ..TopicSettings::default() };
         assert_eq!(bad.check().unwrap_err().0, "settings.max_message_bytes");
     }

@@ -8,7 +8,7 @@ use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishE
 use p2pd_core::{
     admission::{self, Bucket, Verdict, Window},
     announce, audio_json,
-    contract::{Identity, TopicSettings},
+    contract::{self, Identity, TopicSettings},
     group::{self, Group},
     history::History,
     id::{PeerId, StreamId, StreamKey},
@@ -166,9 +166,13 @@ impl Gossip {
         &mut self,
         gossipsub: &mut gossipsub::Behaviour,
         topic: &str,
-        data: Bytes,
+        data: &Bytes,
+        wall: UnixMs,
     ) -> Result<Bytes, NetError> {
-        gossipsub.publish(IdentTopic::new(topic), data.to_vec()).map(|id| id.0.into()).map_err(|error| match error {
+        let topic = IdentTopic::new(topic);
+        let dated = self.settings.get(&topic.hash()).is_some_and(|settings| settings.max_age_ms > 0);
+        let data = if dated { contract::dated(data, wall) } else { data.to_vec() };
+        gossipsub.publish(topic, data).map(|id| id.0.into()).map_err(|error| match error {
             PublishError::NoPeersSubscribedToTopic => NetError::NoListeners,
             PublishError::AllQueuesFull(_) => NetError::Busy,
             PublishError::MessageTooLarge => NetError::TooLarge,
@@ -187,7 +191,8 @@ impl Gossip {
     /// Holds a topic of programs to these settings from now on; `None`: to the usual ones.
     pub(crate) fn set_topic(&mut self, topic: &str, settings: Option<TopicSettings>) {
         let hash = IdentTopic::new(topic).hash();
-        self.by_content.set(&hash, settings.is_some_and(|s| s.identity == Identity::Content));
+        let by_content = settings.filter(|settings| settings.identity == Identity::Content);
+        self.by_content.set(&hash, by_content.map(|settings| if settings.max_age_ms > 0 { contract::TIME } else { 0 }));
         match settings {
             Some(settings) => self.settings.insert(hash, settings),
             None => self.settings.remove(&hash),
@@ -236,7 +241,7 @@ impl Gossip {
                     other => (other, None),
                 },
             },
-            TopicRule::Open => return self.judge_open(from, sender, id, message, now),
+            TopicRule::Open => return self.judge_open(from, sender, id, message, now, wall),
         };
         Some(match verdict {
             Verdict::Accept => Judged { acceptance: MessageAcceptance::Accept, incoming },
@@ -252,14 +257,22 @@ impl Gossip {
         id: MessageId,
         message: gossipsub::Message,
         now: MonoMs,
+        wall: UnixMs,
     ) -> Option<Judged> {
         let gossipsub::Message { topic, data, .. } = message;
+        let mut data = Bytes::from(data);
         let settings = self.settings.get(&topic).copied().unwrap_or_default();
+        if settings.max_age_ms > 0 {
+            match contract::undated(&mut data, settings.max_age_ms, wall) {
+                Verdict::Accept => {}
+                Verdict::Ignore(_) => return Some(Judged { acceptance: MessageAcceptance::Ignore, incoming: None }),
+                Verdict::Reject(why) => return Some(rejected(why, from)),
+            }
+        }
         // Ignored and not rejected: other networks may allow more, and whoever passed it on did nothing wrong.
         if data.len() > usize::try_from(settings.max_message).unwrap_or(usize::MAX) {
             return Some(Judged { acceptance: MessageAcceptance::Ignore, incoming: None });
         }
-        let data = Bytes::from(data);
         let (source, question) = (peers::from_libp2p(from), (sender.clone(), data.clone()));
         let question = |number| ToJudge { number, sender: question.0, source, data: question.1 };
         let number = Bytes::from(id.0.clone());

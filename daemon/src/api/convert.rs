@@ -150,6 +150,7 @@ pub(super) fn settings(settings: TopicSettings) -> pb::TopicSettings {
         keep_s: settings.keep_s,
         keep_bytes: settings.keep_bytes,
         mesh: settings.mesh,
+        max_age_ms: settings.max_age_ms,
     }
 }
 
@@ -169,6 +170,7 @@ pub(super) fn settings_in(settings: pb::TopicSettings) -> Result<TopicSettings, 
         keep_s: or(settings.keep_s, usual.keep_s),
         keep_bytes: if settings.keep_bytes == 0 { usual.keep_bytes } else { settings.keep_bytes },
         mesh: or(settings.mesh, usual.mesh),
+        max_age_ms: settings.max_age_ms,
     })
 }
 

@@ -74,6 +74,9 @@ pub struct SettingsRecord {
     /// Peers of the mesh; 0 where it was written before there was a choice.
     #[prost(uint32, tag = "7")]
     pub mesh: u32,
+    /// Greatest age of a message, in milliseconds; 0: any.
+    #[prost(uint32, tag = "8")]
+    pub max_age_ms: u32,
 }
 
 /// Where a log begins and ends.

@@ -36,7 +36,7 @@ impl Task {
             }
             Command::Unsubscribe { topic } => self.gossip.unsubscribe(gossipsub, &topic),
             Command::Publish { topic, data, keep, reply } => {
-                let id = self.gossip.publish(gossipsub, &topic, data);
+                let id = self.gossip.publish(gossipsub, &topic, &data, Self::wall());
                 let followers = || followers(gossipsub, &IdentTopic::new(&topic).hash()).len();
                 let sent = id.map(|id| Sent { id, followers: followers() });
                 let now = self.now();

@@ -190,6 +190,7 @@ fn read(record: SettingsRecord) -> TopicSettings {
         keep_s: record.keep_s,
         keep_bytes: record.keep_bytes,
         mesh: if record.mesh == 0 { TopicSettings::default().mesh } else { record.mesh },
+        max_age_ms: record.max_age_ms,
     }
 }
 
@@ -208,5 +209,6 @@ fn written(settings: &TopicSettings) -> SettingsRecord {
         keep_s: settings.keep_s,
         keep_bytes: settings.keep_bytes,
         mesh: settings.mesh,
+        max_age_ms: settings.max_age_ms,
     }
 }
