@@ -7,9 +7,9 @@ use std::{
 };
 
 use p2pd_api::v1::{
-    AudioGroup, Frame, OpenStream, PublishStreamRequest, PublishStreamResponse, StreamConfig, SubscribeStreamRequest,
-    SubscribeStreamResponse, WireFormat, publish_stream_request::Item, stream_service_client::StreamServiceClient,
-    subscribe_stream_response::Event,
+    AudioGroup, Frame, Frames, OpenStream, PublishStreamRequest, PublishStreamResponse, StreamConfig,
+    SubscribeStreamRequest, SubscribeStreamResponse, WireFormat, publish_stream_request::Item,
+    stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -134,7 +134,18 @@ impl Publisher {
         took
     }
 
-    /// Sends frames in time.
+    /// Sends groups in time, each at once, as p2pctl does.
+    pub async fn groups(&self, every: Duration, count: usize) {
+        let mut tick = tokio::time::interval(every);
+        for _ in 0..count {
+            tick.tick().await;
+            let frame = || Frame { data: vec![7; self.size].into(), capture_us: 0, duration_us: 0 };
+            let frames = Frames { frames: (0..GROUP / self.size).map(|_| frame()).collect() };
+            self.items.send(PublishStreamRequest { item: Some(Item::Frames(frames)) }).await.unwrap();
+        }
+    }
+
+    /// Sends frames in time, one by one.
     pub async fn frames(&self, every: Duration, count: usize) {
         let mut tick = tokio::time::interval(every);
         for _ in 0..count {

@@ -168,7 +168,7 @@ async fn remote() {
     publisher.warm_up(&mut listener).await;
     let drain = tokio::spawn(async move { while listener.next().await.is_some() {} });
     let before = (cpu_seconds(a.pid()), cpu_seconds(b.pid()));
-    publisher.frames(Duration::from_millis(20), 500).await;
+    publisher.groups(Duration::from_millis(100), 100).await;
     let (sent, carried) = (cpu_seconds(a.pid()) - before.0, cpu_seconds(b.pid()) - before.1);
     println!(
         "50 frames/s to a remote    {:>8.2} % of a core there, {:.2} % here   goal 1 %",

@@ -11,11 +11,11 @@ use std::{
 };
 
 use p2pd_api::v1::{
-    Frame, OpenStream, PublishStreamRequest, PublishStreamResponse, StreamConfig, WireFormat,
+    Frame, Frames, OpenStream, PublishStreamRequest, PublishStreamResponse, StreamConfig, WireFormat,
     publish_stream_request::Item, publish_stream_response::Event, stream_service_client::StreamServiceClient,
 };
 use p2pd_audio::{ogg_opus::OpusChain, pace::Pace};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::SendError};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -159,9 +159,17 @@ async fn send(
             .is_some_and(|s| [".mp3", ".m4a", ".aac"].iter().any(|e| s.to_ascii_lowercase().ends_with(e)));
     // The old format carries an encoded file: frames are put into an Ogg stream.
     let mut ogg = if json && !raw { Some(OpusChain::new(config.channels, config.pre_skip)?) } else { None };
+    let mut group = Vec::new();
     let limit = flags.duration.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
     while let Some(packet) = packets.recv().await {
-        let Packet { data, ticks, level } = packet?;
+        let packet = match packet {
+            Ok(packet) => packet,
+            Err(fault) => {
+                let _ = flush(&mut group, &items).await;
+                return Err(fault);
+            }
+        };
+        let Packet { data, ticks, level } = packet;
         meter.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         meter.peak.store((level * 1000.0) as u64, Ordering::Relaxed);
         meter.media_us.store(media.saturating_mul(125) / 6, Ordering::Relaxed);
@@ -170,36 +178,51 @@ async fn send(
             break;
         }
         if let Some(title) = titles.changed(began.elapsed()).await {
+            // It begins with the next frame.
+            let _ = flush(&mut group, &items).await;
             items.send(request(Item::Title(title))).await?;
         }
-        // A frame is sent when its last sample would have been captured.
+        // A frame is ready when its last sample would have been captured.
         let due = media_us + ticks * 125 / 6;
         tokio::time::sleep(Duration::from_micros(pace.wait(now(), due))).await;
-        let item = match &mut ogg {
-            _ if raw => Item::Chunk(data.into()),
-            None => Item::Frame(Frame {
-                data: data.into(),
-                capture_us: wall_us().saturating_sub(ticks * 125 / 6),
-                duration_us: u32::try_from(ticks * 125 / 6)?,
-            }),
-            Some(ogg) => match ogg.packet(data)? {
-                page if page.is_empty() => {
-                    media += ticks;
-                    continue;
-                }
-                page => Item::Chunk(page.into()),
-            },
+        media += ticks;
+        let chunk = match &mut ogg {
+            _ if raw => data,
+            Some(ogg) => ogg.packet(data)?,
+            None => {
+                group.push(Frame {
+                    data: data.into(),
+                    capture_us: wall_us().saturating_sub(ticks * 125 / 6),
+                    duration_us: u32::try_from(ticks * 125 / 6)?,
+                });
+                Vec::new()
+            }
         };
-        if items.send(request(item)).await.is_err() {
+        let full = group.len() >= config.frames_per_group as usize;
+        if full && flush(&mut group, &items).await.is_err() {
             return Ok(None);
         }
-        media += ticks;
+        if !chunk.is_empty() && items.send(request(Item::Chunk(chunk.into()))).await.is_err() {
+            return Ok(None);
+        }
     }
+    let _ = flush(&mut group, &items).await;
     if let Some(ogg) = ogg {
         let _ = items.send(request(Item::Chunk(ogg.finish()?.into()))).await;
     }
     let finished = items.send(request(Item::Finish(true))).await.is_ok();
     Ok(finished.then(|| Duration::from_micros(media * 125 / 6)))
+}
+
+/// Sends what there is of a group. The daemon would keep its first frames until the last one comes.
+async fn flush(
+    group: &mut Vec<Frame>,
+    items: &mpsc::Sender<PublishStreamRequest>,
+) -> Result<(), SendError<PublishStreamRequest>> {
+    match std::mem::take(group) {
+        frames if frames.is_empty() => Ok(()),
+        frames => items.send(request(Item::Frames(Frames { frames }))).await,
+    }
 }
 
 /// The title as it was given, or as its file says now.

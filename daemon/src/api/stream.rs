@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use p2pd_api::v1::{
-    Acknowledgement, GetStreamRequest, GetStreamResponse, ListStreamsRequest, ListStreamsResponse,
+    Acknowledgement, Frame, Frames, GetStreamRequest, GetStreamResponse, ListStreamsRequest, ListStreamsResponse,
     PublishStreamRequest, PublishStreamResponse, StreamEnded, StreamGone, SubscribeStreamRequest,
     SubscribeStreamResponse, WatchStreamsRequest, WatchStreamsResponse, publish_stream_request::Item,
     publish_stream_response, stream_service_server::StreamService, subscribe_stream_response, watch_streams_response,
 };
 use p2pd_core::{
+    group::MAX_FRAMES,
     id::{IdError, StreamRef},
     ring::Next,
 };
@@ -167,9 +168,11 @@ async fn take(
 
 fn handle(publication: &mut Publication, item: Option<Item>) -> Result<(), Status> {
     match item {
-        Some(Item::Frame(frame)) => {
-            publication.frame(frame.data, frame.capture_us, frame.duration_us).map_err(status::of)
+        Some(Item::Frame(frame)) => take_frame(publication, frame),
+        Some(Item::Frames(Frames { frames })) if (1..=MAX_FRAMES).contains(&frames.len()) => {
+            frames.into_iter().try_for_each(|frame| take_frame(publication, frame))
         }
+        Some(Item::Frames(_)) => Err(status::field("frames", "takes 1 to 50 frames")),
         Some(Item::Chunk(chunk)) => publication.chunk(chunk).map_err(status::of),
         Some(Item::Title(title)) => {
             publication.title(&title);
@@ -178,6 +181,10 @@ fn handle(publication: &mut Publication, item: Option<Item>) -> Result<(), Statu
         Some(Item::Open(_)) => Err(status::field("open", "must come first and once")),
         Some(Item::Finish(_)) | None => Err(status::field("item", "must be set")),
     }
+}
+
+fn take_frame(publication: &mut Publication, frame: Frame) -> Result<(), Status> {
+    publication.frame(frame.data, frame.capture_us, frame.duration_us).map_err(status::of)
 }
 
 async fn acknowledge(publication: &Publication, out: &Out<PublishStreamResponse>) -> Result<(), Gone> {
