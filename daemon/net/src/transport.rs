@@ -90,7 +90,7 @@ trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for T {}
 
-/// TLS or Noise, as both sides can; notes which.
+/// Noise or TLS, as both sides can; notes which. Noise first: small messages cost it less.
 #[derive(Clone)]
 struct Security {
     tls: Option<tls::Config>,
@@ -111,10 +111,10 @@ async fn noted<S, C, E: Error + Send + Sync + 'static>(
 
 impl UpgradeInfo for Security {
     type Info = &'static str;
-    type InfoIter = std::iter::Chain<std::option::IntoIter<&'static str>, std::iter::Once<&'static str>>;
+    type InfoIter = std::iter::Chain<std::iter::Once<&'static str>, std::option::IntoIter<&'static str>>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.tls.as_ref().map(|_| TLS).into_iter().chain(self.noise.protocol_info())
+        self.noise.protocol_info().chain(self.tls.as_ref().map(|_| TLS))
     }
 }
 
@@ -177,5 +177,63 @@ impl<C: Socket> OutboundConnectionUpgrade<C> for Streams {
 
     fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
         self.yamux.upgrade_outbound(socket, name).map_ok(|muxer| Metered::new(muxer, self.meter)).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::{StreamExt, future};
+    use libp2p::core::{
+        Endpoint,
+        muxing::StreamMuxerExt,
+        transport::{DialOpts, ListenerId, PortUse, TransportEvent},
+    };
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// A peer that speaks TLS alone, as some of go-libp2p do.
+    fn only_tls(keys: &Keypair) -> Ways {
+        tcp::tokio::Transport::default()
+            .upgrade(Version::V1)
+            .authenticate(tls::Config::new(keys).unwrap())
+            .multiplex(yamux())
+            .boxed()
+    }
+
+    async fn meet(mut listener: Ways, mut dialer: Ways) -> (PeerId, PeerId) {
+        listener.listen_on(ListenerId::next(), "/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+        let TransportEvent::NewAddress { listen_addr, .. } = listener.select_next_some().await else { panic!() };
+        let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+        let dial = dialer.dial(listen_addr, options).unwrap();
+        let accept = async {
+            loop {
+                if let TransportEvent::Incoming { upgrade, .. } = listener.select_next_some().await {
+                    return upgrade.await;
+                }
+            }
+        };
+        let (tell, dialed) = oneshot::channel();
+        let dialing = tokio::spawn(async move {
+            let (peer, mut muxer) = dial.await.unwrap();
+            tell.send(peer).unwrap();
+            // Negotiated lazily, the muxer is agreed on with its first bytes.
+            future::poll_fn(|cx| muxer.poll_unpin(cx)).await
+        });
+        let both = future::join(accept, dialed);
+        let (accepted, dialed) = tokio::time::timeout(Duration::from_secs(10), both).await.expect("a connection");
+        dialing.abort();
+        (accepted.unwrap().0, dialed.unwrap())
+    }
+
+    #[tokio::test]
+    async fn peers_without_noise_are_met_both_ways() {
+        let [us, them] = [(); 2].map(|()| Keypair::generate_ed25519());
+        let ids = [&us, &them].map(|keys| keys.public().to_peer_id());
+        let ours = || build(&us, &Meters::new(16)).unwrap();
+        assert_eq!(meet(ours(), only_tls(&them)).await, (ids[1], ids[0]));
+        assert_eq!(meet(only_tls(&them), ours()).await, (ids[0], ids[1]));
     }
 }
