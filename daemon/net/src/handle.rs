@@ -21,9 +21,9 @@ use crate::{
 pub struct Sending(oneshot::Receiver<Result<Sent, NetError>>);
 
 impl Sending {
-    /// What became of it.
-    pub async fn sent(self) -> Result<Sent, NetError> {
-        self.0.await.map_err(|_| NetError::Stopped)?
+    /// What became of it. Cancel-safe.
+    pub async fn sent(&mut self) -> Result<Sent, NetError> {
+        (&mut self.0).await.map_err(|_| NetError::Stopped)?
     }
 }
 

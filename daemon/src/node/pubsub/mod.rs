@@ -54,24 +54,33 @@ impl Validator {
     }
 }
 
-/// A message of this daemon's on its way.
+/// A message of this daemon's on its way. Dropped before it is there, it goes on all the same: what the network has, local
+/// readers get too.
 pub(crate) struct Outbound {
     node: Node,
     topic: String,
     data: Bytes,
-    sending: Sending,
+    /// Nothing once it is there.
+    sending: Option<Sending>,
 }
 
 impl Outbound {
     /// How many connected peers follow its topic. Local readers have it then, too.
-    pub(crate) async fn sent(self) -> Result<usize, NodeError> {
-        let Outbound { node, topic, data, sending } = self;
-        let sent = match sending.sent().await {
-            Err(NetError::NoListeners) if node.is_read(&topic) => Sent::default(),
-            sent => sent?,
-        };
-        node.on_message(&topic, node.0.me.clone(), data, sent.id);
-        Ok(sent.followers)
+    pub(crate) async fn sent(mut self) -> Result<usize, NodeError> {
+        let Some(sending) = &mut self.sending else { return Err(NetError::Stopped.into()) };
+        let sent = sending.sent().await;
+        self.sending = None;
+        self.node.published(&self.topic, std::mem::take(&mut self.data), sent)
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        let Some(mut sending) = self.sending.take() else { return };
+        let (node, topic, data) = (self.node.clone(), std::mem::take(&mut self.topic), self.data.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { node.published(&topic, data, sending.sent().await) });
+        }
     }
 }
 
@@ -118,8 +127,18 @@ impl Node {
             return Err(NodeError::Field { field: "data", fault });
         }
         self.wait_for_room(topic).await;
-        let sending = self.0.net.publish_ahead(topic, data.clone()).await?;
+        let sending = Some(self.0.net.publish_ahead(topic, data.clone()).await?);
         Ok(Outbound { node: self.clone(), topic: topic.to_owned(), data, sending })
+    }
+
+    /// Gives a message to local readers once the network has taken it. Returns how many connected peers follow its topic.
+    fn published(&self, topic: &str, data: Bytes, sent: Result<Sent, NetError>) -> Result<usize, NodeError> {
+        let sent = match sent {
+            Err(NetError::NoListeners) if self.is_read(topic) => Sent::default(),
+            sent => sent?,
+        };
+        self.on_message(topic, self.0.me.clone(), data, sent.id);
+        Ok(sent.followers)
     }
 
     /// Waits until the readers who are to be waited for have caught up, or for as long as each of them may cost.
