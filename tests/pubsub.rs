@@ -111,6 +111,33 @@ async fn many_are_published_in_order_and_each_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_network_has_local_readers_get_too() {
+    let (a, b) = pair().await;
+    let (mut there, mut here) = (subscribe(&b, None).await, subscribe(&a, None).await);
+    followers(&a, 1).await;
+    let mut api = client(&a).await;
+    for call in 0..20 {
+        let (items, requests) = mpsc::channel(16);
+        for n in 0..16 {
+            let message = Some(message(format!("{call} {n}")));
+            items.send(PublishManyRequest { message }).await.unwrap();
+        }
+        // The program goes away in the middle of it.
+        drop(api.publish_many(ReceiverStream::new(requests)).await.unwrap());
+    }
+    until("the last", async || client(&a).await.publish(message("end")).await.ok()).await;
+    let all = async |messages: &mut Streaming<_>| {
+        let mut all = texts(messages, 1).await;
+        while all.last().is_none_or(|last| last != "end") {
+            all.extend(texts(messages, 1).await);
+        }
+        all.sort();
+        all
+    };
+    assert_eq!(all(&mut here).await, all(&mut there).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_listens_is_told_with_each_change() {
     let (a, b) = pair().await;
     let request = WatchTopicRequest { topic: "chat".into() };
