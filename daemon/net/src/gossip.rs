@@ -375,8 +375,7 @@ impl Topic {
         fetched: bool,
     ) -> (Verdict, Option<Incoming>) {
         let TopicRule::Native(key) = &self.rule else { return (Verdict::Ignore("not a native stream"), None) };
-        // Gossip's envelope is the publisher's, which `judge` has seen to. Who answers a request has none.
-        let group = match if fetched { group::verify(signed, key) } else { group::read(signed, key) } {
+        let group = match group::verify(signed, key) {
             Ok(group) => Arc::new(group),
             Err(_) => return (Verdict::Reject("not a group of this stream"), None),
         };
