@@ -36,13 +36,21 @@ impl FromStr for Subject {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(range) = text.parse::<IpNet>() {
-            return Ok(Subject::Range(range.trunc()));
+            return Ok(Subject::Range(canonical(range).trunc()));
         }
         if let Ok(address) = text.parse::<IpAddr>() {
-            return Ok(Subject::Range(address.into()));
+            return Ok(Subject::Range(address.to_canonical().into()));
         }
         let fault = |_| "takes a peer id, an address or a range of them, as in 192.0.2.0/24".to_owned();
         text.parse().map(Subject::Peer).map_err(fault)
+    }
+}
+
+/// A range of IPv4 also where it is written as IPv6 (`::ffff:192.0.2.0/120`), as connections are.
+fn canonical(range: IpNet) -> IpNet {
+    match (range.addr().is_ipv6(), range.addr().to_canonical(), range.prefix_len().checked_sub(96)) {
+        (true, IpAddr::V4(address), Some(prefix)) => IpNet::new(address.into(), prefix).unwrap_or(range),
+        _ => range,
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// Judges a verified group and, when it is accepted, remembers it.
+    /// Judges a group that is its publisher's and, when it is accepted, remembers it.
     pub fn admit(&mut self, now: MonoMs, wall: UnixMs, body: &GroupBody) -> Verdict {
         if let verdict @ Verdict::Reject(_) = judge_time(wall, UnixMs(body.capture_us / 1000)) {
             return verdict;

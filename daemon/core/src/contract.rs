@@ -28,9 +28,11 @@ const MESH: RangeInclusive<u64> = 2..=24;
 /// How a message is told apart from others, so that each is delivered once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Identity {
-    /// By its sender and the number that the sender gave it.
+    /// By its sender and the number that the sender gave it, as the specification and go-libp2p have it.
     #[default]
     Sender,
+    /// Likewise, by the sender's public key instead of its peer id, as js-libp2p has it.
+    Key,
     /// By its bytes: the same ones from two senders are one message.
     Content,
 }
@@ -54,6 +56,8 @@ pub struct TopicSettings {
     pub mesh: u32,
     /// How old a message may be, in milliseconds, by the time that it then begins with; 0: it begins with none.
     pub max_age_ms: u32,
+    /// Takes messages without a signature, too.
+    pub allow_unsigned: bool,
 }
 
 impl Default for TopicSettings {
@@ -67,6 +71,7 @@ impl Default for TopicSettings {
             keep_bytes: 64 << 20,
             mesh: 6,
             max_age_ms: 0,
+            allow_unsigned: false,
         }
     }
 }

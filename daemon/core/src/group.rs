@@ -105,7 +105,7 @@ pub struct SignedGroup {
     pub signature: Bytes,
 }
 
-/// A group that was verified, together with the bytes that prove it.
+/// A group, together with the bytes that prove it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// What was signed.
@@ -153,6 +153,13 @@ pub fn sign(body: GroupBody, key: &SigningKey) -> Group {
 
 /// Decodes a group and proves that `key.publisher` signed it for `key.stream`.
 pub fn verify(signed: Bytes, key: &StreamKey) -> Result<Group, GroupError> {
+    let group = read(signed, key)?;
+    prove(&group, &key.publisher)?;
+    Ok(group)
+}
+
+/// Decodes a group of `key.stream`, whoever signed it.
+pub fn read(signed: Bytes, key: &StreamKey) -> Result<Group, GroupError> {
     if signed.len() > MAX_GROUP {
         return Err(GroupError::Oversized);
     }
@@ -164,14 +171,15 @@ pub fn verify(signed: Bytes, key: &StreamKey) -> Result<Group, GroupError> {
     if body.frames.len() > MAX_FRAMES || body.frames.iter().any(|f| f.is_empty() || f.len() > MAX_FRAME) {
         return Err(GroupError::Malformed);
     }
-    check_signature(&outer, &key.publisher)?;
     if let Some(title) = &mut body.title {
         title.text = text::clean(&title.text, MAX_TITLE);
     }
     Ok(Group { body, signed })
 }
 
-fn check_signature(group: &SignedGroup, publisher: &PeerId) -> Result<(), GroupError> {
+/// Proves that `publisher` signed a group.
+pub fn prove(group: &Group, publisher: &PeerId) -> Result<(), GroupError> {
+    let group = SignedGroup::decode(group.signed.clone()).map_err(|_| GroupError::Malformed)?;
     let key = publisher.ed25519_key().and_then(|key| VerifyingKey::from_bytes(key).ok()).ok_or(GroupError::Forged)?;
     let signature = Signature::from_slice(&group.signature).map_err(|_| GroupError::Forged)?;
     key.verify_strict(&signed_message(&group.body), &signature).map_err(|_| GroupError::Forged)

@@ -59,6 +59,8 @@ impl Pins {
 pub struct Worth {
     /// It must not be let go of: pinned, of the configuration, or only just connected.
     pub kept: bool,
+    /// A program here has a stream open with it.
+    pub busy: bool,
     /// Topics of ours that it follows; those in whose mesh it is count twice.
     pub topics: u32,
     /// Gossipsub's score.
@@ -68,7 +70,7 @@ pub struct Worth {
 }
 
 /// Whom to let go of when more than `high` peers are connected, so that `low` remain: first those that behave badly, then
-/// those that follow least, and among equals the newest.
+/// those without a stream of a program, of these those that follow least, and among equals the newest.
 pub fn surplus<P: Clone>(peers: &[(P, Worth)], high: usize, low: usize) -> Vec<P> {
     if peers.len() <= high {
         return Vec::new();
@@ -76,7 +78,7 @@ pub fn surplus<P: Clone>(peers: &[(P, Worth)], high: usize, low: usize) -> Vec<P
     let mut others: Vec<&(P, Worth)> = peers.iter().filter(|(_, worth)| !worth.kept).collect();
     others.sort_by(|(_, a), (_, b)| {
         let bad = (b.score < 0.0).cmp(&(a.score < 0.0));
-        bad.then(a.topics.cmp(&b.topics)).then(a.age_ms.cmp(&b.age_ms))
+        bad.then(a.busy.cmp(&b.busy)).then(a.topics.cmp(&b.topics)).then(a.age_ms.cmp(&b.age_ms))
     });
     others.into_iter().take(peers.len().saturating_sub(low)).map(|(peer, _)| peer.clone()).collect()
 }
@@ -102,16 +104,17 @@ mod tests {
 
     #[test]
     fn the_least_useful_go_first_and_the_kept_never() {
-        let worth = |kept, topics, score, age_ms| Worth { kept, topics, score, age_ms };
+        let worth = |kept, topics, score, age_ms| Worth { kept, busy: false, topics, score, age_ms };
         let peers = [
             ("pinned", worth(true, 0, -5.0, 9)),
             ("bad", worth(false, 9, -1.0, 9_000)),
             ("idle, new", worth(false, 0, 0.0, 10)),
             ("idle, old", worth(false, 0, 0.0, 9_000)),
             ("follows", worth(false, 2, 0.0, 10)),
+            ("busy", Worth { busy: true, ..worth(false, 0, 0.0, 10) }),
         ];
-        assert_eq!(surplus(&peers, 5, 1), [""; 0]);
-        assert_eq!(surplus(&peers, 4, 3), ["bad", "idle, new"]);
-        assert_eq!(surplus(&peers, 1, 0), ["bad", "idle, new", "idle, old", "follows"]);
+        assert_eq!(surplus(&peers, 6, 1), [""; 0]);
+        assert_eq!(surplus(&peers, 5, 4), ["bad", "idle, new"]);
+        assert_eq!(surplus(&peers, 1, 0), ["bad", "idle, new", "idle, old", "follows", "busy"]);
     }
 }

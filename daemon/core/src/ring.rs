@@ -42,16 +42,16 @@ impl<T> Ring<T> {
         Ring { items: VecDeque::new(), max_items: max_items.max(1), max_bytes, bytes: 0, next: 0, expected: 0 }
     }
 
-    /// Adds an item, dropping the oldest as needed. Returns how many were dropped.
-    pub fn push(&mut self, weight: usize, item: T) -> usize {
+    /// Adds an item, dropping the oldest as needed. Returns those.
+    pub fn push(&mut self, weight: usize, item: T) -> Vec<T> {
         self.items.push_back(Held { position: self.next, weight, item });
         self.next = self.next.saturating_add(1);
         self.bytes = self.bytes.saturating_add(weight);
-        let mut dropped = 0;
+        let mut dropped = Vec::new();
         while self.items.len() > self.max_items || (self.bytes > self.max_bytes && self.items.len() > 1) {
             if let Some(oldest) = self.items.pop_front() {
                 self.bytes = self.bytes.saturating_sub(oldest.weight);
-                dropped += 1;
+                dropped.push(oldest.item);
             }
         }
         dropped

@@ -16,6 +16,9 @@ use crate::{NetError, behaviour::Behaviour, peers};
 const MAX_PENDING: usize = 128;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long after the last dial a peer that is connected counts as steady, in milliseconds. One that hangs up sooner may not
+/// want us.
+const STEADY_MS: u64 = 60_000;
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, NetError>>;
 
@@ -46,14 +49,42 @@ pub(crate) struct Dial {
     wanted: Vec<Wanted>,
 }
 
+/// A multiaddr over a transport that this peer has.
+fn parse_any(address: &str, example: &str) -> Result<Multiaddr, NetError> {
+    let parsed: Multiaddr =
+        address.parse().map_err(|e: libp2p::multiaddr::Error| unusable(address, &e.to_string(), example))?;
+    let way: Vec<Protocol<'_>> = parsed.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
+    let transports = match &way[..] {
+        // Over `/dnsaddr` the name says which; without any there is another fault to tell of.
+        [] | [Protocol::Dnsaddr(_)] => return Ok(parsed),
+        [_, transports @ ..] => transports,
+    };
+    match transports {
+        [Protocol::Tcp(_)]
+        | [Protocol::Tcp(_), Protocol::Ws(_) | Protocol::Wss(_)]
+        | [Protocol::Tcp(_), Protocol::Tls, .., Protocol::Ws(_)]
+        | [Protocol::Udp(_), Protocol::QuicV1] => Ok(parsed),
+        _ => Err(unusable(address, "after the host it takes /tcp/PORT, /tcp/PORT/ws or /udp/PORT/quic-v1", example)),
+    }
+}
+
+fn unusable(address: &str, fault: &str, example: &str) -> NetError {
+    let fault = format!("{fault}; one looks like {example}");
+    NetError::Address { address: p2pd_core::text::clean(address, 256), fault }
+}
+
 /// Splits `/.../p2p/<id>`; the peer id is required, so that nobody else can answer in its place.
 pub(crate) fn parse(address: &str) -> Result<(libp2p::PeerId, Multiaddr), NetError> {
-    let fail = |fault: &str| NetError::Address { address: p2pd_core::text::clean(address, 256), fault: fault.into() };
-    let parsed: Multiaddr = address.parse().map_err(|e: libp2p::multiaddr::Error| fail(&e.to_string()))?;
+    const EXAMPLE: &str = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...";
+    let fail = |fault: &str| Err(unusable(address, fault, EXAMPLE));
+    if address.parse::<PeerId>().is_ok() {
+        return fail("it is a peer id without a way to it");
+    }
+    let parsed = parse_any(address, EXAMPLE)?;
     match parsed.iter().last() {
         Some(Protocol::P2p(peer)) if parsed.iter().count() > 1 => Ok((peer, parsed)),
-        Some(Protocol::P2p(_)) => Err(fail("it names a peer but no way to it")),
-        _ => Err(fail("it has no /p2p/<peer id> at its end")),
+        Some(Protocol::P2p(_)) => fail("it names a peer but no way to it"),
+        _ => fail("it has no /p2p/<peer id> at its end"),
     }
 }
 
@@ -69,8 +100,20 @@ pub fn peer_of(address: &str) -> Result<PeerId, NetError> {
 
 /// Whether this is an address to listen on.
 pub fn check_listen(address: &str) -> Result<(), NetError> {
-    let fail = |fault: String| NetError::Address { address: p2pd_core::text::clean(address, 256), fault };
-    address.parse::<Multiaddr>().map(|_| ()).map_err(|e| fail(e.to_string()))
+    parse_listen(address).map(|_| ())
+}
+
+/// An address to listen on: of this machine, without a peer id.
+pub(crate) fn parse_listen(address: &str) -> Result<Multiaddr, NetError> {
+    const EXAMPLE: &str = "/ip4/0.0.0.0/tcp/4001";
+    let parsed = parse_any(address, EXAMPLE)?;
+    let fault = match (parsed.iter().next(), parsed.iter().last()) {
+        (_, Some(Protocol::P2p(_))) => "it has a peer id at its end",
+        (_, Some(Protocol::Wss(_))) => "this daemon has no certificate for wss",
+        (Some(Protocol::Ip4(_) | Protocol::Ip6(_)), _) => return Ok(parsed),
+        _ => "it begins with no /ip4 or /ip6 address of this machine",
+    };
+    Err(unusable(address, fault, EXAMPLE))
 }
 
 impl Wanted {
@@ -109,6 +152,11 @@ impl Dial {
         ways: Ways,
         reply: Reply<PeerId>,
     ) {
+        if peer == *swarm.local_peer_id() {
+            let fault = "that is this daemon itself".into();
+            let _ = reply.send(Err(NetError::Unreachable { peer: peer.to_string(), fault }));
+            return;
+        }
         if swarm.is_connected(&peer) {
             let _ = reply.send(Ok(peers::from_libp2p(&peer)));
             return;
@@ -156,9 +204,6 @@ impl Dial {
         for reply in self.joined(*peer) {
             let _ = reply.send(Ok(peers::from_libp2p(peer)));
         }
-        for wanted in self.wanted.iter_mut().filter(|wanted| wanted.peer == *peer) {
-            wanted.wait = RETRY_FIRST;
-        }
     }
 
     pub(crate) fn failed(&mut self, peer: Option<libp2p::PeerId>, id: ConnectionId, error: &DialError) {
@@ -173,7 +218,13 @@ impl Dial {
     /// Dials the wanted peers that are not connected, each with growing patience.
     pub(crate) fn tick(&mut self, swarm: &mut Swarm<Behaviour>, now: MonoMs) {
         for wanted in &mut self.wanted {
-            if swarm.is_connected(&wanted.peer) || now < wanted.next {
+            if swarm.is_connected(&wanted.peer) {
+                if now.since(wanted.next) >= STEADY_MS {
+                    wanted.wait = RETRY_FIRST;
+                }
+                continue;
+            }
+            if now < wanted.next {
                 continue;
             }
             wanted.next = MonoMs(now.0.saturating_add(u64::try_from(wanted.wait.as_millis()).unwrap_or(u64::MAX)));
@@ -200,12 +251,13 @@ fn unreachable(peer: &str, error: &DialError) -> NetError {
         DialError::WrongPeerId { obtained, .. } => {
             format!("{obtained} answered there; use that id if it is the one you want")
         }
-        DialError::NoAddresses => "no address of it is known; give one with /p2p/<peer id> at its end".into(),
-        DialError::LocalPeerId { .. } => "that is this peer itself".into(),
+        DialError::NoAddresses => {
+            "no address of it is known; `p2pctl peers connect` takes one that ends in /p2p/ and the peer id".into()
+        }
         DialError::Denied { cause } => innermost(cause),
         DialError::Transport(faults) => {
-            let each = faults.iter().take(4).map(|(address, fault)| format!("{address}: {}", innermost(fault)));
-            each.collect::<Vec<_>>().join("; ")
+            let each = faults.iter().take(4).map(|(address, fault)| format!("{address}: {}; ", innermost(fault)));
+            each.collect::<String>() + "see that it runs there and that no firewall is between"
         }
         other => other.to_string(),
     };
@@ -229,8 +281,22 @@ mod tests {
     fn an_address_needs_a_way_and_a_peer() {
         let peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
         assert!(parse(&format!("/ip4/127.0.0.1/tcp/4001/p2p/{peer}")).is_ok());
-        for bad in ["", "nonsense", "/ip4/127.0.0.1/tcp/4001", &format!("/p2p/{peer}")] {
+        assert!(parse(&format!("/dnsaddr/example.org/p2p/{peer}")).is_ok());
+        let udp = format!("/ip4/127.0.0.1/udp/4001/p2p/{peer}");
+        for bad in ["", "nonsense", "/ip4/127.0.0.1/tcp/4001", &format!("/p2p/{peer}"), peer, &udp] {
             assert!(matches!(parse(bad), Err(NetError::Address { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_one_of_this_machine() {
+        for good in ["/ip4/0.0.0.0/tcp/0", "/ip6/::/udp/4001/quic-v1", "/ip4/127.0.0.1/tcp/4002/ws"] {
+            assert!(parse_listen(good).is_ok(), "{good}");
+        }
+        let peer = "/ip4/0.0.0.0/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        for bad in ["", "/ip4/0.0.0.0", "/ip4/0.0.0.0/udp/1", "/dns4/a.org/tcp/1", "/ip4/0.0.0.0/tcp/1/wss", peer] {
+            let NetError::Address { fault, .. } = parse_listen(bad).unwrap_err() else { panic!("{bad}") };
+            assert!(fault.ends_with("one looks like /ip4/0.0.0.0/tcp/4001"), "{bad}: {fault}");
         }
     }
 }

@@ -4,19 +4,19 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
     /// Not a multiaddr, or one without the peer id that is needed.
-    #[error("`{address}` is not a usable address: {fault}; one looks like /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...")]
+    #[error("`{address}` is not a usable address: {fault}")]
     Address {
         /// As it was given.
         address: String,
-        /// What is wrong with it.
+        /// What is wrong with it, and what one looks like.
         fault: String,
     },
     /// No way to the peer was found.
-    #[error("cannot reach {peer}: {fault}; see that it runs there and that no firewall is between")]
+    #[error("cannot reach {peer}: {fault}")]
     Unreachable {
         /// The peer or address.
         peer: String,
-        /// What the transports said.
+        /// Why, and what to do about it.
         fault: String,
     },
     /// Not connected to the peer.

@@ -27,7 +27,7 @@ pub enum Incoming {
     Group {
         /// Of this stream.
         key: StreamKey,
-        /// Verified.
+        /// Its publisher is proven; its own signature not yet, where gossip brought it.
         group: Arc<Group>,
         /// Gossip did not bring it; a peer was asked for it.
         repaired: bool,
@@ -45,8 +45,8 @@ pub enum Incoming {
     Message {
         /// The topic.
         topic: String,
-        /// Who signed it.
-        sender: PeerId,
+        /// Who signed it, if anybody.
+        sender: Option<PeerId>,
         /// The payload.
         data: Bytes,
         /// What tells it apart from others.
@@ -72,7 +72,19 @@ pub enum Event {
     /// First connection to a peer.
     Connected(PeerId),
     /// Last connection to a peer closed.
-    Disconnected(PeerId),
+    Disconnected {
+        /// Who.
+        peer: PeerId,
+        /// This daemon has hung up, and does not want the peer back.
+        for_good: bool,
+    },
+    /// Messages of a topic were lost, because the daemon was too slow for them.
+    Lost {
+        /// Of which.
+        topic: String,
+        /// How many.
+        count: u64,
+    },
     /// A peer told who it is.
     Identified(PeerId),
     /// Listening on an address.

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     net::IpAddr,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     task::{Context, Poll},
     time::Instant,
 };
@@ -25,16 +26,45 @@ use p2pd_core::{
 
 use crate::peers;
 
+pub(crate) const DENIED: &str = "a rule denies it; `p2pctl peers rules` lists them";
+
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Refused(&'static str);
+pub(crate) struct Refused(pub(crate) &'static str);
 
 fn refuse<T>(why: &'static str) -> Result<T, ConnectionDenied> {
     Err(ConnectionDenied::new(Refused(why)))
 }
 
+/// The rules in force.
+#[derive(Clone, Default)]
+pub(crate) struct SharedRules(Arc<RwLock<Rules>>);
+
+impl SharedRules {
+    fn read(&self) -> RwLockReadGuard<'_, Rules> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody at this address may be dialled. One that does not say whose it is may be that of a peer who is allowed by
+    /// name; that shows when the connection stands.
+    pub(crate) fn deny_dialling(&self, address: &Multiaddr) -> bool {
+        let rules = self.read();
+        let whom = match address.iter().last() {
+            Some(Protocol::P2p(peer)) => Some(peers::from_libp2p(&peer)),
+            _ => None,
+        };
+        let maybe_allowed = whom.is_none() && some_allowed(&rules);
+        rules.of(whom.as_ref(), ip(address)) == Some(false) && !maybe_allowed
+    }
+}
+
+/// Whether a peer is allowed by name.
+fn some_allowed(rules: &Rules) -> bool {
+    rules.iter().any(|(subject, allow)| allow && matches!(subject, Subject::Peer(_)))
+}
+
 pub(crate) struct Gate {
-    rules: Rules,
+    rules: SharedRules,
     crowd: Crowd,
     per_address: u32,
     counted: HashMap<ConnectionId, IpAddr>,
@@ -51,28 +81,34 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
 }
 
 impl Gate {
-    pub(crate) fn new(per_address: u32) -> Self {
-        Gate {
-            rules: Rules::default(),
-            crowd: Crowd::default(),
-            per_address,
-            counted: HashMap::new(),
-            began: Instant::now(),
-        }
+    pub(crate) fn new(per_address: u32, rules: SharedRules) -> Self {
+        Gate { rules, crowd: Crowd::default(), per_address, counted: HashMap::new(), began: Instant::now() }
     }
 
-    pub(crate) fn set(&mut self, rules: Rules) {
-        self.rules = rules;
+    /// Puts rules in place of those before. Tells whether a range is denied now that was not.
+    pub(crate) fn set(&mut self, rules: Rules) -> bool {
+        let before = std::mem::replace(&mut *self.rules.0.write().unwrap_or_else(PoisonError::into_inner), rules);
+        let denied = |rules: &Rules| -> Vec<Subject> {
+            let ranges = rules.iter().filter(|(subject, allow)| !allow && matches!(subject, Subject::Range(_)));
+            ranges.map(|(subject, _)| subject.clone()).collect()
+        };
+        let before = denied(&before);
+        denied(&self.rules.read()).iter().any(|subject| !before.contains(subject))
+    }
+
+    /// Whether a connection that was dialled by name may lead to a range that is denied.
+    pub(crate) fn doubts(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+        ip(address).is_none() && self.rules.read().of(Some(&peers::from_libp2p(peer)), None) != Some(true)
     }
 
     /// Whether a rule denies a peer at this address.
     pub(crate) fn denies(&self, peer: &PeerId, address: &Multiaddr) -> bool {
-        self.rules.of(Some(&peers::from_libp2p(peer)), ip(address)) == Some(false)
+        self.rules.read().of(Some(&peers::from_libp2p(peer)), ip(address)) == Some(false)
     }
 
     /// The address of an inbound connection that counts.
     fn counts(&self, address: &Multiaddr) -> Option<IpAddr> {
-        ip(address).filter(|ip| !ip.is_loopback() && self.rules.of(None, Some(*ip)) != Some(true))
+        ip(address).filter(|ip| !ip.is_loopback() && self.rules.read().of(None, Some(*ip)) != Some(true))
     }
 }
 
@@ -87,9 +123,12 @@ impl NetworkBehaviour for Gate {
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
         // Who it is shows later; it may be somebody who is allowed by name.
-        let some_allowed = self.rules.iter().any(|(subject, allow)| allow && matches!(subject, Subject::Peer(_)));
-        if self.rules.of(None, ip(remote)) == Some(false) && !some_allowed {
-            return refuse("this address is denied");
+        let denied = {
+            let rules = self.rules.read();
+            rules.of(None, ip(remote)) == Some(false) && !some_allowed(&rules)
+        };
+        if denied {
+            return refuse(DENIED);
         }
         let now = MonoMs(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX));
         match self.counts(remote).map(|ip| self.crowd.admit(now, ip, self.per_address)) {
@@ -105,7 +144,7 @@ impl NetworkBehaviour for Gate {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        if self.denies(&peer, remote) { refuse("this peer is denied") } else { Ok(dummy::ConnectionHandler) }
+        if self.denies(&peer, remote) { refuse(DENIED) } else { Ok(dummy::ConnectionHandler) }
     }
 
     fn handle_pending_outbound_connection(
@@ -116,7 +155,7 @@ impl NetworkBehaviour for Gate {
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
         let peer = peer.map(|peer| peers::from_libp2p(&peer));
-        if self.rules.of(peer.as_ref(), None) == Some(false) { refuse("this peer is denied") } else { Ok(Vec::new()) }
+        if self.rules.read().of(peer.as_ref(), None) == Some(false) { refuse(DENIED) } else { Ok(Vec::new()) }
     }
 
     fn handle_established_outbound_connection(
@@ -127,7 +166,7 @@ impl NetworkBehaviour for Gate {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        if self.denies(&peer, address) { refuse("this peer is denied") } else { Ok(dummy::ConnectionHandler) }
+        if self.denies(&peer, address) { refuse(DENIED) } else { Ok(dummy::ConnectionHandler) }
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

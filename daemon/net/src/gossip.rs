@@ -1,41 +1,40 @@
-//! Gossipsub: the topics this peer follows, the judgement of every message before it is passed on, the history of
-//! each stream and the repair of what is missing.
+//! Gossipsub: the topics this peer follows, and the judgement of every message before it is passed on.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError, TopicHash};
 use p2pd_core::{
-    admission::{self, Bucket, Verdict, Window},
+    admission::{self, Bucket, Verdict},
     announce, audio_json,
     contract::{self, Identity, TopicSettings},
-    group::{self, Group},
-    history::History,
+    group::Group,
     id::{PeerId, StreamId, StreamKey},
-    repair::Repair,
     time::{MonoMs, UnixMs},
 };
 
 use crate::{
     NetError,
     event::Incoming,
-    fetch,
-    message_id::ByContent,
-    peers,
+    fetch, peers,
+    settings::{Gossipsub, Settings},
+    stream::{Ask, Stream},
     validators::{Ruled, Ruling, ToJudge, Validators, Waiting},
 };
 
 /// Most topics this peer follows; gossipsub's default filter refuses peers that announce more than 100.
 const MAX_TOPICS: usize = 100;
-/// Most topics, of all that this peer ever followed, in which peers have a score. The library keeps each for good, some
-/// 350 bytes. A program that follows more invents their names, and what others send there is its own affair.
+/// Topics of programs, of all that this peer ever followed, after which others are followed without a score: the library
+/// keeps each for good, some 350 bytes. A program that follows so many invents their names.
 const MAX_SCORED: usize = 20_000;
+/// The same for topics of streams, of which a node that follows all that its network announces comes to many.
+const MAX_SCORED_STREAMS: usize = 100_000;
 /// Directory messages per second that one peer may sign, and how many at once.
 const DIRECTORY_RATE: (u32, u32) = (5, 40);
 /// Most peers whose rate is remembered.
 const MAX_BUCKETS: usize = 4096;
-/// Milliseconds of audio that a newcomer asks for.
-pub(crate) const BURST_MS: u32 = 2_000;
+/// Most groups taken from one answer.
+const MAX_FETCHED: usize = 256;
 
 /// How messages of a topic are judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,48 +52,52 @@ pub enum TopicRule {
 struct Topic {
     rule: TopicRule,
     ident: IdentTopic,
-    window: Window,
-    history: History,
-    repair: Repair,
-    /// Who was first to bring a group, how often; those are asked for what is missing.
-    first: HashMap<libp2p::PeerId, u32>,
-    turn: usize,
 }
 
-/// A message of the network after judgement: what to tell gossipsub, and the daemon.
+/// A message of the network after judgement: what to tell the daemon, and gossipsub.
 pub(crate) struct Judged {
-    pub(crate) acceptance: MessageAcceptance,
     pub(crate) incoming: Option<Incoming>,
+    pub(crate) report: Report,
 }
 
-/// Asks a peer for groups.
-pub(crate) struct Ask {
-    pub(crate) peer: libp2p::PeerId,
-    pub(crate) request: fetch::Request,
+/// What to tell gossipsub of a message.
+pub(crate) enum Report {
+    Now(MessageAcceptance),
+    /// What [`Gossip::prove`] says, when there is time.
+    Once(Unproven),
+}
+
+/// A group whose publisher gossip has proven, and whose own signature nobody has checked yet. Programs here may have it, others
+/// may not.
+pub(crate) struct Unproven {
+    topic: TopicHash,
+    group: Arc<Group>,
 }
 
 pub(crate) struct Gossip {
     topics: HashMap<TopicHash, Topic>,
-    /// Of topics of programs that have any.
-    settings: HashMap<TopicHash, TopicSettings>,
-    by_content: ByContent,
+    /// What belongs to those topics that carry native streams.
+    streams: HashMap<TopicHash, Stream>,
+    settings: Settings,
     pub(crate) validators: Validators,
-    buckets: HashMap<libp2p::PeerId, Bucket>,
+    buckets: HashMap<PeerId, Bucket>,
     scored: usize,
+    scored_streams: usize,
     repair: bool,
     drop_percent: u8,
     dropped_by_order: u64,
 }
 
 impl Gossip {
-    pub(crate) fn new(config: &crate::Config, by_content: ByContent) -> Self {
+    pub(crate) fn new(config: &crate::Config, settings: Settings) -> Self {
         Gossip {
             topics: HashMap::new(),
-            settings: HashMap::new(),
-            by_content,
+            streams: HashMap::new(),
+            settings,
             validators: Validators::default(),
             buckets: HashMap::new(),
             scored: 0,
+            scored_streams: 0,
             repair: config.repair,
             drop_percent: config.drop_groups_percent,
             dropped_by_order: 0,
@@ -103,7 +106,7 @@ impl Gossip {
 
     pub(crate) fn subscribe(
         &mut self,
-        gossipsub: &mut gossipsub::Behaviour,
+        gossipsub: &mut Gossipsub,
         topic: &str,
         rule: TopicRule,
     ) -> Result<(), NetError> {
@@ -119,10 +122,35 @@ impl Gossip {
             return Err(NetError::Limit("this daemon follows 100 topics already; peers would refuse more"));
         }
         gossipsub.subscribe(&ident).map_err(|e| NetError::Setup(e.to_string()))?;
+        self.score(gossipsub, &ident, &rule);
+        if matches!(rule, TopicRule::Directory | TopicRule::Json(_)) {
+            // What js-libp2p peers speak.
+            let theirs = TopicSettings { identity: Identity::Key, ..TopicSettings::default() };
+            self.settings.set(ident.hash(), Some(theirs));
+        }
+        if let TopicRule::Native(key) = &rule {
+            self.streams.insert(ident.hash(), Stream::new(key.clone()));
+        }
+        self.topics.insert(ident.hash(), Topic { rule, ident });
+        Ok(())
+    }
+
+    /// Has peers gain and lose score by what they send on a topic.
+    fn score(&mut self, gossipsub: &mut Gossipsub, topic: &IdentTopic, rule: &TopicRule) {
+        let (scored, most) = match rule {
+            TopicRule::Open => (&mut self.scored, MAX_SCORED),
+            TopicRule::Directory | TopicRule::Native(_) | TopicRule::Json(_) => {
+                (&mut self.scored_streams, MAX_SCORED_STREAMS)
+            }
+        };
+        if gossipsub.get_topic_params(topic).is_some() || *scored >= most {
+            return;
+        }
+        *scored += 1;
         // Three lies take a peer below gossipsub's threshold for gossip, and are forgotten within minutes. That a peer
         // delivers little is no fault: streams are quiet or sparse.
         // The library's defaults give a peer 1,800 points for four seconds in the mesh, which would pay for any lie.
-        let params = || gossipsub::TopicScoreParams {
+        let params = gossipsub::TopicScoreParams {
             time_in_mesh_weight: 0.01,
             time_in_mesh_quantum: Duration::from_secs(1),
             time_in_mesh_cap: 1000.0,
@@ -134,27 +162,17 @@ impl Gossip {
             mesh_failure_penalty_weight: 0.0,
             ..gossipsub::TopicScoreParams::default()
         };
-        if gossipsub.get_topic_params(&ident).is_none() && self.scored < MAX_SCORED {
-            self.scored += 1;
-            let _ = gossipsub.set_topic_params(ident.clone(), params());
-        }
-        let topic = Topic {
-            rule,
-            window: Window::default(),
-            history: History::default(),
-            repair: Repair::default(),
-            first: HashMap::new(),
-            turn: 0,
-            ident: ident.clone(),
-        };
-        self.topics.insert(ident.hash(), topic);
-        Ok(())
+        let _ = gossipsub.set_topic_params(topic.clone(), params);
     }
 
-    pub(crate) fn unsubscribe(&mut self, gossipsub: &mut gossipsub::Behaviour, topic: &str) {
+    pub(crate) fn unsubscribe(&mut self, gossipsub: &mut Gossipsub, topic: &str) {
         let ident = IdentTopic::new(topic);
-        if self.topics.remove(&ident.hash()).is_some() {
+        if let Some(topic) = self.topics.remove(&ident.hash()) {
             gossipsub.unsubscribe(&ident);
+            self.streams.remove(&ident.hash());
+            if topic.rule != TopicRule::Open {
+                self.settings.set(ident.hash(), None);
+            }
         }
     }
 
@@ -164,13 +182,13 @@ impl Gossip {
 
     pub(crate) fn publish(
         &mut self,
-        gossipsub: &mut gossipsub::Behaviour,
+        gossipsub: &mut Gossipsub,
         topic: &str,
         data: &Bytes,
         wall: UnixMs,
     ) -> Result<Bytes, NetError> {
         let topic = IdentTopic::new(topic);
-        let dated = self.settings.get(&topic.hash()).is_some_and(|settings| settings.max_age_ms > 0);
+        let dated = self.settings.of(&topic.hash()).max_age_ms > 0;
         let data = if dated { contract::dated(data, wall) } else { data.to_vec() };
         gossipsub.publish(topic, data).map(|id| id.0.into()).map_err(|error| match error {
             PublishError::NoPeersSubscribedToTopic => NetError::NoListeners,
@@ -183,20 +201,14 @@ impl Gossip {
 
     /// Keeps a group of our own for those who ask for it.
     pub(crate) fn keep(&mut self, topic: &str, group: Arc<Group>, now: MonoMs) {
-        if let Some(topic) = self.topics.get_mut(&IdentTopic::new(topic).hash()) {
-            topic.history.insert(now, group);
+        if let Some(stream) = self.streams.get_mut(&IdentTopic::new(topic).hash()) {
+            stream.keep(group, now);
         }
     }
 
     /// Holds a topic of programs to these settings from now on; `None`: to the usual ones.
     pub(crate) fn set_topic(&mut self, topic: &str, settings: Option<TopicSettings>) {
-        let hash = IdentTopic::new(topic).hash();
-        let by_content = settings.filter(|settings| settings.identity == Identity::Content);
-        self.by_content.set(&hash, by_content.map(|settings| if settings.max_age_ms > 0 { contract::TIME } else { 0 }));
-        match settings {
-            Some(settings) => self.settings.insert(hash, settings),
-            None => self.settings.remove(&hash),
-        };
+        self.settings.set(IdentTopic::new(topic).hash(), settings);
     }
 
     /// Judges what gossip brought; `None` when a program has been asked to.
@@ -208,30 +220,40 @@ impl Gossip {
         now: MonoMs,
         wall: UnixMs,
     ) -> Option<Judged> {
-        let Some(source) = message.source else { return Some(rejected("unsigned", from)) };
-        let Some(topic) = self.topics.get_mut(&message.topic) else {
-            return Some(Judged { acceptance: MessageAcceptance::Ignore, incoming: None });
+        let sender = message.source.as_ref().map(peers::from_libp2p);
+        let Some(topic) = self.topics.get(&message.topic) else {
+            return Some(ignored());
         };
-        let sender = peers::from_libp2p(&source);
-        let (verdict, incoming) = match &topic.rule {
-            TopicRule::Directory => match announce::decode(&message.data, &sender) {
+        let (verdict, incoming) = match (&topic.rule, sender) {
+            (TopicRule::Open, sender) => return self.judge_open(from, sender, id, message, now, wall),
+            (_, None) => (Verdict::Reject("unsigned"), None),
+            (TopicRule::Directory, Some(sender)) => match announce::decode(&message.data, &sender) {
                 Err(_) => (Verdict::Reject("not a truthful directory message"), None),
                 Ok((said, time)) => match admission::judge_time(wall, time) {
-                    Verdict::Accept if !within_rate(&mut self.buckets, source, now) => {
+                    Verdict::Accept if !within_rate(&mut self.buckets, &sender, now) => {
                         (Verdict::Ignore("too many"), None)
                     }
                     Verdict::Accept => (Verdict::Accept, Some(Incoming::Directory { sender, message: said, time })),
                     other => (other, None),
                 },
             },
-            TopicRule::Native(key) if key.publisher != sender => (Verdict::Reject("not the publisher"), None),
-            TopicRule::Native(_) => {
-                if dropped_by_order(self.drop_percent, &mut self.dropped_by_order) {
-                    return Some(Judged { acceptance: MessageAcceptance::Ignore, incoming: None });
-                }
-                topic.group(Bytes::from(message.data), *from, now, wall, false)
+            (TopicRule::Native(key), Some(sender)) if key.publisher != sender => {
+                (Verdict::Reject("not the publisher"), None)
             }
-            TopicRule::Json(stream) => match audio_json::decode(&message.data, stream) {
+            (TopicRule::Native(_), Some(_)) => {
+                if dropped_by_order(self.drop_percent, &mut self.dropped_by_order) {
+                    return Some(ignored());
+                }
+                let Some(stream) = self.streams.get_mut(&message.topic) else { return Some(ignored()) };
+                match stream.gossiped(message.data.into(), now, wall) {
+                    Ok((group, incoming)) => {
+                        let report = Report::Once(Unproven { topic: message.topic, group });
+                        return Some(Judged { incoming: Some(incoming), report });
+                    }
+                    Err(verdict) => (verdict, None),
+                }
+            }
+            (TopicRule::Json(stream), Some(sender)) => match audio_json::decode(&message.data, stream) {
                 None => (Verdict::Reject("not a message of this stream"), None),
                 Some((said, time)) => match admission::judge_time(wall, time) {
                     Verdict::Accept => {
@@ -241,19 +263,14 @@ impl Gossip {
                     other => (other, None),
                 },
             },
-            TopicRule::Open => return self.judge_open(from, sender, id, message, now, wall),
         };
-        Some(match verdict {
-            Verdict::Accept => Judged { acceptance: MessageAcceptance::Accept, incoming },
-            Verdict::Ignore(_) => Judged { acceptance: MessageAcceptance::Ignore, incoming: None },
-            Verdict::Reject(why) => rejected(why, from),
-        })
+        Some(judged(verdict, incoming, from))
     }
 
     fn judge_open(
         &mut self,
         from: &libp2p::PeerId,
-        sender: PeerId,
+        sender: Option<PeerId>,
         id: MessageId,
         message: gossipsub::Message,
         now: MonoMs,
@@ -261,17 +278,16 @@ impl Gossip {
     ) -> Option<Judged> {
         let gossipsub::Message { topic, data, .. } = message;
         let mut data = Bytes::from(data);
-        let settings = self.settings.get(&topic).copied().unwrap_or_default();
+        let settings = self.settings.of(&topic);
         if settings.max_age_ms > 0 {
-            match contract::undated(&mut data, settings.max_age_ms, wall) {
-                Verdict::Accept => {}
-                Verdict::Ignore(_) => return Some(Judged { acceptance: MessageAcceptance::Ignore, incoming: None }),
-                Verdict::Reject(why) => return Some(rejected(why, from)),
+            let verdict = contract::undated(&mut data, settings.max_age_ms, wall);
+            if verdict != Verdict::Accept {
+                return Some(judged(verdict, None, from));
             }
         }
         // Ignored and not rejected: other networks may allow more, and whoever passed it on did nothing wrong.
         if data.len() > usize::try_from(settings.max_message).unwrap_or(usize::MAX) {
-            return Some(Judged { acceptance: MessageAcceptance::Ignore, incoming: None });
+            return Some(ignored());
         }
         let (source, question) = (peers::from_libp2p(from), (sender.clone(), data.clone()));
         let question = |number| ToJudge { number, sender: question.0, source, data: question.1 };
@@ -280,7 +296,13 @@ impl Gossip {
         let waiting = Waiting { id, source: *from, incoming };
         let Ruled(judged, ruling) = self.validators.ask(&topic, &settings, question, waiting, now)?;
         let incoming = (ruling == Ruling::Accept).then_some(judged.incoming);
-        Some(Judged { acceptance: ruling.into(), incoming })
+        Some(Judged { incoming, report: Report::Now(ruling.into()) })
+    }
+
+    /// Checks the signature of a group, and keeps it for those who ask.
+    pub(crate) fn prove(&mut self, unproven: Unproven, from: &libp2p::PeerId, now: MonoMs) -> MessageAcceptance {
+        let Some(stream) = self.streams.get_mut(&unproven.topic) else { return MessageAcceptance::Ignore };
+        acceptance(stream.prove(unproven.group, *from, now), from)
     }
 
     /// Judges what a peer sent because it was asked.
@@ -291,129 +313,74 @@ impl Gossip {
         now: MonoMs,
         wall: UnixMs,
     ) -> Vec<Incoming> {
-        let Some(topic) = self.of_stream(&response.stream) else { return Vec::new() };
-        let judge = |signed| topic.group(signed, from, now, wall, true).1;
-        response.groups.into_iter().take(256).filter_map(judge).collect()
+        let Some(stream) = self.streams.values_mut().find(|s| s.is(&response.stream)) else { return Vec::new() };
+        let groups = response.groups.into_iter().take(MAX_FETCHED);
+        groups.filter_map(|signed| stream.fetched(signed, from, now, wall)).collect()
     }
 
     /// Answers a peer that asks for groups.
-    pub(crate) fn answer(&mut self, request: &fetch::Request, now: MonoMs) -> fetch::Response {
-        let Some(topic) = self.of_stream(&request.stream) else { return fetch::Response::default() };
-        let groups = if request.last_ms > 0 {
-            topic.history.last(now, request.last_ms.into())
-        } else {
-            topic.history.range(request.epoch, request.from, request.to)
-        };
-        let groups = groups.iter().map(|group| group.signed.clone()).collect();
-        fetch::Response { groups, stream: request.stream.clone() }
+    pub(crate) fn answer(&self, request: &fetch::Request, now: MonoMs) -> fetch::Response {
+        let stream = self.streams.values().find(|s| s.is(&request.stream));
+        stream.map(|s| s.answer(request, now)).unwrap_or_default()
     }
 
     /// The kept groups of the last `ms` milliseconds.
     pub(crate) fn recent(&self, topic: &str, ms: u64, now: MonoMs) -> Vec<Arc<Group>> {
-        self.topics.get(&IdentTopic::new(topic).hash()).map(|t| t.history.last(now, ms)).unwrap_or_default()
-    }
-
-    fn of_stream(&mut self, stream: &Bytes) -> Option<&mut Topic> {
-        self.topics
-            .values_mut()
-            .find(|t| matches!(&t.rule, TopicRule::Native(key) if group::stream_hash(key) == *stream))
+        self.streams.get(&IdentTopic::new(topic).hash()).map(|s| s.recent(ms, now)).unwrap_or_default()
     }
 
     /// Asks a peer that follows a stream for its last seconds, if we have nothing of it yet.
     pub(crate) fn burst(&self, topic: &TopicHash, peer: libp2p::PeerId) -> Option<Ask> {
-        let topic = self.topics.get(topic)?;
-        let TopicRule::Native(key) = &topic.rule else { return None };
-        let wanted = topic.history.newest().is_none();
-        let request = fetch::Request { stream: group::stream_hash(key), last_ms: BURST_MS, ..Default::default() };
-        wanted.then_some(Ask { peer, request })
+        self.streams.get(topic)?.burst(peer)
     }
 
     /// When `due` may have something next.
     pub(crate) fn wake(&self, now: MonoMs) -> Option<MonoMs> {
-        let repairs = self.topics.values().filter(|_| self.repair).filter_map(|t| t.repair.wake(now));
+        let repairs = self.streams.values().filter(|_| self.repair).filter_map(|s| s.wake(now));
         repairs.chain(self.validators.wake()).min()
     }
 
     /// What to ask for now, and whom.
-    pub(crate) fn due(&mut self, gossipsub: &gossipsub::Behaviour, now: MonoMs) -> Vec<Ask> {
-        let mut asks = Vec::new();
+    pub(crate) fn due(&mut self, gossipsub: &Gossipsub, now: MonoMs) -> Vec<Ask> {
         if !self.repair {
-            return asks;
+            return Vec::new();
         }
-        for (hash, topic) in &mut self.topics {
-            let TopicRule::Native(key) = &topic.rule else { continue };
-            let stream = group::stream_hash(key);
-            for (epoch, range) in topic.repair.due(now) {
-                let followers =
-                    gossipsub.all_peers().filter(|(_, topics)| topics.contains(&hash)).map(|(peer, _)| *peer);
-                let mut best: Vec<libp2p::PeerId> = followers.collect();
-                best.sort_by_key(|peer| std::cmp::Reverse(topic.first.get(peer).copied().unwrap_or(0)));
-                best.truncate(3);
-                topic.turn = topic.turn.wrapping_add(1);
-                let Some(peer) = topic.turn.checked_rem(best.len()).and_then(|n| best.get(n)) else { continue };
-                let request = fetch::Request {
-                    stream: stream.clone(),
-                    last_ms: 0,
-                    epoch,
-                    from: *range.start(),
-                    to: *range.end(),
-                };
-                asks.push(Ask { peer: *peer, request });
-            }
-        }
-        asks
+        let asks = |(topic, stream): (&TopicHash, &mut Stream)| stream.due(|| followers(gossipsub, topic), now);
+        self.streams.iter_mut().flat_map(asks).collect()
     }
 }
 
-impl Topic {
-    fn group(
-        &mut self,
-        signed: Bytes,
-        from: libp2p::PeerId,
-        now: MonoMs,
-        wall: UnixMs,
-        fetched: bool,
-    ) -> (Verdict, Option<Incoming>) {
-        let TopicRule::Native(key) = &self.rule else { return (Verdict::Ignore("not a native stream"), None) };
-        let group = match group::verify(signed, key) {
-            Ok(group) => Arc::new(group),
-            Err(_) => return (Verdict::Reject("not a group of this stream"), None),
-        };
-        let verdict = self.window.admit(now, wall, &group.body);
-        if verdict != Verdict::Accept {
-            return (verdict, None);
-        }
-        self.history.insert(now, group.clone());
-        let repaired = self.repair.arrived(now, group.body.epoch, group.body.seq, group.body.pts) && fetched;
-        let key = key.clone();
-        self.credit(from);
-        (verdict, Some(Incoming::Group { key, group, repaired }))
-    }
+/// The connected peers that follow a topic.
+pub(crate) fn followers(gossipsub: &Gossipsub, topic: &TopicHash) -> Vec<libp2p::PeerId> {
+    gossipsub.all_peers().filter(|(_, topics)| topics.contains(&topic)).map(|(peer, _)| *peer).collect()
+}
 
-    /// Counts a first delivery; halved now and then, so that it follows the present.
-    fn credit(&mut self, from: libp2p::PeerId) {
-        let count = self.first.entry(from).or_default();
-        *count = count.saturating_add(1);
-        if *count >= 100 {
-            self.first.retain(|_, n| {
-                *n /= 2;
-                *n > 0
-            });
+fn judged(verdict: Verdict, incoming: Option<Incoming>, from: &libp2p::PeerId) -> Judged {
+    let incoming = incoming.filter(|_| verdict == Verdict::Accept);
+    Judged { incoming, report: Report::Now(acceptance(verdict, from)) }
+}
+
+fn acceptance(verdict: Verdict, from: &libp2p::PeerId) -> MessageAcceptance {
+    match verdict {
+        Verdict::Accept => MessageAcceptance::Accept,
+        Verdict::Ignore(_) => MessageAcceptance::Ignore,
+        Verdict::Reject(why) => {
+            tracing::debug!(peer = %from, why, "message rejected");
+            MessageAcceptance::Reject
         }
     }
 }
 
-fn rejected(why: &'static str, from: &libp2p::PeerId) -> Judged {
-    tracing::debug!(peer = %from, why, "message rejected");
-    Judged { acceptance: MessageAcceptance::Reject, incoming: None }
+fn ignored() -> Judged {
+    Judged { incoming: None, report: Report::Now(MessageAcceptance::Ignore) }
 }
 
-fn within_rate(buckets: &mut HashMap<libp2p::PeerId, Bucket>, source: libp2p::PeerId, now: MonoMs) -> bool {
-    if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(&source) {
+fn within_rate(buckets: &mut HashMap<PeerId, Bucket>, sender: &PeerId, now: MonoMs) -> bool {
+    if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(sender) {
         buckets.clear();
     }
     let (rate, burst) = DIRECTORY_RATE;
-    buckets.entry(source).or_insert_with(|| Bucket::full(now, burst)).take(now, rate, burst)
+    buckets.entry(sender.clone()).or_insert_with(|| Bucket::full(now, burst)).take(now, rate, burst)
 }
 
 /// Spreads `percent` of 100 evenly, without chance, so that a test can say what was dropped.

@@ -21,7 +21,7 @@ use crate::{
 pub struct Sending(oneshot::Receiver<Result<Sent, NetError>>);
 
 impl Sending {
-    /// What became of it. Cancel-safe.
+    /// What became of it, told once. Cancel-safe.
     pub async fn sent(&mut self) -> Result<Sent, NetError> {
         (&mut self.0).await.map_err(|_| NetError::Stopped)?
     }

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::Path,
 };
 
@@ -75,11 +75,16 @@ impl Identity {
         let mut file =
             fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(fail)?;
         file.write_all(&self.to_bytes()?).and_then(|()| file.sync_all()).map_err(fail)?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        // Where root imports it, it is for the user whose directory this is.
+        let owner = fs::metadata(directory).map_err(fail)?;
+        if file.metadata().map_err(fail)?.uid() == 0 && owner.uid() != 0 {
+            fchown(&file, Some(owner.uid()), Some(owner.gid())).map_err(fail)?;
+        }
         // A hard link, unlike a rename, fails where an identity stands already.
         let linked = fs::hard_link(&temporary, path);
         fs::remove_file(&temporary).map_err(fail)?;
         linked.map_err(fail)?;
-        let directory = path.parent().unwrap_or(Path::new("."));
         fs::File::open(directory).and_then(|d| d.sync_all()).map_err(fail)
     }
 }

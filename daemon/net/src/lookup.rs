@@ -12,6 +12,7 @@ use libp2p::kad::{
 };
 use p2pd_core::{
     id::PeerId,
+    scope::{self, Scope},
     time::UnixMs,
     value::{self, ValueBody},
 };
@@ -126,10 +127,11 @@ impl Lookups {
         }
     }
 
-    pub(crate) fn on_event(&mut self, kad: &mut Kad, event: kad::Event, wall: UnixMs) {
+    /// Addresses that reach less far than `reach` are left out of what is found.
+    pub(crate) fn on_event(&mut self, kad: &mut Kad, event: kad::Event, wall: UnixMs, reach: Scope) {
         match event {
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
-                self.on_progress(id, result, wall);
+                self.on_progress(id, result, wall, reach);
                 if step.last {
                     self.running.remove(&id);
                 }
@@ -145,7 +147,7 @@ impl Lookups {
         }
     }
 
-    fn on_progress(&mut self, id: QueryId, result: QueryResult, wall: UnixMs) {
+    fn on_progress(&mut self, id: QueryId, result: QueryResult, wall: UnixMs, reach: Scope) {
         match result {
             QueryResult::GetClosestPeers(result) => {
                 // What was found before the time was up is worth telling, too.
@@ -154,7 +156,8 @@ impl Lookups {
                     Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
                 };
                 for peer in found {
-                    self.tell(id, peer.peer_id, peer.addrs.iter().map(ToString::to_string).collect());
+                    let addresses = peer.addrs.iter().map(ToString::to_string);
+                    self.tell(id, peer.peer_id, addresses.filter(|address| scope::of(address) >= reach).collect());
                 }
             }
             QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
@@ -171,8 +174,10 @@ impl Lookups {
 
     fn announced(&mut self, id: QueryId, done: bool) {
         if let Some(reply) = self.announcing.remove(&id) {
-            let late = || NetError::Unreachable { peer: "the DHT".into(), fault: "no answer in time".into() };
-            let _ = reply.send(done.then_some(()).ok_or_else(late));
+            let fault =
+                "none of the connected peers answers in it yet, so this daemon alone keeps it; try again in a minute";
+            let alone = || NetError::Unreachable { peer: "the DHT".into(), fault: fault.into() };
+            let _ = reply.send(done.then_some(()).ok_or_else(alone));
         }
     }
 

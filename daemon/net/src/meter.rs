@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    future::Future,
     io,
     pin::Pin,
     sync::{
@@ -17,9 +18,12 @@ use libp2p::{
     Multiaddr, PeerId,
     core::muxing::{StreamMuxer, StreamMuxerEvent},
 };
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::{dial::without_peer, sniff::Sniff};
+use crate::{dial::without_peer, protocols::is_own, sniff::Sniff};
 
+/// The muxer of TCP and WebSocket.
+pub(crate) const YAMUX: &str = "yamux";
 /// Protocols of one connection that are counted by name; all others together are `other`.
 const MAX_PROTOCOLS: usize = 64;
 
@@ -44,6 +48,8 @@ impl Traffic {
 struct Counter {
     received: AtomicU64,
     sent: AtomicU64,
+    /// Streams that are open.
+    open: AtomicUsize,
 }
 
 impl Counter {
@@ -85,6 +91,12 @@ impl Meter {
     pub(crate) fn protocols(&self) -> Vec<(String, Traffic)> {
         let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
         protocols.iter().map(|(name, counter)| (name.clone(), counter.read())).collect()
+    }
+
+    /// Whether a stream is open that a program here speaks.
+    pub(crate) fn busy(&self) -> bool {
+        let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
+        protocols.iter().any(|(name, counter)| !is_own(name) && counter.open.load(Ordering::Relaxed) > 0)
     }
 
     fn protocol(&self, name: &str) -> Arc<Counter> {
@@ -153,21 +165,39 @@ impl Meters {
     }
 }
 
-/// A connection whose streams are counted.
+/// A connection whose streams are counted, and end with it.
 pub(crate) struct Metered<M> {
     inner: M,
     meter: Arc<Meter>,
+    /// Whether a stream that reads its end may have been reset: yamux tells that only to who writes.
+    doubtful_end: bool,
+    closing: CancellationToken,
 }
 
 impl<M> Metered<M> {
     pub(crate) fn new(inner: M, meter: Arc<Meter>) -> Self {
-        Metered { inner, meter }
+        let doubtful_end = meter.muxer == YAMUX;
+        Metered { inner, meter, doubtful_end, closing: CancellationToken::new() }
     }
 
     fn stream<S>(&self, inner: S, inbound: bool) -> MeteredStream<S> {
         self.meter.open(inbound).fetch_add(1, Ordering::Relaxed);
-        let (meter, sniff) = (self.meter.clone(), Some(Sniff::default()));
-        MeteredStream { inner, meter, inbound, sniff, early: Traffic::default(), protocol: None }
+        MeteredStream {
+            inner,
+            meter: self.meter.clone(),
+            inbound,
+            sniff: Some(Sniff::default()),
+            early: Traffic::default(),
+            protocol: None,
+            doubtful_end: self.doubtful_end,
+            closing: Box::pin(self.closing.clone().cancelled_owned()),
+        }
+    }
+}
+
+impl<M> Drop for Metered<M> {
+    fn drop(&mut self) {
+        self.closing.cancel();
     }
 }
 
@@ -194,12 +224,17 @@ where
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), M::Error>> {
+        self.closing.cancel();
         Pin::new(&mut self.inner).poll_close(cx)
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, M::Error>> {
         Pin::new(&mut self.inner).poll(cx)
     }
+}
+
+fn reset() -> io::Error {
+    io::ErrorKind::ConnectionReset.into()
 }
 
 /// A stream whose bytes are counted.
@@ -212,6 +247,10 @@ pub(crate) struct MeteredStream<S> {
     /// What was carried before that.
     early: Traffic,
     protocol: Option<Arc<Counter>>,
+    /// See [`Metered`]; no longer when this side is closed for writing.
+    doubtful_end: bool,
+    /// Yamux leaves readers and writers waiting when the connection is closed from here.
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<S> MeteredStream<S> {
@@ -228,6 +267,7 @@ impl<S> MeteredStream<S> {
             Ok(Some(name)) => {
                 let protocol = self.meter.protocol(&name);
                 protocol.count(std::mem::take(&mut self.early));
+                protocol.open.fetch_add(1, Ordering::Relaxed);
                 (self.sniff, self.protocol) = (None, Some(protocol));
             }
             Err(()) => self.sniff = None,
@@ -238,12 +278,30 @@ impl<S> MeteredStream<S> {
 impl<S> Drop for MeteredStream<S> {
     fn drop(&mut self) {
         self.meter.open(self.inbound).fetch_sub(1, Ordering::Relaxed);
+        if let Some(protocol) = &self.protocol {
+            protocol.open.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MeteredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.inner).poll_read(cx, room))?;
+        let count = match Pin::new(&mut self.inner).poll_read(cx, room) {
+            Poll::Ready(read) => read?,
+            Poll::Pending if self.closing.as_mut().poll(cx).is_ready() => return Poll::Ready(Err(reset())),
+            Poll::Pending => return Poll::Pending,
+        };
+        // After the end of what the peer sends we may still send, unless it has reset the stream. Who reads and who writes is
+        // one task, so that this takes no waker away.
+        if count == 0 && !room.is_empty() && self.doubtful_end {
+            match Pin::new(&mut self.inner).poll_write(cx, &[]) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(reset())),
+                // Either the window is full, of a stream that is open, or the connection is too busy to be asked.
+                Poll::Pending => drop(ready!(Pin::new(&mut self.inner).poll_flush(cx))),
+                Poll::Ready(Ok(_)) => {}
+            }
+            self.doubtful_end = false;
+        }
         let (traffic, answers) = (Traffic { received: count as u64, sent: 0 }, !self.inbound);
         self.count(traffic, room.get(..count).unwrap_or_default(), answers);
         Poll::Ready(Ok(count))
@@ -252,7 +310,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for MeteredStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.inner).poll_write(cx, bytes))?;
+        let count = match Pin::new(&mut self.inner).poll_write(cx, bytes) {
+            Poll::Ready(written) => written?,
+            Poll::Pending if self.closing.as_mut().poll(cx).is_ready() => return Poll::Ready(Err(reset())),
+            Poll::Pending => return Poll::Pending,
+        };
         let (traffic, answers) = (Traffic { received: 0, sent: count as u64 }, self.inbound);
         self.count(traffic, bytes.get(..count).unwrap_or_default(), answers);
         Poll::Ready(Ok(count))
@@ -263,6 +325,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.doubtful_end = false;
         Pin::new(&mut self.inner).poll_close(cx)
     }
 }

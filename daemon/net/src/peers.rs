@@ -180,17 +180,32 @@ impl Peers {
         }
     }
 
+    /// Whether a program here has a stream open with a peer.
+    pub(crate) fn is_busy(&self, peer: &libp2p::PeerId) -> bool {
+        let connections = self.0.get(peer).into_iter().flat_map(|entry| entry.connections.values());
+        connections.filter_map(|open| open.meter.as_ref()).any(|meter| meter.busy())
+    }
+
     /// The connections that fit.
-    pub(crate) fn connections_where(&self, fits: impl Fn(&libp2p::PeerId, &Multiaddr) -> bool) -> Vec<ConnectionId> {
+    pub(crate) fn connections_where(
+        &self,
+        fits: impl Fn(&libp2p::PeerId, &Multiaddr) -> bool,
+    ) -> Vec<(libp2p::PeerId, ConnectionId, Multiaddr)> {
         let all = self.0.iter().flat_map(|(peer, entry)| entry.connections.iter().map(move |(id, c)| (peer, id, c)));
         let parsed = all.filter_map(|(peer, id, o)| Some((peer, *id, o.connection.address.parse::<Multiaddr>().ok()?)));
-        parsed.filter(|(peer, _, address)| fits(peer, address)).map(|(_, id, _)| id).collect()
+        let fitting = parsed.filter(|(peer, _, address)| fits(peer, address));
+        fitting.map(|(peer, id, address)| (*peer, id, address)).collect()
     }
 
     /// How far an address of a peer has to reach to be of use here: as far as the nearest one that it is connected at.
     pub(crate) fn reach(&self, peer: &libp2p::PeerId) -> Scope {
         let connections = self.0.get(peer).into_iter().flat_map(|entry| entry.connections.values());
         connections.map(|open| scope::of(&open.connection.address)).min().unwrap_or(Scope::World)
+    }
+
+    /// How far an address has to reach to be of use here, whoever told of it: as far as the nearest connection.
+    pub(crate) fn nearest(&self) -> Scope {
+        self.0.keys().map(|peer| self.reach(peer)).min().unwrap_or(Scope::World)
     }
 
     /// Whether a peer has said that it speaks a protocol.

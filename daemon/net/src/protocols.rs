@@ -23,20 +23,46 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// A stream to a peer.
+/// What carries a stream.
 pub type ByteStream = Box<dyn Duplex>;
+
+/// A stream to a peer.
+pub struct PeerStream {
+    /// To whom.
+    pub peer: PeerId,
+    /// Multiaddr of the peer's end of the connection.
+    pub address: String,
+    /// What is spoken on it.
+    pub protocol: String,
+    /// Its bytes.
+    pub stream: ByteStream,
+}
+
+/// Protocols that the daemon speaks itself.
+const OWN: [&str; 7] = ["/p2pd/", "/meshsub/", "/floodsub/", "/ipfs/id/", "/ipfs/ping/", "/ipfs/kad/", "/libp2p/"];
+
+/// Whether a protocol is one that the daemon speaks itself, so that no program may.
+pub fn is_own(protocol: &str) -> bool {
+    OWN.iter().any(|own| protocol.starts_with(own))
+}
 
 /// Streams that peers open on one protocol; it is free again when this is dropped.
 pub struct Inbound {
+    protocol: String,
     streams: mpsc::Receiver<Arrived>,
     commands: mpsc::WeakSender<Command>,
 }
 
 impl Inbound {
     /// The next one; `None` when the network has stopped.
-    pub async fn next(&mut self) -> Option<(PeerId, ByteStream)> {
-        let (peer, stream) = self.streams.recv().await?;
-        Some((peers::from_libp2p(&peer), Box::new(stream.compat())))
+    pub async fn next(&mut self) -> Option<PeerStream> {
+        let (peer, address, stream) = self.streams.recv().await?;
+        Some(PeerStream {
+            peer: peers::from_libp2p(&peer),
+            address: address.to_string(),
+            protocol: self.protocol.clone(),
+            stream: Box::new(stream.compat()),
+        })
     }
 }
 
@@ -62,15 +88,20 @@ fn parse(protocol: &str) -> Result<StreamProtocol, NetError> {
 
 impl Handle {
     /// Opens a stream to a connected peer on the first of these protocols that it speaks, in one round trip, or in none if
-    /// it has said so; see [`refused`]. The stream and its protocol.
-    pub async fn open_stream(&self, peer: &PeerId, protocols: &[String]) -> Result<(ByteStream, String), NetError> {
+    /// it has said so; see [`refused`].
+    pub async fn open_stream(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, NetError> {
         let name = || peer.to_string();
         let id = peers::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(name()))?;
         let wanted = protocols.iter().map(|p| parse(p)).collect::<Result<_, _>>()?;
         let lost = || NetError::Unreachable { peer: name(), fault: "the connection closed meanwhile".into() };
         let opened = self.ask_or(|reply| Command::OpenStream { peer: id, protocols: wanted, reply }, lost).await?;
         match opened {
-            Ok((stream, protocol)) => Ok((Box::new(stream.compat()), protocol.to_string())),
+            Ok((stream, protocol, address)) => Ok(PeerStream {
+                peer: peer.clone(),
+                address: address.to_string(),
+                protocol: protocol.to_string(),
+                stream: Box::new(stream.compat()),
+            }),
             Err(Refused::NotConnected) => Err(NetError::NotConnected(name())),
             Err(Refused::Unsupported) => Err(NetError::Unsupported { peer: name(), protocols: protocols.join(", ") }),
             Err(Refused::Failed(fault)) => Err(NetError::Unreachable { peer: name(), fault }),
@@ -82,6 +113,6 @@ impl Handle {
         let wanted = parse(protocol)?;
         let accepted = self.ask(|reply| Command::AcceptStreams { protocol: wanted, reply }).await?;
         let streams = accepted.ok_or_else(|| NetError::Taken(protocol.to_owned()))?;
-        Ok(Inbound { streams, commands: self.commands.downgrade() })
+        Ok(Inbound { protocol: protocol.to_owned(), streams, commands: self.commands.downgrade() })
     }
 }

@@ -38,8 +38,8 @@ impl<T> Shared<T> {
 }
 
 impl<T> Writer<T> {
-    /// Adds an item that weighs so many bytes. Returns how many older ones were dropped for it.
-    pub fn push(&self, weight: usize, item: T) -> usize {
+    /// Adds an item that weighs so many bytes. Returns the older ones that were dropped for it.
+    pub fn push(&self, weight: usize, item: T) -> Vec<T> {
         let dropped = self.0.lock().ring.push(weight, item);
         self.0.filled.notify_one();
         dropped

@@ -23,6 +23,8 @@ use libp2p::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::dial::without_peer;
+
 /// Inbound streams of one protocol that wait to be looked at; what comes beyond is reset.
 const BACKLOG: usize = 64;
 
@@ -30,12 +32,15 @@ const BACKLOG: usize = 64;
 /// answered, and that it was refused shows at the first read. With this behind them, the real ones wait for the answer.
 const NOBODY: StreamProtocol = StreamProtocol::new("/p2pd/nobody");
 
-/// A stream that a peer opened.
-pub(crate) type Arrived = (PeerId, Stream);
+/// A stream that a peer opened, and the address it is at.
+pub(crate) type Arrived = (PeerId, Arc<str>, Stream);
 type ByProtocol = HashMap<StreamProtocol, mpsc::Sender<Arrived>>;
 
 /// A stream and the protocol it speaks.
-pub(crate) type Opened = (Stream, StreamProtocol);
+type Negotiated = (Stream, StreamProtocol);
+
+/// Those of a stream that was asked for, and the peer's address.
+pub(crate) type Opened = (Stream, StreamProtocol, Arc<str>);
 
 /// Why a stream could not be opened.
 #[derive(Debug)]
@@ -130,20 +135,20 @@ impl NetworkBehaviour for Behaviour {
         _: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        address: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(Handler { peer, acceptors: self.acceptors.clone(), open: VecDeque::new() })
+        Ok(Handler::new(peer, address, &self.acceptors))
     }
 
     fn handle_established_outbound_connection(
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        address: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(Handler { peer, acceptors: self.acceptors.clone(), open: VecDeque::new() })
+        Ok(Handler::new(peer, address, &self.acceptors))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
@@ -173,8 +178,16 @@ impl NetworkBehaviour for Behaviour {
 /// One connection's part.
 pub(crate) struct Handler {
     peer: PeerId,
+    address: Arc<str>,
     acceptors: Acceptors,
     open: VecDeque<(Vec<StreamProtocol>, OpenReply)>,
+}
+
+impl Handler {
+    fn new(peer: PeerId, address: &Multiaddr, acceptors: &Acceptors) -> Self {
+        let address = without_peer(address.clone()).to_string().into();
+        Handler { peer, address, acceptors: acceptors.clone(), open: VecDeque::new() }
+    }
 }
 
 impl ConnectionHandler for Handler {
@@ -211,13 +224,18 @@ impl ConnectionHandler for Handler {
                 protocol: (stream, protocol), ..
             }) => {
                 let acceptors = self.acceptors.lock();
-                let taken = acceptors.get(&protocol).is_some_and(|a| a.try_send((self.peer, stream)).is_ok());
+                let arrived = (self.peer, self.address.clone(), stream);
+                let taken = acceptors.get(&protocol).is_some_and(|a| a.try_send(arrived).is_ok());
                 if !taken {
                     tracing::warn!(peer = %self.peer, %protocol, "stream reset: {BACKLOG} others wait for its program");
                 }
             }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, info }) => {
-                let opened = if protocol.1 == NOBODY { Err(Refused::Unsupported) } else { Ok(protocol) };
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: (stream, protocol),
+                info,
+            }) => {
+                let opened = (stream, protocol, self.address.clone());
+                let opened = if opened.1 == NOBODY { Err(Refused::Unsupported) } else { Ok(opened) };
                 // Whoever asked may be gone.
                 let _ = info.send(opened);
             }
@@ -247,9 +265,9 @@ impl UpgradeInfo for AnyOf {
 }
 
 impl InboundUpgrade<Stream> for AnyOf {
-    type Output = Opened;
+    type Output = Negotiated;
     type Error = Infallible;
-    type Future = Ready<Result<Opened, Infallible>>;
+    type Future = Ready<Result<Negotiated, Infallible>>;
 
     fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
         ready(Ok((stream, protocol)))
@@ -257,9 +275,9 @@ impl InboundUpgrade<Stream> for AnyOf {
 }
 
 impl OutboundUpgrade<Stream> for AnyOf {
-    type Output = Opened;
+    type Output = Negotiated;
     type Error = Infallible;
-    type Future = Ready<Result<Opened, Infallible>>;
+    type Future = Ready<Result<Negotiated, Infallible>>;
 
     fn upgrade_outbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
         ready(Ok((stream, protocol)))

@@ -13,9 +13,10 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind,
 use crate::{
     Config, NetError,
     behaviour::{self, Behaviour},
+    gate::SharedRules,
     identity::Identity,
-    message_id::ByContent,
     meter::Meters,
+    settings::Settings,
     transport,
 };
 
@@ -48,15 +49,16 @@ fn check_free(address: &Multiaddr) -> io::Result<()> {
 pub(crate) fn build(
     config: &Config,
     identity: &Identity,
-    by_content: ByContent,
+    settings: Settings,
     meters: &Meters,
 ) -> Result<Swarm<Behaviour>, NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
-    let behaviour = behaviour::build(config, identity, by_content)?;
+    let rules = SharedRules::default();
+    let behaviour = behaviour::build(config, identity, settings, rules.clone())?;
     let mut swarm = SwarmBuilder::with_existing_identity(identity.0.clone())
         .with_tokio()
         .with_other_transport(|keys| {
-            transport::build(keys, meters).map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+            transport::build(keys, meters, &rules).map_err(Box::<dyn std::error::Error + Send + Sync>::from)
         })
         .map_err(|e| setup(&e))?
         .with_behaviour(|_| behaviour)
@@ -71,10 +73,7 @@ pub(crate) fn build(
         })
         .build();
     for address in &config.listen {
-        let parsed: Multiaddr = address.parse().map_err(|e: libp2p::multiaddr::Error| NetError::Address {
-            address: address.clone(),
-            fault: e.to_string(),
-        })?;
+        let parsed = crate::dial::parse_listen(address)?;
         let failed = |e: &dyn std::error::Error| NetError::Setup(format!("cannot listen on {address}: {}", causes(e)));
         check_free(&parsed).map_err(|e| failed(&e))?;
         swarm.listen_on(parsed).map_err(|e| failed(&e))?;

@@ -29,14 +29,16 @@ use crate::{
     command::Command,
     dial::Dial,
     fetch,
-    gossip::{Ask, Gossip, Judged},
+    gossip::{Gossip, Judged, Report, Unproven, followers},
     greeting::Greetings,
     lookup::Lookups,
     memory::Governor,
-    message_id::ByContent,
     meter::Meters,
     peers::{self, Peers},
-    queue, swarm,
+    queue,
+    settings::Settings,
+    stream::Ask,
+    swarm,
     validators::{Ruled, Ruling},
     worth,
 };
@@ -71,13 +73,13 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let (commands, command_queue) = mpsc::channel(COMMANDS);
     let (incoming_writer, incoming) = queue::bounded(INCOMING, 8 << 20);
     let (event_writer, events) = queue::bounded(EVENTS, usize::MAX);
-    let by_content = ByContent::default();
+    let settings = Settings::default();
     let meters = Meters::new(config.max_streams_per_connection as usize);
-    let swarm = swarm::build(config, identity, by_content.clone(), &meters)?;
+    let swarm = swarm::build(config, identity, settings.clone(), &meters)?;
     let task = Task {
         swarm,
         dial: Dial::new(&config.bootstrap)?,
-        gossip: Gossip::new(config, by_content),
+        gossip: Gossip::new(config, settings),
         peers: Peers::default(),
         kad_protocol: kad_protocol(config)?,
         protocol_version: behaviour::protocol_version(&config.network),
@@ -91,13 +93,22 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         looked_around: MonoMs(0),
         repaired: MonoMs(0),
         say_protocols: false,
+        unproven: None,
         let_go: HashMap::new(),
+        lost: HashMap::new(),
         water_marks: config.water_marks,
         governor: Governor::new(config.memory_budget),
         meters,
     };
     let task = tokio::spawn(task.run(command_queue, stop));
     Ok(Running { handle: Handle { commands }, incoming, events, task })
+}
+
+/// Why this daemon closes the connections to a peer, and whether it wants none for now.
+#[derive(Clone, Copy)]
+struct HangUp {
+    why: &'static str,
+    for_good: bool,
 }
 
 struct Task {
@@ -118,8 +129,12 @@ struct Task {
     looked_around: MonoMs,
     repaired: MonoMs,
     say_protocols: bool,
+    /// A group that gossip brought, handed on already; taken before the next event.
+    unproven: Option<(MessageId, libp2p::PeerId, Unproven)>,
     /// Peers that we hang up on, and why.
-    let_go: HashMap<libp2p::PeerId, &'static str>,
+    let_go: HashMap<libp2p::PeerId, HangUp>,
+    /// Messages of programs' topics that the daemon was too slow for, until it is told.
+    lost: HashMap<String, u64>,
     water_marks: WaterMarks,
     governor: Governor,
     meters: Meters,
@@ -143,6 +158,12 @@ impl Task {
                 }
                 Some(command) = commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
+            }
+            if let Some((id, source, unproven)) = self.unproven.take() {
+                // First what waits for the group: it is on its way to programs while its signature is checked.
+                tokio::task::yield_now().await;
+                let acceptance = self.gossip.prove(unproven, &source, self.now());
+                self.report(&id, &source, acceptance);
             }
         }
     }
@@ -169,6 +190,9 @@ impl Task {
             let marks = WaterMarks { high: room, low: room, grace_ms: 0 };
             self.trim(&marks, "more memory than network.memory_mib, and of little use");
         }
+        for (topic, count) in std::mem::take(&mut self.lost) {
+            self.tell(Event::Lost { topic, count });
+        }
         let connected = &self.swarm;
         self.let_go.retain(|peer, _| connected.is_connected(peer));
         if std::mem::take(&mut self.say_protocols) {
@@ -188,7 +212,7 @@ impl Task {
         let silent = self.peers.ours().filter(|peer| !known.contains(peer)).collect();
         for peer in self.greetings.overdue(now, silent, |peer| self.peers.contains(peer)) {
             tracing::info!(%peer, "its subscriptions were not heard; connecting anew");
-            let _ = self.hang_up(peer, "its subscriptions were not heard");
+            let _ = self.hang_up(peer, HangUp { why: "its subscriptions were not heard", for_good: false });
         }
     }
 
@@ -210,6 +234,7 @@ impl Task {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.dial.connected(&peer_id, connection_id);
+                self.let_go.remove(&peer_id);
                 // Whoever has dialled us proves that others may.
                 if endpoint.is_listener() && self.dht == DhtMode::Auto {
                     self.dht = DhtMode::Server;
@@ -226,7 +251,8 @@ impl Task {
                 if !self.peers.closed(&peer_id, connection_id, why, Self::wall()) {
                     return;
                 }
-                self.tell(Event::Disconnected(peers::from_libp2p(&peer_id)));
+                let for_good = self.let_go.remove(&peer_id).is_some_and(|hung_up| hung_up.for_good);
+                self.tell(Event::Disconnected { peer: peers::from_libp2p(&peer_id), for_good });
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
                 self.dial.failed(peer_id, connection_id, &error);
@@ -248,14 +274,14 @@ impl Task {
     /// Why a connection closed: because we let go of the peer, or as the transport has it.
     fn why_closed(&mut self, peer: &libp2p::PeerId, cause: Option<&libp2p::swarm::ConnectionError>) -> String {
         match (self.let_go.get(peer), cause) {
-            (Some(why), _) => (*why).to_owned(),
+            (Some(hung_up), _) => hung_up.why.to_owned(),
             (None, None) => "closed by either side in good order".to_owned(),
             (None, Some(error)) => crate::dial::innermost(error),
         }
     }
 
     /// Lets go of a peer, and remembers why until it is gone.
-    fn hang_up(&mut self, peer: libp2p::PeerId, why: &'static str) -> Result<(), ()> {
+    fn hang_up(&mut self, peer: libp2p::PeerId, why: HangUp) -> Result<(), ()> {
         let known = self.swarm.disconnect_peer_id(peer);
         if known.is_ok() {
             self.let_go.insert(peer, why);
@@ -268,7 +294,7 @@ impl Task {
         let gossipsub = &self.swarm.behaviour().gossipsub;
         for peer in worth::let_go(&self.peers, &self.dial, gossipsub, Self::wall(), marks) {
             tracing::debug!(%peer, "let go of: {why}");
-            let _ = self.hang_up(peer, why);
+            let _ = self.hang_up(peer, HangUp { why, for_good: true });
         }
     }
 
@@ -280,10 +306,13 @@ impl Task {
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
             BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => self.peers.pinged(&peer, rtt),
             BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, is_new_peer: true, addresses, .. }) => {
-                self.on_found(peer, addresses.into_vec());
+                let reach = self.peers.nearest();
+                let useful = addresses.into_vec().into_iter().filter(|a| scope::of(&a.to_string()) >= reach);
+                self.on_found(peer, useful.collect());
             }
             BehaviourEvent::Kad(event) => {
-                self.lookups.on_event(&mut self.swarm.behaviour_mut().kad, event, Self::wall());
+                let reach = self.peers.nearest();
+                self.lookups.on_event(&mut self.swarm.behaviour_mut().kad, event, Self::wall(), reach);
             }
             _ => {}
         }
@@ -309,7 +338,8 @@ impl Task {
             gossipsub::Event::SlowPeer { peer_id, .. } => {
                 if self.peers.slow(&peer_id, self.now()) {
                     tracing::warn!(peer = %peer_id, "disconnected: it has read too slowly for a minute");
-                    let _ = self.hang_up(peer_id, "it has read too slowly for a minute");
+                    let why = HangUp { why: "it has read too slowly for a minute", for_good: true };
+                    let _ = self.hang_up(peer_id, why);
                 }
             }
             gossipsub::Event::GossipsubNotSupported { .. } => {}
@@ -318,19 +348,35 @@ impl Task {
 
     /// Tells gossipsub what came of a message, and the daemon of it when it was accepted.
     fn conclude(&mut self, id: &MessageId, source: &libp2p::PeerId, judged: Judged) {
-        let Judged { acceptance, incoming } = judged;
+        if let Some(incoming) = judged.incoming {
+            self.hand_on(incoming);
+        }
+        match judged.report {
+            Report::Now(acceptance) => self.report(id, source, acceptance),
+            Report::Once(unproven) => self.unproven = Some((id.clone(), *source, unproven)),
+        }
+    }
+
+    fn hand_on(&mut self, incoming: Incoming) {
+        for lost in self.incoming.push(incoming.weight(), incoming) {
+            if let Incoming::Message { topic, .. } = lost {
+                let count = self.lost.entry(topic).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+    }
+
+    fn report(&mut self, id: &MessageId, source: &libp2p::PeerId, acceptance: MessageAcceptance) {
         if matches!(acceptance, MessageAcceptance::Reject) {
             tracing::debug!(peer = %source, "sender loses score");
         }
         self.swarm.behaviour_mut().gossipsub.report_message_validation_result(id, source, acceptance);
-        if let Some(incoming) = incoming {
-            self.incoming.push(incoming.weight(), incoming);
-        }
     }
 
     fn conclude_ruled(&mut self, Ruled(waiting, ruling): Ruled) {
         let incoming = (ruling == Ruling::Accept).then_some(waiting.incoming);
-        self.conclude(&waiting.id, &waiting.source, Judged { acceptance: ruling.into(), incoming });
+        let report = Report::Now(ruling.into());
+        self.conclude(&waiting.id, &waiting.source, Judged { incoming, report });
     }
 
     fn on_fetch(&mut self, event: request_response::Event<fetch::Request, fetch::Response>) {
@@ -343,7 +389,7 @@ impl Task {
             }
             request_response::Message::Response { response, .. } => {
                 for incoming in self.gossip.fetched(peer, response, self.now(), Self::wall()) {
-                    self.incoming.push(incoming.weight(), incoming);
+                    self.hand_on(incoming);
                 }
             }
         }
@@ -372,7 +418,9 @@ impl Task {
     /// Connects to a peer that discovery found, as long as few are connected.
     fn on_found(&mut self, peer: libp2p::PeerId, addresses: Vec<libp2p::Multiaddr>) {
         const ENOUGH: usize = 24;
-        if self.peers.contains(&peer) || self.swarm.connected_peers().count() >= ENOUGH {
+        // Not those that would have to go again.
+        let enough = ENOUGH.min(self.water_marks.low);
+        if addresses.is_empty() || self.peers.contains(&peer) || self.swarm.connected_peers().count() >= enough {
             return;
         }
         let options = libp2p::swarm::dial_opts::DialOpts::peer_id(peer).addresses(addresses);
@@ -380,8 +428,4 @@ impl Task {
         // on which each side waits for the other's answer.
         let _ = self.swarm.dial(options.allocate_new_port().build());
     }
-}
-
-fn followers(gossipsub: &gossipsub::Behaviour, topic: &TopicHash) -> Vec<libp2p::PeerId> {
-    gossipsub.all_peers().filter(|(_, topics)| topics.contains(&topic)).map(|(peer, _)| *peer).collect()
 }

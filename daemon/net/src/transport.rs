@@ -20,7 +20,9 @@ use libp2p::{
 
 use crate::{
     NetError,
-    meter::{Meter, Metered, Meters},
+    gate::SharedRules,
+    guard::Guarded,
+    meter::{Meter, Metered, Meters, YAMUX},
 };
 
 type Ways = Boxed<(PeerId, StreamMuxerBox)>;
@@ -47,21 +49,23 @@ fn yamux() -> yamux::Config {
 }
 
 /// Every transport as one.
-pub(crate) fn build(keys: &Keypair, meters: &Meters) -> Result<Ways, NetError> {
+pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules) -> Result<Ways, NetError> {
     let setup = |e: &dyn Error| NetError::Setup(e.to_string());
     let tls = tls::Config::new(keys).map_err(|e| setup(&e))?;
     let noise = noise::Config::new(keys).map_err(|e| setup(&e))?;
-    let socket = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let socket = || Guarded::new(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)), rules);
     let tcp = secure(socket(), Security { tls: Some(tls), noise: noise.clone() }, meters);
     let named = |e: io::Error| NetError::Setup(format!("names cannot be resolved: {e}"));
     let mut websocket = websocket::Config::new(dns::tokio::Transport::system(socket()).map_err(named)?);
     websocket.set_max_data_size(MAX_WEBSOCKET_FRAME);
     let websocket = secure(websocket, Security { tls: None, noise }, meters);
     let meters = meters.clone();
-    let quic = quic::tokio::Transport::new(quic::Config::new(keys)).map(move |(peer, connection), point| {
-        let meter = meters.open(peer, point.get_remote_address(), "tls", "quic");
-        (peer, StreamMuxerBox::new(Metered::new(connection, meter)))
-    });
+    let quic = Guarded::new(quic::tokio::Transport::new(quic::Config::new(keys)), rules).map(
+        move |(peer, connection), point| {
+            let meter = meters.open(peer, point.get_remote_address(), "tls", "quic");
+            (peer, StreamMuxerBox::new(Metered::new(connection, meter)))
+        },
+    );
     let all = tcp.or_transport(quic).map(|way, _| way.into_inner());
     let all = all.or_transport(websocket).map(|way, _| way.into_inner());
     Ok(dns::tokio::Transport::system(all).map_err(named)?.boxed())
@@ -77,7 +81,7 @@ where
         .upgrade(Version::V1Lazy)
         .authenticate(security)
         .multiplex_ext(move |peer, point| {
-            let meter = meters.open(*peer, point.get_remote_address(), SECURED.get(), "yamux");
+            let meter = meters.open(*peer, point.get_remote_address(), SECURED.get(), YAMUX);
             Streams { yamux: yamux(), meter }
         })
         .timeout(HANDSHAKE)
@@ -232,7 +236,7 @@ mod tests {
     async fn peers_without_noise_are_met_both_ways() {
         let [us, them] = [(); 2].map(|()| Keypair::generate_ed25519());
         let ids = [&us, &them].map(|keys| keys.public().to_peer_id());
-        let ours = || build(&us, &Meters::new(16)).unwrap();
+        let ours = || build(&us, &Meters::new(16), &SharedRules::default()).unwrap();
         assert_eq!(meet(ours(), only_tls(&them)).await, (ids[1], ids[0]));
         assert_eq!(meet(only_tls(&them), ours()).await, (ids[0], ids[1]));
     }

@@ -21,8 +21,8 @@ const MAX_BYTES: usize = 16 << 20;
 pub struct ToJudge {
     /// To answer with.
     pub number: u64,
-    /// Who signed it.
-    pub sender: PeerId,
+    /// Who signed it, if anybody.
+    pub sender: Option<PeerId>,
     /// The neighbour that passed it on.
     pub source: PeerId,
     /// The payload.

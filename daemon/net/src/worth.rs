@@ -1,15 +1,15 @@
 //! What speaks for a peer when there are more than wanted.
 
-use libp2p::gossipsub::{self, TopicHash};
+use libp2p::gossipsub::TopicHash;
 use p2pd_core::{
     keep::{Worth, surplus},
     time::UnixMs,
 };
 
-use crate::{WaterMarks, dial::Dial, peers::Peers};
+use crate::{WaterMarks, dial::Dial, peers::Peers, settings::Gossipsub};
 
 /// Topics of ours that a peer follows, and those in whose mesh it is.
-fn topics(gossipsub: &gossipsub::Behaviour, peer: &libp2p::PeerId) -> (u32, u32) {
+fn topics(gossipsub: &Gossipsub, peer: &libp2p::PeerId) -> (u32, u32) {
     let ours: Vec<&TopicHash> = gossipsub.topics().collect();
     let followed = gossipsub.all_peers().find(|(id, _)| *id == peer);
     let followed = followed.map_or(0, |(_, topics)| topics.iter().filter(|topic| ours.contains(topic)).count());
@@ -18,7 +18,7 @@ fn topics(gossipsub: &gossipsub::Behaviour, peer: &libp2p::PeerId) -> (u32, u32)
 }
 
 /// What gossip says for a peer.
-pub(crate) fn why(gossipsub: &gossipsub::Behaviour, peer: &libp2p::PeerId) -> Vec<&'static str> {
+pub(crate) fn why(gossipsub: &Gossipsub, peer: &libp2p::PeerId) -> Vec<&'static str> {
     match topics(gossipsub, peer) {
         (_, 1..) => vec!["mesh"],
         (1.., 0) => vec!["topic"],
@@ -30,7 +30,7 @@ pub(crate) fn why(gossipsub: &gossipsub::Behaviour, peer: &libp2p::PeerId) -> Ve
 pub(crate) fn let_go(
     peers: &Peers,
     dial: &Dial,
-    gossipsub: &gossipsub::Behaviour,
+    gossipsub: &Gossipsub,
     now: UnixMs,
     marks: &WaterMarks,
 ) -> Vec<libp2p::PeerId> {
@@ -39,7 +39,7 @@ pub(crate) fn let_go(
         let age_ms = now.since(since);
         let kept = !dial.why(&peer).is_empty() || age_ms < marks.grace_ms;
         let score = gossipsub.peer_score(&peer).unwrap_or(0.0);
-        (peer, Worth { kept, topics: followed.saturating_add(meshes), score, age_ms })
+        (peer, Worth { kept, busy: peers.is_busy(&peer), topics: followed.saturating_add(meshes), score, age_ms })
     };
     if peers.len() <= marks.high {
         return Vec::new();

@@ -3,10 +3,11 @@
 use libp2p::{gossipsub::IdentTopic, kad, multiaddr::Protocol};
 use p2pd_core::access::Rules;
 
-use super::{Task, followers};
+use super::{HangUp, Task};
 use crate::{
     NetError,
     command::{Command, Sent, TopicPeers},
+    gossip::followers,
     peers, worth,
 };
 
@@ -16,13 +17,14 @@ impl Task {
         match command {
             Command::Connect { peer, ways, reply } => self.dial.connect(&mut self.swarm, peer, ways, reply),
             Command::Disconnect { peer, reply } => {
-                let known = self.hang_up(peer, "a program asked for it");
+                let known = self.hang_up(peer, HangUp { why: "a program asked for it", for_good: true });
                 let _ = reply.send(known.map_err(|()| NetError::NotConnected(peer.to_string())));
             }
             Command::Peers { reply } => {
                 let score = |peer: &libp2p::PeerId| gossipsub.peer_score(peer).unwrap_or(0.0);
                 let kept = |peer: &libp2p::PeerId| {
-                    self.dial.why(peer).into_iter().chain(worth::why(gossipsub, peer)).collect()
+                    let busy = self.peers.is_busy(peer).then_some("stream");
+                    self.dial.why(peer).into_iter().chain(worth::why(gossipsub, peer)).chain(busy).collect()
                 };
                 let _ = reply.send(self.peers.list(score, kept));
             }
@@ -97,8 +99,14 @@ impl Task {
 
     fn set_rules(&mut self, rules: Rules) {
         let gate = &mut self.swarm.behaviour_mut().gate;
-        gate.set(rules);
-        for id in self.peers.connections_where(|peer, address| gate.denies(peer, address)) {
+        let more = gate.set(rules);
+        // What was dialled by name is dialled anew, where it may.
+        let ends = |peer: &_, address: &_| gate.denies(peer, address) || (more && gate.doubts(peer, address));
+        let ended = self.peers.connections_where(ends);
+        let ended = ended.into_iter().map(|(peer, id, address)| (peer, id, gate.denies(&peer, &address)));
+        for (peer, id, for_good) in ended.collect::<Vec<_>>() {
+            let why = if for_good { "a rule denies it" } else { "a rule may deny where its name leads" };
+            self.let_go.insert(peer, HangUp { why, for_good });
             self.swarm.close_connection(id);
         }
     }

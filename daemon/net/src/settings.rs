@@ -1,0 +1,158 @@
+//! Settings of topics, as gossipsub asks for them: which messages it reads, and how it tells them apart.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use libp2p::{
+    PeerId,
+    gossipsub::{self, DataTransform, Message, MessageId, RawMessage, TopicHash},
+};
+use p2pd_core::contract::{Identity, TIME, TopicSettings};
+use sha2::{Digest, Sha256};
+
+/// Gossipsub with the settings of topics.
+pub(crate) type Gossipsub = gossipsub::Behaviour<Settings>;
+
+/// Of topics of programs that have any, and of p2pd's own that differ from the usual.
+#[derive(Clone, Default)]
+pub(crate) struct Settings(Arc<RwLock<HashMap<TopicHash, TopicSettings>>>);
+
+impl Settings {
+    /// Holds a topic to these from now on; `None`: to the usual ones.
+    pub(crate) fn set(&self, topic: TopicHash, settings: Option<TopicSettings>) {
+        let mut topics = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match settings {
+            Some(settings) => topics.insert(topic, settings),
+            None => topics.remove(&topic),
+        };
+    }
+
+    pub(crate) fn of(&self, topic: &TopicHash) -> TopicSettings {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied().unwrap_or_default()
+    }
+
+    /// The id of a message, as other implementations have it, so that their offers of messages name the same ones.
+    pub(crate) fn id(&self, message: &Message) -> MessageId {
+        let settings = self.of(&message.topic);
+        let number = message.sequence_number.unwrap_or_default().to_be_bytes();
+        let numbered = |sender: &[u8]| MessageId::new(&[sender, &number].concat());
+        match (settings.identity, &message.source) {
+            (Identity::Sender, Some(sender)) => numbered(&sender.to_bytes()),
+            (Identity::Key, Some(sender)) => numbered(key(sender)),
+            (Identity::Key, None) => MessageId::new(&Sha256::digest(&message.data)),
+            (Identity::Sender, None) | (Identity::Content, _) => {
+                let dated = settings.identity == Identity::Content && settings.max_age_ms > 0;
+                let content = message.data.get(if dated { TIME } else { 0 }..).unwrap_or_default();
+                let hash = Sha256::new().chain_update(message.topic.as_str()).chain_update([0]).chain_update(content);
+                MessageId::new(&hash.finalize())
+            }
+        }
+    }
+}
+
+/// The encoded public key of a peer, which its id holds if it is short, such as those of Ed25519; otherwise (RSA) a hash of it,
+/// which is not what js-libp2p has.
+fn key(peer: &PeerId) -> &[u8] {
+    peer.as_ref().digest()
+}
+
+impl DataTransform for Settings {
+    /// Gossipsub has verified what a message has. What is neither wholly signed (StrictSign) nor, where its topic allows it,
+    /// wholly unsigned (StrictNoSign) is refused here: other peers would blame whoever passed it on. A refused message has no
+    /// id yet, so it cannot stand in the way of another.
+    fn inbound_transform(&self, message: RawMessage) -> io::Result<Message> {
+        let RawMessage { source, data, sequence_number, topic, signature, key, .. } = message;
+        let signed = source.is_some() && sequence_number.is_some() && signature.is_some();
+        let bare = source.is_none() && sequence_number.is_none() && signature.is_none() && key.is_none();
+        if signed || (bare && self.of(&topic).allow_unsigned) {
+            return Ok(Message { source, data, sequence_number, topic });
+        }
+        Err(io::Error::other(if bare { "without a signature" } else { "neither signed nor unsigned" }))
+    }
+
+    fn outbound_transform(&self, _: &TopicHash, data: Vec<u8>) -> io::Result<Vec<u8>> {
+        Ok(data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic() -> TopicHash {
+        TopicHash::from_raw("chat")
+    }
+
+    fn message(sender: PeerId, number: u64, data: &[u8]) -> Message {
+        Message { source: Some(sender), data: data.into(), sequence_number: Some(number), topic: topic() }
+    }
+
+    #[test]
+    fn senders_numbers_or_bytes_tell_messages_apart() {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        let settings = Settings::default();
+        let same = |one: Message, other: Message| settings.id(&one) == settings.id(&other);
+        assert!(!same(message(a, 1, b"x"), message(b, 1, b"x")));
+        assert!(!same(message(a, 1, b"x"), message(a, 2, b"x")));
+        let by_content = TopicSettings { identity: Identity::Content, ..TopicSettings::default() };
+        settings.set(topic(), Some(by_content));
+        assert!(same(message(a, 1, b"x"), message(b, 7, b"x")));
+        assert!(!same(message(a, 1, b"x"), message(a, 1, b"y")));
+        settings.set(topic(), Some(TopicSettings { max_age_ms: 1_000, ..by_content }));
+        assert!(same(message(a, 1, b"1 o'clockx"), message(b, 7, b"2 o'clockx")), "whatever the time before it");
+    }
+
+    /// Sender and number as the specification joins them, and what gossipsub 17.1 of js-libp2p made of the same.
+    #[test]
+    fn ids_are_those_of_others() {
+        let key = "08011220f680dc77b0533ef684ca7a43862e9fe79e4a0a8f682a70ac0afd85834369ef3c";
+        let bytes = |hex: String| -> Vec<u8> {
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+        };
+        let sender = PeerId::from_bytes(&bytes(format!("0024{key}"))).unwrap();
+        let settings = Settings::default();
+        let id = |settings: &Settings| settings.id(&message(sender, 5, b"x"));
+        assert_eq!(id(&settings), MessageId::new(&bytes(format!("0024{key}0000000000000005"))));
+        settings.set(topic(), Some(TopicSettings { identity: Identity::Key, ..TopicSettings::default() }));
+        assert_eq!(id(&settings), MessageId::new(&bytes(format!("{key}0000000000000005"))));
+    }
+
+    #[test]
+    fn a_message_is_signed_or_where_its_topic_allows_it_bare() {
+        let settings = Settings::default();
+        let bare = RawMessage {
+            source: None,
+            data: b"x".to_vec(),
+            sequence_number: None,
+            topic: topic(),
+            signature: None,
+            key: None,
+            validated: false,
+        };
+        let (source, signature) = (Some(PeerId::random()), Some(vec![1]));
+        let signed = RawMessage { source, sequence_number: Some(1), signature: signature.clone(), ..bare.clone() };
+        let read = |raw: &RawMessage| settings.inbound_transform(raw.clone());
+        assert!(read(&bare).is_err());
+        assert!(read(&signed).is_ok(), "gossipsub has verified it");
+        settings.set(topic(), Some(TopicSettings { allow_unsigned: true, ..TopicSettings::default() }));
+        for neither in [
+            RawMessage { source, ..bare.clone() },
+            RawMessage { sequence_number: Some(1), ..bare.clone() },
+            RawMessage { key: Some(vec![1]), ..bare.clone() },
+            RawMessage { signature, ..bare.clone() },
+            RawMessage { sequence_number: None, ..signed.clone() },
+            RawMessage { signature: None, ..signed.clone() },
+        ] {
+            assert!(read(&neither).is_err(), "{neither:?}");
+        }
+        assert!(read(&signed).is_ok());
+        let id = |topic: &str| settings.id(&Message { topic: TopicHash::from_raw(topic), ..read(&bare).unwrap() });
+        assert_ne!(id("chat"), id("others"), "the same bytes on another topic are another message");
+        let theirs = TopicSettings { identity: Identity::Key, allow_unsigned: true, ..TopicSettings::default() };
+        settings.set(topic(), Some(theirs));
+        assert_eq!(id("chat"), MessageId::new(&Sha256::digest(b"x")), "as js-libp2p has it");
+    }
+}
