@@ -1,8 +1,8 @@
 //! Finding the daemon's socket and dialling it, with errors that say what to do.
 
 use std::{
-    env, io,
-    os::unix::net::UnixStream,
+    env, fs, io,
+    os::unix::{fs::FileTypeExt, net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,11 +34,15 @@ pub enum ConnectError {
     )]
     Refused(PathBuf),
     /// Nobody answers behind the socket.
-    #[error("nobody answers at {0}: the daemon has died. See `journalctl -u p2pd -n 50`, then start it again")]
+    #[error("nobody answers at {0}: the daemon has died. See `journalctl{user} -u p2pd -n 50`, then start it again", user = of_user(.0))]
     Stale(PathBuf),
     /// Anything else.
     #[error("cannot use the socket {0}: {1}")]
     Other(PathBuf, String),
+}
+
+fn of_user(socket: &Path) -> &'static str {
+    if socket == Path::new(SYSTEM_SOCKET) { "" } else { " --user" }
 }
 
 /// The socket to use when none was named: `P2PD_SOCKET`, else the user's own daemon if it runs, else the system's.
@@ -61,6 +65,9 @@ pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
     let path = socket.to_path_buf();
     // A plain connect tells what is wrong more exactly than the channel would.
     UnixStream::connect(socket).map_err(|error| match error.kind() {
+        _ if fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) => {
+            ConnectError::Other(path.clone(), "it is no socket; --socket and P2PD_SOCKET take the daemon's".into())
+        }
         io::ErrorKind::NotFound => ConnectError::Missing(path.clone()),
         io::ErrorKind::PermissionDenied => ConnectError::Denied(path.clone()),
         io::ErrorKind::ConnectionRefused => ConnectError::Stale(path.clone()),

@@ -55,6 +55,8 @@ reasons! {
     TopicTaken = "TOPIC_TAKEN",
     /// The topic has neither settings nor a log.
     TopicNotFound = "TOPIC_NOT_FOUND",
+    /// Nothing is ruled of the peer or the addresses.
+    RuleNotFound = "RULE_NOT_FOUND",
     /// A message with this content was there within the last minute.
     DuplicateMessage = "DUPLICATE_MESSAGE",
     /// The cursor is older than what is kept, or newer than what is there.
@@ -76,4 +78,17 @@ pub fn reason_of(status: &Status) -> Option<Reason> {
     let details = status.get_error_details();
     let info = details.error_info()?;
     Reason::ALL.iter().copied().find(|reason| info.domain == DOMAIN && info.reason == reason.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_explained() {
+        let page = include_str!("../docs/services.md");
+        for reason in Reason::ALL {
+            assert!(page.contains(&format!("| {} |", reason.as_str())), "docs/services.md: {}", reason.as_str());
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{self, Write},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -79,6 +79,13 @@ pub struct Daemon {
     _temporary: Option<TempDir>,
 }
 
+/// Makes the directory of identity and database, for its owner's eyes alone.
+pub(crate) fn make_data(data: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
+    let private = fs::set_permissions(data, fs::Permissions::from_mode(0o700));
+    private.with_context(|| format!("cannot change the mode of {}", data.display()))
+}
+
 impl Daemon {
     /// Starts every part; returns when the API answers.
     pub async fn start(setup: Setup) -> anyhow::Result<Self> {
@@ -87,8 +94,7 @@ impl Daemon {
         if std::env::var_os("SSLKEYLOGFILE").is_some() {
             bail!("SSLKEYLOGFILE is set, which would write the secrets of every connection to a file; unset it");
         }
-        fs::create_dir_all(&paths.data).with_context(|| format!("cannot create {}", paths.data.display()))?;
-        fs::set_permissions(&paths.data, fs::Permissions::from_mode(0o700))?;
+        make_data(&paths.data)?;
         let lock = lock::take(&paths.data)?;
         let identity = identity(&paths)?;
         let database = paths.data.join("db");

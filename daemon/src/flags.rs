@@ -1,7 +1,6 @@
 //! The command line of the daemon.
 
 use std::{
-    fs,
     io::{self, Read, Write},
     path::PathBuf,
     process::ExitCode,
@@ -167,8 +166,11 @@ fn config(command: ConfigCommand) -> anyhow::Result<()> {
     match command {
         ConfigCommand::Default => say(&Config::template()),
         ConfigCommand::Check { file } => {
-            Config::load(file.as_deref(), &usual()?)?;
-            say("good\n")
+            let usual = usual()?;
+            Config::load(file.as_deref(), &usual)?;
+            let file = file.unwrap_or(usual);
+            let absent = if file.exists() { "" } else { " is not there, so the defaults hold" };
+            say(&format!("good: {}{absent}\n", file.display()))
         }
         ConfigCommand::Show { config } => say(&toml::to_string(&Config::load(config.as_deref(), &usual()?)?)?),
     }
@@ -181,9 +183,13 @@ fn identity(command: IdentityCommand) -> anyhow::Result<()> {
     if let IdentityCommand::Import(_) = command {
         let mut bytes = Vec::new();
         io::stdin().take(4096).read_to_end(&mut bytes).context("cannot read standard input")?;
-        let identity = Identity::from_bytes(&bytes)?;
-        fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
-        identity.save_new(&file).context("an identity stands there already, or the directory is not writable")?;
+        let identity =
+            Identity::from_bytes(&bytes).context("standard input takes what `p2pd identity export` prints")?;
+        app::make_data(&data)?;
+        if file.exists() {
+            anyhow::bail!("{} is there already; move it away first, it cannot be had again", file.display());
+        }
+        identity.save_new(&file)?;
         return say(&format!("{}\n", identity.peer_id()));
     }
     let identity = Identity::load(&file)?

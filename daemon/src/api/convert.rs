@@ -140,6 +140,7 @@ pub(super) fn topic(topic: TopicStatus) -> pb::Topic {
 pub(super) fn settings(settings: TopicSettings) -> pb::TopicSettings {
     let identity = match settings.identity {
         Identity::Sender => pb::MessageIdentity::Sender,
+        Identity::Key => pb::MessageIdentity::Key,
         Identity::Content => pb::MessageIdentity::Content,
     };
     pb::TopicSettings {
@@ -151,6 +152,7 @@ pub(super) fn settings(settings: TopicSettings) -> pb::TopicSettings {
         keep_bytes: settings.keep_bytes,
         mesh: settings.mesh,
         max_age_ms: settings.max_age_ms,
+        allow_unsigned: settings.allow_unsigned,
     }
 }
 
@@ -159,6 +161,7 @@ pub(super) fn settings_in(settings: pb::TopicSettings) -> Result<TopicSettings, 
     let or = |value: u32, usual: u32| if value == 0 { usual } else { value };
     let identity = match pb::MessageIdentity::try_from(settings.identity) {
         Ok(pb::MessageIdentity::Unspecified | pb::MessageIdentity::Sender) => Identity::Sender,
+        Ok(pb::MessageIdentity::Key) => Identity::Key,
         Ok(pb::MessageIdentity::Content) => Identity::Content,
         Err(_) => return Err(status::field("settings.identity", "is none this daemon knows")),
     };
@@ -171,6 +174,7 @@ pub(super) fn settings_in(settings: pb::TopicSettings) -> Result<TopicSettings, 
         keep_bytes: if settings.keep_bytes == 0 { usual.keep_bytes } else { settings.keep_bytes },
         mesh: or(settings.mesh, usual.mesh),
         max_age_ms: settings.max_age_ms,
+        allow_unsigned: settings.allow_unsigned,
     })
 }
 

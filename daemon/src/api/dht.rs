@@ -67,7 +67,8 @@ impl DhtService for Service {
     async fn get_value(&self, request: Request<GetValueRequest>) -> Result<Response<Self::GetValueStream>, Status> {
         let GetValueRequest { peer_id, name } = request.into_inner();
         let peer = if peer_id.is_empty() { None } else { Some(convert::peer_id(&peer_id)?) };
-        let mut found = self.0.node.values(peer.as_ref(), &name).await.map_err(status::of)?;
+        let peer = peer.unwrap_or_else(|| self.0.node.me().clone());
+        let mut found = self.0.node.values(&peer, &name).await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             let mut none = true;
             while let Some(ValueBody { data, seq, expires_ms, .. }) = found.recv().await {
@@ -75,7 +76,7 @@ impl DhtService for Service {
                 out.send(GetValueResponse { data, seq, expires_ms }).await?;
             }
             if none {
-                return out.fail(status::no_value(&name)).await;
+                return out.fail(status::no_value(&name, &peer)).await;
             }
             Ok(())
         })))

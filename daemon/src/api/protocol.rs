@@ -11,7 +11,7 @@ use p2pd_api::v1::{
     serve_protocol_response,
 };
 use p2pd_core::id::{IdError, PeerId};
-use p2pd_net::ByteStream;
+use p2pd_net::{ByteStream, PeerStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tonic::{Request, Response, Status, Streaming, transport::server::UdsConnectInfo};
 
@@ -20,7 +20,7 @@ use super::{
     reply::{self, Gone, Out, Replies},
     status,
 };
-use crate::node::{Claim, Lease, Served, Serving, Waiting};
+use crate::node::{Answered, Arrived, Claim, Lease, Served, Serving};
 
 pub(super) struct Service(pub(super) Context);
 
@@ -43,21 +43,22 @@ impl ProtocolService for Service {
         request: Request<Streaming<ExchangeStreamRequest>>,
     ) -> Result<Response<Self::ExchangeStreamStream>, Status> {
         let mut items = request.into_inner();
-        let (stream, peer, protocol) = match items.message().await?.and_then(|first| first.item) {
+        let PeerStream { stream, peer, address, protocol } = match items.message().await?.and_then(|first| first.item) {
             Some(Item::Open(open)) => {
                 let peer: PeerId =
                     open.peer_id.parse().map_err(|e: IdError| status::field("open.peer_id", &e.to_string()))?;
-                let (stream, protocol) = self.0.node.open_stream(&peer, &open.protocols).await.map_err(status::of)?;
-                (stream, peer, protocol)
+                self.0.node.open_stream(&peer, &open.protocols).await.map_err(status::of)?
             }
-            Some(Item::Accept(number)) => parts(self.0.node.take_stream(number).map_err(status::of)?),
-            Some(Item::AcceptNext(handler)) => parts(tokio::select! {
+            Some(Item::Accept(number)) => self.0.node.take_stream(number).map_err(status::of)?,
+            Some(Item::AcceptNext(handler)) => tokio::select! {
+                // Before the handler's own end, which the stop brings about.
+                biased;
                 () = self.0.stop.cancelled() => Err(status::stopping()),
                 next = self.0.node.next_stream(handler) => next.map_err(status::of),
-            }?),
+            }?,
             _ => return Err(status::field("item", "the first message is `open`, `accept` or `accept_next`")),
         };
-        let opened = ProtocolStream { peer_id: peer.to_string(), protocol };
+        let opened = ProtocolStream { peer_id: peer.to_string(), protocol, address };
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             out.send(event(exchange_stream_response::Event::Opened(opened))).await?;
             exchange(stream, items, &out).await
@@ -77,8 +78,8 @@ impl ProtocolService for Service {
             let send =
                 async |event, handler_id| out.send(HandleProtocolResponse { event: Some(event), handler_id }).await;
             send(Event::Handling(true), handler.number()).await?;
-            while let Some((stream_id, peer)) = handler.next().await {
-                let inbound = InboundStream { stream_id, peer_id: peer.to_string() };
+            while let Some(Arrived { number, peer, address }) = handler.next().await {
+                let inbound = InboundStream { stream_id: number, peer_id: peer.to_string(), address };
                 send(Event::Inbound(inbound), 0).await?;
             }
             Ok(())
@@ -91,8 +92,9 @@ impl ProtocolService for Service {
     ) -> Result<Response<CallProtocolResponse>, Status> {
         let CallProtocolRequest { peer_id, protocols, data } = request.into_inner();
         let peer: PeerId = peer_id.parse().map_err(|e: IdError| status::field("peer_id", &e.to_string()))?;
-        let (data, protocol) = self.0.node.call(&peer, &protocols, &data).await.map_err(status::of)?;
-        Ok(Response::new(CallProtocolResponse { data, protocol }))
+        let called = self.0.node.call(&peer, &protocols, &data).await;
+        let Answered { data, protocol, address } = called.map_err(status::of)?;
+        Ok(Response::new(CallProtocolResponse { data, protocol, address }))
     }
 
     type ServeProtocolStream = Replies<ServeProtocolResponse>;
@@ -117,10 +119,6 @@ fn uid<T>(request: &Request<T>) -> u32 {
     caller.map_or(u32::MAX, |caller| caller.uid())
 }
 
-fn parts(taken: Waiting) -> (ByteStream, PeerId, String) {
-    (taken.stream, taken.peer, taken.protocol)
-}
-
 fn claim(owner: u32, request: HandleProtocolRequest) -> Claim {
     let HandleProtocolRequest { protocol, share, lease_ms, lease } = request;
     let keep = Duration::from_millis(lease_ms.into());
@@ -142,8 +140,9 @@ async fn serve(
             served = serving.next() => match served {
                 None => return Ok(()),
                 Some(Served::Cancelled(number)) => send(Event::Cancelled(number)).await?,
-                Some(Served::Call { number, peer, data }) => {
-                    send(Event::Call(ProtocolCall { call_id: number, peer_id: peer.to_string(), data })).await?;
+                Some(Served::Call { number, peer, address, data }) => {
+                    let call = ProtocolCall { call_id: number, peer_id: peer.to_string(), address, data };
+                    send(Event::Call(call)).await?;
                 }
             },
             item = items.message() => match item.map_err(|_| Gone)?.ok_or(Gone)?.item {

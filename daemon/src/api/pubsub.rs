@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::stream::{self, FuturesOrdered, Stream, StreamExt};
+use futures::stream::{self, Stream, StreamExt};
 use p2pd_api::{
     reason_of,
     v1::{
@@ -14,7 +14,7 @@ use p2pd_api::{
         subscribe_request::Contract, subscribe_response::Event, validate_topic_request::Item, validate_topic_response,
     },
 };
-use p2pd_core::ring::Next;
+use p2pd_core::{id::PeerId, ring::Next};
 use p2pd_net::Ruling;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -49,36 +49,29 @@ async fn publish_all(
     mut requests: Streaming<PublishManyRequest>,
     out: &Out<PublishManyResponse>,
 ) -> Result<(), Gone> {
-    let (mut ahead, mut number, mut more) = (FuturesOrdered::new(), 0, true);
+    let (mut ahead, mut number, mut more) = (node.outbound(), 0, true);
+    let mut tell = async |sent: Result<u32, Status>| {
+        number += 1;
+        out.send(answer(number - 1, sent)).await
+    };
     while more || !ahead.is_empty() {
         tokio::select! {
             biased;
-            Some(answer) = ahead.next() => out.send(answer).await?,
-            request = requests.message(), if more && ahead.len() < AHEAD => {
-                let Ok(Some(PublishManyRequest { message })) = request else {
-                    more = false;
-                    continue;
-                };
-                let this = number;
-                number += 1;
-                let sending = match message {
-                    None => Err(status::field("message", "must be set")),
-                    // Nothing overtakes what waits for a listener.
-                    Some(message) if message.wait_ms > 0 => {
-                        while let Some(answer) = ahead.next().await {
-                            out.send(answer).await?;
-                        }
-                        out.send(answer(this, publish(node, message).await)).await?;
+            Some(sent) = ahead.next() => tell(sent.map(count).map_err(status::of)).await?,
+            request = requests.message(), if more && ahead.len() < AHEAD => match request {
+                Ok(Some(PublishManyRequest { message })) => {
+                    let PublishRequest { topic, data, wait_ms } = message.unwrap_or_default();
+                    if wait_ms == 0 {
+                        ahead.hand(&topic, data).await;
                         continue;
                     }
-                    Some(PublishRequest { topic, data, .. }) => {
-                        node.publish_ahead(&topic, data).await.map_err(status::of)
+                    // Nothing overtakes what waits for a listener.
+                    while let Some(sent) = ahead.next().await {
+                        tell(sent.map(count).map_err(status::of)).await?;
                     }
-                };
-                ahead.push_back(async move {
-                    let sent = async { Ok(count(sending?.sent().await.map_err(status::of)?)) };
-                    answer(this, sent.await)
-                });
+                    tell(publish(node, PublishRequest { topic, data, wait_ms }).await).await?;
+                }
+                _ => more = false,
             }
         }
     }
@@ -232,9 +225,14 @@ impl PubSubService for Service {
     }
 }
 
+/// Who signed a message; nothing where nobody did.
+fn named(sender: Option<PeerId>) -> String {
+    sender.map_or_else(String::new, |sender| sender.to_string())
+}
+
 fn message(item: TopicItem) -> Event {
     let TopicItem { sender, data, received_ms } = item;
-    Event::Message(TopicMessage { sender: sender.to_string(), data, received_ms })
+    Event::Message(TopicMessage { sender: named(sender), data, received_ms })
 }
 
 fn subscribed(event: Event, cursor: u64) -> SubscribeResponse {
@@ -276,7 +274,7 @@ async fn judge(
                 let Some(asked) = asked else { return Ok(()) };
                 let message = MessageToJudge {
                     number: asked.number,
-                    sender: asked.sender.to_string(),
+                    sender: named(asked.sender),
                     source: asked.source.to_string(),
                     data: asked.data,
                 };

@@ -1,7 +1,7 @@
 //! The one map from errors of the node to gRPC statuses, without a catch-all arm.
 
 use p2pd_api::{DOMAIN, Reason};
-use p2pd_core::id::IdError;
+use p2pd_core::id::{IdError, PeerId};
 use p2pd_net::NetError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -35,9 +35,9 @@ pub(super) fn reset(error: &std::io::Error) -> Status {
     status(Code::Aborted, Reason::StreamReset, format!("the stream was reset: {error}"))
 }
 
-pub(super) fn no_value(name: &str) -> Status {
+pub(super) fn no_value(name: &str, peer: &PeerId) -> Status {
     let name = p2pd_core::text::clean(name, 64);
-    status(Code::NotFound, Reason::ValueNotFound, format!("no peer that was asked has a value `{name}` of this peer"))
+    status(Code::NotFound, Reason::ValueNotFound, format!("no peer that was asked has a value `{name}` of {peer}"))
 }
 
 pub(super) fn lagged() -> Status {
@@ -60,6 +60,8 @@ pub(super) fn of(error: NodeError) -> Status {
         NodeError::PeerNotPinned(_) | NodeError::PeerNotFound(_) => {
             status(Code::NotFound, Reason::PeerNotFound, message)
         }
+        NodeError::RuleNotFound(_) => status(Code::NotFound, Reason::RuleNotFound, message),
+        NodeError::NoListeners(_) => status(Code::FailedPrecondition, Reason::NoListeners, message),
         NodeError::TopicTaken(_) => status(Code::AlreadyExists, Reason::TopicTaken, message),
         NodeError::TopicNotFound(_) => status(Code::NotFound, Reason::TopicNotFound, message),
         NodeError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),

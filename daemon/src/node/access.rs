@@ -1,5 +1,7 @@
 //! Who may connect, as the operator rules; kept across restarts.
 
+use std::net::IpAddr;
+
 use p2pd_core::access::{MAX_RULES, Rules, Subject};
 
 use super::{Node, NodeError, blocking, lock};
@@ -42,27 +44,25 @@ impl Node {
         let subject: Subject = subject.parse().map_err(field)?;
         self.change_rules(|rules| match rules.remove(&subject) {
             true => Ok(()),
-            false => Err(field(format!("there is no rule for {subject}; `p2pctl peers rules` lists them"))),
+            false => Err(NodeError::RuleNotFound(subject.to_string())),
         })
         .await
     }
 
-    /// Refuses to deny this daemon or an address that it listens on.
+    /// Refuses to deny this daemon, or an address that it listens on and that is not allowed itself.
     async fn spare_ourselves(&self, subject: &Subject) -> Result<(), NodeError> {
-        let ours = match subject {
-            Subject::Peer(peer) => *peer == self.0.me,
-            Subject::Range(range) => {
-                let listening = self.addresses().await?;
-                listening
-                    .iter()
-                    .filter_map(|a| a.split('/').nth(2)?.parse().ok())
-                    .any(|a: std::net::IpAddr| range.contains(&a))
-            }
-        };
-        if ours {
-            Err(field(format!("{subject} is this daemon itself or holds an address that it listens on")))
-        } else {
-            Ok(())
+        if *subject == Subject::Peer(self.0.me.clone()) {
+            return Err(field(format!("{subject} is this daemon itself")));
+        }
+        let mut rules = lock(&self.0.rules).clone();
+        rules.set(subject.clone(), false);
+        let listening = self.addresses().await?;
+        let mut ours = listening.iter().filter_map(|a| a.split('/').nth(2)?.parse().ok());
+        match ours.find(|a: &IpAddr| rules.of(None, Some(*a)) == Some(false)) {
+            Some(own) => Err(field(format!(
+                "{subject} holds {own}, on which this daemon listens; `p2pctl peers allow {own}` first if you mean it"
+            ))),
+            None => Ok(()),
         }
     }
 

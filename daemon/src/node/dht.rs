@@ -28,6 +28,9 @@ fn place(peer: &PeerId, name: &str) -> Result<Bytes, NodeError> {
 impl Node {
     /// The addresses of a peer: of its connections, or as the DHT knows them.
     pub(crate) async fn find_peer(&self, peer: &PeerId) -> Result<Vec<String>, NodeError> {
+        if *peer == self.0.me {
+            return self.addresses().await;
+        }
         if let Ok(info) = self.peer(peer).await {
             return Ok(info.connections.into_iter().map(|c| c.address).collect());
         }
@@ -89,8 +92,8 @@ impl Node {
     }
 
     /// What a peer has put under a name, each value newer than the one before.
-    pub(crate) async fn values(&self, peer: Option<&PeerId>, name: &str) -> Result<Receiver<ValueBody>, NodeError> {
-        Ok(self.0.net.values(place(peer.unwrap_or(&self.0.me), name)?).await?)
+    pub(crate) async fn values(&self, peer: &PeerId, name: &str) -> Result<Receiver<ValueBody>, NodeError> {
+        Ok(self.0.net.values(place(peer, name)?).await?)
     }
 
     /// Provides it no more.

@@ -42,6 +42,12 @@ pub(crate) enum NodeError {
     /// Not pinned.
     #[error("{0} is not pinned; `p2pctl peers pins` lists those that are")]
     PeerNotPinned(String),
+    /// Nothing is ruled of it.
+    #[error("there is no rule for {0}; `p2pctl peers rules` lists them")]
+    RuleNotFound(String),
+    /// Nobody gets it.
+    #[error("nobody follows `{0}` yet; wait_ms (`p2pctl pub --wait 1m`) waits for somebody")]
+    NoListeners(String),
     /// Published by this daemon already.
     #[error("this daemon publishes `{0}` already; end that first or choose another id")]
     StreamExists(String),
@@ -55,7 +61,9 @@ pub(crate) enum NodeError {
     #[error("the stream was reset: {0}")]
     Reset(std::io::Error),
     /// A cursor before the oldest that is kept, or after the newest.
-    #[error("nothing goes on after {asked}; the oldest that is kept is {oldest}")]
+    #[error(
+        "cursor {asked} is kept no more, or is not there yet: begin anew without one, or with the oldest, which is {oldest}"
+    )]
     CursorExpired {
         /// As asked.
         asked: u64,

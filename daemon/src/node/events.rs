@@ -65,9 +65,9 @@ impl Node {
         after: Option<u64>,
         past: bool,
     ) -> Result<(Vec<Happened>, broadcast::Receiver<Happened>), NodeError> {
-        let (told, unwritten) = {
+        let (told, unwritten, next) = {
             let state = lock(&self.0.events);
-            (state.told.subscribe(), state.unwritten.clone())
+            (state.told.subscribe(), state.unwritten.clone(), state.next)
         };
         if !past {
             return Ok((Vec::new(), told));
@@ -75,7 +75,7 @@ impl Node {
         let store = self.0.store.clone();
         let kept = blocking(move || store.events_after(None)).await?;
         let oldest = kept.first().map(|(n, _)| *n).or(unwritten.first().map(|e| e.cursor)).unwrap_or(0);
-        if let Some(asked) = after.filter(|n| n.saturating_add(1) < oldest) {
+        if let Some(asked) = after.filter(|n| n.saturating_add(1) < oldest || *n >= next) {
             return Err(NodeError::CursorExpired { asked, oldest });
         }
         let written = kept.last().map(|(n, _)| *n);

@@ -13,15 +13,14 @@ mod protocols;
 mod publication;
 mod pubsub;
 mod pump;
+mod regain;
+mod state;
 mod streams;
 mod tunnels;
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -40,7 +39,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use directory::{Listed, StreamChange};
 pub(crate) use error::NodeError;
 pub(crate) use events::Happened;
-pub(crate) use protocols::{Claim, Lease, Served, Serving, Waiting, check_protocol};
+pub(crate) use protocols::{Answered, Arrived, Claim, Lease, Served, Serving, check_protocol};
 pub(crate) use publication::{Opening, Publication, Wire};
 pub(crate) use pubsub::{Live, LogReader, LogStatus, Logged, Start, TopicItem, TopicStatus, Validator, meshes};
 pub(crate) use streams::StreamItem;
@@ -82,14 +81,13 @@ struct Inner {
     protocols: Arc<protocols::State>,
     /// Number of the last value in the DHT.
     value_seq: AtomicU64,
-    /// Peers that a program had disconnected, until they are gone.
-    let_go: Mutex<HashSet<PeerId>>,
-    /// Lost peers that are dialled again.
-    missed: Mutex<HashSet<PeerId>>,
+    lost: Mutex<regain::Lost>,
     peers_changed: broadcast::Sender<PeerId>,
     counters: Counters,
-    /// What must end before the network does: deregistrations of publications.
+    /// What must end before the network does: deregistrations of publications, messages on their way, attempts.
     farewells: TaskTracker,
+    /// Told when the daemon stops, to attempts that would go on for long.
+    stopping: CancellationToken,
 }
 
 #[derive(Default)]
@@ -97,24 +95,6 @@ struct Counters {
     groups_in: AtomicU64,
     groups_out: AtomicU64,
     dropped: AtomicU64,
-}
-
-/// Numbers of the daemon.
-pub(crate) struct Statistics {
-    pub(crate) peers: usize,
-    pub(crate) streams: usize,
-    pub(crate) publications: usize,
-    pub(crate) listeners: usize,
-    pub(crate) groups_in: u64,
-    pub(crate) groups_out: u64,
-    pub(crate) dropped: u64,
-}
-
-/// What the daemon is able to do.
-pub(crate) struct State {
-    pub(crate) peers: usize,
-    pub(crate) listeners_missing: usize,
-    pub(crate) bootstrap_missing: Vec<String>,
 }
 
 /// Locks state. A panic elsewhere cannot leave it half-changed in a way that matters, so poison is not passed on.
@@ -127,11 +107,6 @@ async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, NodeError> {
     Ok(tokio::task::spawn_blocking(act).await.map_err(|e| NodeError::Internal(e.to_string()))??)
-}
-
-/// A multiaddr from its third part on.
-fn without_host(address: &str) -> String {
-    address.splitn(4, '/').skip(3).collect()
 }
 
 fn wall() -> UnixMs {
@@ -175,11 +150,11 @@ impl Node {
             protocols: Arc::default(),
             value_seq: AtomicU64::new(0),
             store,
-            let_go: Mutex::default(),
-            missed: Mutex::default(),
+            lost: Mutex::default(),
             peers_changed: broadcast::Sender::new(WATCH),
             counters: Counters::default(),
             farewells: TaskTracker::new(),
+            stopping: CancellationToken::new(),
         }));
         node.restore_rules().await?;
         node.restore_pins().await?;
@@ -260,47 +235,12 @@ impl Node {
 
     /// Closes every connection to a peer.
     pub(crate) async fn disconnect(&self, peer: &PeerId) -> Result<(), NodeError> {
-        lock(&self.0.let_go).insert(peer.clone());
-        let done = self.0.net.disconnect(peer).await;
-        if done.is_err() {
-            lock(&self.0.let_go).remove(peer);
-        }
-        Ok(done?)
-    }
-
-    /// What the daemon is able to do now.
-    pub(crate) async fn state(&self) -> Result<State, NodeError> {
-        let peers = self.0.net.peers().await?;
-        let config = &self.0.config.network;
-        let ports: HashSet<String> = self.addresses().await?.iter().map(|address| without_host(address)).collect();
-        let missing = |address: &&String| {
-            let id = address.rsplit('/').next().unwrap_or_default();
-            !peers.iter().any(|peer| peer.peer.to_string() == id)
-        };
-        Ok(State {
-            peers: peers.len(),
-            // One listener may have many addresses, one for each of the machine's; they differ in the host.
-            listeners_missing: config.listen.len().saturating_sub(ports.len()),
-            bootstrap_missing: config.bootstrap.iter().filter(missing).cloned().collect(),
-        })
-    }
-
-    /// How the daemon fares.
-    pub(crate) async fn statistics(&self) -> Result<Statistics, NodeError> {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Ok(Statistics {
-            peers: self.0.net.peers().await?.len(),
-            streams: self.streams_listed(),
-            publications: lock(&self.0.publications).len(),
-            listeners: self.local_readers(),
-            groups_in: load(&self.0.counters.groups_in),
-            groups_out: load(&self.0.counters.groups_out),
-            dropped: load(&self.0.counters.dropped),
-        })
+        Ok(self.0.net.disconnect(peer).await?)
     }
 
     /// Ends every publication, and writes what is kept.
     pub(crate) async fn finish(&self) {
+        self.0.stopping.cancel();
         self.0.farewells.close();
         self.0.farewells.wait().await;
         self.flush_logs().await;

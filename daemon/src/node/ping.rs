@@ -31,7 +31,7 @@ impl Node {
     }
 
     async fn round_trip(&self, peer: &PeerId) -> Result<Duration, NodeError> {
-        let (mut stream, _) = self.open_any(peer, &[PROTOCOL.to_owned()]).await?;
+        let mut stream = self.open_any(peer, &[PROTOCOL.to_owned()]).await?.stream;
         let mut sent = [0; 32];
         sent.iter_mut().zip(self.now().0.to_le_bytes()).for_each(|(to, from)| *to = from);
         let began = Instant::now();

@@ -34,7 +34,9 @@ impl Node {
         let field = |fault: String| NodeError::Field { field: "peer", fault };
         let (id, address) = match peer.parse::<PeerId>() {
             Ok(id) => (id, None),
-            Err(_) => (p2pd_net::peer_of(peer).map_err(|e| field(e.to_string()))?, Some(peer.to_owned())),
+            Err(_) => {
+                (p2pd_net::peer_of(peer).map_err(|e| field(format!("is no peer id, and {e}")))?, Some(peer.to_owned()))
+            }
         };
         if id == self.0.me {
             return Err(field("is this daemon itself".into()));

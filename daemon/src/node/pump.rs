@@ -24,7 +24,6 @@ pub(super) async fn run(
                 Some(Next::Gap { from, to }) => {
                     let count = (to - from).saturating_add(1);
                     node.0.counters.dropped.fetch_add(count, Ordering::Relaxed);
-                    node.lost_messages(count);
                 }
                 None => return,
             },
@@ -58,12 +57,17 @@ impl Node {
                 self.happened("peer-connected", &peer.to_string());
                 self.changed(&peer);
             }
-            Event::Disconnected(peer) => {
+            Event::Disconnected { peer, for_good } => {
                 self.happened("peer-disconnected", &peer.to_string());
                 self.changed(&peer);
                 self.0.topics_changed.notify_waiters();
-                self.win_back(peer);
+                if for_good {
+                    self.give_up(&peer);
+                } else {
+                    self.win_back(peer);
+                }
             }
+            Event::Lost { topic, count } => self.lost_messages(&topic, count),
             Event::Identified(peer) => {
                 self.changed(&peer);
                 if let Err(error) = self.remember(&peer).await {

@@ -6,7 +6,7 @@ use p2pd_api::local::{self, LocalListener};
 use p2pd_core::id::PeerId;
 use tokio::sync::Semaphore;
 
-use super::{Claim, Node, NodeError};
+use super::{Arrived, Claim, Node, NodeError};
 use crate::config::{ANYBODY, Expose, Forward};
 
 /// Connections through one tunnel; what comes beyond is closed.
@@ -68,12 +68,12 @@ impl Node {
     async fn reach(&self, tunnel: &Forward) -> Result<p2pd_net::ByteStream, NodeError> {
         let protocols = [tunnel.protocol.clone()];
         let Ok(address) = p2pd_net::peer_of(&tunnel.peer) else {
-            return Ok(self.open_stream(&tunnel.peer.parse()?, &protocols).await?.0);
+            return Ok(self.open_stream(&tunnel.peer.parse()?, &protocols).await?.stream);
         };
         if !self.0.net.peers().await?.iter().any(|peer| peer.peer == address) {
             self.connect(&tunnel.peer).await?;
         }
-        Ok(self.open_stream(&address, &protocols).await?.0)
+        Ok(self.open_stream(&address, &protocols).await?.stream)
     }
 
     /// Joins each stream that an allowed peer opens with a new connection to a local address.
@@ -82,7 +82,7 @@ impl Node {
         let mut handler = self.handle_protocol(claim).await?;
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let allowed = |peer: &PeerId| tunnel.allow.iter().any(|a| a == ANYBODY || *a == peer.to_string());
-        while let Some((number, peer)) = handler.next().await {
+        while let Some(Arrived { number, peer, .. }) = handler.next().await {
             let Ok(mut there) = self.take_stream(number).map(|waiting| waiting.stream) else { continue };
             // Dropping the stream resets it.
             let Ok(room) = room.clone().try_acquire_owned() else { continue };

@@ -164,6 +164,22 @@ mod tests {
     }
 
     #[test]
+    fn a_database_of_version_2_is_taken_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let topic = {
+            let store = Store::open(directory.path()).unwrap();
+            let settings = crate::SettingsRecord { identity: 1, ..Default::default() };
+            let topic = TopicRecord { settings: Some(settings), log: None };
+            store.put_topic("chat", &topic).unwrap();
+            store.db.put(b"schema", 2u32.to_be_bytes()).unwrap();
+            topic
+        };
+        let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.topics().unwrap(), [("chat".to_owned(), topic)]);
+        assert_eq!(store.db.get(b"schema").unwrap().unwrap(), 3u32.to_be_bytes());
+    }
+
+    #[test]
     fn a_database_of_version_1_is_taken_over() {
         let directory = tempfile::tempdir().unwrap();
         {
@@ -178,6 +194,6 @@ mod tests {
         let store = Store::open(directory.path()).unwrap();
         assert_eq!(store.setting("epoch").unwrap().as_deref(), Some("7"));
         assert!(store.topics().unwrap().is_empty());
-        assert_eq!(store.db.get(b"schema").unwrap().unwrap(), 2u32.to_be_bytes());
+        assert_eq!(store.db.get(b"schema").unwrap().unwrap(), 3u32.to_be_bytes());
     }
 }

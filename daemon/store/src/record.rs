@@ -56,9 +56,9 @@ pub struct SettingsRecord {
     /// Largest message, in bytes.
     #[prost(uint32, tag = "1")]
     pub max_message: u32,
-    /// Messages are told apart by their bytes.
-    #[prost(bool, tag = "2")]
-    pub by_content: bool,
+    /// What messages are told apart by: 0 sender, 1 content, 2 the sender's key.
+    #[prost(uint32, tag = "2")]
+    pub identity: u32,
     /// What no validator has judged is refused.
     #[prost(bool, tag = "3")]
     pub closed: bool,
@@ -77,6 +77,9 @@ pub struct SettingsRecord {
     /// Greatest age of a message, in milliseconds; 0: any.
     #[prost(uint32, tag = "8")]
     pub max_age_ms: u32,
+    /// Messages without a signature are taken, too.
+    #[prost(bool, tag = "9")]
+    pub allow_unsigned: bool,
 }
 
 /// Where a log begins and ends.
@@ -99,7 +102,7 @@ pub struct LogRecord {
 /// A message of a log.
 #[derive(Clone, PartialEq, Message)]
 pub struct MessageRecord {
-    /// Peer id of who signed it, bytes.
+    /// Peer id of who signed it, bytes; none where nobody did.
     #[prost(bytes = "bytes", tag = "1")]
     pub sender: Bytes,
     /// Payload.

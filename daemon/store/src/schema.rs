@@ -6,14 +6,14 @@
 //! directory  len u8, publisher, stream id, UTF-8 -> DirectoryRecord   a stream that was live when last heard
 //! peers      peer id bytes                       -> PeerRecord        how it was reached before
 //! events     u64 big-endian, from 0              -> EventRecord       ring: the newest 10,000
-//! topics     name, UTF-8                         -> TopicRecord       settings and bounds of the log        (since 2)
-//! messages   len u16, topic, u64 big-endian      -> MessageRecord     logs of topics                        (since 2)
+//! topics     name, UTF-8                         -> TopicRecord       settings and bounds of the log        (since 2; identity, unsigned: 3)
+//! messages   len u16, topic, u64 big-endian      -> MessageRecord     logs of topics                        (since 2; without sender: 3)
 //! ```
 //!
 //! A change of this picture adds a migration below and a test that opens the version before.
 
 /// Version of the picture above.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 pub(crate) const VERSION_KEY: &[u8] = b"schema";
 pub(crate) const SETTINGS: &str = "settings";
 pub(crate) const DIRECTORY: &str = "directory";
@@ -30,10 +30,15 @@ pub(crate) type Migration = fn(&rocksdb::DB, &mut rocksdb::WriteBatch) -> Result
 
 /// What brings a database from one version to the next; entry `n` makes version `n + 2` of version `n + 1`. Each is
 /// committed together with the new version number in one batch.
-pub(crate) const MIGRATIONS: [Migration; 1] = [no_logs_yet];
+pub(crate) const MIGRATIONS: [Migration; 2] = [no_logs_yet, as_before];
 
 /// Version 2 has two more tables, which are made when the database is opened, and begin empty.
 fn no_logs_yet(_: &rocksdb::DB, _: &mut rocksdb::WriteBatch) -> Result<(), crate::StoreError> {
+    Ok(())
+}
+
+/// Version 3 reads what version 2 wrote as that did, and writes more than it could read.
+fn as_before(_: &rocksdb::DB, _: &mut rocksdb::WriteBatch) -> Result<(), crate::StoreError> {
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use p2pd_core::id::PeerId;
-use p2pd_net::ByteStream;
+use p2pd_net::{ByteStream, PeerStream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{mpsc, oneshot},
@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{super::lock, Claim, Handler, Node, NodeError, Waiting};
+use super::{super::lock, Claim, Handler, Node, NodeError};
 
 /// Largest request or answer, in bytes.
 const MAX_CALL: usize = 1_000_000;
@@ -52,22 +52,29 @@ async fn read(stream: &mut ByteStream) -> io::Result<Bytes> {
     if message.len() < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(message.into()) }
 }
 
+/// A peer's answer, the protocol that it came on, and the peer's address.
+pub(crate) struct Answered {
+    pub(crate) data: Bytes,
+    pub(crate) protocol: String,
+    pub(crate) address: String,
+}
+
 impl Node {
-    /// Asks a peer, on the first of these protocols that it speaks. The answer and the protocol. Dropping this cancels.
+    /// Asks a peer, on the first of these protocols that it speaks. Dropping this cancels.
     pub(crate) async fn call(
         &self,
         peer: &PeerId,
         protocols: &[String],
         request: &[u8],
-    ) -> Result<(Bytes, String), NodeError> {
+    ) -> Result<Answered, NodeError> {
         if request.len() > MAX_CALL {
             return Err(NodeError::Field { field: "data", fault: format!("takes at most {MAX_CALL} bytes") });
         }
-        let (mut stream, protocol) = self.open_stream(peer, protocols).await?;
+        let PeerStream { mut stream, protocol, address, .. } = self.open_stream(peer, protocols).await?;
         write(&mut stream, request).await.map_err(NodeError::Reset)?;
-        let answer = read(&mut stream).await.map_err(NodeError::Reset)?;
+        let data = read(&mut stream).await.map_err(NodeError::Reset)?;
         let _ = stream.shutdown().await;
-        Ok((answer, protocol))
+        Ok(Answered { data, protocol, address })
     }
 
     /// Answers what peers ask on a protocol.
@@ -81,7 +88,7 @@ impl Node {
 /// What a program that serves is told.
 #[derive(Debug)]
 pub(crate) enum Served {
-    Call { number: u64, peer: PeerId, data: Bytes },
+    Call { number: u64, peer: PeerId, address: String, data: Bytes },
     Cancelled(u64),
 }
 
@@ -103,7 +110,7 @@ impl Serving {
         loop {
             tokio::select! {
                 arrived = self.handler.next() => {
-                    let (number, _) = arrived?;
+                    let number = arrived?.number;
                     if let Ok(waiting) = self.node.take_stream(number)
                         && self.calls.len() < MAX_CALLS
                     {
@@ -134,12 +141,12 @@ impl Serving {
 }
 
 /// Carries one call.
-async fn answer(number: u64, waiting: Waiting, open: Open, told: mpsc::Sender<Served>) {
-    let Waiting { peer, mut stream, .. } = waiting;
+async fn answer(number: u64, waiting: PeerStream, open: Open, told: mpsc::Sender<Served>) {
+    let PeerStream { peer, address, mut stream, .. } = waiting;
     let Ok(Ok(data)) = timeout(TRANSFER, read(&mut stream)).await else { return };
     let (sender, answer) = oneshot::channel();
     lock(&open).insert(number, sender);
-    if told.send(Served::Call { number, peer, data }).await.is_err() {
+    if told.send(Served::Call { number, peer, address, data }).await.is_err() {
         return;
     }
     tokio::select! {

@@ -8,14 +8,14 @@ use std::{
 };
 
 use p2pd_core::id::PeerId;
-use p2pd_net::{Inbound, NetError};
+use p2pd_net::{Inbound, NetError, PeerStream};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{super::lock, MAX_WAITING, Node, NodeError, State, Waiting, check};
+use super::{super::lock, MAX_WAITING, Node, NodeError, State, check};
 
 /// Most programs that share one protocol.
 const MAX_SHARING: usize = 64;
@@ -49,8 +49,21 @@ pub(super) struct Registry {
     claiming: tokio::sync::Mutex<()>,
 }
 
-/// A stream that waits, and who opened it.
-type Arrived = (u64, PeerId);
+/// A stream that waits, who opened it, and from where.
+#[derive(Clone)]
+pub(crate) struct Arrived {
+    pub(crate) number: u64,
+    pub(crate) peer: PeerId,
+    pub(crate) address: String,
+}
+
+impl Arrived {
+    /// Keeps a stream until it is taken; nothing when too many wait.
+    fn keep(stream: PeerStream, state: &Arc<State>) -> Option<Self> {
+        let (peer, address) = (stream.peer.clone(), stream.address.clone());
+        Some(Arrived { number: state.keep(stream)?, peer, address })
+    }
+}
 
 /// A program that handles a protocol.
 struct Member {
@@ -59,12 +72,12 @@ struct Member {
     /// Streams that it was told of, oldest first; those taken by number are among them.
     announced: VecDeque<u64>,
     /// Calls of it that take the next stream without being told of it.
-    takers: VecDeque<oneshot::Sender<Waiting>>,
+    takers: VecDeque<oneshot::Sender<PeerStream>>,
 }
 
 impl Member {
     /// Hands a stream over, or tells of it; gives it back when the program is too far behind.
-    fn offer(&mut self, mut waiting: Waiting, state: &Arc<State>) -> Result<(), Waiting> {
+    fn offer(&mut self, mut waiting: PeerStream, state: &Arc<State>) -> Result<(), PeerStream> {
         while let Some(taker) = self.takers.pop_front() {
             match taker.send(waiting) {
                 Ok(()) => return Ok(()),
@@ -72,10 +85,9 @@ impl Member {
             }
         }
         let Ok(place) = self.told.try_reserve() else { return Err(waiting) };
-        let peer = waiting.peer.clone();
-        if let Some(number) = state.keep(waiting) {
-            place.send((number, peer));
-            remember(&mut self.announced, number);
+        if let Some(arrived) = Arrived::keep(waiting, state) {
+            remember(&mut self.announced, arrived.number);
+            place.send(arrived);
         }
         Ok(())
     }
@@ -109,11 +121,10 @@ impl Registration {
     }
 
     /// Hands a stream to the next member that takes it; without one it is reset.
-    fn give(&mut self, waiting: Waiting, state: &Arc<State>) {
+    fn give(&mut self, waiting: PeerStream, state: &Arc<State>) {
         if self.members.is_empty() {
-            let peer = waiting.peer.clone();
-            if let Some(number) = state.keep(waiting) {
-                remember(&mut self.missed, (number, peer));
+            if let Some(arrived) = Arrived::keep(waiting, state) {
+                remember(&mut self.missed, arrived);
             }
             return;
         }
@@ -140,8 +151,8 @@ impl Handler {
         self.member
     }
 
-    /// Waits for the next stream; its number and the peer. `None` when the network has stopped.
-    pub(crate) async fn next(&mut self) -> Option<(u64, PeerId)> {
+    /// Waits for the next stream. `None` when the network has stopped.
+    pub(crate) async fn next(&mut self) -> Option<Arrived> {
         self.arrivals.recv().await
     }
 }
@@ -187,7 +198,7 @@ impl Node {
     }
 
     /// Takes the oldest stream that a handler was told of, or the next that comes.
-    pub(crate) async fn next_stream(&self, handler: u64) -> Result<Waiting, NodeError> {
+    pub(crate) async fn next_stream(&self, handler: u64) -> Result<PeerStream, NodeError> {
         let taker = match self.0.protocols.queue_up(handler)? {
             Turn::Now(waiting) => return Ok(waiting),
             Turn::Later(taker) => taker,
@@ -197,8 +208,8 @@ impl Node {
 }
 
 enum Turn {
-    Now(Waiting),
-    Later(oneshot::Receiver<Waiting>),
+    Now(PeerStream),
+    Later(oneshot::Receiver<PeerStream>),
 }
 
 enum Joined {
@@ -254,7 +265,7 @@ impl State {
         let (told, arrivals) = mpsc::channel(MAX_WAITING);
         let member = self.number();
         let missed = std::mem::take(&mut registration.missed);
-        let announced = missed.iter().map(|(number, _)| *number).collect();
+        let announced = missed.iter().map(|arrived| arrived.number).collect();
         for arrived in missed {
             let _ = told.try_send(arrived);
         }
@@ -298,8 +309,7 @@ async fn dispatch(state: Arc<State>, protocol: String, mut inbound: Inbound, cha
         };
         tokio::select! {
             arrived = inbound.next() => {
-                let Some((peer, stream)) = arrived else { break };
-                let waiting = Waiting { peer, protocol: protocol.clone(), stream };
+                let Some(waiting) = arrived else { break };
                 if let Some(registration) = lock(&state.handlers.by_protocol).get_mut(&protocol) {
                     registration.give(waiting, &state);
                 }

@@ -5,6 +5,7 @@ mod handlers;
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -13,12 +14,12 @@ use std::{
 };
 
 use p2pd_core::id::PeerId;
-use p2pd_net::{ByteStream, NetError};
+use p2pd_net::{NetError, PeerStream};
 
 use self::handlers::Handler;
 pub(crate) use self::{
-    call::{Served, Serving},
-    handlers::{Claim, Lease},
+    call::{Answered, Served, Serving},
+    handlers::{Arrived, Claim, Lease},
 };
 use super::{Node, NodeError, lock};
 
@@ -28,31 +29,24 @@ const MAX_WAITING: usize = 64;
 const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
 /// Longest that opening may take.
 const OPEN_WITHIN: Duration = Duration::from_secs(20);
-/// Protocols that the daemon speaks itself.
-const OWN: [&str; 6] = ["/p2pd/", "/meshsub/", "/floodsub/", "/ipfs/id/", "/ipfs/ping/", "/libp2p/"];
-
-/// An inbound stream that waits.
-pub(crate) struct Waiting {
-    pub(crate) peer: PeerId,
-    pub(crate) protocol: String,
-    pub(crate) stream: ByteStream,
-}
 
 #[derive(Default)]
 pub(super) struct State {
-    next: AtomicU64,
-    waiting: Mutex<HashMap<u64, Waiting>>,
+    named: AtomicU64,
+    names: RandomState,
+    waiting: Mutex<HashMap<u64, PeerStream>>,
     handlers: handlers::Registry,
 }
 
 impl State {
-    /// Names a stream or a handler; never 0.
+    /// Names a stream or a handler. Whoever knows the name may take what it stands for, so other programs cannot guess it:
+    /// a count under SipHash with a key of this process. 53 bits, which JSON carries exactly; never 0.
     fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+        (self.names.hash_one(self.named.fetch_add(1, Ordering::Relaxed)) >> 11).max(1)
     }
 
     /// Keeps an inbound stream until it is taken or its time is over. Its number; nothing when too many wait.
-    fn keep(self: &Arc<Self>, waiting: Waiting) -> Option<u64> {
+    fn keep(self: &Arc<Self>, waiting: PeerStream) -> Option<u64> {
         let number = self.number();
         let mut all = lock(&self.waiting);
         if all.len() >= MAX_WAITING {
@@ -69,7 +63,7 @@ impl State {
         Some(number)
     }
 
-    fn take(&self, number: u64) -> Option<Waiting> {
+    fn take(&self, number: u64) -> Option<PeerStream> {
         lock(&self.waiting).remove(&number)
     }
 }
@@ -78,8 +72,8 @@ impl State {
 pub(crate) fn check_protocol(protocol: &str) -> Result<(), String> {
     if !protocol.starts_with('/') || protocol.len() > 140 || protocol.chars().any(char::is_control) {
         Err("begins with / and has at most 140 bytes, as in /chat/1.0.0".into())
-    } else if OWN.iter().any(|own| protocol.starts_with(own)) {
-        Err(format!("`{protocol}` is spoken by the daemon itself"))
+    } else if p2pd_net::is_own(protocol) {
+        Err(format!("`{protocol}` is reserved for the daemon itself"))
     } else {
         Ok(())
     }
@@ -91,11 +85,7 @@ fn check(protocol: &str) -> Result<(), NodeError> {
 
 impl Node {
     /// Opens a stream on the first of these protocols that the peer speaks.
-    pub(crate) async fn open_stream(
-        &self,
-        peer: &PeerId,
-        protocols: &[String],
-    ) -> Result<(ByteStream, String), NodeError> {
+    pub(crate) async fn open_stream(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, NodeError> {
         if protocols.is_empty() || protocols.len() > 8 {
             return Err(NodeError::Field { field: "protocols", fault: "takes 1 to 8 protocols".into() });
         }
@@ -104,11 +94,7 @@ impl Node {
     }
 
     /// Likewise, on protocols of the daemon's own, too.
-    pub(in crate::node) async fn open_any(
-        &self,
-        peer: &PeerId,
-        protocols: &[String],
-    ) -> Result<(ByteStream, String), NodeError> {
+    pub(in crate::node) async fn open_any(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, NodeError> {
         let open = async {
             match self.0.net.open_stream(peer, protocols).await {
                 Err(NetError::NotConnected(_)) => {
@@ -123,7 +109,7 @@ impl Node {
     }
 
     /// Takes an inbound stream over.
-    pub(crate) fn take_stream(&self, number: u64) -> Result<Waiting, NodeError> {
+    pub(crate) fn take_stream(&self, number: u64) -> Result<PeerStream, NodeError> {
         self.0.protocols.take(number).ok_or(NodeError::StreamGone(number))
     }
 }

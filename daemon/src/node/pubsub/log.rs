@@ -2,7 +2,7 @@
 //! sees them; readers page through the disk at their own pace and cost no memory while they are away.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use p2pd_core::{id::PeerId, ring::Next};
 use p2pd_net::{TopicRule, queue};
-use p2pd_store::{Keep, LogRecord, MessageRecord, TopicRecord};
+use p2pd_store::{Keep, LogRecord, MessageRecord, Store, StoreError, TopicRecord};
 use tokio::sync::watch;
 
 use super::{Topic, TopicItem, topic::LogStatus};
@@ -23,7 +23,10 @@ pub(in crate::node) const WAITING: (usize, usize) = (4096, 16 << 20);
 /// Most messages written in one batch.
 const BATCH: usize = 512;
 /// Ids of the newest messages, so that none that comes again, also after a restart, is taken twice.
-const REMEMBERED: usize = 1024;
+const REMEMBERED: usize = 4096;
+/// How long the same content is the same message, in milliseconds: less than gossipsub's own minute, so that what that lets
+/// through is kept.
+const SAME_MS: u64 = 30_000;
 /// How much of the disk a reader reads ahead.
 const PAGE: (usize, u64) = (256, 1 << 20);
 /// How often old messages go although none comes.
@@ -40,7 +43,8 @@ pub(in crate::node) struct Log {
     next: u64,
     /// The record's `next`, for readers.
     written: watch::Sender<u64>,
-    known: HashSet<Bytes>,
+    /// Ids of the newest messages, and when those came.
+    known: HashMap<Bytes, u64>,
     order: VecDeque<Bytes>,
 }
 
@@ -61,12 +65,10 @@ pub(crate) enum Start {
 }
 
 impl Log {
-    fn restored(record: LogRecord, newest: Vec<(u64, MessageRecord)>) -> Self {
+    fn restored(record: LogRecord, newest: Vec<(Bytes, u64)>) -> Self {
         let (written, _) = watch::channel(record.next);
-        let mut log = Log { record, next: record.next, written, known: HashSet::new(), order: VecDeque::new() };
-        newest.into_iter().for_each(|(_, message)| {
-            log.remember(message.id);
-        });
+        let mut log = Log { record, next: record.next, written, known: HashMap::new(), order: VecDeque::new() };
+        newest.into_iter().for_each(|(id, received_ms)| log.remember(id, received_ms));
         log
     }
 
@@ -77,19 +79,27 @@ impl Log {
         Log::restored(LogRecord { oldest: first, next: first, ..LogRecord::default() }, Vec::new())
     }
 
-    /// The number of a message; `None` when it is there already.
-    pub(super) fn admit(&mut self, id: &Bytes) -> Option<u64> {
-        if !id.is_empty() && !self.remember(id.clone()) {
+    /// The number of a message; `None` when it is there already. An id that is a hash of the content means the same message
+    /// for a while only: a sensor may say the same again.
+    pub(super) fn admit(&mut self, id: &Bytes, by_content: bool, received_ms: u64) -> Option<u64> {
+        let same = |came: &u64| !by_content || received_ms.abs_diff(*came) < SAME_MS;
+        if self.known.get(id).is_some_and(same) {
             return None;
         }
+        self.remember(id.clone(), received_ms);
         let number = self.next;
         self.next = self.next.saturating_add(1);
         Some(number)
     }
 
-    fn remember(&mut self, id: Bytes) -> bool {
-        if id.is_empty() || !self.known.insert(id.clone()) {
-            return false;
+    /// Leaves out the numbers of messages that were lost, so that readers see the gap.
+    pub(super) fn lose(&mut self, count: u64) {
+        self.next = self.next.saturating_add(count);
+    }
+
+    fn remember(&mut self, id: Bytes, received_ms: u64) {
+        if id.is_empty() || self.known.insert(id.clone(), received_ms).is_some() {
+            return;
         }
         self.order.push_back(id);
         if self.order.len() > REMEMBERED
@@ -97,7 +107,6 @@ impl Log {
         {
             self.known.remove(&oldest);
         }
-        true
     }
 
     pub(super) fn readers(&self) -> usize {
@@ -141,7 +150,7 @@ impl LogReader {
                     return Some(Ok(self.gap(number)));
                 }
                 self.next = number.saturating_add(1);
-                let sender = PeerId::from_bytes(&message.sender);
+                let sender = (!message.sender.is_empty()).then(|| PeerId::from_bytes(&message.sender)).transpose();
                 let Ok(sender) = sender else { return Some(Err(NodeError::Internal("a sender in a log".into()))) };
                 let item = TopicItem { sender, data: message.data, received_ms: message.received };
                 return Some(Ok(Logged::Item(item)));
@@ -178,6 +187,10 @@ impl Node {
         let _writing = self.0.writing_logs.lock().await;
         self.room_for_log(topic)?;
         let (record, reader) = self.with_topic(topic, |found| {
+            if let (None, Start::After(asked)) = (&found.log, from) {
+                // No log begins for a cursor of none.
+                return Err(NodeError::CursorExpired { asked, oldest: Log::begin().next });
+            }
             let log = found.log.get_or_insert_with(Log::begin);
             let next = begin_at(log, from)?;
             log.record.read = wall().0;
@@ -212,14 +225,12 @@ impl Node {
             let log = match record.log {
                 Some(log) => {
                     let (store, topic) = (self.0.store.clone(), name.clone());
-                    let from = log.next.saturating_sub(REMEMBERED as u64);
-                    let newest = blocking(move || store.messages_from(&topic, from, REMEMBERED, u64::MAX)).await?;
-                    Some(Log::restored(log, newest))
+                    Some(Log::restored(log, blocking(move || newest_ids(&store, &topic, log.next)).await?))
                 }
                 None => None,
             };
             let follow = log.is_some();
-            let topic = Topic::restored(&record, log);
+            let topic = Topic::restored(&record, log)?;
             self.0.net.set_topic(&name, topic.settings).await?;
             lock(&self.0.topics).insert(name.clone(), topic);
             if follow {
@@ -307,6 +318,17 @@ impl Node {
 
 /// The number a reader begins with. Only what is on disk counts: a number that is not may be another message's after a
 /// crash, and whoever had it for a cursor would miss that one.
+/// Ids of the newest messages of a log, and when those came; page by page, since messages may be large.
+fn newest_ids(store: &Store, topic: &str, next: u64) -> Result<Vec<(Bytes, u64)>, StoreError> {
+    let (mut ids, mut from) = (Vec::new(), next.saturating_sub(REMEMBERED as u64));
+    loop {
+        let page = store.messages_from(topic, from, PAGE.0, PAGE.1)?;
+        let Some((last, _)) = page.last() else { return Ok(ids) };
+        from = last.saturating_add(1);
+        ids.extend(page.into_iter().map(|(_, message)| (message.id, message.received)));
+    }
+}
+
 fn begin_at(log: &Log, from: Start) -> Result<u64, NodeError> {
     let LogRecord { oldest, next, .. } = log.record;
     match from {
@@ -336,7 +358,7 @@ pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<T
         for next in std::iter::once(first).chain(more.take(BATCH)) {
             // What was dropped is a hole in the numbers, which readers see.
             let Next::Item(ToWrite { topic, number, item, id }) = next else { continue };
-            let sender = Bytes::copy_from_slice(item.sender.as_bytes());
+            let sender = item.sender.map(|sender| Bytes::copy_from_slice(sender.as_bytes())).unwrap_or_default();
             let record = MessageRecord { sender, data: item.data, received: item.received_ms, id };
             batch.entry(topic).or_default().push((number, record));
         }
@@ -345,5 +367,20 @@ pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<T
                 tracing::error!(%error, topic, "messages of a log were not written");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_content_is_another_message_after_a_while() {
+        let (mut log, id) = (Log::begin(), Bytes::from_static(b"id"));
+        let first = log.admit(&id, true, 0).unwrap();
+        assert_eq!(log.admit(&id, true, SAME_MS - 1), None);
+        assert_eq!(log.admit(&id, true, SAME_MS), Some(first + 1));
+        assert_eq!(log.admit(&id, true, SAME_MS + 1), None);
+        assert_eq!(log.admit(&id, false, 9 * SAME_MS), None, "a number is never used again");
     }
 }

@@ -1,16 +1,17 @@
 //! Topics of local programs: one subscription of the network for all who use a topic, each by its own contract.
 
 mod log;
+mod outbound;
 mod topic;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use p2pd_core::{contract::TopicSettings, id::PeerId};
-use p2pd_net::{NetError, Ruling, Sending, Sent, ToJudge, TopicRule, queue::Reader};
+use p2pd_core::{
+    contract::{Identity, TopicSettings},
+    id::PeerId,
+};
+use p2pd_net::{Ruling, ToJudge, TopicRule, queue::Reader};
 use tokio::sync::mpsc;
 
 pub(crate) use log::{LogReader, Logged, Start};
@@ -28,7 +29,8 @@ const PATIENT_READER: (usize, usize) = (1024, 4 << 20);
 /// A message of a topic.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicItem {
-    pub(crate) sender: PeerId,
+    /// Who signed it, if anybody.
+    pub(crate) sender: Option<PeerId>,
     pub(crate) data: Bytes,
     pub(crate) received_ms: u64,
 }
@@ -54,36 +56,6 @@ impl Validator {
     }
 }
 
-/// A message of this daemon's on its way. Dropped before it is there, it goes on all the same: what the network has, local
-/// readers get too.
-pub(crate) struct Outbound {
-    node: Node,
-    topic: String,
-    data: Bytes,
-    /// Nothing once it is there.
-    sending: Option<Sending>,
-}
-
-impl Outbound {
-    /// How many connected peers follow its topic. Local readers have it then, too.
-    pub(crate) async fn sent(mut self) -> Result<usize, NodeError> {
-        let Some(sending) = &mut self.sending else { return Err(NetError::Stopped.into()) };
-        let sent = sending.sent().await;
-        self.sending = None;
-        self.node.published(&self.topic, std::mem::take(&mut self.data), sent)
-    }
-}
-
-impl Drop for Outbound {
-    fn drop(&mut self) {
-        let Some(mut sending) = self.sending.take() else { return };
-        let (node, topic, data) = (self.node.clone(), std::mem::take(&mut self.topic), self.data.clone());
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { node.published(&topic, data, sending.sent().await) });
-        }
-    }
-}
-
 impl Node {
     fn check_topic(&self, topic: &str) -> Result<(), NodeError> {
         let fault = if topic.is_empty() || topic.len() > 256 {
@@ -97,62 +69,6 @@ impl Node {
             return Ok(());
         };
         Err(NodeError::Field { field: "topic", fault })
-    }
-
-    /// Sends a message, waiting so long for somebody who follows the topic. Returns how many connected peers do. Local
-    /// readers get it too.
-    pub(crate) async fn publish(&self, topic: &str, data: Bytes, wait: Duration) -> Result<usize, NodeError> {
-        let deadline = Instant::now().checked_add(wait);
-        loop {
-            let changed = self.0.topics_changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            match self.publish_ahead(topic, data.clone()).await?.sent().await {
-                Err(NodeError::Net(NetError::NoListeners)) if deadline.is_some_and(|at| Instant::now() < at) => {
-                    if let Some(at) = deadline {
-                        let _ = tokio::time::timeout_at(at.into(), changed).await;
-                    }
-                }
-                sent => return sent,
-            }
-        }
-    }
-
-    /// Hands a message to the network, after those handed to it before; what becomes of it is known later.
-    pub(crate) async fn publish_ahead(&self, topic: &str, data: Bytes) -> Result<Outbound, NodeError> {
-        self.check_topic(topic)?;
-        let most = usize::try_from(self.settings(topic).max_message).unwrap_or(usize::MAX);
-        if data.len() > most {
-            let fault = format!("has {} bytes, takes at most {most}", data.len());
-            return Err(NodeError::Field { field: "data", fault });
-        }
-        self.wait_for_room(topic).await;
-        let sending = Some(self.0.net.publish_ahead(topic, data.clone()).await?);
-        Ok(Outbound { node: self.clone(), topic: topic.to_owned(), data, sending })
-    }
-
-    /// Gives a message to local readers once the network has taken it. Returns how many connected peers follow its topic.
-    fn published(&self, topic: &str, data: Bytes, sent: Result<Sent, NetError>) -> Result<usize, NodeError> {
-        let sent = match sent {
-            Err(NetError::NoListeners) if self.is_read(topic) => Sent::default(),
-            sent => sent?,
-        };
-        self.on_message(topic, self.0.me.clone(), data, sent.id);
-        Ok(sent.followers)
-    }
-
-    /// Waits until the readers who are to be waited for have caught up, or for as long as each of them may cost.
-    async fn wait_for_room(&self, topic: &str) {
-        let began = Instant::now();
-        let rooms = lock(&self.0.topics).get(topic).map(|topic| topic.readers.rooms()).unwrap_or_default();
-        for (room, patience) in rooms {
-            let _ = tokio::time::timeout(patience.saturating_sub(began.elapsed()), room.wait()).await;
-        }
-    }
-
-    /// Whether a program of this daemon gets the topic's messages, or will.
-    fn is_read(&self, topic: &str) -> bool {
-        lock(&self.0.topics).get_mut(topic).is_some_and(|topic| topic.log.is_some() || topic.readers.sweep() > 0)
     }
 
     /// Follows a topic live.
@@ -188,13 +104,14 @@ impl Node {
     }
 
     /// A message that came, or that a program of this daemon sent.
-    pub(super) fn on_message(&self, topic: &str, sender: PeerId, data: Bytes, id: Bytes) {
+    pub(super) fn on_message(&self, topic: &str, sender: Option<PeerId>, data: Bytes, id: Bytes) {
         let mut topics = lock(&self.0.topics);
         let Some(found) = topics.get_mut(topic) else { return };
         let weight = data.len();
+        let by_content = sender.is_none() || found.settings.is_some_and(|s| s.identity == Identity::Content);
         let item = TopicItem { sender, data, received_ms: super::wall().0 };
         if let Some(log) = &mut found.log
-            && let Some(number) = log.admit(&id)
+            && let Some(number) = log.admit(&id, by_content, item.received_ms)
         {
             let write = ToWrite { topic: topic.to_owned(), number, item: item.clone(), id };
             self.0.to_log.push(weight, write);
@@ -202,9 +119,12 @@ impl Node {
         found.readers.push(weight, &item);
     }
 
-    /// Tells live readers that this daemon was too slow for so many messages, of whichever topics.
-    pub(super) fn lost_messages(&self, count: u64) {
-        lock(&self.0.topics).values().for_each(|topic| topic.readers.lose(count));
+    /// Tells readers that this daemon was too slow for so many messages of their topic.
+    pub(super) fn lost_messages(&self, topic: &str, count: u64) {
+        if let Some(topic) = lock(&self.0.topics).get_mut(topic) {
+            topic.readers.lose(count);
+            topic.log.iter_mut().for_each(|log| log.lose(count));
+        }
     }
 
     /// Lets go of topics that nobody uses. Returns those to leave.

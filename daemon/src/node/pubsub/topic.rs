@@ -30,9 +30,10 @@ impl Default for Topic {
 
 impl Topic {
     /// A topic as it was kept.
-    pub(super) fn restored(record: &TopicRecord, log: Option<Log>) -> Self {
+    pub(super) fn restored(record: &TopicRecord, log: Option<Log>) -> Result<Self, StoreError> {
         let count = usize::from(log.is_some());
-        Topic { settings: record.settings.map(read), log, count, ..Topic::default() }
+        let settings = record.settings.map(read).transpose()?;
+        Ok(Topic { settings, log, count, ..Topic::default() })
     }
 
     pub(super) fn record(&self) -> TopicRecord {
@@ -181,34 +182,68 @@ impl Node {
     }
 }
 
-fn read(record: SettingsRecord) -> TopicSettings {
-    TopicSettings {
+fn read(record: SettingsRecord) -> Result<TopicSettings, StoreError> {
+    Ok(TopicSettings {
         max_message: record.max_message,
-        identity: if record.by_content { Identity::Content } else { Identity::Sender },
+        identity: match record.identity {
+            0 => Identity::Sender,
+            1 => Identity::Content,
+            2 => Identity::Key,
+            _ => return Err(StoreError::Corrupt { table: "topics" }),
+        },
         closed: record.closed,
         judging_ms: record.judging_ms,
         keep_s: record.keep_s,
         keep_bytes: record.keep_bytes,
         mesh: if record.mesh == 0 { TopicSettings::default().mesh } else { record.mesh },
         max_age_ms: record.max_age_ms,
-    }
+        allow_unsigned: record.allow_unsigned,
+    })
 }
 
 /// The mesh of each topic that has settings, which the network has to know before it starts.
 pub(crate) fn meshes(store: &Store) -> Result<Vec<(String, usize)>, StoreError> {
-    let mesh = |(name, record): (String, TopicRecord)| Some((name, read(record.settings?).mesh as usize));
-    Ok(store.topics()?.into_iter().filter_map(mesh).collect())
+    let settings = store.topics()?.into_iter().filter_map(|(name, record)| Some((name, record.settings?)));
+    settings.map(|(name, settings)| Ok((name, read(settings)?.mesh as usize))).collect()
 }
 
 fn written(settings: &TopicSettings) -> SettingsRecord {
     SettingsRecord {
         max_message: settings.max_message,
-        by_content: settings.identity == Identity::Content,
+        identity: match settings.identity {
+            Identity::Sender => 0,
+            Identity::Content => 1,
+            Identity::Key => 2,
+        },
         closed: settings.closed,
         judging_ms: settings.judging_ms,
         keep_s: settings.keep_s,
         keep_bytes: settings.keep_bytes,
         mesh: settings.mesh,
         max_age_ms: settings.max_age_ms,
+        allow_unsigned: settings.allow_unsigned,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_as_they_were_written() {
+        for identity in [Identity::Sender, Identity::Key, Identity::Content] {
+            let settings = TopicSettings {
+                max_message: 1,
+                identity,
+                closed: true,
+                judging_ms: 2,
+                keep_s: 3,
+                keep_bytes: 4,
+                mesh: 5,
+                max_age_ms: 6,
+                allow_unsigned: true,
+            };
+            assert_eq!(read(written(&settings)).unwrap(), settings);
+        }
     }
 }

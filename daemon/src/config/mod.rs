@@ -1,19 +1,16 @@
 //! Settings: defaults, then files, then the environment, then flags. Each key is documented here; `packaging/p2pd.toml`
 //! is generated from these comments, and a test holds it equal.
 
+mod check;
+
 use std::path::{Path, PathBuf};
 
-use crate::node::check_protocol;
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use confique::{
     Config as _,
     meta::{FieldKind, Meta},
 };
-use p2pd_api::local;
-use p2pd_core::id::PeerId;
-use p2pd_net::NetError;
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
 
 /// Settings of the daemon.
 #[derive(Debug, Clone, Serialize, confique::Config)]
@@ -73,7 +70,7 @@ pub struct Network {
     #[config(default = 256, env = "P2PD_NETWORK_MAX_CONNECTIONS")]
     pub max_connections: u32,
 
-    /// From more connected peers than this on, the least useful are let go of, 4 to 65535; see connections_low.
+    /// From more connected peers than this on, the least useful are let go of, 4 to max_connections; see connections_low.
     #[config(default = 192, env = "P2PD_NETWORK_CONNECTIONS_HIGH")]
     pub connections_high: u32,
 
@@ -229,7 +226,7 @@ impl Config {
         }
         let config = builder.load().map_err(|error| anyhow!("configuration: {}", causes(&error)))?;
         let text = std::fs::read_to_string(&file).unwrap_or_default();
-        config.check().map_err(|error| anyhow!("configuration: {error:#}{}", place(&error, &file, &text)))?;
+        config.check().map_err(|error| anyhow!("configuration: {error:#}{}", check::place(&error, &file, &text)))?;
         Ok(config)
     }
 
@@ -241,64 +238,6 @@ impl Config {
     /// What `packaging/p2pd.toml` holds.
     pub fn template() -> String {
         confique::toml::template::<Config>(confique::toml::FormatOptions::default())
-    }
-
-    /// Checks ranges.
-    pub fn check(&self) -> anyhow::Result<()> {
-        let ranges = [
-            ("network.max_connections", self.network.max_connections, 8, 65_535),
-            ("network.connections_high", self.network.connections_high, 4, 65_535),
-            ("network.connections_low", self.network.connections_low, 1, self.network.connections_high),
-            ("network.connections_grace_s", self.network.connections_grace_s, 0, 3600),
-            ("network.max_connections_per_peer", self.network.max_connections_per_peer, 1, 64),
-            ("network.max_connections_per_address", self.network.max_connections_per_address, 1, 65_535),
-            ("network.max_streams_per_connection", self.network.max_streams_per_connection, 16, 4096),
-            ("network.memory_mib", self.network.memory_mib, if self.network.memory_mib == 0 { 0 } else { 64 }, 1 << 20),
-            ("api.max_connections_per_user", self.api.max_connections_per_user, 1, 4096),
-            ("streams.max_publications", self.streams.max_publications, 1, 64),
-            ("streams.drop_percent", self.streams.drop_percent.into(), 0, 90),
-        ];
-        for (key, value, min, max) in ranges {
-            if !(min..=max).contains(&value) {
-                bail!("{key} is {value}; it takes {min} to {max}");
-            }
-        }
-        let addresses = |key: &str, addresses: &[String], check: fn(&str) -> Result<(), NetError>| {
-            addresses.iter().try_for_each(|address| check(address).with_context(|| key.to_owned()))
-        };
-        addresses("network.listen", &self.network.listen, p2pd_net::check_listen)?;
-        addresses("network.bootstrap", &self.network.bootstrap, p2pd_net::check_peer)?;
-        self.tunnels.check()?;
-        EnvFilter::try_new(&self.log.filter).with_context(|| format!("log.filter is `{}`", self.log.filter))?;
-        let protocol = &self.network.dht_protocol;
-        if !protocol.is_empty() && (!protocol.starts_with('/') || protocol.len() > 128) {
-            bail!("network.dht_protocol is `{protocol}`; it takes a name such as /ipfs/kad/1.0.0, or nothing");
-        }
-        let name = &self.network.name;
-        if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-            bail!("network.name is `{name}`; it takes 1 to 64 letters, digits, `-`, `_` and `.`");
-        }
-        Ok(())
-    }
-}
-
-impl Tunnels {
-    fn check(&self) -> anyhow::Result<()> {
-        for Forward { listen, peer, protocol } in &self.forward {
-            local::check(listen).map_err(|fault| anyhow!("tunnels.forward listen: {fault}"))?;
-            if peer.parse::<PeerId>().is_err() {
-                p2pd_net::check_peer(peer).with_context(|| format!("tunnels.forward peer of {listen}"))?;
-            }
-            check_protocol(protocol).map_err(|fault| anyhow!("tunnels.forward protocol of {listen}: {fault}"))?;
-        }
-        for Expose { protocol, target, allow } in &self.expose {
-            check_protocol(protocol).map_err(|fault| anyhow!("tunnels.expose protocol: {fault}"))?;
-            local::check(target).map_err(|fault| anyhow!("tunnels.expose target of {protocol}: {fault}"))?;
-            if let Some(bad) = allow.iter().find(|a| *a != ANYBODY && a.parse::<PeerId>().is_err()) {
-                bail!("tunnels.expose allow of {protocol}: `{bad}` is neither a peer id nor `{ANYBODY}`");
-            }
-        }
-        Ok(())
     }
 }
 
@@ -314,24 +253,6 @@ fn unknown(mut variables: impl Iterator<Item = String>) -> Option<String> {
     }
     let known = |variable: &str| OTHERS.contains(&variable) || sets(&Config::META, variable);
     variables.find(|variable| variable.starts_with("P2PD_") && !known(variable))
-}
-
-/// Where the file sets the key that an error begins with; else it comes from the environment.
-fn place(error: &anyhow::Error, file: &Path, text: &str) -> String {
-    let key = error.to_string();
-    let key = key.split_whitespace().next().unwrap_or_default();
-    let (section, name) = key.split_once('.').unwrap_or_default();
-    let mut inside = false;
-    for (n, line) in (1..).zip(text.lines().map(str::trim)) {
-        if line.starts_with('[') {
-            inside = line == format!("[{section}]");
-        }
-        if inside && line.split('=').next().is_some_and(|left| left.trim() == name) {
-            return format!(" (line {n} of {})", file.display());
-        }
-    }
-    let variable = format!("P2PD_{}", key.replace('.', "_").to_uppercase());
-    if std::env::var_os(&variable).is_some() { format!(" (from {variable})") } else { String::new() }
 }
 
 /// An error with all its causes; confique keeps line, column and key in the last ones.
@@ -397,6 +318,7 @@ mod tests {
         for (text, words) in [
             ("[network]\nmdns = true\nlisten = [\"garbage\"]\n", "network.listen"),
             ("[network]\n\nbootstrap = [\"/ip4/192.0.2.1/tcp/1\"]\n", "network.bootstrap"),
+            ("[network]\n\nconnections_high = 100\n", "connections_low (160) to max_connections (256)"),
             ("[log]\n# loud\nfilter = \"a=b=c\"\n", "log.filter"),
         ] {
             let fault = format!("{:#}", load(text).unwrap_err());

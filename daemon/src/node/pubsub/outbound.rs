@@ -1,0 +1,129 @@
+//! Messages of programs on their way to the network, and then to local readers.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use p2pd_net::{NetError, Sending, Sent};
+
+use super::super::{Node, NodeError, lock};
+
+/// Messages of one program on their way, in their order. Dropped before they are there, they go on all the same: what the
+/// network has taken, local readers get too.
+pub(crate) struct Outbound {
+    node: Node,
+    messages: VecDeque<Message>,
+}
+
+struct Message {
+    topic: String,
+    data: Bytes,
+    /// Or why it was refused.
+    sending: Result<Sending, NodeError>,
+}
+
+impl Outbound {
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Hands a message to the network, after those before it; [`Outbound::next`] tells what became of it.
+    pub(crate) async fn hand(&mut self, topic: &str, data: Bytes) {
+        let sending = self.node.hand(topic, &data).await;
+        self.messages.push_back(Message { topic: topic.to_owned(), data, sending });
+    }
+
+    /// What became of the oldest message: how many connected peers follow its topic. Local readers have it then, too.
+    /// `None` when none is on its way. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Result<usize, NodeError>> {
+        let sent = match &mut self.messages.front_mut()?.sending {
+            Ok(sending) => Some(sending.sent().await),
+            Err(_) => None,
+        };
+        let Message { topic, data, sending } = self.messages.pop_front()?;
+        Some(match sent {
+            Some(sent) => self.node.published(&topic, data, sent),
+            None => sending.map(|_| 0),
+        })
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        let messages = std::mem::take(&mut self.messages);
+        if !messages.is_empty() {
+            let mut left = Outbound { node: self.node.clone(), messages };
+            self.node.0.farewells.spawn(async move { while left.next().await.is_some() {} });
+        }
+    }
+}
+
+impl Node {
+    /// For the messages of one program.
+    pub(crate) fn outbound(&self) -> Outbound {
+        Outbound { node: self.clone(), messages: VecDeque::new() }
+    }
+
+    async fn hand(&self, topic: &str, data: &Bytes) -> Result<Sending, NodeError> {
+        self.check_topic(topic)?;
+        let most = usize::try_from(self.settings(topic).max_message).unwrap_or(usize::MAX);
+        if data.len() > most {
+            let fault = format!("has {} bytes, takes at most {most}", data.len());
+            return Err(NodeError::Field { field: "data", fault });
+        }
+        self.wait_for_room(topic).await;
+        Ok(self.0.net.publish_ahead(topic, data.clone()).await?)
+    }
+
+    /// Waits until the readers who are to be waited for have caught up, or for as long as each of them may cost.
+    async fn wait_for_room(&self, topic: &str) {
+        let began = Instant::now();
+        let rooms = lock(&self.0.topics).get(topic).map(|topic| topic.readers.rooms()).unwrap_or_default();
+        for (room, patience) in rooms {
+            let _ = tokio::time::timeout(patience.saturating_sub(began.elapsed()), room.wait()).await;
+        }
+    }
+
+    /// Sends a message, waiting so long for somebody who follows the topic. Returns how many connected peers do. Local
+    /// readers get it too.
+    pub(crate) async fn publish(&self, topic: &str, data: Bytes, wait: Duration) -> Result<usize, NodeError> {
+        let deadline = Instant::now().checked_add(wait);
+        let mut outbound = self.outbound();
+        loop {
+            let changed = self.0.topics_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            outbound.hand(topic, data.clone()).await;
+            match outbound.next().await.unwrap_or(Err(NetError::Stopped.into())) {
+                Err(NodeError::NoListeners(_)) if deadline.is_some_and(|at| Instant::now() < at) => {
+                    if let Some(at) = deadline {
+                        let _ = tokio::time::timeout_at(at.into(), changed).await;
+                    }
+                }
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Gives a message to local readers once the network has taken it. Returns how many connected peers follow its topic.
+    fn published(&self, topic: &str, data: Bytes, sent: Result<Sent, NetError>) -> Result<usize, NodeError> {
+        let sent = match sent {
+            Err(NetError::NoListeners) if self.is_read(topic) => Sent::default(),
+            Err(NetError::NoListeners) => return Err(NodeError::NoListeners(topic.to_owned())),
+            sent => sent?,
+        };
+        self.on_message(topic, Some(self.0.me.clone()), data, sent.id);
+        Ok(sent.followers)
+    }
+
+    /// Whether a program of this daemon gets the topic's messages, or will.
+    fn is_read(&self, topic: &str) -> bool {
+        lock(&self.0.topics).get_mut(topic).is_some_and(|topic| topic.log.is_some() || topic.readers.sweep() > 0)
+    }
+}

@@ -1,0 +1,97 @@
+//! How the daemon fares.
+
+use std::{
+    iter::zip,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use super::{Node, NodeError, lock};
+
+/// Numbers of the daemon.
+pub(crate) struct Statistics {
+    pub(crate) peers: usize,
+    pub(crate) streams: usize,
+    pub(crate) publications: usize,
+    pub(crate) listeners: usize,
+    pub(crate) groups_in: u64,
+    pub(crate) groups_out: u64,
+    pub(crate) dropped: u64,
+}
+
+/// What the daemon is able to do.
+pub(crate) struct State {
+    pub(crate) peers: usize,
+    pub(crate) listeners_missing: usize,
+    pub(crate) bootstrap_missing: Vec<String>,
+}
+
+impl Node {
+    /// What the daemon is able to do now.
+    pub(crate) async fn state(&self) -> Result<State, NodeError> {
+        let peers = self.0.net.peers().await?;
+        let config = &self.0.config.network;
+        let listening = self.addresses().await?;
+        let missing = |address: &&String| {
+            let id = address.rsplit('/').next().unwrap_or_default();
+            !peers.iter().any(|peer| peer.peer.to_string() == id)
+        };
+        Ok(State {
+            peers: peers.len(),
+            listeners_missing: config
+                .listen
+                .iter()
+                .filter(|wanted| !listening.iter().any(|at| is_at(wanted, at)))
+                .count(),
+            bootstrap_missing: config.bootstrap.iter().filter(missing).cloned().collect(),
+        })
+    }
+
+    /// How the daemon fares.
+    pub(crate) async fn statistics(&self) -> Result<Statistics, NodeError> {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Ok(Statistics {
+            peers: self.0.net.peers().await?.len(),
+            streams: self.streams_listed(),
+            publications: lock(&self.0.publications).len(),
+            listeners: self.local_readers(),
+            groups_in: load(&self.0.counters.groups_in),
+            groups_out: load(&self.0.counters.groups_out),
+            dropped: load(&self.0.counters.dropped),
+        })
+    }
+}
+
+/// Whether this is an address of a listener that was told to listen there: any address of this machine for an unspecified one, any
+/// port for 0.
+fn is_at(wanted: &str, address: &str) -> bool {
+    let wanted = || wanted.split('/');
+    let same = |(n, (wanted, is)): (usize, (&str, &str))| {
+        wanted == is || (n == 2 && ["0.0.0.0", "::"].contains(&wanted)) || (n == 4 && wanted == "0")
+    };
+    address.split('/').count() >= wanted().count() && zip(wanted(), address.split('/')).enumerate().all(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_known_by_each_of_its_addresses() {
+        for (wanted, address) in [
+            ("/ip4/0.0.0.0/tcp/4001", "/ip4/192.0.2.7/tcp/4001/p2p/Qm"),
+            ("/ip6/::/udp/0/quic-v1", "/ip6/::1/udp/12/quic-v1/p2p/Qm"),
+            ("/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/tcp/77/ws/p2p/Qm"),
+        ] {
+            assert!(is_at(wanted, address), "{wanted} {address}");
+        }
+        for (wanted, address) in [
+            ("/ip4/0.0.0.0/tcp/4001", "/ip6/::1/tcp/4001/p2p/Qm"),
+            ("/ip4/0.0.0.0/tcp/4001", "/ip4/192.0.2.7/tcp/4002/p2p/Qm"),
+            ("/ip4/127.0.0.1/tcp/0", "/ip4/192.0.2.7/tcp/1/p2p/Qm"),
+            ("/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/1/p2p/Qm"),
+            ("/ip4/0.0.0.0/tcp/0/ws", "/ip4/127.0.0.1/tcp/1"),
+        ] {
+            assert!(!is_at(wanted, address), "{wanted} {address}");
+        }
+    }
+}
