@@ -84,6 +84,21 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     }
 }
 
+/// Whether a status was not sent by the daemon, but made here of a connection that broke.
+pub(crate) fn is_ours(status: &Status) -> bool {
+    std::error::Error::source(status).is_some() || status.message().is_empty()
+}
+
+/// An error in words for people, with the daemon's reason for programs.
+pub(crate) fn words(error: &anyhow::Error) -> String {
+    let Some(status) = error.downcast_ref::<Status>() else { return format!("{error:#}") };
+    if is_ours(status) {
+        return client::closed().to_string();
+    }
+    let reason = reason_of(status).map(|reason| format!(" [{}]", reason.as_str())).unwrap_or_default();
+    format!("{}{reason}", status.message())
+}
+
 fn report(error: &anyhow::Error) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
@@ -99,15 +114,13 @@ fn report(error: &anyhow::Error) -> ExitCode {
             output::say("p2pctl: this daemon does not know what was asked; is it older than p2pctl?");
             return ExitCode::FAILURE;
         }
-        // A status that was not sent by the daemon, but made here of a connection that broke.
-        if std::error::Error::source(status).is_some() || status.message().is_empty() {
+        if is_ours(status) {
             return report(&client::closed());
         }
-        let reason = reason_of(status).map(|reason| format!(" [{}]", reason.as_str())).unwrap_or_default();
-        output::say(format_args!("p2pctl: {}{reason}", status.message()));
+        output::say(format_args!("p2pctl: {}", words(error)));
         return ExitCode::from(of_code(status.code()));
     }
-    output::say(format_args!("p2pctl: {error:#}"));
+    output::say(format_args!("p2pctl: {}", words(error)));
     ExitCode::from(match error.downcast_ref::<ConnectError>() {
         Some(ConnectError::Denied(_) | ConnectError::Refused(_)) => 4,
         Some(_) => 3,

@@ -1,5 +1,7 @@
 //! `dht`.
 
+use std::time::Duration;
+
 use p2pd_api::v1::{
     FindClosestPeersRequest, FindClosestPeersResponse, FindPeerRequest, FindProvidersRequest, GetValueRequest,
     GetValueResponse, ProvideRequest, PutValueRequest, StopProvidingRequest, dht_service_client::DhtServiceClient,
@@ -46,6 +48,9 @@ pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<
             output::message(context.format, "StopProvidingResponse", &done, |_| format!("no longer provides {key}"))
         }
         DhtAction::Put { name, data, ttl } => {
+            if ttl < Duration::from_secs(1) {
+                return Err(fail(2, "--ttl: takes 1s to 48h"));
+            }
             let ttl_s = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
             let request = PutValueRequest { name: name.clone(), data: data.into(), ttl_s };
             let put = context.client.answer(dht.put_value(request)).await?;

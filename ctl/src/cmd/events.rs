@@ -21,8 +21,7 @@ pub(super) async fn run(
             output::line(&output::to_json("WatchEventsResponse", &event, false)?)?;
             continue;
         }
-        let time = i64::try_from(event.time_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        let time = time.map(|t| t.strftime("%FT%TZ").to_string()).unwrap_or_default();
+        let time = output::time(event.time_ms);
         output::line(&format!("{:>6}  {time}  {:<18} {}", event.cursor, event.kind, event.subject))?;
     }
     Ok(())

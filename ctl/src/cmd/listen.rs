@@ -129,7 +129,7 @@ async fn subscribe(
     flags: &Listen,
     wait: Duration,
 ) -> anyhow::Result<(Stream, Streaming<SubscribeStreamResponse>)> {
-    let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).min(600_000);
+    let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
     let request = SubscribeStreamRequest { stream: flags.stream.clone(), wait_ms, burst_ms: BURST_MS };
     let mut streams = StreamServiceClient::new(context.client.channel.clone());
     let mut replies = tokio::time::timeout(wait + context.client.timeout, streams.subscribe_stream(request))

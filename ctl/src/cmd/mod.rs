@@ -76,8 +76,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sub(flags) => pubsub::subscribe(&context, flags).await,
         Command::Topics(topics) => topics::run(&context, topics.action).await,
         Command::Validate { topic, command } => topics::validate(&context, topic, command).await,
-        Command::Open { peer, protocol } => protocol::open(&context, &peer, &protocol).await,
-        Command::Handle { protocol } => protocol::handle(&context, &protocol).await,
+        Command::Open { peer, protocols } => protocol::open(&context, &peer, &protocols).await,
+        Command::Handle { protocol, share } => protocol::handle(&context, &protocol, share).await,
         Command::Forward { listen, peer, protocol } => protocol::forward(&context, &listen, &peer, &protocol).await,
         Command::Expose { protocol, target, allow, share } => {
             protocol::expose(&context, &protocol, &target, &allow, share).await

@@ -3,8 +3,8 @@
 use p2pd_api::v1::{
     ClosedConnection, ConnectRequest, Connection, DisconnectRequest, GetPeerRequest, ListClosedConnectionsRequest,
     ListPeersRequest, ListPinsRequest, ListRulesRequest, Peer, Pin, PinPeerRequest, PingPeerRequest, PingPeerResponse,
-    ProtocolTraffic, RemoveRuleRequest, Rule, SetRuleRequest, UnpinPeerRequest, Verdict,
-    peer_service_client::PeerServiceClient,
+    ProtocolTraffic, RemoveRuleRequest, Rule, SetRuleRequest, UnpinPeerRequest, Verdict, WatchPeersRequest,
+    WatchPeersResponse, peer_service_client::PeerServiceClient, watch_peers_response::Event,
 };
 use tonic::transport::Channel;
 
@@ -14,6 +14,10 @@ use crate::{cli::PeersAction, output};
 pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyhow::Result<()> {
     let mut peers = PeerServiceClient::new(context.client.channel.clone());
     match action {
+        Some(PeersAction::Watch) => {
+            let changes = context.client.answer(peers.watch_peers(WatchPeersRequest {})).await?;
+            output::each(context.format, "WatchPeersResponse", changes, change).await
+        }
         None | Some(PeersAction::List) => {
             let list = context.client.answer(peers.list_peers(ListPeersRequest {})).await?;
             output::list(context.format, ("ListPeersResponse", &list), ("Peer", &list.peers), table)
@@ -116,17 +120,37 @@ fn details(peer: &Peer) -> String {
         let carried = format!("{} {}", bytes(c.received), bytes(c.sent));
         let way = format!("{}, {}, {}", c.transport, c.security, c.muxer);
         let streams = format!("{} {}", c.streams_in, c.streams_out);
-        vec![if c.inbound { "in" } else { "out" }.into(), way, carried, streams, c.address.clone()]
+        let since = output::time(c.opened_ms);
+        vec![if c.inbound { "in" } else { "out" }.into(), since, way, carried, streams, c.address.clone()]
     };
     let connections = output::rows(
-        &["DIRECTION", "WAY", "RECEIVED, SENT", "STREAMS IN, OUT", "ADDRESS"],
+        &["DIRECTION", "OPENED", "WAY", "RECEIVED, SENT", "STREAMS IN, OUT", "ADDRESS"],
         peer.connections.iter().map(connection),
     );
     let protocol = |t: &ProtocolTraffic| vec![t.protocol.clone(), bytes(t.received), bytes(t.sent)];
     let traffic = output::rows(&["PROTOCOL", "RECEIVED", "SENT"], peer.traffic.iter().map(protocol));
     let kept = if peer.kept.is_empty() { "-".into() } else { peer.kept.join(" ") };
-    let (id, agent, score, says) = (&peer.peer_id, &peer.agent, peer.score, peer.addresses.join(" "));
-    format!("{id}  {agent}, score {score:.1}, kept: {kept}\nlistens on {says}\n{connections}\n{traffic}")
+    let tags = if peer.tags.is_empty() { String::new() } else { format!(" ({})", peer.tags.join(" ")) };
+    let Peer { peer_id: id, agent, score, .. } = peer;
+    let (says, speaks, rtt) = (peer.addresses.join(" "), peer.protocols.join(" "), rtt(peer));
+    format!(
+        "{id}  {agent}, score {score:.1}, round trip {rtt}, kept: {kept}{tags}\nlistens on {says}\nspeaks {speaks}\n{connections}\n{traffic}"
+    )
+}
+
+fn change(change: &WatchPeersResponse) -> String {
+    match &change.event {
+        Some(Event::Present(peer)) => {
+            let address = peer.connections.first().map_or("", |c| c.address.as_str());
+            format!("present  {}  {}  {address}", peer.peer_id, peer.agent)
+        }
+        Some(Event::Gone(peer)) => format!("gone     {peer}"),
+        _ => "these are all; changes follow".into(),
+    }
+}
+
+fn rtt(peer: &Peer) -> String {
+    if peer.rtt_us == 0 { "-".into() } else { format!("{:.1} ms", peer.rtt_us as f64 / 1000.0) }
 }
 
 fn bytes(count: u64) -> String {
@@ -139,12 +163,11 @@ fn bytes(count: u64) -> String {
 
 fn table(peers: &[Peer]) -> String {
     let row = |peer: &Peer| {
-        let rtt = if peer.rtt_us == 0 { "-".into() } else { format!("{:.1} ms", peer.rtt_us as f64 / 1000.0) };
         let first = peer.connections.first();
         let address = first.map(|c| c.address.clone()).unwrap_or_default();
         let direction = first.map_or("", |c| if c.inbound { "in" } else { "out" });
         let (score, kept) = (format!("{:.1}", peer.score), peer.kept.join(" "));
-        vec![peer.peer_id.clone(), direction.into(), rtt, score, kept, peer.agent.clone(), address]
+        vec![peer.peer_id.clone(), direction.into(), rtt(peer), score, kept, peer.agent.clone(), address]
     };
     output::rows(&["PEER", "DIRECTION", "RTT", "SCORE", "KEPT", "AGENT", "ADDRESS"], peers.iter().map(row))
 }

@@ -1,5 +1,7 @@
 //! `open`, `handle`, `forward` and `expose`: streams on protocols that programs speak themselves, and what is joined with them.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use p2pd_api::local::{self, LocalListener};
 use p2pd_api::v1::{
@@ -12,14 +14,20 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use tonic::{Code, Status, transport::Channel};
 
 use super::Context;
-use crate::{client, exit::fail, output};
+use crate::{
+    client,
+    exit::{Failure, fail, is_ours, words},
+    output,
+};
 
 /// Requests between us and the connection.
 const AHEAD: usize = 4;
 const CHUNK: usize = 64 * 1024;
+/// How often a daemon that went away is looked for.
+const TRY_EVERY: Duration = Duration::from_millis(500);
 
 type Client = ProtocolServiceClient<Channel>;
 
@@ -27,19 +35,19 @@ fn service(context: &Context) -> Client {
     ProtocolServiceClient::new(context.client.channel.clone())
 }
 
-fn new_stream(peer: &str, protocol: &str) -> Item {
-    Item::Open(OpenProtocolStream { peer_id: peer.into(), protocols: vec![protocol.into()] })
+fn new_stream(peer: &str, protocols: &[String]) -> Item {
+    Item::Open(OpenProtocolStream { peer_id: peer.into(), protocols: protocols.into() })
 }
 
 /// Joins standard input and output with a new stream.
-pub(super) async fn open(context: &Context, peer: &str, protocol: &str) -> anyhow::Result<()> {
-    let stream = start(service(context), new_stream(peer, protocol)).await?;
+pub(super) async fn open(context: &Context, peer: &str, protocols: &[String]) -> anyhow::Result<()> {
+    let stream = start(service(context), new_stream(peer, protocols)).await?;
     join(stream, tokio::io::stdin(), tokio::io::stdout()).await
 }
 
 /// Joins standard input and output with the first stream that a peer opens.
-pub(super) async fn handle(context: &Context, protocol: &str) -> anyhow::Result<()> {
-    let handler = Handler::of(context, protocol, false).await?;
+pub(super) async fn handle(context: &Context, protocol: &str, share: bool) -> anyhow::Result<()> {
+    let handler = Handler::of(context, protocol, share).await?;
     output::say(format_args!("waiting for a stream on {protocol}"));
     let stream = handler.next(context).await?;
     output::say(format_args!("{} has opened a stream", stream.peer));
@@ -49,18 +57,30 @@ pub(super) async fn handle(context: &Context, protocol: &str) -> anyhow::Result<
 /// Joins each connection to a local address with a new stream to the peer.
 pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protocol: &str) -> anyhow::Result<()> {
     local::check(listen).map_err(|fault| fail(2, fault))?;
+    check_peer("PEER", peer)?;
+    if !protocol.starts_with('/') {
+        return Err(fail(2, format!("PROTOCOL `{protocol}`: begins with /, as in /ssh/1.0.0")));
+    }
     let listener = LocalListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     output::say(format_args!("{} leads to {protocol} of {peer}", listener.place()?));
     loop {
         let (reader, writer) = tokio::io::split(listener.accept().await?);
-        let (client, first) = (service(context), new_stream(peer, protocol));
+        let (client, first) = (service(context), new_stream(peer, &[protocol.to_owned()]));
         tokio::spawn(async move {
             let joined = async { join(start(client, first).await?, reader, writer).await };
             if let Err(error) = joined.await {
-                output::say(format_args!("p2pctl: {error:#}"));
+                output::say(format_args!("p2pctl: {}", words(&error)));
             }
         });
     }
+}
+
+fn check_peer(name: &str, id: &str) -> anyhow::Result<()> {
+    // The shortest there are, of Ed25519 and RSA keys in base58, have 46 characters.
+    if id.len() >= 46 && id.chars().all(|c| c.is_ascii_alphanumeric()) {
+        return Ok(());
+    }
+    Err(fail(2, format!("{name} `{id}`: takes a peer id such as 12D3KooW...")))
 }
 
 /// Joins each stream that an allowed peer opens with a new connection to a local address.
@@ -72,16 +92,23 @@ pub(super) async fn expose(
     share: bool,
 ) -> anyhow::Result<()> {
     local::check(target).map_err(|fault| fail(2, fault))?;
-    if let Some(bad) = allow.iter().find(|a| *a != "any" && !a.chars().all(|c| c.is_ascii_alphanumeric())) {
-        return Err(fail(2, format!("--allow {bad}: takes a peer id such as 12D3KooW..., or any")));
-    }
-    let handler = Handler::of(context, protocol, share).await?;
+    allow.iter().filter(|a| *a != "any").try_for_each(|a| check_peer("--allow", a))?;
+    let mut handler = Handler::of(context, protocol, share).await?;
     output::say(format_args!("{protocol} leads to {target} for {}", allow.join(", ")));
     loop {
-        let stream = handler.next(context).await?;
+        let stream = match handler.next(context).await {
+            Ok(stream) => stream,
+            Err(error) if is_away(&error) => {
+                output::say(format_args!("p2pctl: {}; waiting for it", words(&error)));
+                handler = Handler::again(context, protocol, share).await?;
+                output::say(format_args!("{protocol} leads to {target} again"));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let peer = &stream.peer;
         if !allow.iter().any(|a| a == peer || a == "any") {
-            // Let go: the peer sees a reset at once.
+            // Let go: the stream is reset.
             output::say(format_args!("p2pctl: {peer} is not allowed; `--allow {peer}` would let it in"));
             continue;
         }
@@ -93,7 +120,7 @@ pub(super) async fn expose(
                 join(stream, reader, writer).await
             };
             if let Err(error) = joined.await {
-                output::say(format_args!("p2pctl: {error:#}"));
+                output::say(format_args!("p2pctl: {}", words(&error)));
             }
         });
     }
@@ -113,10 +140,27 @@ impl Handler {
         Ok(Handler { id, _told: told })
     }
 
+    /// Once more, when the daemon is back.
+    async fn again(context: &Context, protocol: &str, share: bool) -> anyhow::Result<Self> {
+        loop {
+            tokio::time::sleep(TRY_EVERY).await;
+            match Handler::of(context, protocol, share).await {
+                Err(error) if is_away(&error) => {}
+                other => return other,
+            }
+        }
+    }
+
     /// The next stream that a peer opens.
     async fn next(&self, context: &Context) -> anyhow::Result<Started> {
         start(service(context), Item::AcceptNext(self.id)).await
     }
+}
+
+/// Whether the daemon is not there at the moment.
+fn is_away(error: &anyhow::Error) -> bool {
+    let broken = error.downcast_ref::<Status>().is_some_and(|s| s.code() == Code::Unavailable || is_ours(s));
+    broken || error.downcast_ref::<Failure>().is_some_and(|failure| failure.code == 8)
 }
 
 /// A stream that stands.

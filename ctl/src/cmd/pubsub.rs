@@ -6,7 +6,7 @@ use std::{
 };
 
 use p2pd_api::v1::{
-    Block, Durable, PublishManyRequest, PublishRequest, PublishResponse, SubscribeRequest,
+    Block, DropOldest, Durable, PublishManyRequest, PublishRequest, PublishResponse, SubscribeRequest,
     pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
 };
 use tokio::sync::mpsc;
@@ -101,7 +101,11 @@ pub(super) async fn subscribe(context: &Context, flags: Sub) -> anyhow::Result<(
 fn contract(flags: &Sub) -> anyhow::Result<Option<Contract>> {
     let durable = |after, from_oldest| Some(Contract::Durable(Durable { after, from_oldest }));
     if flags.block {
-        return Ok(Some(Contract::Block(Block::default())));
+        let max_wait_ms = u32::try_from(flags.max_wait.as_millis()).unwrap_or(u32::MAX);
+        return Ok(Some(Contract::Block(Block { max_wait_ms })));
+    }
+    if let Some(max_messages) = flags.behind {
+        return Ok(Some(Contract::DropOldest(DropOldest { max_messages })));
     }
     if let Some(path) = &flags.resume
         && let Some(cursor) = kept(path)?

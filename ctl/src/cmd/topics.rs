@@ -1,5 +1,7 @@
 //! `topics` and `validate`.
 
+use std::time::Duration;
+
 use p2pd_api::v1::{
     ForgetTopicRequest, GetTopicRequest, Judgement, ListTopicsRequest, MessageIdentity, MessageToJudge, MessageVerdict,
     SetTopicRequest, Topic, TopicSettings, ValidateTopicRequest, WatchTopicRequest,
@@ -13,7 +15,7 @@ use super::{
     program::{AT_ONCE, Program},
 };
 use crate::{
-    cli::{IdentityArg, TopicsAction},
+    cli::{IdentityArg, TopicSet, TopicsAction},
     client, output,
 };
 
@@ -37,23 +39,9 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
             })
             .await
         }
-        Some(TopicsAction::Set { topic, max_message, identity, closed, judging, keep, keep_bytes, mesh, max_age }) => {
-            let seconds = |d: std::time::Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
-            let identity = match identity {
-                IdentityArg::Sender => MessageIdentity::Sender,
-                IdentityArg::Content => MessageIdentity::Content,
-            };
-            let settings = TopicSettings {
-                max_message_bytes: max_message,
-                identity: identity.into(),
-                fail_closed: closed,
-                judging_ms: u32::try_from(judging.as_millis()).unwrap_or(u32::MAX),
-                keep_s: seconds(keep),
-                keep_bytes,
-                mesh,
-                max_age_ms: max_age.map_or(0, |age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX)),
-            };
-            let request = SetTopicRequest { topic, settings: Some(settings) };
+        Some(TopicsAction::Set(set)) => {
+            let settings = Some(settings(&set));
+            let request = SetTopicRequest { topic: set.topic, settings };
             let set = context.client.answer(pubsub.set_topic(request)).await?;
             output::message(context.format, "SetTopicResponse", &set, |s| {
                 s.settings.as_ref().map_or_else(String::new, settings_text)
@@ -64,6 +52,26 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
             let done = context.client.answer(pubsub.forget_topic(request)).await?;
             output::message(context.format, "ForgetTopicResponse", &done, |_| format!("forgot {topic}"))
         }
+    }
+}
+
+fn settings(set: &TopicSet) -> TopicSettings {
+    let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    let identity = match set.identity {
+        IdentityArg::Sender => MessageIdentity::Sender,
+        IdentityArg::Key => MessageIdentity::Key,
+        IdentityArg::Content => MessageIdentity::Content,
+    };
+    TopicSettings {
+        max_message_bytes: set.max_message,
+        identity: identity.into(),
+        fail_closed: set.closed,
+        judging_ms: milliseconds(set.judging),
+        keep_s: u32::try_from(set.keep.as_secs()).unwrap_or(u32::MAX),
+        keep_bytes: set.keep_bytes,
+        mesh: set.mesh,
+        max_age_ms: set.max_age.map_or(0, milliseconds),
+        allow_unsigned: set.unsigned,
     }
 }
 
@@ -93,14 +101,19 @@ fn page(topic: &Topic) -> String {
 }
 
 fn settings_text(s: &TopicSettings) -> String {
-    let identity = if s.identity() == MessageIdentity::Content { "content" } else { "sender" };
+    let identity = match s.identity() {
+        MessageIdentity::Content => "content",
+        MessageIdentity::Key => "key",
+        MessageIdentity::Sender | MessageIdentity::Unspecified => "sender",
+    };
     let unjudged = if s.fail_closed { "refused" } else { "accepted" };
     let age = match s.max_age_ms {
         0 => String::new(),
         ms => format!(" and at most {ms} ms old"),
     };
+    let unsigned = if s.allow_unsigned { " signed or not," } else { "" };
     format!(
-        "messages up to {} bytes{age}, told apart by {identity}; what is not judged within {} ms is {unjudged}; the log keeps {} s and {} bytes; a mesh of {} peers",
+        "messages up to {} bytes{age},{unsigned} told apart by {identity}; what is not judged within {} ms is {unjudged}; the log keeps {} s and {} bytes; a mesh of {} peers",
         s.max_message_bytes, s.judging_ms, s.keep_s, s.keep_bytes, s.mesh
     )
 }

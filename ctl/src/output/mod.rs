@@ -15,7 +15,7 @@ use tonic::Streaming;
 use crate::cli::Format;
 
 pub(crate) use json::{call_method, to_json};
-pub(crate) use table::{age, rows, short};
+pub(crate) use table::{age, rows, short, time};
 
 /// Tells the user something beside the results. Whoever reads it may have gone, which is no reason to stop.
 pub(crate) fn say(text: impl Display) {

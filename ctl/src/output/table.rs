@@ -23,6 +23,12 @@ pub(crate) fn age(ms: u64) -> String {
     }
 }
 
+/// Milliseconds since 1970 as a time in UTC.
+pub(crate) fn time(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map(|time| time.strftime("%FT%TZ").to_string()).unwrap_or_default()
+}
+
 /// The end of a peer id, which is where they differ.
 pub(crate) fn short(peer: &str) -> String {
     let from = peer.len().saturating_sub(8);

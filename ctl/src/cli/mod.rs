@@ -1,9 +1,16 @@
 //! The command line as clap sees it.
 
+mod pubsub;
+mod streams;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::{
+    pubsub::{IdentityArg, Pub, Sub, TopicSet, Topics, TopicsAction},
+    streams::{Listen, PublishStream, SampleArg, WireArg},
+};
 use crate::exit::CODES;
 
 pub(crate) fn parse() -> Cli {
@@ -21,7 +28,8 @@ pub(crate) struct Cli {
     /// sound card, or - for standard output.
     #[arg(long, short, global = true, default_value = "table")]
     pub(crate) output: String,
-    /// How long to wait, as in 500ms, 10s, 2m.
+    /// How long to wait for an answer of the daemon, as in 500ms, 10s, 2m. What goes on until it is ended, such as sub,
+    /// events and handle, is bounded by --count or by you.
     #[arg(long, global = true, value_parser = duration, default_value = "10s")]
     pub(crate) timeout: Duration,
     #[command(subcommand)]
@@ -81,13 +89,17 @@ pub(crate) enum Command {
     Open {
         /// Peer id.
         peer: String,
-        /// Such as /chat/1.0.0
-        protocol: String,
+        /// Such as /chat/1.0.0; of several the first that the peer speaks.
+        #[arg(required = true, num_args = 1..=8)]
+        protocols: Vec<String>,
     },
     /// Wait for a peer to open a stream: standard input goes there, what it sends to standard output.
     Handle {
         /// Such as /chat/1.0.0
         protocol: String,
+        /// Let others who say so handle it, too; each gets a stream in turn.
+        #[arg(long)]
+        share: bool,
     },
     /// Ask a peer: standard input is the request, its answer goes to standard output.
     Call {
@@ -167,104 +179,6 @@ pub(crate) enum Command {
 }
 
 #[derive(Args)]
-pub(crate) struct Pub {
-    /// Topic.
-    pub(crate) topic: String,
-    /// The message.
-    pub(crate) message: Option<String>,
-    /// How long to wait for somebody who follows the topic.
-    #[arg(long, value_parser = duration, default_value = "0s")]
-    pub(crate) wait: Duration,
-}
-
-#[derive(Args)]
-pub(crate) struct Sub {
-    /// Topic.
-    pub(crate) topic: String,
-    /// End after so many messages.
-    #[arg(long, short = 'n')]
-    pub(crate) count: Option<u64>,
-    /// Have local publishers wait while this reader is slow.
-    #[arg(long, conflicts_with_all = ["durable", "from_oldest", "after", "resume"])]
-    pub(crate) block: bool,
-    /// Read from the daemon's log, which keeps the topic's messages from now on.
-    #[arg(long)]
-    pub(crate) durable: bool,
-    /// Begin with the oldest message of the log.
-    #[arg(long)]
-    pub(crate) from_oldest: bool,
-    /// Go on after this cursor of the log.
-    #[arg(long, conflicts_with = "from_oldest")]
-    pub(crate) after: Option<u64>,
-    /// Keep the cursor in this file, and go on after it.
-    #[arg(long, conflicts_with = "after")]
-    pub(crate) resume: Option<PathBuf>,
-}
-
-#[derive(Args)]
-pub(crate) struct Topics {
-    #[command(subcommand)]
-    pub(crate) action: Option<TopicsAction>,
-}
-
-#[derive(Subcommand)]
-pub(crate) enum TopicsAction {
-    /// One topic: who is there, its log and settings.
-    Show {
-        /// Topic.
-        topic: String,
-    },
-    /// Who is there, now and with each change.
-    Watch {
-        /// Topic.
-        topic: String,
-    },
-    /// Change settings; those not given are as usual again.
-    Set {
-        /// Topic.
-        topic: String,
-        /// Largest message, bytes.
-        #[arg(long, default_value_t = 61_440)]
-        max_message: u32,
-        /// What makes two messages the same.
-        #[arg(long, value_enum, default_value = "sender")]
-        identity: IdentityArg,
-        /// Refuse what no validator has judged.
-        #[arg(long)]
-        closed: bool,
-        /// Time of a validator.
-        #[arg(long, value_parser = duration, default_value = "1s")]
-        judging: Duration,
-        /// How long the log keeps a message.
-        #[arg(long, value_parser = duration, default_value = "24h")]
-        keep: Duration,
-        /// What the log may hold, bytes.
-        #[arg(long, default_value_t = 67_108_864)]
-        keep_bytes: u64,
-        /// Peers that whole messages are exchanged with, 2 to 24; in force from the daemon's next start on.
-        #[arg(long, default_value_t = 6)]
-        mesh: u32,
-        /// How old a message may be, 1s to 24h, by the time that it then begins with; every peer of the topic has to set it.
-        #[arg(long, value_parser = duration)]
-        max_age: Option<Duration>,
-    },
-    /// Forget settings and log.
-    Forget {
-        /// Topic.
-        topic: String,
-    },
-}
-
-/// What makes two messages the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum IdentityArg {
-    /// Sender and number.
-    Sender,
-    /// Bytes.
-    Content,
-}
-
-#[derive(Args)]
 pub(crate) struct Dht {
     #[command(subcommand)]
     pub(crate) action: DhtAction,
@@ -334,7 +248,7 @@ pub(crate) enum PeersAction {
         /// Peer id.
         peer: String,
         /// How many.
-        #[arg(long, short = 'n', default_value_t = 3)]
+        #[arg(long, short = 'n', default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
         count: u32,
         /// From one to the next, 10ms to 1m.
         #[arg(long, value_parser = duration, default_value = "1s")]
@@ -342,6 +256,8 @@ pub(crate) enum PeersAction {
     },
     /// All of them.
     List,
+    /// All of them, then each change.
+    Watch,
     /// Dial a peer.
     Connect {
         /// Multiaddr that ends in /p2p/ and the peer id
@@ -386,101 +302,6 @@ pub(crate) enum PeersAction {
         /// As it was given
         subject: String,
     },
-}
-
-#[derive(Args)]
-pub(crate) struct PublishStream {
-    /// Id of the stream: 1 to 128 characters, printable, without spaces, / or @.
-    pub(crate) id: String,
-    /// WAV, FLAC, MP3, Vorbis, AAC/M4A or Ogg/Opus file; - for raw samples on standard input; card, or card:NAME, to record.
-    #[arg(required_unless_present = "tone")]
-    pub(crate) source: Option<String>,
-    /// A sine of so many Hz instead of a file.
-    #[arg(long, conflicts_with = "source")]
-    pub(crate) tone: Option<f32>,
-    /// Name for people.
-    #[arg(long, default_value = "")]
-    pub(crate) name: String,
-    /// Category.
-    #[arg(long, default_value = "")]
-    pub(crate) category: String,
-    /// Title of what is played.
-    #[arg(long)]
-    pub(crate) title: Option<String>,
-    /// Take the title from the first line of this file, whenever it changes.
-    #[arg(long, conflicts_with = "title")]
-    pub(crate) title_file: Option<PathBuf>,
-    /// Begin again at the end of the file.
-    #[arg(long = "loop")]
-    pub(crate) repeat: bool,
-    /// Bits per second, as in 64000; for Ogg/Opus files the file decides.
-    #[arg(long)]
-    pub(crate) bitrate: Option<u32>,
-    /// Send groups of 40 ms instead of 100 ms.
-    #[arg(long)]
-    pub(crate) low_latency: bool,
-    /// Format on the wire; json is what older JavaScript peers hear.
-    #[arg(long, value_enum, default_value = "native")]
-    pub(crate) wire: WireArg,
-    /// Samples per second on standard input.
-    #[arg(long, default_value_t = 48_000)]
-    pub(crate) rate: u32,
-    /// Channels on standard input or of the card.
-    #[arg(long, default_value_t = 1)]
-    pub(crate) channels: u32,
-    /// What standard input holds.
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) format: SampleArg,
-    /// End after this time.
-    #[arg(long, value_parser = duration)]
-    pub(crate) duration: Option<Duration>,
-}
-
-/// Format on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum WireArg {
-    /// Signed groups.
-    Native,
-    /// JSON.
-    Json,
-}
-
-/// What a pipe holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum SampleArg {
-    /// An encoded stream where it begins like one, else s16.
-    Auto,
-    /// Signed 16 bit, little-endian.
-    S16,
-    /// 32 bit float, little-endian.
-    F32,
-}
-
-/// With `-o FILE`: .opus takes the exact packets, .wav the sound. Without, or with `-o -`, 16 bit samples at 48 kHz go
-/// to standard output, or to the sound card where that is a terminal. `-o card:NAME` takes a card as `aplay -L` names it.
-/// With `-o json` the sound goes nowhere, and the numbers to standard output at the end.
-#[derive(Args)]
-pub(crate) struct Listen {
-    /// Stream, or stream@publisher where two use one id.
-    pub(crate) stream: String,
-    /// End after so much sound.
-    #[arg(long, value_parser = duration)]
-    pub(crate) duration: Option<Duration>,
-    /// Most that playing may lag behind.
-    #[arg(long, value_parser = duration, default_value = "2s")]
-    pub(crate) latency: Duration,
-    /// How long to wait for the stream to appear.
-    #[arg(long, value_parser = duration, default_value = "5s")]
-    pub(crate) wait: Duration,
-    /// Write a stream in JSON as it comes, undecoded.
-    #[arg(long)]
-    pub(crate) raw: bool,
-    /// When the publisher ends or is lost, wait for it to come back, into the same file.
-    #[arg(long)]
-    pub(crate) stay: bool,
-    /// Print numbers each second.
-    #[arg(long)]
-    pub(crate) stats: bool,
 }
 
 /// Reads 500ms, 10s, 2m, 1h or plain seconds.

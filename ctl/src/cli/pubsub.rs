@@ -1,0 +1,119 @@
+//! Flags of `pub`, `sub` and `topics`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::duration;
+
+#[derive(Args)]
+pub(crate) struct Pub {
+    /// Topic.
+    pub(crate) topic: String,
+    /// The message.
+    pub(crate) message: Option<String>,
+    /// How long to wait for somebody who follows the topic.
+    #[arg(long, value_parser = duration, default_value = "0s")]
+    pub(crate) wait: Duration,
+}
+
+#[derive(Args)]
+pub(crate) struct Sub {
+    /// Topic.
+    pub(crate) topic: String,
+    /// End after so many messages.
+    #[arg(long, short = 'n')]
+    pub(crate) count: Option<u64>,
+    /// How many messages this reader may be behind before the oldest go, 1 to 4096 [default: 256]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096), conflicts_with_all = ["block", "durable", "from_oldest", "after", "resume"])]
+    pub(crate) behind: Option<u32>,
+    /// Have local publishers wait while this reader is slow.
+    #[arg(long, conflicts_with_all = ["durable", "from_oldest", "after", "resume"])]
+    pub(crate) block: bool,
+    /// Longest that one publication then waits, at most 10s.
+    #[arg(long, value_parser = duration, default_value = "1s", requires = "block")]
+    pub(crate) max_wait: Duration,
+    /// Read from the daemon's log, which keeps the topic's messages from now on.
+    #[arg(long)]
+    pub(crate) durable: bool,
+    /// Begin with the oldest message of the log.
+    #[arg(long)]
+    pub(crate) from_oldest: bool,
+    /// Go on after this cursor of the log.
+    #[arg(long, conflicts_with = "from_oldest")]
+    pub(crate) after: Option<u64>,
+    /// Keep the cursor in this file, and go on after it.
+    #[arg(long, conflicts_with = "after")]
+    pub(crate) resume: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Topics {
+    #[command(subcommand)]
+    pub(crate) action: Option<TopicsAction>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum TopicsAction {
+    /// One topic: who is there, its log and settings.
+    Show {
+        /// Topic.
+        topic: String,
+    },
+    /// Who is there, now and with each change.
+    Watch {
+        /// Topic.
+        topic: String,
+    },
+    /// Change settings; those not given are as usual again.
+    Set(TopicSet),
+    /// Forget settings and log.
+    Forget {
+        /// Topic.
+        topic: String,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct TopicSet {
+    /// Topic.
+    pub(crate) topic: String,
+    /// Largest message, bytes.
+    #[arg(long, default_value_t = 61_440)]
+    pub(crate) max_message: u32,
+    /// What makes two messages the same.
+    #[arg(long, value_enum, default_value = "sender")]
+    pub(crate) identity: IdentityArg,
+    /// Refuse what no validator has judged.
+    #[arg(long)]
+    pub(crate) closed: bool,
+    /// Time of a validator.
+    #[arg(long, value_parser = duration, default_value = "1s")]
+    pub(crate) judging: Duration,
+    /// How long the log keeps a message.
+    #[arg(long, value_parser = duration, default_value = "24h")]
+    pub(crate) keep: Duration,
+    /// What the log may hold, bytes.
+    #[arg(long, default_value_t = 67_108_864)]
+    pub(crate) keep_bytes: u64,
+    /// Peers that whole messages are exchanged with, 2 to 24; in force from the daemon's next start on.
+    #[arg(long, default_value_t = 6)]
+    pub(crate) mesh: u32,
+    /// How old a message may be, 1s to 24h, by the time that it then begins with; every peer of the topic has to set it.
+    #[arg(long, value_parser = duration)]
+    pub(crate) max_age: Option<Duration>,
+    /// Take messages without a signature, too; they come without a sender.
+    #[arg(long)]
+    pub(crate) unsigned: bool,
+}
+
+/// What makes two messages the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IdentityArg {
+    /// Sender and number, as go-libp2p has it.
+    Sender,
+    /// Likewise, as js-libp2p has it.
+    Key,
+    /// Bytes.
+    Content,
+}

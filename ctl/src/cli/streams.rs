@@ -1,0 +1,102 @@
+//! Flags of `publish-stream` and `listen`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use super::duration;
+
+#[derive(Args)]
+pub(crate) struct PublishStream {
+    /// Id of the stream: 1 to 128 characters, printable, without spaces, / or @.
+    pub(crate) id: String,
+    /// WAV, FLAC, MP3, Vorbis, AAC/M4A or Ogg/Opus file; - for raw samples on standard input; card, or card:NAME, to record.
+    #[arg(required_unless_present = "tone")]
+    pub(crate) source: Option<String>,
+    /// A sine of so many Hz instead of a file.
+    #[arg(long, conflicts_with = "source")]
+    pub(crate) tone: Option<f32>,
+    /// Name for people.
+    #[arg(long, default_value = "")]
+    pub(crate) name: String,
+    /// Category.
+    #[arg(long, default_value = "")]
+    pub(crate) category: String,
+    /// Title of what is played.
+    #[arg(long)]
+    pub(crate) title: Option<String>,
+    /// Take the title from the first line of this file, whenever it changes.
+    #[arg(long, conflicts_with = "title")]
+    pub(crate) title_file: Option<PathBuf>,
+    /// Begin again at the end of the file.
+    #[arg(long = "loop")]
+    pub(crate) repeat: bool,
+    /// Bits per second, as in 64000; for Ogg/Opus files the file decides.
+    #[arg(long)]
+    pub(crate) bitrate: Option<u32>,
+    /// Send groups of 40 ms instead of 100 ms.
+    #[arg(long)]
+    pub(crate) low_latency: bool,
+    /// Format on the wire; json is what older JavaScript peers hear.
+    #[arg(long, value_enum, default_value = "native")]
+    pub(crate) wire: WireArg,
+    /// Samples per second on standard input.
+    #[arg(long, default_value_t = 48_000)]
+    pub(crate) rate: u32,
+    /// Channels on standard input or of the card.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) channels: u32,
+    /// What standard input holds.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) format: SampleArg,
+    /// End after this time.
+    #[arg(long, value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+}
+
+/// Format on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WireArg {
+    /// Signed groups.
+    Native,
+    /// JSON.
+    Json,
+}
+
+/// What a pipe holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SampleArg {
+    /// An encoded stream where it begins like one, else s16.
+    Auto,
+    /// Signed 16 bit, little-endian.
+    S16,
+    /// 32 bit float, little-endian.
+    F32,
+}
+
+/// With `-o FILE`: .opus takes the exact packets, .wav the sound. Without, or with `-o -`, 16 bit samples at 48 kHz go
+/// to standard output, or to the sound card where that is a terminal. `-o card:NAME` takes a card as `aplay -L` names it.
+/// With `-o json` the sound goes nowhere, and the numbers to standard output at the end.
+#[derive(Args)]
+pub(crate) struct Listen {
+    /// Stream, or stream@publisher where two use one id.
+    pub(crate) stream: String,
+    /// End after so much sound.
+    #[arg(long, value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Most that playing may lag behind.
+    #[arg(long, value_parser = duration, default_value = "2s")]
+    pub(crate) latency: Duration,
+    /// How long to wait for the stream to appear.
+    #[arg(long, value_parser = duration, default_value = "5s")]
+    pub(crate) wait: Duration,
+    /// Write a stream in JSON as it comes, undecoded.
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// When the publisher ends or is lost, wait for it to come back, into the same file.
+    #[arg(long)]
+    pub(crate) stay: bool,
+    /// Print numbers each second.
+    #[arg(long)]
+    pub(crate) stats: bool,
+}
