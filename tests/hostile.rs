@@ -62,7 +62,7 @@ async fn passed_on(observer: &mut Running, mut is_last: impl FnMut(&PeerId, &[u8
     let mut senders = Vec::new();
     let until_last = async {
         while let Some(next) = observer.incoming.next().await {
-            let Next::Item(Incoming::Message { sender, data, .. }) = next else { continue };
+            let Next::Item(Incoming::Message { sender: Some(sender), data, .. }) = next else { continue };
             senders.push(sender.to_string());
             if is_last(&sender, &data) {
                 return;
@@ -189,6 +189,50 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_publisher_has_not_signed_for_good_goes_no_further() {
+    let b = start(&[]).await;
+    let (rogue, id, identity) = rogue(&b).await;
+    let key = StreamKey { publisher: id.clone(), stream: "noise".parse().unwrap() };
+    let audio = topic::audio_native(&key);
+    let config = json!({"codec": "opus", "sampleRate": 48_000, "channels": 1, "frameUs": 20_000, "framesPerGroup": 5});
+    let metadata = json!({"publisher": id.to_string(), "topic": audio, "timestamp": now(), "config": config});
+    say(&rogue.handle, json!({"type": "announce", "streamId": "noise", "metadata": metadata}).to_string()).await;
+    until("the entry", async || list(&b).await.into_iter().next()).await;
+    let mut live = listen(&b, "noise", 0).await;
+    rogue.handle.subscribe(&audio, TopicRule::Open).await.unwrap();
+    until("the audio mesh", async || (rogue.handle.topic_peers(&audio).await.unwrap().mesh > 0).then_some(())).await;
+    let mut beyond = observer(&b, &audio).await;
+    let group = |seq, secret| {
+        let (stream, frames) = (p2pd_core::group::stream_hash(&key), vec![Bytes::from_static(b"noise")]);
+        let body = GroupBody { stream, epoch: 1, seq, capture_us: now() * 1000, frames, ..Default::default() };
+        p2pd_core::group::sign(body, &ed25519_dalek::SigningKey::from_bytes(&secret)).signed
+    };
+    // Gossip's envelope proves for both that they are the publisher's.
+    let (forged, signed) = (group(0, [1; 32]), group(1, identity.secret().unwrap()));
+    for group in [&forged, &signed] {
+        rogue.handle.publish(&audio, group.clone()).await.unwrap();
+    }
+    assert_eq!(passed_on(&mut beyond, |_, data| *data == signed).await.len(), 1);
+    // Programs here have both: theirs is not held up by the check for others.
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        if let subscribe_stream_response::Event::Group(group) = next(&mut live).await {
+            heard.push(group.seq);
+        }
+    }
+    assert_eq!(heard, [0, 1]);
+    let burst = until("the burst", async || {
+        let mut replies = listen(&b, "noise", 10_000).await;
+        match tokio::time::timeout(std::time::Duration::from_millis(200), next(&mut replies)).await {
+            Ok(subscribe_stream_response::Event::Group(group)) => Some(group),
+            _ => None,
+        }
+    });
+    assert_eq!(burst.await.seq, 1);
+    assert!(score(&b, &id).await.is_some_and(|score| score < 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_of_another_network_s_size_is_not_taken_and_costs_nobody_the_link() {
     let b = start(&[]).await;
     let mut pubsub = PubSubServiceClient::new(support::channel(&b).await);
@@ -214,7 +258,7 @@ async fn a_peer_that_tells_no_subscription_is_let_go_so_that_it_greets_anew() {
     let (mut mute, _) = mute(&b);
     let let_go = async {
         while let Some(next) = mute.events.next().await {
-            if matches!(next, Next::Item(Event::Disconnected(_))) {
+            if matches!(next, Next::Item(Event::Disconnected { .. })) {
                 return;
             }
         }

@@ -16,12 +16,13 @@ use p2pd::app::Daemon;
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest, HandleProtocolResponse, ListPeersRequest,
-        OpenProtocolStream, exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
+        ConnectRequest, DisconnectRequest, ExchangeStreamRequest, ExchangeStreamResponse, GetPeerRequest,
+        HandleProtocolRequest, HandleProtocolResponse, ListPeersRequest, OpenProtocolStream,
+        exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
         protocol_service_client::ProtocolServiceClient,
     },
 };
-use support::{DEADLINE, channel, id, pair, protocols, start, until};
+use support::{DEADLINE, channel, id, pair, peers, protocols, standstill, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -44,6 +45,7 @@ async fn open_over(channel: Channel, first: Item) -> Result<(End, String), Statu
     let mut replies =
         ProtocolServiceClient::new(channel).exchange_stream(ReceiverStream::new(requests)).await?.into_inner();
     let Some(Event::Opened(opened)) = replies.message().await?.unwrap().event else { panic!("opened comes first") };
+    assert!(opened.address.starts_with("/ip4/127.0.0.1/"), "{}", opened.address);
     Ok((End { items, replies }, opened.protocol))
 }
 
@@ -62,6 +64,7 @@ async fn handle(daemon: &Daemon, protocol: &str) -> Result<Streaming<HandleProto
 async fn accept(daemon: &Daemon, told: &mut Streaming<HandleProtocolResponse>) -> End {
     let reply = tokio::time::timeout(DEADLINE, told.message()).await.unwrap().unwrap().unwrap();
     let Some(handle_protocol_response::Event::Inbound(inbound)) = reply.event else { panic!("an inbound stream") };
+    assert!(inbound.address.starts_with("/ip4/127.0.0.1/"), "{}", inbound.address);
     exchange(daemon, Item::Accept(inbound.stream_id)).await.unwrap().0
 }
 
@@ -87,6 +90,25 @@ async fn rest(replies: &mut Streaming<ExchangeStreamResponse>) -> Vec<u8> {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The error that ends a stream.
+async fn broken(replies: &mut Streaming<ExchangeStreamResponse>) -> Status {
+    loop {
+        match tokio::time::timeout(DEADLINE, replies.message()).await.expect("the end is told") {
+            Ok(Some(reply)) => assert!(matches!(reply.event, Some(Event::Data(_))), "{reply:?}"),
+            Ok(None) => panic!("an orderly end"),
+            Err(status) => return status,
+        }
+    }
+}
+
+/// Two daemons with one connection.
+async fn connected(transport: &str) -> (Daemon, Daemon) {
+    let (a, b) = (start(&[]).await, start(&[]).await);
+    let address = a.addresses.iter().find(|a| a.contains(transport) && !a.contains("/ws/")).unwrap().clone();
+    peers(&b).await.connect(ConnectRequest { address }).await.unwrap();
+    (a, b)
 }
 
 /// A stream from b to a; b's end first.
@@ -156,16 +178,15 @@ async fn a_slow_reader_holds_back_the_writer_and_nothing_else() {
         writer.close()
     });
     // It comes to a stop by itself, when what lies between is full.
-    until("the standstill", async || {
-        let before = sent.load(Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        (before > 0 && sent.load(Ordering::SeqCst) == before).then_some(())
-    })
-    .await;
-    let held = sent.load(Ordering::SeqCst);
+    let held = standstill(&sent).await;
     assert!(held < 400, "{held} of 800 chunks of 64 KiB were taken although nobody read");
     // Meanwhile other calls answer.
-    assert!(!id(&a).is_empty() && !id(&b).is_empty());
+    for daemon in [&a, &b] {
+        let asked = tokio::time::timeout(DEADLINE, async {
+            support::peers(daemon).await.list_peers(ListPeersRequest {}).await
+        });
+        assert_eq!(asked.await.expect("an answer").unwrap().into_inner().peers.len(), 1);
+    }
     assert_eq!(rest(&mut reader.replies).await.len(), 800 * 64 * 1024);
     drop(writing.await.unwrap());
 }
@@ -195,7 +216,8 @@ async fn a_protocol_has_one_handler_and_is_free_again_after_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_dies_resets_its_stream() {
-    let (a, b) = pair().await;
+    // QUIC's library makes an end of it.
+    let (a, b) = connected("/tcp/").await;
     let mut told = handle(&a, PROTOCOL).await.unwrap();
     let (socket, peer) = (b.socket.clone(), id(&a));
     // A program of its own: when its runtime ends, its connection to the daemon is cut, as by kill -9.
@@ -210,10 +232,26 @@ async fn a_program_that_dies_resets_its_stream() {
     let writing = tokio::spawn(async move {
         while items.send(ExchangeStreamRequest { item: Some(Item::Data(vec![0; 1024].into())) }).await.is_ok() {}
     });
-    let end = async { while let Ok(Some(_)) = replies.message().await {} };
-    tokio::time::timeout(DEADLINE, end).await.expect("the end is told");
+    assert_eq!(reason_of(&broken(&mut replies).await), Some(Reason::StreamReset), "an orderly end looks different");
     tokio::time::timeout(DEADLINE, writing).await.expect("and nothing more is taken").unwrap();
     drop(theirs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_closed_resets_its_streams_on_both_sides() {
+    for transport in ["/tcp/", "/quic-v1/"] {
+        let (a, b) = connected(transport).await;
+        let (mut ours, mut theirs) = joined(&a, &b).await;
+        let of_a = GetPeerRequest { peer_id: id(&a) };
+        let kept = async || peers(&b).await.get_peer(of_a.clone()).await.unwrap().into_inner().peer.unwrap().kept;
+        until("the stream to speak for the peer", async || kept().await.contains(&"stream".to_owned()).then_some(()))
+            .await;
+        peers(&b).await.disconnect(DisconnectRequest { peer_id: id(&a) }).await.unwrap();
+        for end in [&mut ours, &mut theirs] {
+            let reason = reason_of(&broken(&mut end.replies).await);
+            assert_eq!(reason, Some(Reason::StreamReset), "{transport}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,19 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use p2pd::app::Daemon;
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        Block, Durable, ForgetTopicRequest, GetTopicRequest, Judgement, ListPeersRequest, MessageIdentity,
+        Block, DropOldest, Durable, ForgetTopicRequest, GetTopicRequest, Judgement, ListPeersRequest, MessageIdentity,
         MessageToJudge, MessageVerdict, PublishManyRequest, PublishRequest, SetTopicRequest, SubscribeRequest,
         SubscribeResponse, Topic, TopicSettings, ValidateTopicRequest, ValidateTopicResponse, WatchTopicRequest,
         pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
@@ -17,7 +23,7 @@ use p2pd_api::{
     },
 };
 use p2pd_core::{contract::dated, time::UnixMs};
-use support::{DEADLINE, channel, pair, peers, setup_at, start, until};
+use support::{DEADLINE, channel, pair, peers, setup_at, standstill, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming, transport::Channel};
@@ -113,28 +119,34 @@ async fn many_are_published_in_order_and_each_is_answered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_network_has_local_readers_get_too() {
     let (a, b) = pair().await;
-    let (mut there, mut here) = (subscribe(&b, None).await, subscribe(&a, None).await);
+    let block = || Some(Contract::Block(Block { max_wait_ms: 10_000 }));
+    let (mut there, mut here) = (subscribe(&b, block()).await, subscribe(&a, block()).await);
     followers(&a, 1).await;
     let mut api = client(&a).await;
-    for call in 0..20 {
-        let (items, requests) = mpsc::channel(16);
-        for n in 0..16 {
-            let message = Some(message(format!("{call} {n}")));
-            items.send(PublishManyRequest { message }).await.unwrap();
+    let publishing = async {
+        for call in 0..5 {
+            let (items, requests) = mpsc::channel(16);
+            // Large, so that some are on their way when the program goes away.
+            for n in 0..16 {
+                let message = Some(message(format!("{call} {n}{}", " ".repeat(50_000))));
+                items.send(PublishManyRequest { message }).await.unwrap();
+            }
+            let mut answers = api.publish_many(ReceiverStream::new(requests)).await.unwrap().into_inner();
+            answers.message().await.unwrap();
         }
-        // The program goes away in the middle of it.
-        drop(api.publish_many(ReceiverStream::new(requests)).await.unwrap());
-    }
-    until("the last", async || client(&a).await.publish(message("end")).await.ok()).await;
+        until("the last", async || client(&a).await.publish(message("end")).await.ok()).await;
+    };
     let all = async |messages: &mut Streaming<_>| {
-        let mut all = texts(messages, 1).await;
+        let mut all = Vec::new();
         while all.last().is_none_or(|last| last != "end") {
-            all.extend(texts(messages, 1).await);
+            all.push(text(messages).await.0.trim().to_owned());
         }
-        all.sort();
+        // Of one call they come in order; one call may be overtaken by the next.
+        all.sort_by_key(|text| text.split(' ').next().map(str::to_owned));
         all
     };
-    assert_eq!(all(&mut here).await, all(&mut there).await);
+    let ((), here, there) = tokio::join!(publishing, all(&mut here), all(&mut there));
+    assert_eq!(here, there);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,24 +227,64 @@ async fn a_cursor_that_is_not_kept_names_the_oldest_that_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_cursor_begins_no_log() {
+    let a = start(&[]).await;
+    let request = SubscribeRequest { topic: "chat".into(), contract: durable(Some(5)) };
+    let refused = client(&a).await.subscribe(request).await.unwrap_err();
+    assert_eq!(reason_of(&refused), Some(Reason::CursorExpired));
+    let nobody = client(&a).await.publish(message("x")).await.unwrap_err();
+    assert_eq!(reason_of(&nobody), Some(Reason::NoListeners), "{nobody}");
+    assert!(nobody.message().contains("`chat`"), "{nobody}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_is_told_what_it_missed() {
+    const COUNT: u64 = 2_000;
+    let a = start(&[]).await;
+    let oldest_go = Some(Contract::DropOldest(DropOldest { max_messages: 4 }));
+    let mut slow = subscribe(&a, oldest_go).await;
+    let mut api = client(&a).await;
+    for n in 0..COUNT {
+        api.publish(message(n.to_be_bytes().repeat(512))).await.unwrap();
+    }
+    let (mut at, mut missed) = (0, 0);
+    while at < COUNT {
+        match next(&mut slow).await.0 {
+            Event::Message(message) => {
+                assert_eq!(message.data[..8], at.to_be_bytes());
+                at += 1;
+            }
+            Event::Gap(gap) => {
+                assert_eq!((gap.from, gap.reason.as_str()), (at, "slow-reader"));
+                missed += gap.to - gap.from + 1;
+                at = gap.to + 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(missed > 0, "all that was sent fitted in between");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_blocking_reader_holds_local_publishers_back() {
     let a = start(&[]).await;
     let block = Some(Contract::Block(Block { max_wait_ms: 10_000 }));
     let mut slow = subscribe(&a, block).await;
     let mut publisher = client(&a).await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
     let sending = tokio::spawn(async move {
         for n in 0..3_000u32 {
-            publisher.publish(message(n.to_be_bytes())).await.unwrap();
+            publisher.publish(message(n.to_be_bytes().repeat(1024))).await.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
         }
     });
     // All that may wait for the reader, with what the socket holds, is far less than was to be sent.
+    let held = standstill(&sent).await;
+    assert!(held < 3_000, "all were taken although nobody read");
     for n in 0..3_000u32 {
         let (event, _) = next(&mut slow).await;
-        assert!(matches!(&event, Event::Message(m) if m.data[..] == n.to_be_bytes()), "{n}: {event:?}");
-        if n == 0 {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            assert!(!sending.is_finished(), "the publisher waits");
-        }
+        assert!(matches!(&event, Event::Message(m) if m.data[..4] == n.to_be_bytes()), "{n}: {event:?}");
     }
     sending.await.unwrap();
 }

@@ -16,7 +16,7 @@ use p2pd::app::{Daemon, Setup};
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        AudioGroup, Frame, GetStreamRequest, OpenStream, SubscribeStreamRequest, WireFormat,
+        AudioGroup, Frame, Frames, GetStreamRequest, OpenStream, SubscribeStreamRequest, WireFormat,
         publish_stream_request::Item, subscribe_stream_response::Event,
     },
 };
@@ -254,15 +254,19 @@ async fn mistakes_of_a_publisher_are_named() {
     drop(held);
     until("nothing", async || list(&a).await.is_empty().then_some(())).await;
 
-    let mut publishing = publish(&a, open("again")).await.unwrap();
-    publishing.send(Item::Frame(Frame { data: vec![0; 5000].into(), capture_us: 0, duration_us: 0 })).await;
-    let refused = loop {
-        if let Err(status) = publishing.replies.message().await {
-            break status;
-        }
-    };
-    assert!(refused.message().contains("frame.data"), "{refused}");
-    until("nothing", async || list(&a).await.is_empty().then_some(())).await;
+    let frame = |bytes| Frame { data: vec![0; bytes].into(), capture_us: 0, duration_us: 0 };
+    let frames = |count| Item::Frames(Frames { frames: vec![frame(9); count] });
+    for (bad, field) in [(Item::Frame(frame(5000)), "frame.data"), (frames(0), "frames"), (frames(51), "frames")] {
+        let mut publishing = publish(&a, open("again")).await.unwrap();
+        publishing.send(bad).await;
+        let refused = loop {
+            if let Err(status) = publishing.replies.message().await {
+                break status;
+            }
+        };
+        assert!(refused.message().contains(field), "{refused}");
+        until("nothing", async || list(&a).await.is_empty().then_some(())).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,9 @@ async fn join(daemon: &Daemon, round: usize) {
     drop(all);
     let mut client = PubSubServiceClient::new(daemon.channel().await);
     let mut topics = async || client.list_topics(ListTopicsRequest {}).await.unwrap().into_inner().topics;
+    let began = Instant::now();
     while topics().await.iter().any(|topic| topic.starts_with("topic")) {
+        assert!(began.elapsed() < Duration::from_secs(30), "the daemon does not leave its topics");
         sleep(Duration::from_millis(50)).await;
     }
 }

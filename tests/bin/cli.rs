@@ -5,7 +5,7 @@ mod support;
 
 use std::{
     fs,
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Stdio},
 };
@@ -174,7 +174,8 @@ fn mistakes_are_one_line_with_the_next_step() {
     let letter = place.path().join("letter.txt");
     fs::write(&empty, b"").unwrap();
     fs::write(&letter, b"Dear listeners,").unwrap();
-    let cases: [(&[&str], i32, &str); 9] = [
+    let own = support::id(&a);
+    let cases: [(&[&str], i32, &str); 21] = [
         (&["publish-stream", "x", "/nonexistent.flac"], 1, "/nonexistent.flac"),
         (&["publish-stream", "x", empty.to_str().unwrap()], 1, "empty"),
         (&["publish-stream", "x", letter.to_str().unwrap()], 1, "takes WAV, FLAC"),
@@ -183,7 +184,23 @@ fn mistakes_are_one_line_with_the_next_step() {
         (&["listen", "nothing", "--wait", "100ms"], 5, "p2pctl streams"),
         (&["peers", "connect", "/ip4/127.0.0.1/tcp/1"], 2, "/p2p/"),
         (&["wait", "peers=9", "--timeout", "200ms"], 6, "peers=9"),
-        (&["pub", "nobody", "hello"], 7, "NO_LISTENERS"),
+        (&["pub", "nobody", "hello"], 7, "nobody follows `nobody` yet; wait_ms (`p2pctl pub --wait 1m`)"),
+        (&["peers", "connect", &own], 2, "without a way to it"),
+        (&["peers", "connect", &a.address], 8, "this daemon itself"),
+        (
+            &["peers", "connect", "/ip4/127.0.0.1/udp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"],
+            2,
+            "/quic-v1",
+        ),
+        (&["open", &own, "/chat/1"], 8, "this daemon itself"),
+        (&["peers", "unrule", "9.9.9.9"], 5, "p2pctl peers rules"),
+        (&["dht", "put", "home", "x", "--ttl", "100ms"], 2, "1s to 48h"),
+        (&["forward", "127.0.0.1:0", "foo", "/x/1"], 2, "PEER `foo`"),
+        (&["forward", "127.0.0.1:0", &own, "x"], 2, "PROTOCOL `x`"),
+        (&["expose", "/x/1", "127.0.0.1:1", "--allow", "anyone"], 2, "--allow `anyone`"),
+        (&["sub", "chat", "--after", "5"], 7, "cursor 5"),
+        (&["events", "--after", "9999999"], 7, "cursor 9999999"),
+        (&["listen", "nothing", "--wait", "1h"], 2, "wait_ms"),
     ];
     for (args, code, words) in cases {
         let output = a.run(args);
@@ -205,7 +222,9 @@ fn the_three_ways_to_miss_the_daemon_say_what_to_do() {
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
     let stale = at(&stale);
     assert_eq!(stale.status.code(), Some(3));
-    assert!(said(&stale).contains("journalctl -u p2pd"), "{}", said(&stale));
+    assert!(said(&stale).contains("journalctl --user -u p2pd"), "{}", said(&stale));
+    let none = at(place.path());
+    assert!(said(&none).contains("it is no socket"), "{}", said(&none));
 }
 
 #[test]
@@ -245,6 +264,20 @@ fn messages_go_from_a_pipe_to_a_pipe() {
     std::io::Read::read_to_string(&mut subscriber.stdout.take().unwrap(), &mut text).unwrap();
     assert!(subscriber.wait().unwrap().success());
     assert_eq!(text, "first\nsecond\n");
+}
+
+#[test]
+fn peers_are_watched_and_shown() {
+    let (_place, a, b) = pair();
+    let mut watch = b.ctl(&["peers", "watch"]).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let present = lines.next().unwrap();
+    assert!(present.starts_with("present") && present.contains(&id(&a)), "{present}");
+    drop(a);
+    let gone = lines.find(|line| line.starts_with("gone")).unwrap();
+    assert!(gone.ends_with(present.split_whitespace().nth(1).unwrap()), "{gone}");
+    interrupt(&watch);
+    watch.wait().unwrap();
 }
 
 #[test]

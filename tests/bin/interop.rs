@@ -126,6 +126,9 @@ fn pattern(len: usize) -> Vec<u8> {
 /// The payload sizes that networks carry: small, a page, nearly the most.
 const SIZES: [usize; 3] = [10, 1024, 60 * 1024 - 1];
 
+/// What js-libp2p on Node speaks.
+const TRANSPORTS: [&str; 2] = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"];
+
 /// A program that follows a topic; its messages, in base64.
 fn follow(daemon: &Daemon, topic: &str) -> (Child, impl FnMut() -> Option<String> + use<>) {
     let mut reader = daemon.ctl(&["-o", "jsonl", "sub", topic]).spawn().unwrap();
@@ -155,15 +158,16 @@ fn end(mut child: Child) {
 #[test]
 fn js_over_tcp_and_websocket_identifies_pings_and_gossips_both_ways() {
     let place = tempfile::tempdir().unwrap();
-    for transport in ["tcp/0", "tcp/0/ws"] {
+    for transport in TRANSPORTS {
         let Some(mut js) = Peer::js() else { return };
-        let listen = format!("/ip4/127.0.0.1/{transport}");
-        let a = Daemon::start(place.path(), &transport.replace('/', ""), &["--listen", &listen]);
+        let a = Daemon::start(place.path(), &transport.replace('/', ""), &["--listen", transport]);
         let dialed = js.dial(&a);
         assert!(dialed["agent"].as_str().unwrap().starts_with("p2pd/"), "{dialed}");
         assert_eq!(dialed["peer"], id(&a));
         js.js_command(json!({ "peer": dialed["peer"] }), "ping", "pong");
         until("its agent", || a.good(&["peers"]).contains("js-libp2p").then_some(()));
+        let theirs = js.ready["peerId"].as_str().unwrap();
+        assert_eq!(a.good(&["peers", "ping", theirs, "-n", "2", "--interval", "10ms"]).lines().count(), 2);
 
         js.js_command(json!({ "topic": "sizes" }), "subscribe", "subscribed");
         let (reader, mut next) = follow(&a, "sizes");
@@ -179,6 +183,44 @@ fn js_over_tcp_and_websocket_identifies_pings_and_gossips_both_ways() {
         }
         end(reader);
     }
+}
+
+#[test]
+fn what_js_does_not_sign_is_taken_where_the_topic_allows_it() {
+    let Some(mut js) = Peer::js_with(&["", "StrictNoSign"]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &["--listen", "/ip4/127.0.0.1/tcp/0"]);
+    let b = Daemon::start(place.path(), "b", &["--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", &a.address]);
+    assert!(a.good(&["topics", "set", "open", "--unsigned"]).contains("signed or not"));
+    let mut durable = a.ctl(&["-o", "jsonl", "sub", "open", "--durable", "--count", "1"]).spawn().unwrap();
+    let (here, mut next) = follow(&a, "open");
+    let (strict, mut next_of_strict) = follow(&b, "open");
+    for daemon in [&a, &b] {
+        js.dial(daemon);
+    }
+    js.js_command(json!({ "topic": "open" }), "subscribe", "subscribed");
+    for daemon in [&a, &b] {
+        let topic = || serde_json::from_str::<Value>(&daemon.good(&["-o", "json", "topics", "show", "open"])).unwrap();
+        until("two followers", || (topic()["topic"]["peers"] == 2).then_some(()));
+    }
+    let said = BASE64.encode("from nobody");
+    js.js_command(json!({ "topic": "open", "data": said }), "publish", "published");
+    assert_eq!(next().as_deref(), Some(said.as_str()));
+    let mut kept = String::new();
+    durable.stdout.take().unwrap().read_to_string(&mut kept).unwrap();
+    let kept: Value = serde_json::from_str(kept.lines().last().unwrap()).unwrap();
+    assert_eq!((&kept["message"]["data"], &kept["message"]["sender"]), (&said.as_str().into(), &"".into()), "{kept}");
+    assert!(durable.wait().unwrap().success());
+    // What is signed goes the same way, and comes behind it.
+    publish(&a, "open", b"from us");
+    assert_eq!(next_of_strict(), Some(BASE64.encode("from us")), "not what nobody has signed");
+    until("js's lower score", || {
+        let peers: Value = serde_json::from_str(&b.good(&["-o", "json", "peers"])).unwrap();
+        let js = peers["peers"].as_array().unwrap().iter().find(|peer| peer["peer_id"] == js.ready["peerId"])?;
+        (js["score"].as_f64()? < 0.0).then_some(())
+    });
+    end(here);
+    end(strict);
 }
 
 #[test]
@@ -259,8 +301,15 @@ fn js_and_we_hear_each_other_s_json_audio() {
 
 #[test]
 fn twenty_mebibytes_go_to_js_and_back_on_one_connection() {
-    let Some(mut js) = Peer::js() else { return };
-    let (place, a) = daemon();
+    for transport in TRANSPORTS {
+        let Some(js) = Peer::js() else { return };
+        there_and_back(js, transport);
+    }
+}
+
+fn there_and_back(mut js: Peer, transport: &str) {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &["--listen", transport]);
     let peer = js.dial(&a)["peer"].clone();
     let theirs = js.ready["peerId"].as_str().unwrap().to_owned();
 
@@ -293,6 +342,8 @@ fn the_go_p2pd_identifies_and_gossips_both_ways() {
     let connected = go.event("connected", |_| true);
     assert_eq!(connected["peer_id"], id(&a));
     until("its agent", || a.good(&["peers"]).contains("p2pd/0.1").then_some(()));
+    let theirs = go.ready["peer_id"].as_str().unwrap();
+    assert_eq!(a.good(&["peers", "ping", theirs, "-n", "2", "--interval", "10ms"]).lines().count(), 2);
     go.tell("sub sizes");
     go.event("subscribed", |_| true);
     let (reader, mut next) = follow(&a, "sizes");
@@ -385,10 +436,16 @@ fn the_go_p2pd_and_we_find_what_the_other_provides() {
 #[test]
 fn js_and_we_find_what_the_other_provides() {
     const PROTOCOL: &str = "/town/kad/1.0.0";
-    let Some(mut js) = Peer::js_with(&[PROTOCOL]) else { return };
+    for transport in TRANSPORTS {
+        let Some(js) = Peer::js_with(&[PROTOCOL]) else { return };
+        each_provides(js, PROTOCOL, transport);
+    }
+}
+
+fn each_provides(mut js: Peer, protocol: &str, transport: &str) {
     let place = tempfile::tempdir().unwrap();
-    let variables = [("P2PD_NETWORK_DHT_PROTOCOL", PROTOCOL), ("P2PD_NETWORK_DHT", "server")];
-    let a = Daemon::start_with(place.path(), "a", &["--listen", "/ip4/127.0.0.1/tcp/0"], &variables);
+    let variables = [("P2PD_NETWORK_DHT_PROTOCOL", protocol), ("P2PD_NETWORK_DHT", "server")];
+    let a = Daemon::start_with(place.path(), "a", &["--listen", transport], &variables);
     let b = Daemon::start_with(place.path(), "b", &["--bootstrap", &a.address], &variables);
     b.good(&["wait", "peers=1", "--timeout", "20s"]);
     js.dial(&a);

@@ -8,11 +8,12 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::unix::net::UnixStream,
+    path::Path,
     process::{Command, Stdio},
     thread,
 };
 
-use support::{Daemon, id, interrupt, pair, ready, said, until};
+use support::{Daemon, id, interrupt, pair, ready, said, terminate, until};
 
 #[test]
 fn a_pipe_leads_to_a_pipe() {
@@ -56,32 +57,45 @@ fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let exposing = format!("{{ protocol = '/shout/1', target = '{}', allow = ['any'] }}", shouting());
-    let a_config = file("a.toml", format!("[tunnels]\nexpose = [{exposing}]\n"));
+    let target = shouting();
+    let exposing = |protocol, peer| format!("{{ protocol = '{protocol}', target = '{target}', allow = ['{peer}'] }}");
+    let other = exposing("/closed/1", "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN");
+    let a_config = file("a.toml", format!("[tunnels]\nexpose = [{}, {other}]\n", exposing("/shout/1", "any")));
     let a = Daemon::start(place.path(), "a", &["--config", &a_config]);
-    let socket = place.path().join("shout.sock");
-    let forwarding =
-        format!("{{ listen = 'unix:{}', peer = '{}', protocol = '/shout/1' }}", socket.display(), a.address);
-    let b_config = file("b.toml", format!("[tunnels]\nforward = [{forwarding}]\n"));
+    let (socket, closed) = (place.path().join("shout.sock"), place.path().join("closed.sock"));
+    let forwarding = |socket: &Path, protocol| {
+        format!("{{ listen = 'unix:{}', peer = '{}', protocol = '{protocol}' }}", socket.display(), a.address)
+    };
+    let both = format!("{}, {}", forwarding(&socket, "/shout/1"), forwarding(&closed, "/closed/1"));
+    let b_config = file("b.toml", format!("[tunnels]\nforward = [{both}]\n"));
     let mut b = Daemon::start(place.path(), "b", &["--config", &b_config]);
-    let ask = || {
-        let mut stream = UnixStream::connect(&socket).ok()?;
+    let ask = |socket: &Path| {
+        let mut stream = UnixStream::connect(socket).ok()?;
         stream.write_all(b"quiet words").ok()?;
         stream.shutdown(Shutdown::Write).ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
         (answer == b"QUIET WORDS").then_some(())
     };
-    until("the answer", ask);
+    until("the answer", || ask(&socket));
+    assert_eq!(ask(&closed), None, "this peer is not allowed");
     // The socket that a killed daemon leaves behind is no hindrance.
     b.kill_9();
     let _b = Daemon::start(place.path(), "b", &["--config", &b_config]);
-    until("the answer again", ask);
+    until("the answer again", || ask(&socket));
 
     let bad = file("bad.toml", "[tunnels]\nforward = [{ listen = 'nowhere', peer = 'x', protocol = '/y' }]\n".into());
     let refused = Command::new(support::p2pd()).args(["config", "check", &bad]).output().unwrap();
     assert_eq!(refused.status.code(), Some(78));
     assert!(said(&refused).contains("tunnels.forward listen: `nowhere`"), "{}", said(&refused));
+    for (expose, words) in [
+        (format!("{}, {}", exposing("/y", "any"), exposing("/y", "any")), "tunnels.expose has /y twice"),
+        (exposing("/y", "any").replace("'any'", ""), "tunnels.expose allow of /y: names nobody"),
+    ] {
+        let bad = file("bad.toml", format!("[tunnels]\nexpose = [{expose}]\n"));
+        let refused = Command::new(support::p2pd()).args(["config", "check", &bad]).output().unwrap();
+        assert!(said(&refused).contains(words), "{}", said(&refused));
+    }
 }
 
 #[test]
@@ -104,6 +118,41 @@ fn a_command_answers_calls() {
     failing.wait_with_output().unwrap();
     let missing = a.run(&["serve", "/shout/1", "no-such-command"]);
     assert_eq!(missing.status.code(), Some(2), "{}", said(&missing));
+}
+
+#[test]
+fn what_is_exposed_comes_back_with_the_daemon() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("data");
+    let start = |bootstrap: &[&str]| {
+        Daemon::start(place.path(), "a", &[&["--data", data.to_str().unwrap()], bootstrap].concat())
+    };
+    let mut a = start(&[]);
+    let b = Daemon::start(place.path(), "b", &["--bootstrap", &a.address]);
+    let (exposing, _) = ready(a.ctl(&["expose", "/shout/1", &shouting(), "--allow", "any"]));
+    let (forwarding, line) = ready(b.ctl(&["forward", "127.0.0.1:0", &id(&a), "/shout/1"]));
+    let port = line.split(' ').next().unwrap().to_owned();
+    let ask = || {
+        let mut stream = TcpStream::connect(&port).ok()?;
+        stream.write_all(b"quiet words").ok()?;
+        stream.shutdown(Shutdown::Write).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        (answer == b"QUIET WORDS").then_some(())
+    };
+    until("the answer", ask);
+    a.kill_9();
+    let mut a = start(&["--bootstrap", &b.address]);
+    until("the answer again", ask);
+    // A daemon that stops in good order tells its calls, which is no reason to end either.
+    terminate(&a.child);
+    a.child.wait().unwrap();
+    let _a = start(&["--bootstrap", &b.address]);
+    until("the answer after the second time", ask);
+    for mut child in [exposing, forwarding] {
+        interrupt(&child);
+        child.wait().unwrap();
+    }
 }
 
 #[test]

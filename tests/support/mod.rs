@@ -1,7 +1,12 @@
 //! Whole daemons in this process, over loopback, in temporary directories.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
-use std::{future::Future, path::Path, time::Duration};
+use std::{
+    future::{Future, ready},
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use p2pd::{
     app::{Daemon, Setup},
@@ -104,6 +109,20 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl
         }
     };
     tokio::time::timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("{what} did not come about"))
+}
+
+/// Waits until a count has begun and then stood still for a while; the count.
+pub async fn standstill(count: &AtomicUsize) -> usize {
+    const STILL: Duration = Duration::from_millis(300);
+    let (mut last, mut since) = (0, Instant::now());
+    until("the standstill", || {
+        let now = count.load(Ordering::SeqCst);
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        ready((now > 0 && since.elapsed() >= STILL).then_some(now))
+    })
+    .await
 }
 
 pub fn config() -> StreamConfig {

@@ -27,7 +27,7 @@ const MIB = 1024 * 1024
 
 const say = (event, fields) => process.stdout.write(JSON.stringify({ event, ...fields }) + '\n')
 
-const [dhtProtocol] = process.argv.slice(2)
+const [dhtProtocol, globalSignaturePolicy] = process.argv.slice(2)
 
 const node = await createLibp2p({
   addresses: { listen: ['/ip4/127.0.0.1/tcp/0', '/ip4/127.0.0.1/tcp/0/ws'] },
@@ -40,7 +40,7 @@ const node = await createLibp2p({
     // Only loopback is there, which others leave out.
     ...(dhtProtocol && { dht: kadDHT({ protocol: dhtProtocol, clientMode: false, peerInfoMapper: passthroughMapper }) }),
     // Announcing before anyone listens is no mistake: a query finds the stream later.
-    pubsub: gossipsub({ allowPublishToZeroTopicPeers: true })
+    pubsub: gossipsub({ allowPublishToZeroTopicPeers: true, globalSignaturePolicy })
   }
 })
 const { pubsub } = node.services
