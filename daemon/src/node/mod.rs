@@ -238,11 +238,12 @@ impl Node {
         Ok(self.0.net.disconnect(peer).await?)
     }
 
-    /// Ends every publication, and writes what is kept.
+    /// Ends every publication, lets peers hear of it, and writes what is kept.
     pub(crate) async fn finish(&self) {
         self.0.stopping.cancel();
         self.0.farewells.close();
         self.0.farewells.wait().await;
+        self.hear_everyone().await;
         self.flush_logs().await;
         if let Err(error) = self.persist(true).await {
             tracing::error!(%error, "the last state was not written");

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, stream};
 use p2pd_core::id::PeerId;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,6 +17,10 @@ use super::{Node, NodeError};
 const PROTOCOL: &str = "/ipfs/ping/1.0.0";
 /// Longest that one may take.
 const WITHIN: Duration = Duration::from_secs(10);
+/// Longest that all together may take at the end.
+const LAST: Duration = Duration::from_secs(1);
+/// Peers that are asked at once at the end.
+const AT_ONCE: usize = 64;
 
 impl Node {
     /// Takes one round trip to a peer.
@@ -28,6 +33,13 @@ impl Node {
             Err(NodeError::Reset(_)) => self.round_trip(peer).await,
             other => other,
         }
+    }
+
+    /// Takes one round trip to every peer: whoever answers has had all that was sent before.
+    pub(super) async fn hear_everyone(&self) {
+        let Ok(peers) = self.peers().await else { return };
+        let answers = stream::iter(peers).for_each_concurrent(AT_ONCE, async |info| drop(self.ping(&info.peer).await));
+        let _ = timeout(LAST, answers).await;
     }
 
     async fn round_trip(&self, peer: &PeerId) -> Result<Duration, NodeError> {
