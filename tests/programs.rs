@@ -3,6 +3,7 @@
 
 mod support;
 
+use p2pd::config::Dht;
 use p2pd_api::{
     Reason, reason_of,
     v1::{
@@ -151,6 +152,7 @@ async fn the_dht_finds_providers_and_peers() {
         let mut found = client.find_providers(FindProvidersRequest { key: key() }).await.unwrap().into_inner();
         let mut all = Vec::new();
         while let Some(next) = found.message().await.unwrap() {
+            assert!(next.addresses.iter().any(|address| address.contains("/tcp/")), "{next:?}");
             all.push(next.peer_id);
         }
         all
@@ -172,17 +174,51 @@ async fn the_dht_finds_providers_and_peers() {
     };
     let hub_id = hub.addresses[0].rsplit('/').next().unwrap();
     assert!(closest().await.iter().any(|found| found == hub_id), "it answers");
-    let found = on_c.find_peer(FindPeerRequest { peer_id: hub_id.into() }).await.unwrap().into_inner();
-    assert!(!found.addresses.is_empty());
-    let unknown = on_c
-        .find_peer(FindPeerRequest { peer_id: "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".into() })
-        .await
-        .unwrap_err();
+    let mut find = async |peer: &str| {
+        let mut found = on_c.find_peer(FindPeerRequest { peer_id: peer.into() }).await.unwrap().into_inner();
+        let mut all = Vec::new();
+        while let Some(next) = found.message().await? {
+            all.extend(next.addresses);
+        }
+        Ok::<_, tonic::Status>(all)
+    };
+    assert!(!find(hub_id).await.unwrap().is_empty(), "a connected one");
+    let found = find(&id).await.unwrap();
+    let told_once: std::collections::HashSet<_> = found.iter().collect();
+    assert!(
+        b.addresses.iter().any(|at| found.iter().any(|told| at.starts_with(told.as_str()))),
+        "the hub's word: {found:?}"
+    );
+    assert_eq!(told_once.len(), found.len(), "{found:?}");
+    let unknown = find("12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN").await.unwrap_err();
     assert_eq!((unknown.code(), reason_of(&unknown)), (Code::NotFound, Some(Reason::PeerNotFound)));
     for key in [bytes::Bytes::new(), vec![0; 129].into()] {
         let refused = on_b.provide(ProvideRequest { key }).await.unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::FieldInvalid)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_the_dht_asks_and_answers_nobody() {
+    let mut setup = support::setup(&[]);
+    setup.config.network.dht = Dht::Client;
+    let quiet = p2pd::app::Daemon::start(setup).await.unwrap();
+    let (hub, server) = (start(&[]).await, start(&[]).await);
+    for daemon in [&quiet, &server] {
+        peers(&hub).await.connect(ConnectRequest { address: daemon.addresses[0].clone() }).await.unwrap();
+    }
+    let answers = async |daemon: &p2pd::app::Daemon| {
+        let of = GetPeerRequest { peer_id: support::id(daemon) };
+        let peer = peers(&hub).await.get_peer(of).await.ok()?.into_inner().peer?;
+        let told = !peer.protocols.is_empty();
+        told.then(|| peer.protocols.iter().any(|protocol| protocol.ends_with("/kad/1.0.0")))
+    };
+    until("one that decides for itself to answer", async || answers(&server).await.filter(|answers| *answers)).await;
+    let tcp = server.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap().clone();
+    peers(&quiet).await.connect(ConnectRequest { address: tcp }).await.unwrap();
+    let on_quiet = DhtServiceClient::new(channel(&quiet).await);
+    until("it to ask", async || on_quiet.clone().provide(ProvideRequest { key: "x".into() }).await.ok()).await;
+    assert!(!until("its protocols", async || answers(&quiet).await).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,11 +232,11 @@ async fn a_pinned_peer_is_dialled_again_also_after_a_restart() {
         ("nonsense", vec![], "peer: is no peer id, and `nonsense`"),
         (id.as_str(), vec!["a b".to_owned()], "a tag has"),
     ] {
-        let refused = client.pin_peer(PinPeerRequest { peer: peer.into(), tags }).await.unwrap_err();
+        let refused = client.pin_peer(PinPeerRequest { peer: peer.into(), tags, passive: false }).await.unwrap_err();
         assert!(refused.code() == Code::InvalidArgument && refused.message().contains(words), "{refused}");
     }
     let tcp = b.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap().clone();
-    let request = PinPeerRequest { peer: tcp, tags: vec!["home".into()] };
+    let request = PinPeerRequest { peer: tcp, tags: vec!["home".into()], passive: false };
     assert_eq!(client.pin_peer(request).await.unwrap().into_inner().peer_id, id);
     let connected = async |daemon: &p2pd::app::Daemon| {
         let list = peers(daemon).await.list_pins(ListPinsRequest {}).await.unwrap().into_inner().pins;
@@ -223,8 +259,19 @@ async fn a_pinned_peer_is_dialled_again_also_after_a_restart() {
     let a = p2pd::app::Daemon::start(setup_at(here.path(), &[])).await.unwrap();
     until("the pinned peer after a restart", async || connected(&a).await).await;
     let mut client = peers(&a).await;
-    client.unpin_peer(UnpinPeerRequest { peer_id: id.clone() }).await.unwrap();
-    let gone = client.unpin_peer(UnpinPeerRequest { peer_id: id }).await.unwrap_err();
+    // Each who pinned it takes back its own tag; with the last it is free.
+    let again = PinPeerRequest { peer: id.clone(), tags: vec!["relay".into()], passive: true };
+    client.pin_peer(again).await.unwrap();
+    let pins = client.list_pins(ListPinsRequest {}).await.unwrap().into_inner().pins;
+    assert_eq!((pins[0].tags.clone(), pins[0].passive), (vec!["home".to_owned(), "relay".to_owned()], false));
+    let mut unpin = async |tags: &[&str]| {
+        let tags = tags.iter().map(ToString::to_string).collect();
+        client.unpin_peer(UnpinPeerRequest { peer_id: id.clone(), tags }).await.map(|done| done.into_inner().pinned)
+    };
+    assert!(unpin(&["home"]).await.unwrap(), "for the other tag");
+    assert_eq!(unpin(&["home"]).await.unwrap_err().code(), Code::InvalidArgument);
+    assert!(!unpin(&["relay"]).await.unwrap());
+    let gone = unpin(&[]).await.unwrap_err();
     assert_eq!((gone.code(), reason_of(&gone)), (Code::NotFound, Some(Reason::PeerNotFound)));
     a.stop().await;
     b.stop().await;

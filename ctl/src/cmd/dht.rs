@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use p2pd_api::v1::{
-    FindClosestPeersRequest, FindClosestPeersResponse, FindPeerRequest, FindProvidersRequest, GetValueRequest,
-    GetValueResponse, ProvideRequest, PutValueRequest, StopProvidingRequest, dht_service_client::DhtServiceClient,
+    FindClosestPeersRequest, FindClosestPeersResponse, FindPeerRequest, FindPeerResponse, FindProvidersRequest,
+    FindProvidersResponse, GetValueRequest, GetValueResponse, ProvideRequest, PutValueRequest, StopProvidingRequest,
+    dht_service_client::DhtServiceClient,
 };
 
 use prost::bytes::Bytes;
@@ -25,18 +26,30 @@ fn key(text: &str) -> anyhow::Result<Bytes> {
     }
 }
 
+/// Says in words that a list was empty.
+fn told(count: u64, empty: &str) -> anyhow::Result<()> {
+    if count == 0 {
+        output::say(format_args!("{empty}"));
+    }
+    Ok(())
+}
+
 pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<()> {
     let mut dht = DhtServiceClient::new(context.client.channel.clone());
     match action {
         DhtAction::FindPeer { peer } => {
             let found = context.client.answer(dht.find_peer(FindPeerRequest { peer_id: peer })).await?;
-            output::message(context.format, "FindPeerResponse", &found, |f| f.addresses.join("\n"))
+            let text = |next: &FindPeerResponse| next.addresses.join("\n");
+            output::each(context.format, "FindPeerResponse", found, text).await.map(drop)
         }
         DhtAction::Closest { key } => {
             let request = FindClosestPeersRequest { key: self::key(&key)? };
             let found = context.client.answer(dht.find_closest_peers(request)).await?;
             let text = |next: &FindClosestPeersResponse| format!("{}  {}", next.peer_id, next.addresses.join(" "));
-            output::each(context.format, "FindClosestPeersResponse", found, text).await
+            told(
+                output::each(context.format, "FindClosestPeersResponse", found, text).await?,
+                "no peer answers in the DHT",
+            )
         }
         DhtAction::Provide { key } => {
             let done = context.client.answer(dht.provide(ProvideRequest { key: self::key(&key)? })).await?;
@@ -72,7 +85,11 @@ pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<
         DhtAction::Providers { key } => {
             let request = FindProvidersRequest { key: self::key(&key)? };
             let found = context.client.answer(dht.find_providers(request)).await?;
-            output::each(context.format, "FindProvidersResponse", found, |next| next.peer_id.clone()).await
+            let text = |next: &FindProvidersResponse| format!("{}  {}", next.peer_id, next.addresses.join(" "));
+            told(
+                output::each(context.format, "FindProvidersResponse", found, text).await?,
+                "nobody is known to have it",
+            )
         }
     }
 }

@@ -38,6 +38,7 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
                 w.topic.as_ref().map_or_else(String::new, who)
             })
             .await
+            .map(drop)
         }
         Some(TopicsAction::Set(set)) => {
             let settings = Some(settings(&set));

@@ -71,11 +71,13 @@ pub(crate) async fn each<M: Message + Default>(
     name: &str,
     mut answers: Streaming<M>,
     text: impl Fn(&M) -> String,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<u64> {
+    let mut count = 0;
     while let Some(answer) = answers.message().await? {
         line(&if format == Format::Table { text(&answer) } else { to_json(name, &answer, false)? })?;
+        count += 1;
     }
-    Ok(())
+    Ok(count)
 }
 
 /// Rows of a table of streams.

@@ -6,9 +6,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use libp2p::kad::{
-    self, GetProvidersOk, GetRecordOk, QueryId, QueryResult, Quorum, Record, RecordKey,
-    store::{MemoryStore, RecordStore},
+use libp2p::{
+    Multiaddr,
+    core::Endpoint,
+    kad::{
+        self, GetProvidersOk, GetRecordOk, QueryId, QueryResult, Quorum, Record, RecordKey,
+        store::{MemoryStore, RecordStore},
+    },
+    swarm::{ConnectionId, NetworkBehaviour},
 };
 use p2pd_core::{
     id::PeerId,
@@ -18,7 +23,12 @@ use p2pd_core::{
 };
 use tokio::sync::mpsc;
 
-use crate::{Handle, NetError, command::Command, dial::Reply, peers};
+use crate::{
+    Handle, NetError,
+    command::Command,
+    dial::{Reply, without_peer},
+    peers,
+};
 
 /// Questions under way.
 const MAX_LOOKUPS: usize = 64;
@@ -30,27 +40,45 @@ const ANSWERS: usize = 64;
 pub struct Found {
     /// Who.
     pub peer: PeerId,
-    /// Where, as others say; empty where only the peer was asked for.
+    /// Where, as others say.
     pub addresses: Vec<String>,
 }
 
 /// What is asked, and where the answers go.
 pub(crate) enum Question {
+    Peer(libp2p::PeerId, mpsc::Sender<Found>),
     Closest(Vec<u8>, mpsc::Sender<Found>),
     Providers(Vec<u8>, mpsc::Sender<Found>),
     Value(Bytes, mpsc::Sender<ValueBody>),
 }
 
 enum Lookup {
+    Peer { peer: libp2p::PeerId, answers: mpsc::Sender<Found>, told: HashSet<String> },
     Peers { answers: mpsc::Sender<Found>, told: HashSet<libp2p::PeerId> },
     Value { key: Bytes, answers: mpsc::Sender<ValueBody>, newest: Option<u64> },
 }
 
 impl Lookup {
+    /// Tells of a peer once, and of each address of one that is looked for. A question whose asker reads nothing loses answers,
+    /// and holds up nobody else.
+    fn tell(&mut self, found: libp2p::PeerId, mut addresses: Vec<String>) {
+        let answers = match self {
+            Lookup::Peer { peer, answers, told } if *peer == found => {
+                addresses.retain(|address| told.insert(address.clone()));
+                Some(answers).filter(|_| !addresses.is_empty())
+            }
+            Lookup::Peers { answers, told } => Some(answers).filter(|_| told.insert(found)),
+            Lookup::Peer { .. } | Lookup::Value { .. } => None,
+        };
+        if let Some(answers) = answers {
+            let _ = answers.try_send(Found { peer: peers::from_libp2p(&found), addresses });
+        }
+    }
+
     /// Whether nobody waits any more.
     fn is_over(&self) -> bool {
         match self {
-            Lookup::Peers { answers, .. } => answers.is_closed(),
+            Lookup::Peer { answers, .. } | Lookup::Peers { answers, .. } => answers.is_closed(),
             Lookup::Value { answers, .. } => answers.is_closed(),
         }
     }
@@ -76,6 +104,9 @@ impl Lookups {
             return Err(NetError::Limit("64 lookups are under way; try again"));
         }
         let (id, lookup) = match question {
+            Question::Peer(peer, answers) => {
+                (kad.get_closest_peers(peer), Lookup::Peer { peer, answers, told: HashSet::new() })
+            }
             Question::Closest(key, answers) => {
                 (kad.get_closest_peers(key), Lookup::Peers { answers, told: HashSet::new() })
             }
@@ -127,11 +158,26 @@ impl Lookups {
         }
     }
 
+    /// Whether anybody looks for a peer.
+    pub(crate) fn seeks_peers(&self) -> bool {
+        self.running.values().any(|lookup| matches!(lookup, Lookup::Peer { .. }))
+    }
+
+    /// Tells where the peers are that are looked for, as soon as anybody has said so.
+    pub(crate) fn look(&mut self, kad: &mut Kad, reach: Scope) {
+        for lookup in self.running.values_mut() {
+            if let Lookup::Peer { peer, .. } = lookup {
+                let (peer, addresses) = (*peer, known(kad, *peer, reach));
+                lookup.tell(peer, addresses);
+            }
+        }
+    }
+
     /// Addresses that reach less far than `reach` are left out of what is found.
     pub(crate) fn on_event(&mut self, kad: &mut Kad, event: kad::Event, wall: UnixMs, reach: Scope) {
         match event {
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
-                self.on_progress(id, result, wall, reach);
+                self.on_progress(kad, id, result, wall, reach);
                 if step.last {
                     self.running.remove(&id);
                 }
@@ -147,7 +193,7 @@ impl Lookups {
         }
     }
 
-    fn on_progress(&mut self, id: QueryId, result: QueryResult, wall: UnixMs, reach: Scope) {
+    fn on_progress(&mut self, kad: &mut Kad, id: QueryId, result: QueryResult, wall: UnixMs, reach: Scope) {
         match result {
             QueryResult::GetClosestPeers(result) => {
                 // What was found before the time was up is worth telling, too.
@@ -155,13 +201,10 @@ impl Lookups {
                     Ok(ok) => ok.peers,
                     Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
                 };
-                for peer in found {
-                    let addresses = peer.addrs.iter().map(ToString::to_string);
-                    self.tell(id, peer.peer_id, addresses.filter(|address| scope::of(address) >= reach).collect());
-                }
+                found.into_iter().for_each(|peer| self.tell(id, peer.peer_id, within(peer.addrs, reach)));
             }
             QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
-                providers.into_iter().for_each(|peer| self.tell(id, peer, Vec::new()));
+                providers.into_iter().for_each(|peer| self.tell(id, peer, known(kad, peer, reach)));
             }
             QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
                 self.tell_value(id, &found.record.value, wall)
@@ -192,17 +235,39 @@ impl Lookups {
         }
     }
 
-    /// Tells of a peer once. A question whose asker reads nothing loses answers, and holds up nobody else.
     fn tell(&mut self, id: QueryId, peer: libp2p::PeerId, addresses: Vec<String>) {
-        if let Some(Lookup::Peers { answers, told }) = self.running.get_mut(&id)
-            && told.insert(peer)
-        {
-            let _ = answers.try_send(Found { peer: peers::from_libp2p(&peer), addresses });
+        if let Some(lookup) = self.running.get_mut(&id) {
+            lookup.tell(peer, addresses);
         }
     }
 }
 
+/// Where a peer is, as the routing table and the answers to running queries have it.
+fn known(kad: &mut Kad, peer: libp2p::PeerId, reach: Scope) -> Vec<String> {
+    // What the behaviour would say if the peer were dialled now; no dial comes of it.
+    let nothing = ConnectionId::new_unchecked(0);
+    let addresses = kad.handle_pending_outbound_connection(nothing, Some(peer), &[], Endpoint::Dialer);
+    within(addresses.unwrap_or_default(), reach)
+}
+
+/// Those that reach far enough, each once.
+fn within(addresses: Vec<Multiaddr>, reach: Scope) -> Vec<String> {
+    let mut far = Vec::new();
+    for address in addresses.into_iter().map(|address| without_peer(address).to_string()) {
+        if scope::of(&address) >= reach && !far.contains(&address) {
+            far.push(address);
+        }
+    }
+    far
+}
+
 impl Handle {
+    /// Where a peer is: its addresses, each once, as they are found.
+    pub async fn find_peer(&self, peer: &PeerId) -> Result<mpsc::Receiver<Found>, NetError> {
+        let peer = peers::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
+        self.look_up(|answers| Question::Peer(peer, answers)).await
+    }
+
     /// The known peers closest to a key, as the DHT finds them; the end of the channel is the end of the search.
     pub async fn closest_peers(&self, key: Vec<u8>) -> Result<mpsc::Receiver<Found>, NetError> {
         self.look_up(|answers| Question::Closest(key, answers)).await

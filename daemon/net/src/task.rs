@@ -159,6 +159,10 @@ impl Task {
                 Some(command) = commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
             }
+            if self.lookups.seeks_peers() {
+                let reach = self.peers.nearest();
+                self.lookups.look(&mut self.swarm.behaviour_mut().kad, reach);
+            }
             if let Some((id, source, unproven)) = self.unproven.take() {
                 // First what waits for the group: it is on its way to programs while its signature is checked.
                 tokio::task::yield_now().await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use p2pd_api::v1::{
     FindClosestPeersRequest, FindClosestPeersResponse, FindPeerRequest, FindPeerResponse, FindProvidersRequest,
     FindProvidersResponse, GetValueRequest, GetValueResponse, ProvideRequest, ProvideResponse, PutValueRequest,
@@ -12,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Context, convert,
-    reply::{self, Replies},
+    reply::{self, Followed, Replies},
     status,
 };
 
@@ -20,10 +21,13 @@ pub(super) struct Service(pub(super) Context);
 
 #[tonic::async_trait]
 impl DhtService for Service {
-    async fn find_peer(&self, request: Request<FindPeerRequest>) -> Result<Response<FindPeerResponse>, Status> {
+    type FindPeerStream = Followed<FindPeerResponse>;
+
+    async fn find_peer(&self, request: Request<FindPeerRequest>) -> Result<Response<Self::FindPeerStream>, Status> {
         let id = convert::peer_id(&request.into_inner().peer_id)?;
-        let addresses = self.0.node.find_peer(&id).await.map_err(status::of)?;
-        Ok(Response::new(FindPeerResponse { addresses }))
+        let found = self.0.node.find_peer(&id).await.map_err(status::of)?;
+        let found = found.map(|next| next.map(|addresses| FindPeerResponse { addresses }).map_err(status::of));
+        Ok(Response::new(reply::follow(self.0.stop.clone(), found)))
     }
 
     type FindClosestPeersStream = Replies<FindClosestPeersResponse>;
@@ -82,18 +86,15 @@ impl DhtService for Service {
         })))
     }
 
-    type FindProvidersStream = Replies<FindProvidersResponse>;
+    type FindProvidersStream = Followed<FindProvidersResponse>;
 
     async fn find_providers(
         &self,
         request: Request<FindProvidersRequest>,
     ) -> Result<Response<Self::FindProvidersStream>, Status> {
-        let mut found = self.0.node.providers(&request.into_inner().key).await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
-            while let Some(next) = found.recv().await {
-                out.send(FindProvidersResponse { peer_id: next.peer.to_string() }).await?;
-            }
-            Ok(())
-        })))
+        let found = self.0.node.providers(&request.into_inner().key).await.map_err(status::of)?;
+        let found =
+            found.map(|next| Ok(FindProvidersResponse { peer_id: next.peer.to_string(), addresses: next.addresses }));
+        Ok(Response::new(reply::follow(self.0.stop.clone(), found)))
     }
 }

@@ -3,12 +3,17 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use p2pd_core::{
     id::PeerId,
     value::{self, MAX_DATA, MAX_NAME, MAX_TTL_MS, ValueBody},
 };
 use p2pd_net::{Found, NetError};
 use tokio::sync::mpsc::Receiver;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Node, NodeError, wall};
 
@@ -26,21 +31,26 @@ fn place(peer: &PeerId, name: &str) -> Result<Bytes, NodeError> {
 }
 
 impl Node {
-    /// The addresses of a peer: of its connections, or as the DHT knows them.
-    pub(crate) async fn find_peer(&self, peer: &PeerId) -> Result<Vec<String>, NodeError> {
-        if *peer == self.0.me {
-            return self.addresses().await;
+    /// The addresses of a peer: of its connections, or as the DHT finds them; fails in the end when there are none.
+    pub(crate) async fn find_peer(
+        &self,
+        peer: &PeerId,
+    ) -> Result<BoxStream<'static, Result<Vec<String>, NodeError>>, NodeError> {
+        let here = if *peer == self.0.me {
+            Some(self.addresses().await?)
+        } else {
+            self.peer(peer).await.ok().map(|info| info.connections.into_iter().map(|c| c.address).collect())
+        };
+        if let Some(addresses) = here {
+            return Ok(stream::iter([Ok(addresses)]).boxed());
         }
-        if let Ok(info) = self.peer(peer).await {
-            return Ok(info.connections.into_iter().map(|c| c.address).collect());
-        }
-        let mut found = self.0.net.closest_peers(peer.as_bytes().to_vec()).await?;
-        while let Some(next) = found.recv().await {
-            if next.peer == *peer {
-                return Ok(next.addresses);
-            }
-        }
-        Err(NodeError::PeerNotFound(peer.to_string()))
+        let found = self.0.net.find_peer(peer).await?;
+        let unknown = NodeError::PeerNotFound(peer.to_string());
+        Ok(stream::unfold((found, Some(unknown)), async |(mut found, unknown)| match found.recv().await {
+            Some(next) => Some((Ok(next.addresses), (found, None))),
+            None => unknown.map(|error| (Err(error), (found, None))),
+        })
+        .boxed())
     }
 
     /// The known peers closest to a key.
@@ -49,8 +59,11 @@ impl Node {
     }
 
     /// Who provides a key.
-    pub(crate) async fn providers(&self, key: &[u8]) -> Result<Receiver<Found>, NodeError> {
-        Ok(self.0.net.providers(check(key)?).await?)
+    pub(crate) async fn providers(&self, key: &[u8]) -> Result<impl Stream<Item = Found> + use<>, NodeError> {
+        let (me, own) = (self.0.me.clone(), self.addresses().await?);
+        let found = ReceiverStream::new(self.0.net.providers(check(key)?).await?);
+        // Others say where we are only as far as they know.
+        Ok(found.map(move |next| if next.peer == me { Found { addresses: own.clone(), ..next } } else { next }))
     }
 
     /// Provides a key.

@@ -22,12 +22,12 @@ def stop(dht, args):
 
 def providers(dht, args):
     for found in dht.FindProviders(dht_pb2.FindProvidersRequest(key=args.what.encode()), timeout=30):
-        print(found.peer_id)
+        print(found.peer_id, *found.addresses)
 
 
 def find_peer(dht, args):
-    for address in dht.FindPeer(dht_pb2.FindPeerRequest(peer_id=args.what), timeout=30).addresses:
-        print(address)
+    for found in dht.FindPeer(dht_pb2.FindPeerRequest(peer_id=args.what), timeout=30):
+        print(*found.addresses, sep="\n")
 
 
 parser, commands = command_line(__doc__)
