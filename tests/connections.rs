@@ -152,7 +152,7 @@ async fn while_memory_is_short_the_least_useful_peers_go() {
     for daemon in [&pinned, &other] {
         client.connect(ConnectRequest { address: daemon.addresses[0].clone() }).await.unwrap();
     }
-    client.pin_peer(PinPeerRequest { peer: pinned.addresses[0].clone(), tags: vec![] }).await.unwrap();
+    client.pin_peer(PinPeerRequest { peer: pinned.addresses[0].clone(), tags: vec![], passive: false }).await.unwrap();
     let closed = until("a closed connection", async || {
         let list = client.clone().list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap().into_inner();
         list.connections.into_iter().next()

@@ -8,7 +8,7 @@ use p2pd_api::{
     Reason, reason_of,
     v1::{
         ConnectRequest, DisconnectRequest, GetPeerRequest, ListClosedConnectionsRequest, ListPeersRequest,
-        ListRulesRequest, PinPeerRequest, RemoveRuleRequest, Rule, SetRuleRequest, Verdict,
+        ListRulesRequest, PinPeerRequest, PingPeerRequest, RemoveRuleRequest, Rule, SetRuleRequest, Verdict,
         peer_service_client::PeerServiceClient,
     },
 };
@@ -108,7 +108,7 @@ async fn above_the_high_water_mark_the_least_useful_peers_are_let_go_of() {
     let id = pinned.addresses[0].rsplit('/').next().unwrap().to_owned();
     let mut client = peers(&a).await;
     until("the pinned peer", async || client.clone().get_peer(GetPeerRequest { peer_id: id.clone() }).await.ok()).await;
-    client.pin_peer(PinPeerRequest { peer: id.clone(), tags: vec![] }).await.unwrap();
+    client.pin_peer(PinPeerRequest { peer: id.clone(), tags: vec![], passive: true }).await.unwrap();
     let mut others = Vec::new();
     for _ in 0..5 {
         let other = start(&[]).await;
@@ -123,6 +123,26 @@ async fn above_the_high_water_mark_the_least_useful_peers_are_let_go_of() {
     })
     .await;
     assert!(!let_go.contains(&id), "the pinned peer was let go of");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_passive_pin_does_not_dial() {
+    let (a, passive, active) = (start(&[]).await, start(&[]).await, start(&[]).await);
+    let mut client = peers(&a).await;
+    for (pinned, passive) in [(&passive, true), (&active, false)] {
+        let peer = pinned.addresses[0].clone();
+        client.pin_peer(PinPeerRequest { peer, tags: vec![], passive }).await.unwrap();
+    }
+    let connected = async |peer| client.clone().get_peer(GetPeerRequest { peer_id: id(peer) }).await.ok();
+    until("the other pin", async || connected(&active).await).await;
+    // Both would be dialled in one go, so that a way there and back is enough for the first.
+    let ping = PingPeerRequest { peer_id: id(&active), count: 3, interval_ms: 100 };
+    let mut answers = client.clone().ping_peer(ping).await.unwrap().into_inner();
+    while answers.message().await.unwrap().is_some() {}
+    assert!(connected(&passive).await.is_none());
+    // Whoever wants it dialled gets that.
+    client.clone().pin_peer(PinPeerRequest { peer: id(&passive), tags: vec![], passive: false }).await.unwrap();
+    until("it, too", async || connected(&passive).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
     match action {
         Some(PeersAction::Watch) => {
             let changes = context.client.answer(peers.watch_peers(WatchPeersRequest {})).await?;
-            output::each(context.format, "WatchPeersResponse", changes, change).await
+            output::each(context.format, "WatchPeersResponse", changes, change).await.map(drop)
         }
         None | Some(PeersAction::List) => {
             let list = context.client.answer(peers.list_peers(ListPeersRequest {})).await?;
@@ -46,15 +46,18 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
             let done = context.client.answer(peers.disconnect(DisconnectRequest { peer_id })).await?;
             output::message(context.format, "DisconnectResponse", &done, |_| format!("disconnected from {peer}"))
         }
-        Some(PeersAction::Pin { peer, tag }) => {
-            let request = PinPeerRequest { peer, tags: tag };
+        Some(PeersAction::Pin { peer, tag, passive }) => {
+            let request = PinPeerRequest { peer, tags: tag, passive };
             let pinned = context.client.answer(peers.pin_peer(request)).await?;
             output::message(context.format, "PinPeerResponse", &pinned, |p| format!("stays connected to {}", p.peer_id))
         }
-        Some(PeersAction::Unpin { peer }) => {
-            let request = UnpinPeerRequest { peer_id: peer.clone() };
+        Some(PeersAction::Unpin { peer, tag }) => {
+            let request = UnpinPeerRequest { peer_id: peer.clone(), tags: tag };
             let done = context.client.answer(peers.unpin_peer(request)).await?;
-            output::message(context.format, "UnpinPeerResponse", &done, |_| format!("{peer} is not pinned any more"))
+            output::message(context.format, "UnpinPeerResponse", &done, |done| {
+                let how = if done.pinned { "is still pinned, for other tags" } else { "is not pinned any more" };
+                format!("{peer} {how}")
+            })
         }
         Some(PeersAction::Pins) => {
             let list = context.client.answer(peers.list_pins(ListPinsRequest {})).await?;
@@ -97,9 +100,10 @@ fn word(rule: &Rule) -> &'static str {
 fn pins_table(pins: &[Pin]) -> String {
     let row = |pin: &Pin| {
         let connected = if pin.connected { "yes" } else { "-" };
-        vec![pin.peer_id.clone(), connected.into(), pin.tags.join(" "), pin.addresses.join(" ")]
+        let dialled = if pin.passive { "-" } else { "yes" };
+        vec![pin.peer_id.clone(), connected.into(), dialled.into(), pin.tags.join(" "), pin.addresses.join(" ")]
     };
-    output::rows(&["PEER", "CONNECTED", "TAGS", "ADDRESSES"], pins.iter().map(row))
+    output::rows(&["PEER", "CONNECTED", "DIALLED", "TAGS", "ADDRESSES"], pins.iter().map(row))
 }
 
 fn closed_table(closed: &[ClosedConnection]) -> String {

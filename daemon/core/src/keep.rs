@@ -11,13 +11,15 @@ pub const MAX_OF_ONE: usize = 8;
 /// Longest tag, in characters.
 const MAX_TAG: usize = 64;
 
-/// A peer that is dialled until it is connected, and never let go of.
+/// A peer that is never let go of, and dialled until it is connected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pin {
     /// Multiaddrs to reach it at, beside those that are known otherwise.
     pub addresses: Vec<String>,
     /// Why, in words of whoever pinned it.
     pub tags: Vec<String>,
+    /// It is not dialled.
+    pub passive: bool,
 }
 
 /// The pinned peers.
@@ -35,10 +37,12 @@ pub fn check_tag(tag: &str) -> Result<(), String> {
 }
 
 impl Pins {
-    /// As text, a line each: peer, addresses, tags.
+    /// As text, a line each: peer, addresses, tags, and whether it is passive.
     pub fn write(&self) -> String {
-        let line =
-            |(peer, pin): (&PeerId, &Pin)| format!("{peer} {} {}\n", pin.addresses.join(","), pin.tags.join(","));
+        let line = |(peer, pin): (&PeerId, &Pin)| {
+            let passive = if pin.passive { " passive" } else { "" };
+            format!("{peer} {} {}{passive}\n", pin.addresses.join(","), pin.tags.join(","))
+        };
         self.0.iter().map(line).collect()
     }
 
@@ -46,9 +50,10 @@ impl Pins {
     pub fn read(text: &str) -> Self {
         let list = |text: &str| text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect();
         let pin = |line: &str| {
-            let mut parts = line.splitn(3, ' ');
+            let mut parts = line.split(' ');
             let peer = parts.next()?.parse().ok()?;
-            Some((peer, Pin { addresses: list(parts.next()?), tags: list(parts.next()?) }))
+            let (addresses, tags) = (list(parts.next()?), list(parts.next()?));
+            Some((peer, Pin { addresses, tags, passive: parts.next() == Some("passive") }))
         };
         Pins(text.lines().filter_map(pin).take(MAX_PINS).collect())
     }
@@ -90,8 +95,10 @@ mod tests {
     #[test]
     fn pins_round_trip() {
         let peer: PeerId = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".parse().unwrap();
-        let pin = Pin { addresses: vec!["/ip4/192.0.2.7/tcp/4001".into()], tags: vec!["relay".into(), "home".into()] };
-        for pin in [pin, Pin::default()] {
+        let tags = vec!["relay".into(), "home".into()];
+        let pin = Pin { addresses: vec!["/ip4/192.0.2.7/tcp/4001".into()], tags, passive: false };
+        let passive = Pin { passive: true, ..pin.clone() };
+        for pin in [pin, passive, Pin::default()] {
             let pins = Pins([(peer.clone(), pin)].into());
             assert_eq!(Pins::read(&pins.write()), pins);
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use libp2p::StreamProtocol;
-use p2pd_core::{access::Rules, contract::TopicSettings, group::Group, id::PeerId};
+use p2pd_core::{access::Rules, contract::TopicSettings, group::Group, id::PeerId, keep::Pins};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Provide { key: Vec<u8>, reply: Reply<()> },
     StopProviding { key: Vec<u8> },
     SetRules { rules: Rules },
-    SetPins { pins: Vec<(libp2p::PeerId, Vec<libp2p::Multiaddr>)> },
+    SetPins { pins: Pins },
     Closed { reply: oneshot::Sender<Vec<Closed>> },
     Recent { topic: String, ms: u64, reply: oneshot::Sender<Vec<Arc<Group>>> },
 }

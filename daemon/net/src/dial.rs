@@ -7,7 +7,11 @@ use libp2p::{
     multiaddr::Protocol,
     swarm::{ConnectionId, DialError, dial_opts::DialOpts},
 };
-use p2pd_core::{id::PeerId, time::MonoMs};
+use p2pd_core::{
+    id::PeerId,
+    keep::{Pin, Pins},
+    time::MonoMs,
+};
 use tokio::sync::oneshot;
 
 use crate::{NetError, behaviour::Behaviour, peers};
@@ -36,6 +40,8 @@ struct Wanted {
     addresses: Vec<Multiaddr>,
     /// Of the configuration; the others were pinned while the daemon ran.
     bootstrap: bool,
+    /// It is kept when it comes, and not dialled.
+    passive: bool,
     next: MonoMs,
     wait: Duration,
 }
@@ -118,7 +124,7 @@ pub(crate) fn parse_listen(address: &str) -> Result<Multiaddr, NetError> {
 
 impl Wanted {
     fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>, bootstrap: bool) -> Self {
-        Wanted { peer, addresses, bootstrap, next: MonoMs(0), wait: RETRY_FIRST }
+        Wanted { peer, addresses, bootstrap, passive: false, next: MonoMs(0), wait: RETRY_FIRST }
     }
 }
 
@@ -132,9 +138,13 @@ impl Dial {
     }
 
     /// Stays connected to these peers, beside those of the configuration, in place of those before.
-    pub(crate) fn pin(&mut self, pins: Vec<(libp2p::PeerId, Vec<Multiaddr>)>) {
+    pub(crate) fn pin(&mut self, pins: &Pins) {
+        let addresses = |pin: &Pin| pin.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        let wanted = |(peer, pin): (&PeerId, &Pin)| {
+            Some(Wanted { passive: pin.passive, ..Wanted::new(peers::to_libp2p(peer)?, addresses(pin), false) })
+        };
         self.wanted.retain(|wanted| wanted.bootstrap);
-        self.wanted.extend(pins.into_iter().map(|(peer, addresses)| Wanted::new(peer, addresses, false)));
+        self.wanted.extend(pins.0.iter().filter_map(wanted));
     }
 
     /// Why we stay connected to a peer, where we do.
@@ -217,7 +227,7 @@ impl Dial {
 
     /// Dials the wanted peers that are not connected, each with growing patience.
     pub(crate) fn tick(&mut self, swarm: &mut Swarm<Behaviour>, now: MonoMs) {
-        for wanted in &mut self.wanted {
+        for wanted in self.wanted.iter_mut().filter(|wanted| !wanted.passive) {
             if swarm.is_connected(&wanted.peer) {
                 if now.since(wanted.next) >= STEADY_MS {
                     wanted.wait = RETRY_FIRST;

@@ -3,13 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use p2pd_core::{
-    access::Rules,
-    contract::TopicSettings,
-    group::Group,
-    id::PeerId,
-    keep::{Pin, Pins},
-};
+use p2pd_core::{access::Rules, contract::TopicSettings, group::Group, id::PeerId, keep::Pins};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -76,9 +70,7 @@ impl Handle {
     }
 
     /// Stays connected to these peers, in place of those before.
-    pub async fn set_pins(&self, pins: &Pins) -> Result<(), NetError> {
-        let addresses = |pin: &Pin| pin.addresses.iter().filter_map(|address| address.parse().ok()).collect();
-        let pins = pins.0.iter().filter_map(|(peer, pin)| Some((peers::to_libp2p(peer)?, addresses(pin)))).collect();
+    pub async fn set_pins(&self, pins: Pins) -> Result<(), NetError> {
         self.commands.send(Command::SetPins { pins }).await.map_err(|_| NetError::Stopped)
     }
 

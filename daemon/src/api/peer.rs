@@ -123,15 +123,15 @@ impl PeerService for Service {
     }
 
     async fn pin_peer(&self, request: Request<PinPeerRequest>) -> Result<Response<PinPeerResponse>, Status> {
-        let PinPeerRequest { peer, tags } = request.into_inner();
-        let pinned = self.0.node.pin(&peer, tags).await.map_err(status::of)?;
+        let PinPeerRequest { peer, tags, passive } = request.into_inner();
+        let pinned = self.0.node.pin(&peer, tags, passive).await.map_err(status::of)?;
         Ok(Response::new(PinPeerResponse { peer_id: pinned.to_string() }))
     }
 
     async fn unpin_peer(&self, request: Request<UnpinPeerRequest>) -> Result<Response<UnpinPeerResponse>, Status> {
-        let id = convert::peer_id(&request.into_inner().peer_id)?;
-        self.0.node.unpin(&id).await.map_err(status::of)?;
-        Ok(Response::new(UnpinPeerResponse {}))
+        let UnpinPeerRequest { peer_id, tags } = request.into_inner();
+        let pinned = self.0.node.unpin(&convert::peer_id(&peer_id)?, &tags).await.map_err(status::of)?;
+        Ok(Response::new(UnpinPeerResponse { pinned }))
     }
 
     async fn list_pins(&self, _: Request<ListPinsRequest>) -> Result<Response<ListPinsResponse>, Status> {
@@ -141,6 +141,7 @@ impl PeerService for Service {
             peer_id: peer.to_string(),
             addresses: pin.addresses,
             tags: pin.tags,
+            passive: pin.passive,
         };
         Ok(Response::new(ListPinsResponse { pins: self.0.node.pins().0.into_iter().map(pin).collect() }))
     }

@@ -2,7 +2,8 @@
 
 use p2pd_core::{
     id::PeerId,
-    keep::{MAX_OF_ONE, MAX_PINS, Pins, check_tag},
+    keep::{MAX_OF_ONE, MAX_PINS, Pin, Pins, check_tag},
+    text,
 };
 use p2pd_net::Closed;
 
@@ -29,8 +30,9 @@ impl Node {
         lock(&self.0.pins).0.get(peer).map(|pin| pin.tags.clone()).unwrap_or_default()
     }
 
-    /// Stays connected to a peer, given by its id or an address of it, for these reasons, beside those given before.
-    pub(crate) async fn pin(&self, peer: &str, tags: Vec<String>) -> Result<PeerId, NodeError> {
+    /// Keeps a peer, given by its id or an address of it, for these reasons, beside those given before; unless all who ask are
+    /// content to be `passive`, it is dialled, too.
+    pub(crate) async fn pin(&self, peer: &str, tags: Vec<String>, passive: bool) -> Result<PeerId, NodeError> {
         let field = |fault: String| NodeError::Field { field: "peer", fault };
         let (id, address) = match peer.parse::<PeerId>() {
             Ok(id) => (id, None),
@@ -49,7 +51,8 @@ impl Node {
             if pins.0.len() >= MAX_PINS && !pins.0.contains_key(&id) {
                 return Err(NodeError::Limit(format!("{MAX_PINS} pinned peers are the most; unpin some")));
             }
-            let pin = pins.0.entry(id).or_default();
+            let pin = pins.0.entry(id).or_insert_with(|| Pin { passive, ..Pin::default() });
+            pin.passive &= passive;
             add(&mut pin.addresses, address.into_iter(), "addresses")?;
             add(&mut pin.tags, tags.into_iter(), "tags")
         })
@@ -57,11 +60,21 @@ impl Node {
         Ok(pinned)
     }
 
-    /// Stays connected to a peer no more; an open connection is left open.
-    pub(crate) async fn unpin(&self, peer: &PeerId) -> Result<(), NodeError> {
-        self.change_pins(|pins| match pins.0.remove(peer) {
-            Some(_) => Ok(()),
-            None => Err(NodeError::PeerNotPinned(peer.to_string())),
+    /// Takes these tags from a pinned peer, or all; without any it is kept no more, and an open connection is left open.
+    /// Whether it stays pinned.
+    pub(crate) async fn unpin(&self, peer: &PeerId, tags: &[String]) -> Result<bool, NodeError> {
+        self.change_pins(|pins| {
+            let pin = pins.0.get_mut(peer).ok_or_else(|| NodeError::PeerNotPinned(peer.to_string()))?;
+            if let Some(absent) = tags.iter().find(|tag| !pin.tags.contains(tag)) {
+                let fault = format!("`{}` is none of this peer; ListPins tells them", text::clean(absent, 64));
+                return Err(NodeError::Field { field: "tags", fault });
+            }
+            pin.tags.retain(|tag| !tags.is_empty() && !tags.contains(tag));
+            let stays = !pin.tags.is_empty();
+            if !stays {
+                pins.0.remove(peer);
+            }
+            Ok(stays)
         })
         .await
     }
@@ -72,14 +85,15 @@ impl Node {
     }
 
     /// Changes the pins on disk first, so that what is in force survives.
-    async fn change_pins(&self, change: impl FnOnce(&mut Pins) -> Result<(), NodeError>) -> Result<(), NodeError> {
+    async fn change_pins<T>(&self, change: impl FnOnce(&mut Pins) -> Result<T, NodeError>) -> Result<T, NodeError> {
         let _one = self.0.ruling.lock().await;
         let mut pins = self.pins();
-        change(&mut pins)?;
+        let changed = change(&mut pins)?;
         let (store, text) = (self.0.store.clone(), pins.write());
         blocking(move || store.set_setting(SETTING, &text)).await?;
         *lock(&self.0.pins) = pins.clone();
-        self.dial_pins(pins).await
+        self.dial_pins(pins).await?;
+        Ok(changed)
     }
 
     /// Has the network stay connected to these, also at the addresses of the peer book.
@@ -91,7 +105,7 @@ impl Node {
             }
             Ok(pins)
         });
-        Ok(self.0.net.set_pins(&pins.await?).await?)
+        Ok(self.0.net.set_pins(pins.await?).await?)
     }
 }
 

@@ -74,7 +74,7 @@ impl Task {
                 self.protocols_changed();
             }
             Command::SetRules { rules } => self.set_rules(rules),
-            Command::SetPins { pins } => self.dial.pin(pins),
+            Command::SetPins { pins } => self.dial.pin(&pins),
             Command::Closed { reply } => {
                 let _ = reply.send(self.peers.closed_ones());
             }
