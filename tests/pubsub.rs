@@ -289,6 +289,72 @@ async fn a_slow_blocking_reader_holds_local_publishers_back() {
     sending.await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocking_reader_that_stays_away_costs_so_much_and_is_told_what_it_missed() {
+    const PATIENCE: Duration = Duration::from_millis(50);
+    let a = start(&[]).await;
+    let mut away = subscribe(&a, Some(Contract::Block(Block { max_wait_ms: 50 }))).await;
+    let mut publisher = client(&a).await;
+    let (mut sent, mut waited) = (0u32, 0);
+    // Each beyond what may wait for the reader costs its publisher so long, and is sent all the same.
+    while waited < 40 {
+        let began = Instant::now();
+        publisher.publish(message(sent.to_be_bytes().repeat(15_000))).await.unwrap();
+        waited += usize::from(began.elapsed() >= PATIENCE);
+        sent += 1;
+        assert!(sent < 2_000, "nobody ever waited");
+    }
+    let (mut at, mut missed) = (0, 0);
+    while at < u64::from(sent) {
+        match next(&mut away).await.0 {
+            Event::Message(message) => {
+                assert_eq!(message.data[..4], u32::try_from(at).unwrap().to_be_bytes());
+                at += 1;
+            }
+            Event::Gap(gap) => {
+                assert_eq!((gap.from, gap.reason.as_str()), (at, "slow-reader"));
+                missed += gap.to - gap.from + 1;
+                at = gap.to + 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // What was within the bound when the waiting began is lost only as far as those that came after need its place.
+    assert!((1..40).contains(&missed), "{missed} missed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_reader_that_is_too_slow_is_told_what_has_expired() {
+    const COUNT: u32 = 300;
+    let a = start(&[]).await;
+    let mut api = client(&a).await;
+    let settings = TopicSettings { keep_bytes: 65_536, ..TopicSettings::default() };
+    api.set_topic(SetTopicRequest { topic: "chat".into(), settings: Some(settings) }).await.unwrap();
+    let mut slow = subscribe(&a, durable(None)).await;
+    let first = topic(&a).await.log.unwrap().oldest;
+    for n in 0..COUNT {
+        api.publish(message(n.to_be_bytes().repeat(12_500))).await.unwrap();
+    }
+    until("all on disk", async || (topic(&a).await.log?.newest == first + u64::from(COUNT) - 1).then_some(())).await;
+    let (mut at, mut gaps) = (first, 0);
+    while at < first + u64::from(COUNT) {
+        match next(&mut slow).await {
+            (Event::Message(message), cursor) => {
+                assert_eq!(message.data[..4], u32::try_from(at - first).unwrap().to_be_bytes());
+                assert_eq!(cursor, at);
+                at += 1;
+            }
+            (Event::Gap(gap), _) => {
+                assert_eq!((gap.from, gap.reason.as_str()), (at, "expired"));
+                at = gap.to + 1;
+                gaps += 1;
+            }
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+    assert!(gaps > 0, "all that was sent fitted in between");
+}
+
 /// A validator of `chat`.
 struct Validator {
     said: mpsc::Sender<ValidateTopicRequest>,

@@ -13,6 +13,8 @@ pub enum Next<T> {
         from: u64,
         /// Last position lost.
         to: u64,
+        /// They never came here; else the reader was too slow for them.
+        before: bool,
     },
 }
 
@@ -23,6 +25,8 @@ pub struct Ring<T> {
     max_items: usize,
     max_bytes: usize,
     bytes: usize,
+    /// Items lost before they came here, since the last push.
+    lost: u64,
     /// Position of the next item that is pushed.
     next: u64,
     /// Position that the reader expects next.
@@ -32,6 +36,8 @@ pub struct Ring<T> {
 #[derive(Debug)]
 struct Held<T> {
     position: u64,
+    /// So many positions before this one were lost before they came here.
+    lost: u64,
     weight: usize,
     item: T,
 }
@@ -39,12 +45,13 @@ struct Held<T> {
 impl<T> Ring<T> {
     /// A ring of at most `max_items` items that weigh at most `max_bytes` together. One item always fits.
     pub fn new(max_items: usize, max_bytes: usize) -> Self {
-        Ring { items: VecDeque::new(), max_items: max_items.max(1), max_bytes, bytes: 0, next: 0, expected: 0 }
+        Ring { items: VecDeque::new(), max_items: max_items.max(1), max_bytes, bytes: 0, lost: 0, next: 0, expected: 0 }
     }
 
     /// Adds an item, dropping the oldest as needed. Returns those.
     pub fn push(&mut self, weight: usize, item: T) -> Vec<T> {
-        self.items.push_back(Held { position: self.next, weight, item });
+        let lost = std::mem::take(&mut self.lost);
+        self.items.push_back(Held { position: self.next, lost, weight, item });
         self.next = self.next.saturating_add(1);
         self.bytes = self.bytes.saturating_add(weight);
         let mut dropped = Vec::new();
@@ -60,17 +67,21 @@ impl<T> Ring<T> {
     /// Counts items that were lost before they came here; the reader is told with the next one.
     pub fn lose(&mut self, count: u64) {
         self.next = self.next.saturating_add(count);
+        self.lost = self.lost.saturating_add(count);
     }
 
     /// The next item, or the gap before it; `None` when all is read.
     pub fn pop(&mut self) -> Option<Next<T>> {
-        let position = self.items.front()?.position;
-        if self.expected < position {
-            let gap = Next::Gap { from: self.expected, to: position - 1 };
-            self.expected = position;
-            return Some(gap);
+        let Held { position, lost, .. } = *self.items.front()?;
+        let came = position.saturating_sub(lost);
+        // First what this reader was too slow for, then what nobody got.
+        for (end, before) in [(came, false), (position, true)] {
+            if self.expected < end {
+                let from = std::mem::replace(&mut self.expected, end);
+                return Some(Next::Gap { from, to: end - 1, before });
+            }
         }
-        let Held { weight, item, .. } = self.items.pop_front()?;
+        let Held { position, weight, item, .. } = self.items.pop_front()?;
         self.bytes = self.bytes.saturating_sub(weight);
         self.expected = position.saturating_add(1);
         Some(Next::Item(item))
@@ -97,6 +108,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn a_gap_tells_who_was_slow() {
+        let mut ring = Ring::new(2, usize::MAX);
+        for item in 0..4 {
+            ring.push(1, item);
+        }
+        ring.lose(3);
+        ring.push(1, 4);
+        let all: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
+        let gap = |from, to, before| Next::Gap { from, to, before };
+        assert_eq!(all, [gap(0, 2, false), Next::Item(3), gap(4, 6, true), Next::Item(4)]);
+        // What was dropped with its gap before it.
+        ring.lose(1);
+        (5..8).for_each(|item| drop(ring.push(1, item)));
+        let all: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
+        assert_eq!(all, [gap(8, 9, false), Next::Item(6), Next::Item(7)]);
+    }
+
     proptest! {
         /// Whatever is pushed is read in order or lies in exactly one gap.
         #[test]
@@ -107,7 +136,7 @@ mod tests {
             let (mut pushed, mut seen) = (0u64, 0u64);
             let mut read = |ring: &mut Ring<u64>| match ring.pop() {
                 Some(Next::Item(n)) => { assert_eq!(n, seen); seen += 1; true }
-                Some(Next::Gap { from, to }) => { assert_eq!(from, seen); assert!(to >= from); seen = to + 1; true }
+                Some(Next::Gap { from, to, .. }) => { assert_eq!(from, seen); assert!(to >= from); seen = to + 1; true }
                 None => false,
             };
             for (step, weight) in ops {

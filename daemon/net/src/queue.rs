@@ -128,7 +128,7 @@ mod tests {
             writer.push(1, n);
         }
         drop(writer);
-        assert_eq!(reader.next().await, Some(Next::Gap { from: 0, to: 2 }));
+        assert_eq!(reader.next().await, Some(Next::Gap { from: 0, to: 2, before: false }));
         assert_eq!(reader.next().await, Some(Next::Item(3)));
         assert_eq!(reader.next().await, Some(Next::Item(4)));
         assert_eq!(reader.next().await, None);

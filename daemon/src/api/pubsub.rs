@@ -30,8 +30,10 @@ pub(super) struct Service(pub(super) Context);
 /// Messages of one call that are handed to the network before the first of them is answered.
 const AHEAD: usize = 16;
 
-pub(super) fn gap(from: u64, to: u64) -> Gap {
-    Gap { from, to, reason: "slow-reader".into() }
+/// A gap of a live reader; `before`: it is none of that reader's doing.
+pub(super) fn gap(from: u64, to: u64, before: bool) -> Gap {
+    let reason = if before { "daemon-busy" } else { "slow-reader" };
+    Gap { from, to, reason: reason.into() }
 }
 
 async fn publish(node: &Node, request: PublishRequest) -> Result<u32, Status> {
@@ -146,7 +148,7 @@ impl PubSubService for Service {
         let events = stream::unfold(reader, async |mut reader| {
             let event = match reader.next().await? {
                 Next::Item(item) => message(item),
-                Next::Gap { from, to } => Event::Gap(gap(from, to)),
+                Next::Gap { from, to, before } => Event::Gap(gap(from, to, before)),
             };
             Some((subscribed(event, 0), reader))
         });

@@ -97,7 +97,7 @@ mod tests {
                         assert_eq!(item, *due);
                         *due += 1;
                     }
-                    Some(Next::Gap { from, to }) => *due += to - from + 1,
+                    Some(Next::Gap { from, to, .. }) => *due += to - from + 1,
                     None => return false,
                 }
                 true

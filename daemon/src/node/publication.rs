@@ -228,7 +228,7 @@ impl Node {
 async fn send(node: Node, shared: Arc<Shared>, mut queue: queue::Reader<Outgoing>) {
     while let Some(next) = queue.next().await {
         let sent = match next {
-            Next::Gap { from, to } => {
+            Next::Gap { from, to, .. } => {
                 shared.dropped.fetch_add(to - from + 1, Ordering::Relaxed);
                 continue;
             }

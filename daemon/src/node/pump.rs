@@ -21,7 +21,7 @@ pub(super) async fn run(
             () = stop.cancelled() => return,
             next = incoming.next() => match next {
                 Some(Next::Item(incoming)) => node.on_incoming(incoming).await,
-                Some(Next::Gap { from, to }) => {
+                Some(Next::Gap { from, to, .. }) => {
                     let count = (to - from).saturating_add(1);
                     node.0.counters.dropped.fetch_add(count, Ordering::Relaxed);
                 }

@@ -316,8 +316,6 @@ impl Node {
     }
 }
 
-/// The number a reader begins with. Only what is on disk counts: a number that is not may be another message's after a
-/// crash, and whoever had it for a cursor would miss that one.
 /// Ids of the newest messages of a log, and when those came; page by page, since messages may be large.
 fn newest_ids(store: &Store, topic: &str, next: u64) -> Result<Vec<(Bytes, u64)>, StoreError> {
     let (mut ids, mut from) = (Vec::new(), next.saturating_sub(REMEMBERED as u64));
@@ -329,6 +327,8 @@ fn newest_ids(store: &Store, topic: &str, next: u64) -> Result<Vec<(Bytes, u64)>
     }
 }
 
+/// The number a reader begins with. Only what is on disk counts: a number that is not may be another message's after a
+/// crash, and whoever had it for a cursor would miss that one.
 fn begin_at(log: &Log, from: Start) -> Result<u64, NodeError> {
     let LogRecord { oldest, next, .. } = log.record;
     match from {
