@@ -176,6 +176,8 @@ fn net_config(config: &Config, meshes: Vec<(String, usize)>) -> p2pd_net::Config
         },
         max_connections_per_peer: network.max_connections_per_peer,
         max_connections_per_address: network.max_connections_per_address,
+        new_connections_per_address: network.new_connections_per_address,
+        max_pending_connections: network.max_pending_connections,
         meshes,
         max_streams_per_connection: network.max_streams_per_connection,
         memory_budget: Some(u64::from(network.memory_mib) << 20).filter(|budget| *budget > 0),

@@ -62,6 +62,16 @@ impl Namespace {
         true
     }
 
+    /// A daemon that listens on an address of the cable.
+    fn on_lan(&self, place: &Path, name: &str, ip: &str, settings: &[(&str, &str)]) -> Daemon {
+        let socket = place.join(format!("{name}.sock"));
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.0]).arg(p2pd()).args(["run", "--socket"]).arg(&socket);
+        command.args(["--listen", &format!("/ip4/{ip}/tcp/0")]).envs(settings.iter().copied());
+        command.env("STATE_DIRECTORY", place.join(name)).env("CONFIGURATION_DIRECTORY", place);
+        Daemon::spawn(command, socket)
+    }
+
     /// Runs something on a thread of its own, whose sockets are in this namespace.
     fn enter(&self, work: impl FnOnce() + Send + 'static) {
         let namespace = File::open(format!("/var/run/netns/{}", self.0)).unwrap();
@@ -194,23 +204,74 @@ fn on_a_lan_daemons_find_each_other_by_mdns_alone() {
     if !one.join(&two) {
         return;
     }
-    let start = |space: &Namespace, name: &str, ip: &str| {
-        let socket = place.path().join(format!("{name}.sock"));
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &space.0]).arg(p2pd()).args(["run", "--socket"]).arg(&socket);
-        command.args(["--listen", &format!("/ip4/{ip}/tcp/0")]).env("P2PD_NETWORK_MDNS", "true");
-        command.env("STATE_DIRECTORY", place.path().join(name)).env("CONFIGURATION_DIRECTORY", place.path());
-        Daemon::spawn(command, socket)
-    };
     // More than once, since they find each other at the same moment, and their dials may meet.
     for round in 0..8 {
-        let a = start(&one, &format!("a{round}"), "10.9.9.1");
-        let b = start(&two, &format!("b{round}"), "10.9.9.2");
+        let mdns = [("P2PD_NETWORK_MDNS", "true")];
+        let a = one.on_lan(place.path(), &format!("a{round}"), "10.9.9.1", &mdns);
+        let b = two.on_lan(place.path(), &format!("b{round}"), "10.9.9.2", &mdns);
         for (daemon, other) in [(&a, &b), (&b, &a)] {
             daemon.good(&["wait", "peers=1", "--timeout", "30s"]);
             assert!(daemon.good(&["-o", "json", "peers"]).contains(&id(other)));
         }
     }
+}
+
+/// Whether a connection can be made.
+fn connects(from: &Daemon, to: &Daemon) -> bool {
+    from.ctl(&["peers", "connect", &to.address]).output().unwrap().status.success()
+}
+
+#[test]
+fn one_address_gets_so_many_connections_and_others_theirs() {
+    let place = tempfile::tempdir().unwrap();
+    let (Some(one), Some(two)) = (Namespace::new("host"), Namespace::new("crowd")) else { return };
+    if !one.join(&two) {
+        return;
+    }
+    let set = |words: &str| {
+        let done = Command::new("ip").args(["-n", &two.0]).args(words.split(' ')).status().unwrap();
+        assert!(done.success(), "{words}");
+    };
+    set("address add 10.9.9.3/24 dev lan");
+    let many =
+        [("P2PD_NETWORK_MAX_CONNECTIONS_PER_ADDRESS", "2"), ("P2PD_NETWORK_NEW_CONNECTIONS_PER_ADDRESS", "1000")];
+    let a = one.on_lan(place.path(), "a", "10.9.9.1", &many);
+    let [first, second, third] = ["b", "c", "d"].map(|name| two.on_lan(place.path(), name, "10.9.9.2", &[]));
+    assert!(connects(&first, &a) && connects(&second, &a));
+    assert!(!connects(&third, &a), "a third of one address");
+    set("route add 10.9.9.1 dev lan src 10.9.9.3");
+    assert!(connects(&third, &a), "one of another address");
+    third.good(&["peers", "disconnect", &id(&a)]);
+    set("route del 10.9.9.1");
+    first.good(&["peers", "disconnect", &id(&a)]);
+    until("room", || connects(&third, &a).then_some(()));
+    // Whoever is allowed is not counted.
+    a.good(&["peers", "allow", "10.9.9.2"]);
+    assert!(connects(&first, &a));
+    assert_eq!(a.good(&["-o", "jsonl", "peers"]).lines().count(), 3);
+}
+
+#[test]
+fn new_connections_of_one_address_come_at_a_bounded_rate() {
+    let place = tempfile::tempdir().unwrap();
+    let (Some(one), Some(two)) = (Namespace::new("calm"), Namespace::new("hasty")) else { return };
+    if !one.join(&two) {
+        return;
+    }
+    let a = one.on_lan(place.path(), "a", "10.9.9.1", &[]);
+    let b = two.on_lan(place.path(), "b", "10.9.9.2", &[]);
+    let again = || {
+        let connected = connects(&b, &a);
+        let _ = b.ctl(&["peers", "disconnect", &id(&a)]).output().unwrap();
+        connected
+    };
+    let mut made = 0;
+    until("a refusal", || {
+        made += usize::from(again());
+        (!again()).then_some(())
+    });
+    assert!(made > 4, "only {made} before the refusal");
+    until("another", || again().then_some(()));
 }
 
 #[test]

@@ -87,6 +87,8 @@ pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
         water_marks: WaterMarks { high: 64, low: 64, grace_ms: 0 },
         max_connections_per_peer: 4,
         max_connections_per_address: 16,
+        new_connections_per_address: 1,
+        max_pending_connections: 64,
         max_streams_per_connection: 64,
         memory_budget: None,
         meshes: Vec::new(),

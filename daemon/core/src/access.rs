@@ -14,9 +14,8 @@ use crate::{admission::Bucket, id::PeerId, time::MonoMs};
 
 /// Most rules.
 pub const MAX_RULES: usize = 1000;
-/// New connections per second from one place, and how many at once; as go-libp2p's resource manager bounds them, but
-/// faster refilled.
-const NEW: (u32, u32) = (1, 16);
+/// How many seconds' new connections may come from one place at once.
+const AT_ONCE_S: u32 = 16;
 /// An IPv6 site of 65,536 networks may have so many times what a place may.
 const SITE: u32 = 8;
 /// Most places whose rate is remembered.
@@ -128,8 +127,8 @@ fn places(address: IpAddr) -> [IpNet; 2] {
 }
 
 impl Crowd {
-    /// Whether one more may come from there; says why not.
-    pub fn admit(&mut self, now: MonoMs, address: IpAddr, most: u32) -> Result<(), &'static str> {
+    /// Whether one more may come from there, of `most` and so many new ones per second; says why not.
+    pub fn admit(&mut self, now: MonoMs, address: IpAddr, most: u32, rate: u32) -> Result<(), &'static str> {
         let [place, site] = places(address);
         let open = |range| self.open.get(range).copied().unwrap_or(0);
         if open(&place) >= most || (site != place && open(&site) >= most.saturating_mul(SITE)) {
@@ -138,7 +137,7 @@ impl Crowd {
         if self.new.len() >= MAX_BUCKETS && !self.new.contains_key(&place) {
             self.new.clear();
         }
-        let (rate, burst) = NEW;
+        let burst = rate.saturating_mul(AT_ONCE_S);
         let bucket = self.new.entry(place).or_insert_with(|| Bucket::full(now, burst));
         if bucket.take(now, rate, burst) { Ok(()) } else { Err("too many new connections from this address") }
     }
@@ -190,13 +189,13 @@ mod tests {
         let mut crowd = Crowd::default();
         let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         for _ in 0..8 {
-            crowd.admit(MonoMs(0), one, 8).unwrap();
+            crowd.admit(MonoMs(0), one, 8, 1).unwrap();
             crowd.enter(one);
         }
-        assert!(crowd.admit(MonoMs(0), one, 8).is_err());
-        assert!(crowd.admit(MonoMs(0), other, 8).is_ok());
+        assert!(crowd.admit(MonoMs(0), one, 8, 1).is_err());
+        assert!(crowd.admit(MonoMs(0), other, 8, 1).is_ok());
         crowd.leave(one);
-        assert!(crowd.admit(MonoMs(0), one, 8).is_ok());
+        assert!(crowd.admit(MonoMs(0), one, 8, 1).is_ok());
         for _ in 0..8 {
             crowd.leave(one);
         }
@@ -208,21 +207,22 @@ mod tests {
         let mut crowd = Crowd::default();
         let at = |network: u16, host: u16| format!("2001:db8:0:{network:x}::{host:x}").parse::<IpAddr>().unwrap();
         for host in 0..2 {
-            crowd.admit(MonoMs(0), at(0x100, host), 2).unwrap();
+            crowd.admit(MonoMs(0), at(0x100, host), 2, 1).unwrap();
             crowd.enter(at(0x100, host));
         }
-        assert!(crowd.admit(MonoMs(0), at(0x1ff, 9), 2).is_err(), "the same /56");
+        assert!(crowd.admit(MonoMs(0), at(0x1ff, 9), 2, 1).is_err(), "the same /56");
         for network in 2..16 {
             crowd.enter(at(network << 8, 1));
         }
-        assert!(crowd.admit(MonoMs(0), at(0x2000, 1), 2).is_err(), "the same /48");
+        assert!(crowd.admit(MonoMs(0), at(0x2000, 1), 2, 1).is_err(), "the same /48");
     }
 
     #[test]
     fn who_comes_again_and_again_has_to_wait() {
         let mut crowd = Crowd::default();
         let address = "192.0.2.1".parse().unwrap();
-        let let_in = |crowd: &mut Crowd, ms| (0..100).filter(|_| crowd.admit(MonoMs(ms), address, 8).is_ok()).count();
+        let let_in =
+            |crowd: &mut Crowd, ms| (0..100).filter(|_| crowd.admit(MonoMs(ms), address, 8, 1).is_ok()).count();
         assert_eq!(let_in(&mut crowd, 0), 16);
         assert_eq!(let_in(&mut crowd, 3_000), 3);
     }

@@ -57,8 +57,8 @@ pub(crate) fn build(
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let id = identity.0.public().to_peer_id();
     let limits = connection_limits::ConnectionLimits::default()
-        .with_max_pending_incoming(Some(64))
-        .with_max_pending_outgoing(Some(64))
+        .with_max_pending_incoming(Some(config.max_pending_connections))
+        .with_max_pending_outgoing(Some(config.max_pending_connections))
         .with_max_established(Some(config.max_connections))
         .with_max_established_per_peer(Some(config.max_connections_per_peer));
     let identify = identify::Config::new(protocol_version(&config.network), identity.0.public())
@@ -75,7 +75,7 @@ pub(crate) fn build(
     let mut kad = kad::Behaviour::with_config(id, kad::store::MemoryStore::new(id), kad);
     kad.set_mode(Some(if config.dht == DhtMode::Server { kad::Mode::Server } else { kad::Mode::Client }));
     Ok(Behaviour {
-        gate: Gate::new(config.max_connections_per_address, rules),
+        gate: Gate::new(config.max_connections_per_address, config.new_connections_per_address, rules),
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),

@@ -19,6 +19,10 @@ pub struct Config {
     pub max_connections_per_peer: u32,
     /// Most inbound connections from one address: an IPv4 one, or an IPv6 /56; eight times as many from a /48.
     pub max_connections_per_address: u32,
+    /// New inbound connections per second from one such place.
+    pub new_connections_per_address: u32,
+    /// Connections that are being made, in each direction.
+    pub max_pending_connections: u32,
     /// Most streams of one connection that the peer opened.
     pub max_streams_per_connection: u32,
     /// From so many bytes of resident memory on, the least useful peers are let go of; `None`: never for that.

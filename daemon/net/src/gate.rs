@@ -67,6 +67,7 @@ pub(crate) struct Gate {
     rules: SharedRules,
     crowd: Crowd,
     per_address: u32,
+    new_per_address: u32,
     counted: HashMap<ConnectionId, IpAddr>,
     began: Instant,
 }
@@ -81,8 +82,9 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
 }
 
 impl Gate {
-    pub(crate) fn new(per_address: u32, rules: SharedRules) -> Self {
-        Gate { rules, crowd: Crowd::default(), per_address, counted: HashMap::new(), began: Instant::now() }
+    pub(crate) fn new(per_address: u32, new_per_address: u32, rules: SharedRules) -> Self {
+        let (crowd, counted) = (Crowd::default(), HashMap::new());
+        Gate { rules, crowd, per_address, new_per_address, counted, began: Instant::now() }
     }
 
     /// Puts rules in place of those before. Tells whether a range is denied now that was not.
@@ -131,7 +133,7 @@ impl NetworkBehaviour for Gate {
             return refuse(DENIED);
         }
         let now = MonoMs(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX));
-        match self.counts(remote).map(|ip| self.crowd.admit(now, ip, self.per_address)) {
+        match self.counts(remote).map(|ip| self.crowd.admit(now, ip, self.per_address, self.new_per_address)) {
             Some(Err(why)) => refuse(why),
             _ => Ok(()),
         }

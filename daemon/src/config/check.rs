@@ -21,6 +21,8 @@ impl Config {
             ("network.connections_grace_s", self.network.connections_grace_s, 0, 3600),
             ("network.max_connections_per_peer", self.network.max_connections_per_peer, 1, 64),
             ("network.max_connections_per_address", self.network.max_connections_per_address, 1, 65_535),
+            ("network.new_connections_per_address", self.network.new_connections_per_address, 1, 1000),
+            ("network.max_pending_connections", self.network.max_pending_connections, 8, 4096),
             ("network.max_streams_per_connection", self.network.max_streams_per_connection, 16, 4096),
             ("network.memory_mib", self.network.memory_mib, if self.network.memory_mib == 0 { 0 } else { 64 }, 1 << 20),
             ("api.max_connections_per_user", self.api.max_connections_per_user, 1, 4096),

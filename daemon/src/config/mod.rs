@@ -92,6 +92,14 @@ pub struct Network {
     #[config(default = 16, env = "P2PD_NETWORK_MAX_CONNECTIONS_PER_ADDRESS")]
     pub max_connections_per_address: u32,
 
+    /// New inbound connections per second from one such address, 1 to 1000; sixteen times as many may come at once.
+    #[config(default = 1, env = "P2PD_NETWORK_NEW_CONNECTIONS_PER_ADDRESS")]
+    pub new_connections_per_address: u32,
+
+    /// Most inbound connections that are being made at once, and as many outbound ones, 8 to 4096.
+    #[config(default = 64, env = "P2PD_NETWORK_MAX_PENDING_CONNECTIONS")]
+    pub max_pending_connections: u32,
+
     /// Most streams of one connection that the peer opened, 16 to 4096; what comes beyond is reset.
     #[config(default = 1024, env = "P2PD_NETWORK_MAX_STREAMS_PER_CONNECTION")]
     pub max_streams_per_connection: u32,
