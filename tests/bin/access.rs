@@ -17,7 +17,7 @@ use std::{
 };
 
 use nix::unistd::Uid;
-use support::{Daemon, P2PCTL, p2pd, said};
+use support::{Daemon, P2PCTL, p2pd, ready, said};
 
 const LISTEN: [&str; 2] = ["--listen", "/ip4/127.0.0.1/tcp/0"];
 /// Users that no machine has, one of them with the number that stands for such.
@@ -61,6 +61,31 @@ fn strangers_are_told_what_to_do() {
         }
         assert!(call(uid, &["wait", "ready"]).contains("does not admit you"), "and does not wait in vain");
     }
+}
+
+#[test]
+fn a_lease_is_its_users_own() {
+    if !Uid::effective().is_root() {
+        return println!("SKIP the lease of another user: to become one takes root");
+    }
+    let place = tempfile::tempdir().unwrap();
+    chown(place.path(), Some(STRANGERS[0]), Some(STRANGERS[0])).unwrap();
+    let socket = place.path().join("api.sock");
+    let mut system = run_as(STRANGERS[0], &p2pd());
+    system.env("STATE_DIRECTORY", place.path().join("data")).env("CONFIGURATION_DIRECTORY", place.path());
+    system.args(["run", "--socket"]).arg(&socket).args(LISTEN);
+    let daemon = Daemon::spawn(system, socket.clone());
+    let handle = ["handle", "/leased/1", "--lease", "mine", "--lease-for", "1m"];
+    let hold = || {
+        let (mut program, said) = ready(daemon.ctl(&handle));
+        assert!(said.starts_with("waiting for a stream on /leased/1"), "{said}");
+        program.kill().unwrap();
+        program.wait().unwrap();
+    };
+    hold();
+    let other = run_as(STRANGERS[0], Path::new(P2PCTL)).arg("-s").arg(&socket).args(handle).output().unwrap();
+    assert!(!other.status.success() && said(&other).contains("PROTOCOL_TAKEN"), "{}", said(&other));
+    hold();
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod streams;
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use p2pd_api::v1::HandleProtocolRequest;
 
 pub(crate) use self::{
     pubsub::{IdentityArg, Pub, Sub, TopicSet, Topics, TopicsAction},
@@ -97,9 +98,8 @@ pub(crate) enum Command {
     Handle {
         /// Such as /chat/1.0.0
         protocol: String,
-        /// Let others who say so handle it, too; each gets a stream in turn.
-        #[arg(long)]
-        share: bool,
+        #[command(flatten)]
+        hold: Hold,
     },
     /// Ask a peer: standard input is the request, its answer goes to standard output.
     Call {
@@ -109,15 +109,17 @@ pub(crate) enum Command {
         protocol: String,
         /// The request; else standard input.
         data: Option<String>,
+        /// A protocol to ask on where the peer does not speak the first; may be repeated.
+        #[arg(long)]
+        or: Vec<String>,
     },
     /// Answer what peers ask: a command gets each request on standard input and prints the answer.
     #[command(name = "serve")]
     Serve {
         /// Such as /weather/1.0.0
         protocol: String,
-        /// Let others who say so serve it, too; each gets a request in turn.
-        #[arg(long)]
-        share: bool,
+        #[command(flatten)]
+        hold: Hold,
         /// The command with its arguments, run once for each request; it gets P2PD_SENDER in its environment.
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
@@ -140,9 +142,8 @@ pub(crate) enum Command {
         /// Peer ids that may, or `any`.
         #[arg(long, required = true)]
         allow: Vec<String>,
-        /// Let others who say so handle the protocol, too; each gets a stream in turn.
-        #[arg(long)]
-        share: bool,
+        #[command(flatten)]
+        hold: Hold,
     },
     /// Print what happens.
     Events {
@@ -176,6 +177,29 @@ pub(crate) enum Command {
         #[arg(default_value = "{}")]
         message: String,
     },
+}
+
+/// How a protocol is held.
+#[derive(Args)]
+pub(crate) struct Hold {
+    /// Let others who say so handle the protocol, too; each gets a stream or request in turn.
+    #[arg(long, conflicts_with = "lease")]
+    pub(crate) share: bool,
+    /// Keep the protocol after this program has ended, for whoever of the same user comes with the same lease; 1 to 64 bytes.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) lease: Option<String>,
+    /// How long, at most 10m. Streams that come meanwhile wait, each 10s at most.
+    #[arg(long, value_parser = duration, default_value = "10s", requires = "lease")]
+    pub(crate) lease_for: Duration,
+}
+
+impl Hold {
+    /// The request for a protocol.
+    pub(crate) fn of(&self, protocol: &str) -> HandleProtocolRequest {
+        let lease_ms = self.lease.as_ref().map_or(0, |_| u32::try_from(self.lease_for.as_millis()).unwrap_or(u32::MAX));
+        let lease = self.lease.clone().unwrap_or_default();
+        HandleProtocolRequest { protocol: protocol.into(), share: self.share, lease_ms, lease }
+    }
 }
 
 #[derive(Args)]
@@ -275,11 +299,17 @@ pub(crate) enum PeersAction {
         /// Why; may be repeated.
         #[arg(long)]
         tag: Vec<String>,
+        /// Only never let go of it for others; do not dial it.
+        #[arg(long)]
+        passive: bool,
     },
     /// Stay connected to a peer no more.
     Unpin {
         /// Peer id
         peer: String,
+        /// Only take this tag; may be repeated. The peer stays pinned for others.
+        #[arg(long)]
+        tag: Vec<String>,
     },
     /// The pinned peers.
     Pins,

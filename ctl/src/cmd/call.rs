@@ -28,7 +28,12 @@ use crate::{
 const AHEAD: usize = 4;
 
 /// Asks a peer.
-pub(super) async fn call(context: &Context, peer: &str, protocol: &str, data: Option<String>) -> anyhow::Result<()> {
+pub(super) async fn call(
+    context: &Context,
+    peer_id: String,
+    protocols: Vec<String>,
+    data: Option<String>,
+) -> anyhow::Result<()> {
     let data = match data {
         Some(data) => data.into_bytes(),
         None => {
@@ -37,9 +42,9 @@ pub(super) async fn call(context: &Context, peer: &str, protocol: &str, data: Op
             data
         }
     };
-    let request = CallProtocolRequest { peer_id: peer.into(), protocols: vec![protocol.into()], data: data.into() };
-    let mut protocols = ProtocolServiceClient::new(context.client.channel.clone());
-    let asking = context.client.answer(protocols.call_protocol(request));
+    let request = CallProtocolRequest { peer_id, protocols, data: data.into() };
+    let mut client = ProtocolServiceClient::new(context.client.channel.clone());
+    let asking = context.client.answer(client.call_protocol(request));
     let answer = tokio::select! {
         answer = asking => answer?,
         () = asked_to_stop() => return Err(fail(130, "")),
@@ -49,10 +54,9 @@ pub(super) async fn call(context: &Context, peer: &str, protocol: &str, data: Op
 }
 
 /// Answers with what a command prints.
-pub(super) async fn serve(context: &Context, protocol: &str, share: bool, command: &[String]) -> anyhow::Result<()> {
-    let program = Program::find(command)?;
+pub(super) async fn serve(context: &Context, open: HandleProtocolRequest, command: &[String]) -> anyhow::Result<()> {
+    let (program, protocol) = (Program::find(command)?, open.protocol.clone());
     let (said, requests) = mpsc::channel(AHEAD);
-    let open = HandleProtocolRequest { protocol: protocol.into(), share, ..HandleProtocolRequest::default() };
     said.send(ServeProtocolRequest { item: Some(Item::Open(open)) }).await?;
     let mut protocols = ProtocolServiceClient::new(context.client.channel.clone());
     let mut events = context.client.answer(protocols.serve_protocol(ReceiverStream::new(requests))).await?;

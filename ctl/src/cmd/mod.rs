@@ -77,13 +77,16 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Topics(topics) => topics::run(&context, topics.action).await,
         Command::Validate { topic, command } => topics::validate(&context, topic, command).await,
         Command::Open { peer, protocols } => protocol::open(&context, &peer, &protocols).await,
-        Command::Handle { protocol, share } => protocol::handle(&context, &protocol, share).await,
+        Command::Handle { protocol, hold } => protocol::handle(&context, &hold.of(&protocol)).await,
         Command::Forward { listen, peer, protocol } => protocol::forward(&context, &listen, &peer, &protocol).await,
-        Command::Expose { protocol, target, allow, share } => {
-            protocol::expose(&context, &protocol, &target, &allow, share).await
+        Command::Expose { protocol, target, allow, hold } => {
+            protocol::expose(&context, &hold.of(&protocol), &target, &allow).await
         }
-        Command::Call { peer, protocol, data } => call::call(&context, &peer, &protocol, data).await,
-        Command::Serve { protocol, share, command } => call::serve(&context, &protocol, share, &command).await,
+        Command::Call { peer, protocol, data, or } => {
+            let protocols = std::iter::once(protocol).chain(or).collect();
+            call::call(&context, peer, protocols, data).await
+        }
+        Command::Serve { protocol, hold, command } => call::serve(&context, hold.of(&protocol), &command).await,
         Command::Events { from_oldest, after, count } => events::run(&context, from_oldest, after, count).await,
         Command::Wait { .. } | Command::Completion { .. } => Ok(()),
     }

@@ -46,9 +46,9 @@ pub(super) async fn open(context: &Context, peer: &str, protocols: &[String]) ->
 }
 
 /// Joins standard input and output with the first stream that a peer opens.
-pub(super) async fn handle(context: &Context, protocol: &str, share: bool) -> anyhow::Result<()> {
-    let handler = Handler::of(context, protocol, share).await?;
-    output::say(format_args!("waiting for a stream on {protocol}"));
+pub(super) async fn handle(context: &Context, claim: &HandleProtocolRequest) -> anyhow::Result<()> {
+    let handler = Handler::of(context, claim).await?;
+    output::say(format_args!("waiting for a stream on {}", claim.protocol));
     let stream = handler.next(context).await?;
     output::say(format_args!("{} has opened a stream", stream.peer));
     join(stream, tokio::io::stdin(), tokio::io::stdout()).await
@@ -86,21 +86,21 @@ fn check_peer(name: &str, id: &str) -> anyhow::Result<()> {
 /// Joins each stream that an allowed peer opens with a new connection to a local address.
 pub(super) async fn expose(
     context: &Context,
-    protocol: &str,
+    claim: &HandleProtocolRequest,
     target: &str,
     allow: &[String],
-    share: bool,
 ) -> anyhow::Result<()> {
+    let protocol = &claim.protocol;
     local::check(target).map_err(|fault| fail(2, fault))?;
     allow.iter().filter(|a| *a != "any").try_for_each(|a| check_peer("--allow", a))?;
-    let mut handler = Handler::of(context, protocol, share).await?;
+    let mut handler = Handler::of(context, claim).await?;
     output::say(format_args!("{protocol} leads to {target} for {}", allow.join(", ")));
     loop {
         let stream = match handler.next(context).await {
             Ok(stream) => stream,
             Err(error) if is_away(&error) => {
                 output::say(format_args!("p2pctl: {}; waiting for it", words(&error)));
-                handler = Handler::again(context, protocol, share).await?;
+                handler = Handler::again(context, claim).await?;
                 output::say(format_args!("{protocol} leads to {target} again"));
                 continue;
             }
@@ -133,18 +133,17 @@ struct Handler {
 }
 
 impl Handler {
-    async fn of(context: &Context, protocol: &str, share: bool) -> anyhow::Result<Self> {
-        let request = HandleProtocolRequest { protocol: protocol.into(), share, ..Default::default() };
-        let mut told = context.client.answer(service(context).handle_protocol(request)).await?;
+    async fn of(context: &Context, claim: &HandleProtocolRequest) -> anyhow::Result<Self> {
+        let mut told = context.client.answer(service(context).handle_protocol(claim.clone())).await?;
         let id = client::next(&mut told).await?.handler_id;
         Ok(Handler { id, _told: told })
     }
 
     /// Once more, when the daemon is back.
-    async fn again(context: &Context, protocol: &str, share: bool) -> anyhow::Result<Self> {
+    async fn again(context: &Context, claim: &HandleProtocolRequest) -> anyhow::Result<Self> {
         loop {
             tokio::time::sleep(TRY_EVERY).await;
-            match Handler::of(context, protocol, share).await {
+            match Handler::of(context, claim).await {
                 Err(error) if is_away(&error) => {}
                 other => return other,
             }
