@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use p2pd::app::Daemon;
@@ -267,6 +267,25 @@ async fn streams_that_come_at_once_are_all_taken() {
         let accepted = accept(&a, &mut told).await;
         end.send(b"x".to_vec()).await;
         drop((end, accepted));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_accepts_is_reset_and_so_is_one_too_many() {
+    const WAITING: usize = 64;
+    let (a, b) = pair().await;
+    let _told = handle(&a, PROTOCOL).await.unwrap();
+    let (peer, began) = (id(&a), Instant::now());
+    let mut opened = Vec::new();
+    for _ in 0..=WAITING {
+        opened.push(until("a stream", async || exchange(&b, opening(&peer, &[PROTOCOL])).await.ok()).await.0);
+    }
+    let mut last = opened.pop().unwrap();
+    assert_eq!(reason_of(&broken(&mut last.replies).await), Some(Reason::StreamReset));
+    assert!(began.elapsed() < Duration::from_secs(10), "one too many waited, too");
+    for end in &mut opened {
+        assert_eq!(reason_of(&broken(&mut end.replies).await), Some(Reason::StreamReset));
+        assert!(began.elapsed() >= Duration::from_secs(10), "reset after {:?}", began.elapsed());
     }
 }
 
