@@ -13,7 +13,7 @@ use std::{
         },
     },
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use nix::unistd::Uid;
@@ -76,16 +76,19 @@ fn a_lease_is_its_users_own() {
     system.args(["run", "--socket"]).arg(&socket).args(LISTEN);
     let daemon = Daemon::spawn(system, socket.clone());
     let handle = ["handle", "/leased/1", "--lease", "mine", "--lease-for", "1m"];
-    let hold = || {
-        let (mut program, said) = ready(daemon.ctl(&handle));
-        assert!(said.starts_with("waiting for a stream on /leased/1"), "{said}");
+    let hold = |command: Command| {
+        let (mut program, said) = ready(command);
         program.kill().unwrap();
         program.wait().unwrap();
+        said
     };
-    hold();
-    let other = run_as(STRANGERS[0], Path::new(P2PCTL)).arg("-s").arg(&socket).args(handle).output().unwrap();
-    assert!(!other.status.success() && said(&other).contains("PROTOCOL_TAKEN"), "{}", said(&other));
-    hold();
+    let ours = || assert!(hold(daemon.ctl(&handle)).starts_with("waiting for a stream on /leased/1"));
+    ours();
+    let mut other = run_as(STRANGERS[0], Path::new(P2PCTL));
+    other.arg("-s").arg(&socket).args(handle).stderr(Stdio::piped());
+    let said = hold(other);
+    assert!(said.contains("PROTOCOL_TAKEN"), "{said}");
+    ours();
 }
 
 #[test]
