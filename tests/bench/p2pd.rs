@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use bare::Bare;
 use daemon::{Daemon, Listener, publish};
 use numbers::{Latencies, cpu_seconds, resident_mib};
+use p2pd_api::v1::{GetInfoRequest, node_service_client::NodeServiceClient};
 use socket::BareTonic;
 use way::{Pace, Way, send, warm_up};
 
@@ -44,7 +45,7 @@ fn main() {
     let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|c| *c == name);
     runtime.block_on(async {
         if wanted("start") {
-            starting();
+            starting().await;
         }
         if wanted("idle") {
             idle().await;
@@ -81,16 +82,16 @@ fn main() {
 }
 
 /// From the start of the process to the first answer.
-fn starting() {
-    let mut times: Vec<Duration> = (0..5)
-        .map(|_| {
-            let began = Instant::now();
-            drop(Daemon::start(&[]));
-            began.elapsed()
-        })
-        .collect();
+async fn starting() {
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let began = Instant::now();
+        let daemon = Daemon::start(&[]);
+        NodeServiceClient::new(daemon.channel().await).get_info(GetInfoRequest {}).await.unwrap();
+        times.push(began.elapsed());
+    }
     times.sort();
-    println!("start to ready             {:>8.0} ms in the median of 5      goal 250 ms", ms(times[2]));
+    println!("start to first answer      {:>8.0} ms in the median of 5      goal 250 ms", ms(times[2]));
 }
 
 async fn idle() {

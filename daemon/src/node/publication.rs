@@ -1,7 +1,8 @@
-//! Publishing a stream: admission, grouping of frames, number and signature of each group, and the way out.
+//! Publishing a stream: what may be published, its announcement and heartbeats, its frames and titles, and their way out.
+
+mod grouping;
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -10,12 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use ed25519_dalek::SigningKey;
 use p2pd_core::{
     announce::{DirectoryMessage, Metadata},
     audio_json::{self, AudioMessage},
     directory::HEARTBEAT_MS,
-    group::{self, FLAG_END, Group, GroupBody, MAX_FRAME, MAX_TITLE, StreamConfig, Title},
+    group::{FLAG_END, Group, MAX_FRAME, MAX_TITLE, StreamConfig},
     id::{StreamId, StreamKey},
     ring::Next,
     text,
@@ -24,6 +24,7 @@ use p2pd_core::{
 use p2pd_net::{NetError, queue};
 use tokio::task::JoinHandle;
 
+use self::grouping::Grouping;
 use super::{Node, NodeError, StreamItem, lock, wall};
 
 /// Groups that wait for the network before the oldest is dropped.
@@ -73,20 +74,6 @@ pub(crate) struct Publication {
     described: (Metadata, MonoMs),
     /// Ends once `out` is dropped and all in it was sent.
     sender: Option<JoinHandle<()>>,
-}
-
-struct Grouping {
-    config: StreamConfig,
-    signer: SigningKey,
-    epoch: u64,
-    seq: u64,
-    pts: u64,
-    capture_us: u64,
-    frames: Vec<Bytes>,
-    /// What the frames play, in 48 kHz ticks.
-    ticks: u64,
-    title: Option<Title>,
-    titles: VecDeque<Title>,
 }
 
 enum Outgoing {
@@ -286,11 +273,7 @@ impl Publication {
     pub(crate) fn title(&mut self, title: &str) {
         let text = text::clean(title, MAX_TITLE);
         match &mut self.groups {
-            Some(groups) => {
-                let pts = groups.next_pts();
-                groups.titles.push_back(Title { text, pts });
-                groups.titles.truncate(16);
-            }
+            Some(groups) => groups.title(text),
             None => {
                 let mut metadata = self.described.0.clone();
                 metadata.set("title", text);
@@ -361,62 +344,5 @@ impl Drop for Publication {
             node.publishes_no_more(&shared.key);
             lock(&node.0.publications).remove(&shared.key.stream);
         });
-    }
-}
-
-impl Grouping {
-    fn new(config: StreamConfig, signer: &[u8; 32], epoch: u64) -> Self {
-        Grouping {
-            config,
-            signer: SigningKey::from_bytes(signer),
-            epoch,
-            seq: 0,
-            pts: 0,
-            capture_us: 0,
-            frames: Vec::new(),
-            ticks: 0,
-            title: None,
-            titles: VecDeque::new(),
-        }
-    }
-
-    fn next_pts(&self) -> u64 {
-        self.pts.saturating_add(self.ticks)
-    }
-
-    fn frame(&mut self, key: &StreamKey, data: Bytes, capture_us: u64, duration_us: u32) -> Option<Group> {
-        if self.frames.is_empty() {
-            self.capture_us = capture_us;
-        }
-        self.frames.push(data);
-        self.ticks = self.ticks.saturating_add(u64::from(duration_us) * 48 / 1000);
-        let full = self.frames.len() >= self.config.frames_per_group as usize;
-        let bytes: usize = self.frames.iter().map(Bytes::len).sum();
-        (full || bytes > group::MAX_GROUP / 2).then(|| self.close(key, 0))
-    }
-
-    fn close(&mut self, key: &StreamKey, flags: u32) -> Group {
-        let next = self.next_pts();
-        let changed = !self.titles.is_empty();
-        self.title = self.titles.pop_back().or(self.title.take());
-        self.titles.clear();
-        let second =
-            1_000_000 / u64::from(self.config.frame_us.max(1)) / u64::from(self.config.frames_per_group.max(1));
-        let regular = self.seq.is_multiple_of(second.max(1));
-        let capture_us = if self.frames.is_empty() { wall().0.saturating_mul(1000) } else { self.capture_us };
-        let body = GroupBody {
-            stream: group::stream_hash(key),
-            epoch: self.epoch,
-            seq: self.seq,
-            pts: self.pts,
-            capture_us,
-            frames: std::mem::take(&mut self.frames),
-            flags,
-            config: regular.then(|| self.config.clone()),
-            title: if regular || changed { self.title.clone() } else { None },
-        };
-        self.seq = self.seq.saturating_add(1);
-        (self.pts, self.ticks) = (next, 0);
-        group::sign(body, &self.signer)
     }
 }
