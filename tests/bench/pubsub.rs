@@ -89,8 +89,11 @@ pub async fn pubsub(named: &[&String]) {
         }
         load.compare(&sides[0], &sides[1], sides.get(2));
     }
-    for (name, resident) in names.iter().zip(resident).filter(|(_, resident)| *resident > 0.0) {
+    for (name, resident) in names.iter().zip(&resident).filter(|(_, resident)| **resident > 0.0) {
         println!("{:<27}{resident:>8.1} MiB resident", format!("after that, {name}"));
+    }
+    if let [ours, _, go] = resident[..] {
+        println!("ratio to go                {:>8.2} of the memory after that", ours / go);
     }
 }
 
