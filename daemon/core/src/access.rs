@@ -129,17 +129,24 @@ fn places(address: IpAddr) -> [IpNet; 2] {
 impl Crowd {
     /// Whether one more may come from there, of `most` and so many new ones per second; says why not.
     pub fn admit(&mut self, now: MonoMs, address: IpAddr, most: u32, rate: u32) -> Result<(), &'static str> {
-        let [place, site] = places(address);
-        let open = |range| self.open.get(range).copied().unwrap_or(0);
-        if open(&place) >= most || (site != place && open(&site) >= most.saturating_mul(SITE)) {
-            return Err("too many connections from this address");
-        }
+        self.room(address, most)?;
+        let [place, _] = places(address);
         if self.new.len() >= MAX_BUCKETS && !self.new.contains_key(&place) {
             self.new.clear();
         }
         let burst = rate.saturating_mul(AT_ONCE_S);
         let bucket = self.new.entry(place).or_insert_with(|| Bucket::full(now, burst));
         if bucket.take(now, rate, burst) { Ok(()) } else { Err("too many new connections from this address") }
+    }
+
+    /// Whether so many connections from there leave room for one more; says so if not.
+    pub fn room(&self, address: IpAddr, most: u32) -> Result<(), &'static str> {
+        let [place, site] = places(address);
+        let open = |range| self.open.get(range).copied().unwrap_or(0);
+        if open(&place) >= most || (site != place && open(&site) >= most.saturating_mul(SITE)) {
+            return Err("too many connections from this address");
+        }
+        Ok(())
     }
 
     /// Counts a connection.

@@ -146,7 +146,14 @@ impl NetworkBehaviour for Gate {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        if self.denies(&peer, remote) { refuse(DENIED) } else { Ok(dummy::ConnectionHandler) }
+        if self.denies(&peer, remote) {
+            return refuse(DENIED);
+        }
+        // Once more: many that were made at once may all have found room when they began.
+        match self.counts(remote).map(|ip| self.crowd.room(ip, self.per_address)) {
+            Some(Err(why)) => refuse(why),
+            _ => Ok(dummy::ConnectionHandler),
+        }
     }
 
     fn handle_pending_outbound_connection(
