@@ -49,13 +49,14 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
         Some(PeersAction::Pin { peer, tag, passive }) => {
             let request = PinPeerRequest { peer, tags: tag, passive };
             let pinned = context.client.answer(peers.pin_peer(request)).await?;
-            output::message(context.format, "PinPeerResponse", &pinned, |p| format!("stays connected to {}", p.peer_id))
+            let how = if passive { "never lets go of" } else { "stays connected to" };
+            output::message(context.format, "PinPeerResponse", &pinned, |p| format!("{how} {}", p.peer_id))
         }
         Some(PeersAction::Unpin { peer, tag }) => {
             let request = UnpinPeerRequest { peer_id: peer.clone(), tags: tag };
             let done = context.client.answer(peers.unpin_peer(request)).await?;
             output::message(context.format, "UnpinPeerResponse", &done, |done| {
-                let how = if done.pinned { "is still pinned, for other tags" } else { "is not pinned any more" };
+                let how = if done.pinned { "is still pinned otherwise" } else { "is not pinned any more" };
                 format!("{peer} {how}")
             })
         }

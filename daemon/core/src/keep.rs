@@ -18,7 +18,9 @@ pub struct Pin {
     pub addresses: Vec<String>,
     /// Why, in words of whoever pinned it.
     pub tags: Vec<String>,
-    /// It is not dialled.
+    /// It was pinned without a tag, too.
+    pub untagged: bool,
+    /// The pin does not have it dialled.
     pub passive: bool,
 }
 
@@ -37,11 +39,12 @@ pub fn check_tag(tag: &str) -> Result<(), String> {
 }
 
 impl Pins {
-    /// As text, a line each: peer, addresses, tags, and whether it is passive.
+    /// As text, a line each: peer, addresses, tags, and whether it is untagged and passive.
     pub fn write(&self) -> String {
         let line = |(peer, pin): (&PeerId, &Pin)| {
+            let untagged = if pin.untagged { " untagged" } else { "" };
             let passive = if pin.passive { " passive" } else { "" };
-            format!("{peer} {} {}{passive}\n", pin.addresses.join(","), pin.tags.join(","))
+            format!("{peer} {} {}{untagged}{passive}\n", pin.addresses.join(","), pin.tags.join(","))
         };
         self.0.iter().map(line).collect()
     }
@@ -52,8 +55,10 @@ impl Pins {
         let pin = |line: &str| {
             let mut parts = line.split(' ');
             let peer = parts.next()?.parse().ok()?;
-            let (addresses, tags) = (list(parts.next()?), list(parts.next()?));
-            Some((peer, Pin { addresses, tags, passive: parts.next() == Some("passive") }))
+            let (addresses, tags): (_, Vec<String>) = (list(parts.next()?), list(parts.next()?));
+            let more: Vec<&str> = parts.collect();
+            let untagged = more.contains(&"untagged") || tags.is_empty();
+            Some((peer, Pin { addresses, tags, untagged, passive: more.contains(&"passive") }))
         };
         Pins(text.lines().filter_map(pin).take(MAX_PINS).collect())
     }
@@ -96,9 +101,10 @@ mod tests {
     fn pins_round_trip() {
         let peer: PeerId = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".parse().unwrap();
         let tags = vec!["relay".into(), "home".into()];
-        let pin = Pin { addresses: vec!["/ip4/192.0.2.7/tcp/4001".into()], tags, passive: false };
+        let pin = Pin { addresses: vec!["/ip4/192.0.2.7/tcp/4001".into()], tags, untagged: false, passive: false };
         let passive = Pin { passive: true, ..pin.clone() };
-        for pin in [pin, passive, Pin::default()] {
+        let both = Pin { untagged: true, ..passive.clone() };
+        for pin in [pin, passive, both, Pin { untagged: true, ..Pin::default() }] {
             let pins = Pins([(peer.clone(), pin)].into());
             assert_eq!(Pins::read(&pins.write()), pins);
         }

@@ -53,6 +53,7 @@ impl Node {
             }
             let pin = pins.0.entry(id).or_insert_with(|| Pin { passive, ..Pin::default() });
             pin.passive &= passive;
+            pin.untagged |= tags.is_empty();
             add(&mut pin.addresses, address.into_iter(), "addresses")?;
             add(&mut pin.tags, tags.into_iter(), "tags")
         })
@@ -66,11 +67,12 @@ impl Node {
         self.change_pins(|pins| {
             let pin = pins.0.get_mut(peer).ok_or_else(|| NodeError::PeerNotPinned(peer.to_string()))?;
             if let Some(absent) = tags.iter().find(|tag| !pin.tags.contains(tag)) {
-                let fault = format!("`{}` is none of this peer; ListPins tells them", text::clean(absent, 64));
+                let fault =
+                    format!("`{}` is none of this peer; `p2pctl peers pins` lists them", text::clean(absent, 64));
                 return Err(NodeError::Field { field: "tags", fault });
             }
-            pin.tags.retain(|tag| !tags.is_empty() && !tags.contains(tag));
-            let stays = !pin.tags.is_empty();
+            pin.tags.retain(|tag| !tags.contains(tag));
+            let stays = !tags.is_empty() && (pin.untagged || !pin.tags.is_empty());
             if !stays {
                 pins.0.remove(peer);
             }
