@@ -160,14 +160,14 @@ impl Lookups {
 
     /// Whether anybody looks for a peer.
     pub(crate) fn seeks_peers(&self) -> bool {
-        self.running.values().any(|lookup| matches!(lookup, Lookup::Peer { .. }))
+        self.running.values().any(|lookup| matches!(lookup, Lookup::Peer { .. }) && !lookup.is_over())
     }
 
-    /// Tells where the peers are that are looked for, as soon as anybody has said so.
+    /// Tells where the peers are that are looked for, as far as anybody has said so.
     pub(crate) fn look(&mut self, kad: &mut Kad, reach: Scope) {
         for lookup in self.running.values_mut() {
             if let Lookup::Peer { peer, .. } = lookup {
-                let (peer, addresses) = (*peer, known(kad, *peer, reach));
+                let (peer, addresses) = (*peer, within(places(kad, *peer), reach));
                 lookup.tell(peer, addresses);
             }
         }
@@ -203,8 +203,15 @@ impl Lookups {
                 };
                 found.into_iter().for_each(|peer| self.tell(id, peer.peer_id, within(peer.addrs, reach)));
             }
-            QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { providers, .. })) => {
-                providers.into_iter().for_each(|peer| self.tell(id, peer, known(kad, peer, reach)));
+            QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { key, providers })) => {
+                // Some are told by this peer's own store, which alone knows where those are.
+                let stored = kad.store_mut().providers(&key);
+                for peer in providers {
+                    let stored = stored.iter().filter(|record| record.provider == peer);
+                    let stored = stored.flat_map(|record| record.addresses.clone());
+                    let addresses = places(kad, peer).into_iter().chain(stored);
+                    self.tell(id, peer, within(addresses, reach));
+                }
             }
             QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
                 self.tell_value(id, &found.record.value, wall)
@@ -243,15 +250,14 @@ impl Lookups {
 }
 
 /// Where a peer is, as the routing table and the answers to running queries have it.
-fn known(kad: &mut Kad, peer: libp2p::PeerId, reach: Scope) -> Vec<String> {
+fn places(kad: &mut Kad, peer: libp2p::PeerId) -> Vec<Multiaddr> {
     // What the behaviour would say if the peer were dialled now; no dial comes of it.
     let nothing = ConnectionId::new_unchecked(0);
-    let addresses = kad.handle_pending_outbound_connection(nothing, Some(peer), &[], Endpoint::Dialer);
-    within(addresses.unwrap_or_default(), reach)
+    kad.handle_pending_outbound_connection(nothing, Some(peer), &[], Endpoint::Dialer).unwrap_or_default()
 }
 
 /// Those that reach far enough, each once.
-fn within(addresses: Vec<Multiaddr>, reach: Scope) -> Vec<String> {
+fn within(addresses: impl IntoIterator<Item = Multiaddr>, reach: Scope) -> Vec<String> {
     let mut far = Vec::new();
     for address in addresses.into_iter().map(|address| without_peer(address).to_string()) {
         if scope::of(&address) >= reach && !far.contains(&address) {

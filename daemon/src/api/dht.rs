@@ -30,20 +30,16 @@ impl DhtService for Service {
         Ok(Response::new(reply::follow(self.0.stop.clone(), found)))
     }
 
-    type FindClosestPeersStream = Replies<FindClosestPeersResponse>;
+    type FindClosestPeersStream = Followed<FindClosestPeersResponse>;
 
     async fn find_closest_peers(
         &self,
         request: Request<FindClosestPeersRequest>,
     ) -> Result<Response<Self::FindClosestPeersStream>, Status> {
-        let mut found = self.0.node.closest_peers(&request.into_inner().key).await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
-            while let Some(next) = found.recv().await {
-                let peer_id = next.peer.to_string();
-                out.send(FindClosestPeersResponse { peer_id, addresses: next.addresses }).await?;
-            }
-            Ok(())
-        })))
+        let found = self.0.node.closest_peers(&request.into_inner().key).await.map_err(status::of)?;
+        let found = found
+            .map(|next| Ok(FindClosestPeersResponse { peer_id: next.peer.to_string(), addresses: next.addresses }));
+        Ok(Response::new(reply::follow(self.0.stop.clone(), found)))
     }
 
     async fn provide(&self, request: Request<ProvideRequest>) -> Result<Response<ProvideResponse>, Status> {

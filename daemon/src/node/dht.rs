@@ -15,7 +15,7 @@ use p2pd_net::{Found, NetError};
 use tokio::sync::mpsc::Receiver;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Node, NodeError, wall};
+use super::{Node, NodeError, persist::reached_at, wall};
 
 fn check(key: &[u8]) -> Result<Vec<u8>, NodeError> {
     if (1..=128).contains(&key.len()) {
@@ -30,6 +30,15 @@ fn place(peer: &PeerId, name: &str) -> Result<Bytes, NodeError> {
     value::key(peer, name).ok_or_else(|| NodeError::Field { field: "name", fault: fault() })
 }
 
+/// With addresses that each end in the peer's id, as dialling takes them, and each once.
+fn named(mut found: Found) -> Found {
+    let end = format!("/p2p/{}", found.peer);
+    found.addresses.iter_mut().filter(|address| !address.ends_with(&end)).for_each(|address| address.push_str(&end));
+    found.addresses.sort();
+    found.addresses.dedup();
+    found
+}
+
 impl Node {
     /// The addresses of a peer: of its connections, or as the DHT finds them; fails in the end when there are none.
     pub(crate) async fn find_peer(
@@ -37,33 +46,38 @@ impl Node {
         peer: &PeerId,
     ) -> Result<BoxStream<'static, Result<Vec<String>, NodeError>>, NodeError> {
         let here = if *peer == self.0.me {
-            Some(self.addresses().await?)
+            self.addresses().await?
         } else {
-            self.peer(peer).await.ok().map(|info| info.connections.into_iter().map(|c| c.address).collect())
+            self.peer(peer).await.map(|info| reached_at(&info)).unwrap_or_default()
         };
-        if let Some(addresses) = here {
-            return Ok(stream::iter([Ok(addresses)]).boxed());
+        if !here.is_empty() {
+            return Ok(stream::iter([Ok(named(Found { peer: peer.clone(), addresses: here }).addresses)]).boxed());
         }
+        self.need_peers().await?;
         let found = self.0.net.find_peer(peer).await?;
         let unknown = NodeError::PeerNotFound(peer.to_string());
         Ok(stream::unfold((found, Some(unknown)), async |(mut found, unknown)| match found.recv().await {
-            Some(next) => Some((Ok(next.addresses), (found, None))),
+            Some(next) => Some((Ok(named(next).addresses), (found, None))),
             None => unknown.map(|error| (Err(error), (found, None))),
         })
         .boxed())
     }
 
     /// The known peers closest to a key.
-    pub(crate) async fn closest_peers(&self, key: &[u8]) -> Result<Receiver<Found>, NodeError> {
-        Ok(self.0.net.closest_peers(check(key)?).await?)
+    pub(crate) async fn closest_peers(&self, key: &[u8]) -> Result<impl Stream<Item = Found> + use<>, NodeError> {
+        let key = check(key)?;
+        self.need_peers().await?;
+        Ok(ReceiverStream::new(self.0.net.closest_peers(key).await?).map(named))
     }
 
     /// Who provides a key.
     pub(crate) async fn providers(&self, key: &[u8]) -> Result<impl Stream<Item = Found> + use<>, NodeError> {
+        let key = check(key)?;
+        self.need_peers().await?;
         let (me, own) = (self.0.me.clone(), self.addresses().await?);
-        let found = ReceiverStream::new(self.0.net.providers(check(key)?).await?);
+        let found = ReceiverStream::new(self.0.net.providers(key).await?);
         // Others say where we are only as far as they know.
-        Ok(found.map(move |next| if next.peer == me { Found { addresses: own.clone(), ..next } } else { next }))
+        Ok(found.map(move |next| named(if next.peer == me { Found { addresses: own.clone(), ..next } } else { next })))
     }
 
     /// Provides a key.

@@ -49,7 +49,7 @@ impl Node {
 }
 
 /// Addresses to reach a peer at: where we dialled it, then where it says it listens, as far as that is of use here.
-fn reached_at(info: &PeerInfo) -> Vec<String> {
+pub(super) fn reached_at(info: &PeerInfo) -> Vec<String> {
     let dialled = info.connections.iter().filter(|c| !c.inbound).map(|c| c.address.clone());
     let reach = info.connections.iter().map(|c| scope::of(&c.address)).min();
     let said = info.addresses.iter().filter(|address| Some(scope::of(address)) >= reach);
