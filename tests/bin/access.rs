@@ -87,7 +87,7 @@ fn a_lease_is_its_users_own() {
     let mut other = run_as(STRANGERS[0], Path::new(P2PCTL));
     other.arg("-s").arg(&socket).args(handle).stderr(Stdio::piped());
     let said = hold(other);
-    assert!(said.contains("PROTOCOL_TAKEN"), "{said}");
+    assert!(said.contains("under a lease") && said.contains("PROTOCOL_TAKEN"), "{said}");
     ours();
 }
 

@@ -18,7 +18,7 @@ const ED25519_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Not base58, or not a multihash of a sensible length.
-    #[error("`{0}` is not a peer id; one looks like 12D3KooW...")]
+    #[error("`{0}` is not a peer id; one looks like 12D3KooW..., and stands behind /p2p/ in an address")]
     Peer(String),
     /// Stream ids are 1 to 128 bytes of printable text without spaces, `/` or `@`.
     #[error("a stream id has 1 to 128 bytes, printable, without spaces, `/` or `@`; {0}")]
@@ -55,7 +55,8 @@ impl FromStr for PeerId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let wrong = || IdError::Peer(text::clean(text, 80));
+        let cut = if text.chars().nth(80).is_some() { "…" } else { "" };
+        let wrong = || IdError::Peer(text::clean(text, 80) + cut);
         if text.len() > 2 * MAX_PEER_ID {
             return Err(wrong());
         }

@@ -72,7 +72,7 @@ impl ProtocolService for Service {
         request: Request<HandleProtocolRequest>,
     ) -> Result<Response<Self::HandleProtocolStream>, Status> {
         use handle_protocol_response::Event;
-        let claim = claim(uid(&request), request.into_inner());
+        let claim = claim(uid(&request), request.into_inner())?;
         let mut handler = self.0.node.handle_protocol(claim).await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             let send =
@@ -108,7 +108,7 @@ impl ProtocolService for Service {
         let Some(serve_protocol_request::Item::Open(open)) = items.message().await?.and_then(|first| first.item) else {
             return Err(status::field("item", "the first message is `open`"));
         };
-        let serving = self.0.node.serve(claim(owner, open)).await.map_err(status::of)?;
+        let serving = self.0.node.serve(claim(owner, open)?).await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| serve(serving, items, &out).await)))
     }
 }
@@ -119,10 +119,13 @@ fn uid<T>(request: &Request<T>) -> u32 {
     caller.map_or(u32::MAX, |caller| caller.uid())
 }
 
-fn claim(owner: u32, request: HandleProtocolRequest) -> Claim {
+fn claim(owner: u32, request: HandleProtocolRequest) -> Result<Claim, Status> {
     let HandleProtocolRequest { protocol, share, lease_ms, lease } = request;
     let keep = Duration::from_millis(lease_ms.into());
-    Claim { protocol, share, lease: (!keep.is_zero()).then_some(Lease { owner, name: lease, keep }) }
+    if keep.is_zero() && !lease.is_empty() {
+        return Err(status::field("lease_ms", "takes 1 to 600000 where a lease is named"));
+    }
+    Ok(Claim { protocol, share, lease: (!keep.is_zero()).then_some(Lease { owner, name: lease, keep }) })
 }
 
 /// Hands calls to the program and its answers back, until it goes away.

@@ -62,6 +62,7 @@ pub(super) fn of(error: NodeError) -> Status {
         }
         NodeError::RuleNotFound(_) => status(Code::NotFound, Reason::RuleNotFound, message),
         NodeError::NoListeners(_) => status(Code::FailedPrecondition, Reason::NoListeners, message),
+        NodeError::Leased { .. } => status(Code::AlreadyExists, Reason::ProtocolTaken, message),
         NodeError::TopicTaken(_) => status(Code::AlreadyExists, Reason::TopicTaken, message),
         NodeError::TopicNotFound(_) => status(Code::NotFound, Reason::TopicNotFound, message),
         NodeError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),

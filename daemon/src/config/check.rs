@@ -83,10 +83,15 @@ impl Tunnels {
     }
 }
 
-/// Where the file sets the key that an error begins with; else it comes from the environment.
+/// Where the key is set that an error begins with: in the environment or on a line of the file.
 pub(super) fn place(error: &anyhow::Error, file: &Path, text: &str) -> String {
     let key = error.to_string();
     let key = key.split_whitespace().next().unwrap_or_default();
+    // Which goes before the file.
+    let variable = format!("P2PD_{}", key.replace('.', "_").to_uppercase());
+    if std::env::var_os(&variable).is_some() {
+        return format!(" (from {variable})");
+    }
     let (section, name) = key.split_once('.').unwrap_or_default();
     let mut inside = false;
     for (n, line) in (1..).zip(text.lines().map(str::trim)) {
@@ -97,6 +102,5 @@ pub(super) fn place(error: &anyhow::Error, file: &Path, text: &str) -> String {
             return format!(" (line {n} of {})", file.display());
         }
     }
-    let variable = format!("P2PD_{}", key.replace('.', "_").to_uppercase());
-    if std::env::var_os(&variable).is_some() { format!(" (from {variable})") } else { String::new() }
+    String::new()
 }

@@ -31,8 +31,20 @@ pub(crate) enum NodeError {
     #[error("several publishers use `{}`; name one: {}", .0.first().map_or("?", |k| k.stream.as_str()), names(.0))]
     StreamAmbiguous(Vec<StreamKey>),
     /// Nobody knows where it is.
-    #[error("no peer that was asked knows {0}")]
+    #[error(
+        "no peer that was asked knows {0}; one that nobody has dialled yet is in no table, and reached by its address alone"
+    )]
     PeerNotFound(String),
+    /// Nobody handles it at the moment, and it is kept for whoever did.
+    #[error(
+        "{protocol} is kept for another {seconds} s under a lease; a program of the same user takes it up by the lease's name"
+    )]
+    Leased {
+        /// Which protocol.
+        protocol: String,
+        /// Until it is free.
+        seconds: u64,
+    },
     /// Judged by another program.
     #[error("another program of this machine judges the messages of `{0}`")]
     TopicTaken(String),

@@ -243,8 +243,7 @@ impl Node {
         self.0.stopping.cancel();
         self.0.farewells.close();
         self.0.farewells.wait().await;
-        self.hear_everyone().await;
-        self.flush_logs().await;
+        tokio::join!(self.hear_everyone(), self.flush_logs());
         if let Err(error) = self.persist(true).await {
             tracing::error!(%error, "the last state was not written");
         }

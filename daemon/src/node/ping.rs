@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream};
+use futures::future::join_all;
 use p2pd_core::id::PeerId;
+use p2pd_net::ByteStream;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -19,8 +20,6 @@ const PROTOCOL: &str = "/ipfs/ping/1.0.0";
 const WITHIN: Duration = Duration::from_secs(10);
 /// Longest that all together may take at the end.
 const LAST: Duration = Duration::from_secs(1);
-/// Peers that are asked at once at the end.
-const AT_ONCE: usize = 64;
 
 impl Node {
     /// Takes one round trip to a peer.
@@ -35,15 +34,23 @@ impl Node {
         }
     }
 
-    /// Takes one round trip to every peer: whoever answers has had all that was sent before.
+    /// Takes one round trip to every peer, so that each connection has had its turn with all that was sent before. Over QUIC, or
+    /// to a peer that is slow to read, that may be on its way all the same.
     pub(super) async fn hear_everyone(&self) {
         let Ok(peers) = self.peers().await else { return };
-        let answers = stream::iter(peers).for_each_concurrent(AT_ONCE, async |info| drop(self.ping(&info.peer).await));
-        let _ = timeout(LAST, answers).await;
+        let answers = peers.iter().map(async |info| {
+            let stream = self.0.net.open_stream(&info.peer, &[PROTOCOL.to_owned()]).await?.stream;
+            self.there_and_back(stream).await
+        });
+        let _ = timeout(LAST, join_all(answers)).await;
     }
 
     async fn round_trip(&self, peer: &PeerId) -> Result<Duration, NodeError> {
-        let mut stream = self.open_any(peer, &[PROTOCOL.to_owned()]).await?.stream;
+        let stream = self.open_any(peer, &[PROTOCOL.to_owned()]).await?.stream;
+        self.there_and_back(stream).await
+    }
+
+    async fn there_and_back(&self, mut stream: ByteStream) -> Result<Duration, NodeError> {
         let mut sent = [0; 32];
         sent.iter_mut().zip(self.now().0.to_le_bytes()).for_each(|(to, from)| *to = from);
         let began = Instant::now();

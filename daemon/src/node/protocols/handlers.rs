@@ -237,7 +237,14 @@ impl State {
                 return Err(NodeError::Limit(format!("{MAX_SHARING} programs share {} already", claim.protocol)));
             }
         } else if !comes_back {
-            return Err(NetError::Taken(claim.protocol.clone()).into());
+            let protocol = claim.protocol.clone();
+            return Err(match free {
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    NodeError::Leased { protocol, seconds: left.as_secs().saturating_add(1) }
+                }
+                None => NetError::Taken(protocol).into(),
+            });
         }
         registration.lease.clone_from(&claim.lease);
         Ok(Joined::As(self.add(claim.protocol.clone(), registration)))

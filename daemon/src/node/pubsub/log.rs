@@ -147,7 +147,7 @@ impl LogReader {
             if let Some((number, message)) = self.page.pop_front() {
                 if number > self.next {
                     self.page.push_front((number, message));
-                    return Some(Ok(self.gap(number)));
+                    return Some(Ok(self.gap(number).await));
                 }
                 self.next = number.saturating_add(1);
                 let sender = (!message.sender.is_empty()).then(|| PeerId::from_bytes(&message.sender)).transpose();
@@ -159,7 +159,7 @@ impl LogReader {
             if self.next < written {
                 let (store, topic, from) = (self.node.0.store.clone(), self.topic.clone(), self.next);
                 match blocking(move || store.messages_from(&topic, from, PAGE.0, PAGE.1)).await {
-                    Ok(page) if page.is_empty() => return Some(Ok(self.gap(written))),
+                    Ok(page) if page.is_empty() => return Some(Ok(self.gap(written).await)),
                     Ok(page) => self.page = page.into(),
                     Err(error) => return Some(Err(error)),
                 }
@@ -170,7 +170,9 @@ impl LogReader {
     }
 
     /// The numbers up to `number` are not there, or no more.
-    fn gap(&mut self, number: u64) -> Logged {
+    async fn gap(&mut self, number: u64) -> Logged {
+        // What the disk has let go of is known once the batch is written.
+        drop(self.node.0.writing_logs.lock().await);
         let from = std::mem::replace(&mut self.next, number);
         let oldest = lock(&self.node.0.topics).get(&self.topic).and_then(|t| Some(t.log.as_ref()?.record.oldest));
         let expired = oldest.is_none_or(|oldest| from < oldest);
