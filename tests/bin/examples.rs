@@ -274,7 +274,7 @@ fn python_finds_who_provides() {
     let Some(python) = Python::installed() else { return };
     let (_place, a, b) = pair_with_dht();
     python.run(&b, "dht.py", &["provide", "town-archive"]);
-    assert_eq!(python.run(&a, "dht.py", &["providers", "town-archive"]), id(&b));
+    assert!(python.run(&a, "dht.py", &["providers", "town-archive"]).starts_with(&id(&b)));
     assert!(python.run(&a, "dht.py", &["find-peer", &id(&b)]).contains("/ip4/127.0.0.1/"));
     python.run(&b, "dht.py", &["stop", "town-archive"]);
 }
