@@ -142,8 +142,8 @@ async fn the_dht_finds_providers_and_peers() {
         .await
         .unwrap_err();
     assert_eq!((alone.code(), reason_of(&alone)), (Code::Unavailable, Some(Reason::PeerUnreachable)));
-    let tcp = hub.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap();
-    let (b, c) = (start(std::slice::from_ref(tcp)).await, start(std::slice::from_ref(tcp)).await);
+    let tcp = support::tcp(&hub);
+    let (b, c) = (start(std::slice::from_ref(&tcp)).await, start(std::slice::from_ref(&tcp)).await);
     let dht = async |daemon| DhtServiceClient::new(channel(daemon).await);
     let (mut on_b, mut on_c) = (dht(&b).await, dht(&c).await);
     let id = b.addresses[0].rsplit('/').next().unwrap().to_owned();
@@ -204,11 +204,8 @@ async fn a_client_of_the_dht_asks_and_answers_nobody() {
     let quiet = p2pd::app::Daemon::start(setup).await.unwrap();
     let (hub, server) = (start(&[]).await, start(&[]).await);
     // Over QUIC it may take a minute until a peer hears of a new protocol.
-    let tcp = |of: &p2pd::app::Daemon| {
-        of.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap().clone()
-    };
     for daemon in [&quiet, &server] {
-        peers(&hub).await.connect(ConnectRequest { address: tcp(daemon) }).await.unwrap();
+        peers(&hub).await.connect(ConnectRequest { address: support::tcp(daemon) }).await.unwrap();
     }
     let answers = async |daemon: &p2pd::app::Daemon| {
         let of = GetPeerRequest { peer_id: support::id(daemon) };
@@ -217,7 +214,7 @@ async fn a_client_of_the_dht_asks_and_answers_nobody() {
         told.then(|| peer.protocols.iter().any(|protocol| protocol.ends_with("/kad/1.0.0")))
     };
     until("one that decides for itself to answer", async || answers(&server).await.filter(|answers| *answers)).await;
-    peers(&quiet).await.connect(ConnectRequest { address: tcp(&server) }).await.unwrap();
+    peers(&quiet).await.connect(ConnectRequest { address: support::tcp(&server) }).await.unwrap();
     let on_quiet = DhtServiceClient::new(channel(&quiet).await);
     until("it to ask", async || on_quiet.clone().provide(ProvideRequest { key: "x".into() }).await.ok()).await;
     assert!(!until("its protocols", async || answers(&quiet).await).await);
@@ -237,7 +234,7 @@ async fn a_pinned_peer_is_dialled_again_also_after_a_restart() {
         let refused = client.pin_peer(PinPeerRequest { peer: peer.into(), tags, passive: false }).await.unwrap_err();
         assert!(refused.code() == Code::InvalidArgument && refused.message().contains(words), "{refused}");
     }
-    let tcp = b.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap().clone();
+    let tcp = support::tcp(&b);
     let request = PinPeerRequest { peer: tcp, tags: vec!["home".into()], passive: false };
     assert_eq!(client.pin_peer(request).await.unwrap().into_inner().peer_id, id);
     let connected = async |daemon: &p2pd::app::Daemon| {

@@ -296,8 +296,8 @@ async fn a_stream_that_nobody_accepts_is_reset_and_so_is_one_too_many() {
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_over_tcp_learn_at_once_of_a_protocol_and_of_its_end() {
     let a = start(&[]).await;
-    let tcp = a.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap();
-    let b = start(std::slice::from_ref(tcp)).await;
+    let tcp = support::tcp(&a);
+    let b = start(std::slice::from_ref(&tcp)).await;
     let speaks = async || {
         let list = support::peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner();
         list.peers.iter().any(|p| p.protocols.iter().any(|p| p == PROTOCOL))

@@ -63,7 +63,7 @@ async fn a_range_is_denied_by_whichever_name_it_is_reached() {
         setup
     };
     let (a, b) = (Daemon::start(elsewhere()).await.unwrap(), start(&[]).await);
-    let address = b.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap().clone();
+    let address = support::tcp(&b);
     let named = address.replace("/ip4/127.0.0.1/", "/dns4/localhost/");
     let connect = async |at: &Daemon, address: &String| {
         peers(at).await.connect(ConnectRequest { address: address.clone() }).await.map(|_| ())

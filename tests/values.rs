@@ -27,8 +27,8 @@ async fn dht(daemon: &Daemon) -> DhtServiceClient<Channel> {
 /// A hub that answers, and two that know it.
 async fn three() -> (Daemon, Daemon, Daemon) {
     let hub = start(&[]).await;
-    let tcp = hub.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap();
-    let (b, c) = (start(std::slice::from_ref(tcp)).await, start(std::slice::from_ref(tcp)).await);
+    let tcp = support::tcp(&hub);
+    let (b, c) = (start(std::slice::from_ref(&tcp)).await, start(std::slice::from_ref(&tcp)).await);
     (hub, b, c)
 }
 

@@ -55,6 +55,11 @@ pub fn id(daemon: &Daemon) -> String {
     daemon.addresses[0].rsplit('/').next().unwrap().to_owned()
 }
 
+/// Where a daemon listens over TCP itself.
+pub fn tcp(daemon: &Daemon) -> String {
+    daemon.addresses.iter().find(|a| a.contains("/tcp/") && !a.contains("/ws/")).unwrap().clone()
+}
+
 /// A program's way to its protocol streams.
 pub async fn protocols(daemon: &Daemon) -> ProtocolServiceClient<Channel> {
     ProtocolServiceClient::new(channel(daemon).await)
