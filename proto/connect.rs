@@ -17,6 +17,9 @@ const SYSTEM_SOCKET: &str = "/run/p2pd/api.sock";
 /// How long to wait for the first answer; a daemon that is slower is left to the deadlines of the calls to come.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
+/// Largest HTTP/2 frame: a message of 64 KiB in one and not in five.
+const MAX_FRAME: u32 = 128 * 1024;
+
 /// Why there is no way to the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -78,7 +81,7 @@ pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
         let path = dial.clone();
         async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    let endpoint = Endpoint::from_static("http://localhost");
+    let endpoint = Endpoint::from_static("http://localhost").max_frame_size(MAX_FRAME);
     let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
         let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         let hung_up = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];

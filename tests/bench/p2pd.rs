@@ -43,6 +43,11 @@ fn main() {
     // `./x bench latency` measures that alone, `./x bench pubsub "160 B"` a part of one.
     let chosen: Vec<&String> = arguments.iter().skip(1).filter(|a| !a.starts_with('-')).collect();
     let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|c| *c == name);
+    if wanted("streams") {
+        // Programs of one thread: with more they wake each other, on the cores that the daemons need.
+        let alone = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        alone.block_on(streams::streams());
+    }
     runtime.block_on(async {
         if wanted("start") {
             starting().await;
@@ -58,9 +63,6 @@ fn main() {
         }
         if wanted("socket") {
             socket::socket().await;
-        }
-        if wanted("streams") {
-            streams::streams().await;
         }
         if wanted("memory") {
             memory::memory(Duration::ZERO).await;
