@@ -273,3 +273,25 @@ impl Peers {
         self.0.iter().map(info).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use libp2p::core::{Endpoint, transport::PortUse};
+
+    use super::*;
+
+    #[test]
+    fn the_connections_that_closed_last_are_remembered() {
+        let address = "/ip4/127.0.0.1/tcp/4001".parse().unwrap();
+        let point = ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::New };
+        let (mut peers, peer) = (Peers::default(), libp2p::PeerId::random());
+        for n in 0..MAX_CLOSED + 3 {
+            let (id, now) = (ConnectionId::new_unchecked(n), UnixMs(n as u64));
+            assert!(peers.opened(peer, id, &point, None, now));
+            assert!(peers.closed(&peer, id, String::new(), now));
+        }
+        let closed: Vec<_> = peers.closed_ones().iter().map(|one| one.closed.0).collect();
+        assert_eq!(closed, (3..MAX_CLOSED as u64 + 3).collect::<Vec<_>>());
+        assert!(!peers.contains(&peer));
+    }
+}

@@ -1,0 +1,190 @@
+//! What bounds connections, with peers that take as many as they get.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::{
+    io::Read,
+    net::{TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use libp2p::{
+    Multiaddr, Swarm, SwarmBuilder,
+    futures::StreamExt,
+    noise,
+    swarm::{
+        SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+        dummy,
+    },
+    tcp, yamux,
+};
+use p2pd::app::Daemon;
+use p2pd_api::v1::{
+    ClosedConnection, ConnectRequest, ListClosedConnectionsRequest, ListPeersRequest, Peer, PinPeerRequest,
+};
+use support::{peers, setup, start, until};
+
+/// A peer that speaks nothing and stays.
+fn guest() -> Swarm<dummy::Behaviour> {
+    SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|_| dummy::Behaviour)
+        .unwrap()
+        .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
+        .build()
+}
+
+fn dial(guest: &mut Swarm<dummy::Behaviour>, daemon: &Daemon) {
+    let address: Multiaddr = support::tcp(daemon).parse().unwrap();
+    guest.dial(DialOpts::from(address)).unwrap();
+}
+
+/// Whether it gets in.
+async fn gets_in(guest: &mut Swarm<dummy::Behaviour>) -> bool {
+    loop {
+        match guest.select_next_some().await {
+            SwarmEvent::ConnectionEstablished { .. } => return true,
+            SwarmEvent::OutgoingConnectionError { .. } => return false,
+            _ => {}
+        }
+    }
+}
+
+/// Until it is sent away.
+async fn stay(mut guest: Swarm<dummy::Behaviour>) {
+    while !matches!(guest.select_next_some().await, SwarmEvent::ConnectionClosed { .. }) {}
+}
+
+async fn connected(daemon: &Daemon) -> Vec<Peer> {
+    peers(daemon).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers
+}
+
+async fn closed(daemon: &Daemon) -> Vec<ClosedConnection> {
+    let list = peers(daemon).await.list_closed_connections(ListClosedConnectionsRequest {}).await;
+    list.unwrap().into_inner().connections
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_peer_has_so_many_connections() {
+    let mut bounded = setup(&[]);
+    bounded.config.network.max_connections_per_peer = 2;
+    let a = Daemon::start(bounded).await.unwrap();
+    let mut guest = guest();
+    let (address, id): (Multiaddr, _) = (support::tcp(&a).parse().unwrap(), support::id(&a).parse().unwrap());
+    for _ in 0..5 {
+        let again = DialOpts::peer_id(id).condition(PeerCondition::Always).addresses(vec![address.clone()]);
+        guest.dial(again.build()).unwrap();
+    }
+    let mut ended = 0;
+    while ended < 3 {
+        let event = guest.select_next_some().await;
+        ended += usize::from(matches!(event, SwarmEvent::ConnectionClosed { .. }));
+    }
+    // It may have closed one in favour of another, and then have taken a third.
+    let stand = connected(&a).await.into_iter().flat_map(|peer| peer.connections).map(|c| (c.opened_ms, u64::MAX));
+    let ended = closed(&a).await.into_iter().map(|c| (c.connection.unwrap().opened_ms, c.closed_ms));
+    let times: Vec<_> = stand.chain(ended).collect();
+    for (now, _) in &times {
+        assert!(times.iter().filter(|(from, to)| from <= now && now < to).count() <= 2, "{times:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_has_so_many_connections_and_room_again_when_one_ends() {
+    const MOST: u32 = 8;
+    let mut bounded = setup(&[]);
+    let network = &mut bounded.config.network;
+    (network.max_connections, network.connections_high, network.connections_low) = (MOST, MOST, MOST);
+    let a = Daemon::start(bounded).await.unwrap();
+    let mut guests = Vec::new();
+    for _ in 0..MOST {
+        let mut guest = guest();
+        dial(&mut guest, &a);
+        assert!(gets_in(&mut guest).await);
+        guests.push(tokio::spawn(stay(guest)));
+    }
+    until("all of them", async || (connected(&a).await.len() == MOST as usize).then_some(())).await;
+    let mut late = guest();
+    let id = late.local_peer_id().to_string();
+    dial(&mut late, &a);
+    // Refused when the handshake is done: only then the daemon knows who it is.
+    if gets_in(&mut late).await {
+        stay(late).await;
+    }
+    assert!(closed(&a).await.iter().all(|one| one.peer_id != id), "{:?}", closed(&a).await);
+    assert!(guests.iter().all(|guest| !guest.is_finished()));
+    guests.pop().unwrap().abort();
+    until("it to be gone", async || (connected(&a).await.len() < MOST as usize).then_some(())).await;
+    let late = start(&[]).await;
+    peers(&late).await.connect(ConnectRequest { address: support::tcp(&a) }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_connections_are_made_at_once() {
+    const MOST: u32 = 8;
+    let mut bounded = setup(&[]);
+    bounded.config.network.max_pending_connections = MOST;
+    let a = Daemon::start(bounded).await.unwrap();
+    let address = support::tcp(&a);
+    let port = address.split('/').nth(4).unwrap().parse().unwrap();
+    // They never say a word, and are given up after ten seconds.
+    let mut silent: Vec<_> = (0..MOST).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    let b = start(&[]).await;
+    let connect = async || peers(&b).await.connect(ConnectRequest { address: address.clone() }).await;
+    until("to be one too many", async || connect().await.err()).await;
+    assert!(connected(&a).await.is_empty());
+    // Some were refused in its place, if it came before them.
+    silent.clear();
+    until("room again", async || connect().await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_peer_is_left_alone_for_a_while() {
+    const GRACE: u64 = 2;
+    let mut crowded = setup(&[]);
+    let network = &mut crowded.config.network;
+    (network.connections_high, network.connections_low) = (4, 2);
+    network.connections_grace_s = GRACE as u32;
+    let a = Daemon::start(crowded).await.unwrap();
+    for _ in 0..6 {
+        let mut guest = guest();
+        dial(&mut guest, &a);
+        tokio::spawn(stay(guest));
+    }
+    let let_go = until("some to be let go of", async || Some(closed(&a).await).filter(|all| all.len() >= 4)).await;
+    for one in let_go {
+        assert!(one.why.starts_with("more peers than wanted"), "{one:?}");
+        let stayed = one.closed_ms - one.connection.as_ref().unwrap().opened_ms;
+        assert!(stayed >= GRACE * 1000, "{stayed} ms");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_peer_that_is_not_there_is_dialled_ever_less_often() {
+    let a = start(&[]).await;
+    let door = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = door.local_addr().unwrap().port();
+    let id = guest().local_peer_id().to_string();
+    let peer = format!("/ip4/127.0.0.1/tcp/{port}/p2p/{id}");
+    peers(&a).await.pin_peer(PinPeerRequest { peer, tags: vec![], passive: false }).await.unwrap();
+    let dialled = tokio::task::spawn_blocking(move || {
+        let next = |_| {
+            let (mut caller, _) = door.accept().unwrap();
+            let at = Instant::now();
+            // Hung up on in the middle of its first word.
+            caller.read_exact(&mut [0]).unwrap();
+            at
+        };
+        (0..4).map(next).collect::<Vec<_>>()
+    });
+    let dialled = dialled.await.unwrap();
+    let waits: Vec<_> = dialled.windows(2).map(|pair| pair[1].duration_since(pair[0])).collect();
+    // From one second on, doubled each time; the daemon looks once a second.
+    for (wait, least) in waits.iter().zip([1, 2, 4]) {
+        assert!(*wait >= Duration::from_secs(least) - Duration::from_millis(200), "{waits:?}");
+    }
+}
