@@ -206,9 +206,12 @@ fn without_repair_exactly_the_dropped_are_concealed() {
 fn the_title_is_that_of_its_file_whenever_it_changes() {
     let (place, a, b) = pair();
     let file = place.path().join("title.txt");
-    fs::write(&file, "First song\n").unwrap();
     let mut publisher =
         a.ctl(&["publish-stream", "tone", "--tone", "440", "--title-file", file.to_str().unwrap()]).spawn().unwrap();
+    let mut words = BufReader::new(publisher.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let missing = words.find(|line| line.contains("title")).unwrap();
+    assert!(missing.contains("title.txt: No such file"), "{missing}");
+    fs::write(&file, "First song\n").unwrap();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
     let mut listener = b.ctl(&["-o", "json", "listen", "tone", "--duration", "60s"]).spawn().unwrap();
     let told = BufReader::new(listener.stderr.take().unwrap()).lines().map(Result::unwrap);

@@ -240,9 +240,13 @@ impl Titles {
         if let Some(file) = &self.file
             && self.looked.is_none_or(|at| now.saturating_sub(at) >= TITLE_EVERY)
         {
+            let text = tokio::fs::read_to_string(file).await;
+            // Later it may be away for a moment while its owner writes it.
+            if let (None, Err(error)) = (self.looked, &text) {
+                output::say(format_args!("no title yet, looking again each second: {}: {error}", file.display()));
+            }
             self.looked = Some(now);
-            // The file may be away for a moment while its owner writes it.
-            let text = tokio::fs::read_to_string(file).await.unwrap_or_default();
+            let text = text.unwrap_or_default();
             let line = text.lines().next().unwrap_or_default().trim();
             if !line.is_empty() && line != self.last {
                 self.last = line.to_owned();
