@@ -199,6 +199,11 @@ async fn a_protocol_has_one_handler_and_is_free_again_after_it() {
     assert_eq!((taken.code(), reason_of(&taken)), (Code::AlreadyExists, Some(Reason::ProtocolTaken)));
     drop(told);
     until("the release", async || handle(&a, PROTOCOL).await.ok()).await;
+    let mut setup = support::setup(&[]);
+    setup.config.network.dht_protocol = "/table/1".into();
+    let dht = Daemon::start(setup).await.unwrap();
+    let taken = handle(&dht, "/table/1").await.unwrap_err();
+    assert!(taken.message().contains("network.dht_protocol"), "{taken}");
     for bad in ["chat", "", "/meshsub/1.1.0", "/ipfs/ping/1.0.0"] {
         let refused = handle(&a, bad).await.unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::FieldInvalid)), "{bad}");

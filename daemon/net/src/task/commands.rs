@@ -70,7 +70,9 @@ impl Task {
                 self.swarm.behaviour_mut().streams.open(peer, said, protocols, reply);
             }
             Command::AcceptStreams { protocol, reply } => {
-                let _ = reply.send(self.swarm.behaviour_mut().streams.accept(protocol));
+                let behaviour = self.swarm.behaviour_mut();
+                let free = !behaviour.kad.protocol_names().contains(&protocol);
+                let _ = reply.send(if free { behaviour.streams.accept(protocol) } else { None });
                 self.protocols_changed();
             }
             Command::SetRules { rules } => self.set_rules(rules),
