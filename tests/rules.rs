@@ -96,6 +96,14 @@ async fn a_range_is_denied_by_whichever_name_it_is_reached() {
     assert!(refused.message().contains("peers allow 127.0.0.3"), "{refused}");
     client.set_rule(rule("127.0.0.3", Verdict::Allow)).await.unwrap();
     client.set_rule(rule("0.0.0.0/0", Verdict::Deny)).await.unwrap();
+    // What keeps the listener from being cut stays, in either way.
+    let refused = client.set_rule(rule("127.0.0.3", Verdict::Deny)).await.unwrap_err();
+    assert!(refused.message().contains("network.listen"), "{refused}");
+    let subject = || RemoveRuleRequest { subject: "127.0.0.3".into() };
+    let refused = client.remove_rule(subject()).await.unwrap_err();
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("peers rules"), "{refused}");
+    client.remove_rule(RemoveRuleRequest { subject: "0.0.0.0/0".into() }).await.unwrap();
+    client.remove_rule(subject()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

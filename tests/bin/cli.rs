@@ -175,7 +175,7 @@ fn mistakes_are_one_line_with_the_next_step() {
     fs::write(&empty, b"").unwrap();
     fs::write(&letter, b"Dear listeners,").unwrap();
     let own = support::id(&a);
-    let cases: [(&[&str], i32, &str); 21] = [
+    let cases: [(&[&str], i32, &str); 22] = [
         (&["publish-stream", "x", "/nonexistent.flac"], 1, "/nonexistent.flac"),
         (&["publish-stream", "x", empty.to_str().unwrap()], 1, "empty"),
         (&["publish-stream", "x", letter.to_str().unwrap()], 1, "takes WAV, FLAC"),
@@ -185,6 +185,7 @@ fn mistakes_are_one_line_with_the_next_step() {
         (&["peers", "connect", "/ip4/127.0.0.1/tcp/1"], 2, "/p2p/"),
         (&["wait", "peers=9", "--timeout", "200ms"], 6, "peers=9"),
         (&["pub", "nobody", "hello"], 7, "nobody follows `nobody` yet; wait_ms (`p2pctl pub --wait 1m`)"),
+        (&["sub", "log", "--resume", "/nonexistent/cursor"], 2, "/nonexistent/cursor"),
         (&["peers", "connect", &own], 2, "without a way to it"),
         (&["peers", "connect", &a.address], 8, "this daemon itself"),
         (
@@ -198,7 +199,7 @@ fn mistakes_are_one_line_with_the_next_step() {
         (&["forward", "127.0.0.1:0", "foo", "/x/1"], 2, "PEER `foo`"),
         (&["forward", "127.0.0.1:0", &own, "x"], 2, "PROTOCOL `x`"),
         (&["expose", "/x/1", "127.0.0.1:1", "--allow", "anyone"], 2, "--allow `anyone`"),
-        (&["sub", "chat", "--after", "5"], 7, "cursor 5"),
+        (&["sub", "chat", "--after", "5"], 7, "`chat` has no log"),
         (&["events", "--after", "9999999"], 7, "cursor 9999999"),
         (&["listen", "nothing", "--wait", "1h"], 2, "wait_ms"),
     ];
@@ -209,6 +210,8 @@ fn mistakes_are_one_line_with_the_next_step() {
         assert!(output.stdout.is_empty());
     }
     assert_eq!(a.good(&["-o", "jsonl", "streams"]), "", "no phantom entry");
+    let topics = a.good(&["-o", "jsonl", "topics"]);
+    assert!(!topics.contains(r#""log""#), "a log began for nobody: {topics}");
 }
 
 #[test]
@@ -264,6 +267,25 @@ fn messages_go_from_a_pipe_to_a_pipe() {
     std::io::Read::read_to_string(&mut subscriber.stdout.take().unwrap(), &mut text).unwrap();
     assert!(subscriber.wait().unwrap().success());
     assert_eq!(text, "first\nsecond\n");
+}
+
+#[test]
+fn of_many_lines_json_tells_which_were_not_sent() {
+    let (_place, a, b) = pair();
+    let mut subscriber = b.ctl(&["sub", "chat"]).spawn().unwrap();
+    until("a subscriber", || a.run(&["pub", "chat", "first"]).status.success().then_some(()));
+    let mut publisher = a.ctl(&["-o", "jsonl", "pub", "chat"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut lines = publisher.stdin.take().unwrap();
+    lines.write_all(&[&[b'x'; 100_000], &b"\nsecond\n"[..]].concat()).unwrap();
+    drop(lines);
+    let done = publisher.wait_with_output().unwrap();
+    let told: Vec<serde_json::Value> =
+        String::from_utf8(done.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&told[0]["number"], &told[0]["reason"]), (&0.into(), &"FIELD_INVALID".into()), "{told:?}");
+    assert_eq!((&told[1]["number"], &told[1]["peers"]), (&1.into(), &1.into()), "{told:?}");
+    assert_eq!(done.status.code(), Some(7));
+    interrupt(&subscriber);
+    subscriber.wait().unwrap();
 }
 
 #[test]

@@ -60,6 +60,11 @@ pub(crate) enum TopicsAction {
         /// Topic.
         topic: String,
     },
+    /// Ids of the connected peers that follow it.
+    Peers {
+        /// Topic.
+        topic: String,
+    },
     /// Who is there, now and with each change.
     Watch {
         /// Topic.

@@ -6,8 +6,9 @@ use std::{
 };
 
 use p2pd_api::v1::{
-    Block, DropOldest, Durable, PublishManyRequest, PublishRequest, PublishResponse, SubscribeRequest,
-    pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
+    Block, DropOldest, Durable, PublishManyRequest, PublishManyResponse, PublishRequest, PublishResponse,
+    SubscribeRequest, pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract,
+    subscribe_response::Event,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -53,16 +54,16 @@ async fn publish_lines(
     let mut answers = pubsub.publish_many(ReceiverStream::new(requests)).await?.into_inner();
     let mut lost = 0;
     while let Some(answer) = answers.message().await? {
-        if answer.reason.is_empty() {
-            tell(context, &PublishResponse { peers: answer.peers })?;
-        } else {
+        let refused = !answer.reason.is_empty();
+        if refused {
             lost += 1;
-            output::say(format_args!(
-                "p2pctl: line {} was not sent: {} [{}]",
-                answer.number + 1,
-                answer.error,
-                answer.reason
-            ));
+            let PublishManyResponse { number, error, reason, .. } = &answer;
+            output::say(format_args!("p2pctl: line {} was not sent: {error} [{reason}]", number + 1));
+        }
+        if context.format != Format::Table {
+            output::line(&output::to_json("PublishManyResponse", &answer, false)?)?;
+        } else if !refused {
+            tell(context, &PublishResponse { peers: answer.peers })?;
         }
     }
     reading.await??;
@@ -123,16 +124,27 @@ fn kept(path: &Path) -> anyhow::Result<Option<u64>> {
             let fault = || fail(2, format!("{} holds no cursor; remove it to begin anew", path.display()));
             Ok(Some(text.trim().parse().map_err(|_| fault())?))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A log begins with this call, so that its cursor should find a place.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let beside = beside(path);
+            let written = std::fs::write(&beside, "").and_then(|()| std::fs::remove_file(&beside));
+            let fault = |error| fail(2, format!("{}: {error}; choose a file that can be written", path.display()));
+            written.map(|()| None).map_err(fault)
+        }
         Err(error) => Err(fail(1, format!("{}: {error}", path.display()))),
     }
 }
 
-/// Keeps a cursor so that a crash leaves the old or the new one.
-fn keep(path: &Path, cursor: u64) -> anyhow::Result<()> {
+/// Where a cursor is written before it takes the place of the one before.
+fn beside(path: &Path) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
-    let beside = PathBuf::from(beside);
+    beside.into()
+}
+
+/// Keeps a cursor so that a crash leaves the old or the new one.
+fn keep(path: &Path, cursor: u64) -> anyhow::Result<()> {
+    let beside = beside(path);
     let written = std::fs::write(&beside, format!("{cursor}\n")).and_then(|()| std::fs::rename(&beside, path));
     written.map_err(|error| fail(1, format!("{}: {error}", path.display())))
 }

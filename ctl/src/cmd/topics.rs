@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use p2pd_api::v1::{
-    ForgetTopicRequest, GetTopicRequest, Judgement, ListTopicsRequest, MessageIdentity, MessageToJudge, MessageVerdict,
-    SetTopicRequest, Topic, TopicSettings, ValidateTopicRequest, WatchTopicRequest,
+    ForgetTopicRequest, GetTopicRequest, Judgement, ListTopicPeersRequest, ListTopicsRequest, MessageIdentity,
+    MessageToJudge, MessageVerdict, SetTopicRequest, Topic, TopicSettings, ValidateTopicRequest, WatchTopicRequest,
     pub_sub_service_client::PubSubServiceClient, validate_topic_request::Item, validate_topic_response::Event,
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -31,6 +31,10 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
             output::message(context.format, "GetTopicResponse", &found, |f| {
                 f.topic.as_ref().map_or_else(String::new, page)
             })
+        }
+        Some(TopicsAction::Peers { topic }) => {
+            let list = context.client.answer(pubsub.list_topic_peers(ListTopicPeersRequest { topic })).await?;
+            output::message(context.format, "ListTopicPeersResponse", &list, |l| l.peer_ids.join("\n"))
         }
         Some(TopicsAction::Watch { topic }) => {
             let watch = context.client.answer(pubsub.watch_topic(WatchTopicRequest { topic })).await?;

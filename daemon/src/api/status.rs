@@ -68,7 +68,9 @@ pub(super) fn of(error: NodeError) -> Status {
         NodeError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),
         NodeError::StreamGone(_) | NodeError::HandlerGone(_) => status(Code::NotFound, Reason::StreamReset, message),
         NodeError::Reset(error) => reset(&error),
-        NodeError::CursorExpired { .. } => status(Code::OutOfRange, Reason::CursorExpired, message),
+        NodeError::CursorExpired { .. } | NodeError::NoLog { .. } => {
+            status(Code::OutOfRange, Reason::CursorExpired, message)
+        }
         NodeError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),
     }
 }

@@ -29,10 +29,17 @@ impl Node {
     /// Allows or denies a peer or a range of addresses.
     pub(crate) async fn rule(&self, subject: &str, allow: bool) -> Result<(), NodeError> {
         let subject: Subject = subject.parse().map_err(field)?;
-        if !allow {
-            self.spare_ourselves(&subject).await?;
+        if !allow && subject == Subject::Peer(self.0.me.clone()) {
+            return Err(field(format!("{subject} is this daemon itself")));
         }
-        self.change_rules(|rules| match rules.set(subject, allow) {
+        let cut = |own: IpAddr| {
+            let way = match own.to_string().parse() == Ok(subject.clone()) {
+                true => "take it from network.listen first".into(),
+                false => format!("`p2pctl peers allow {own}` first if you mean it"),
+            };
+            format!("{subject} holds {own}, on which this daemon listens; {way}")
+        };
+        self.change_rules(cut, |rules| match rules.set(subject.clone(), allow) {
             true => Ok(()),
             false => Err(NodeError::Limit(format!("{MAX_RULES} rules are the most; remove some"))),
         })
@@ -42,35 +49,35 @@ impl Node {
     /// Forgets what was ruled of a peer or a range.
     pub(crate) async fn unrule(&self, subject: &str) -> Result<(), NodeError> {
         let subject: Subject = subject.parse().map_err(field)?;
-        self.change_rules(|rules| match rules.remove(&subject) {
+        let cut = |own: IpAddr| {
+            format!(
+                "without {subject}, {own} is denied, on which this daemon listens; `p2pctl peers rules` shows by what"
+            )
+        };
+        self.change_rules(cut, |rules| match rules.remove(&subject) {
             true => Ok(()),
             false => Err(NodeError::RuleNotFound(subject.to_string())),
         })
         .await
     }
 
-    /// Refuses to deny this daemon, or an address that it listens on and that is not allowed itself.
-    async fn spare_ourselves(&self, subject: &Subject) -> Result<(), NodeError> {
-        if *subject == Subject::Peer(self.0.me.clone()) {
-            return Err(field(format!("{subject} is this daemon itself")));
-        }
-        let mut rules = lock(&self.0.rules).clone();
-        rules.set(subject.clone(), false);
-        let listening = self.addresses().await?;
-        let mut ours = listening.iter().filter_map(|a| a.split('/').nth(2)?.parse().ok());
-        match ours.find(|a: &IpAddr| rules.of(None, Some(*a)) == Some(false)) {
-            Some(own) => Err(field(format!(
-                "{subject} holds {own}, on which this daemon listens; `p2pctl peers allow {own}` first if you mean it"
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    /// Changes the rules on disk first, so that what is in force survives.
-    async fn change_rules(&self, change: impl FnOnce(&mut Rules) -> Result<(), NodeError>) -> Result<(), NodeError> {
+    /// Changes the rules on disk first, so that what is in force survives. Refused, for what `cut` says, where that would deny
+    /// an address that this daemon listens on.
+    async fn change_rules(
+        &self,
+        cut: impl Fn(IpAddr) -> String,
+        change: impl FnOnce(&mut Rules) -> Result<(), NodeError>,
+    ) -> Result<(), NodeError> {
         let _one = self.0.ruling.lock().await;
-        let mut rules = lock(&self.0.rules).clone();
+        let before = lock(&self.0.rules).clone();
+        let mut rules = before.clone();
         change(&mut rules)?;
+        let denied = |rules: &Rules, own| rules.of(None, Some(own)) == Some(false);
+        let listening = self.addresses().await?;
+        let mut ours = listening.iter().filter_map(|address| address.split('/').nth(2)?.parse().ok());
+        if let Some(own) = ours.find(|own| denied(&rules, *own) && !denied(&before, *own)) {
+            return Err(field(cut(own)));
+        }
         let (store, text) = (self.0.store.clone(), rules.write());
         blocking(move || store.set_setting(SETTING, &text)).await?;
         *lock(&self.0.rules) = rules.clone();

@@ -74,13 +74,22 @@ pub(crate) enum NodeError {
     Reset(std::io::Error),
     /// A cursor before the oldest that is kept, or after the newest.
     #[error(
-        "cursor {asked} is kept no more, or is not there yet: begin anew without one, or with the oldest, which is {oldest}"
+        "cursor {asked} is kept no more, or is not there yet: begin anew without one, or with the oldest left, {oldest}, by \
+        --from-oldest (`from_oldest`)"
     )]
     CursorExpired {
         /// As asked.
         asked: u64,
         /// What is left.
         oldest: u64,
+    },
+    /// A cursor of a topic that has no log.
+    #[error("`{topic}` has no log, or a new one since cursor {asked}: begin without a cursor")]
+    NoLog {
+        /// The topic.
+        topic: String,
+        /// As asked.
+        asked: u64,
     },
     /// A bound of this daemon.
     #[error("{0}")]

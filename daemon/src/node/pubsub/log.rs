@@ -191,7 +191,7 @@ impl Node {
         let (record, reader) = self.with_topic(topic, |found| {
             if let (None, Start::After(asked)) = (&found.log, from) {
                 // No log begins for a cursor of none.
-                return Err(NodeError::CursorExpired { asked, oldest: Log::begin().next });
+                return Err(NodeError::NoLog { topic: topic.to_owned(), asked });
             }
             let log = found.log.get_or_insert_with(Log::begin);
             let next = begin_at(log, from)?;
