@@ -83,17 +83,23 @@ fn main() {
     });
 }
 
-/// From the start of the process to the first answer.
+/// From the start of the process to the first answer, in turns with the Go p2pd.
 async fn starting() {
-    let mut times = Vec::new();
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..5 {
         let began = Instant::now();
         let daemon = Daemon::start(&[]);
         NodeServiceClient::new(daemon.channel().await).get_info(GetInfoRequest {}).await.unwrap();
-        times.push(began.elapsed());
+        ours.push(began.elapsed());
+        let began = Instant::now();
+        theirs.extend(go::Go::start().await.map(|_| began.elapsed()));
     }
-    times.sort();
-    println!("start to first answer      {:>8.0} ms in the median of 5      goal 250 ms", ms(times[2]));
+    ours.sort();
+    println!("start to first answer      {:>8.0} ms in the median of 5      goal 250 ms", ms(ours[2]));
+    theirs.sort();
+    if let Some(go) = theirs.get(2) {
+        println!("ratio to go                {:>8.2} of its {:.0} ms", ms(ours[2]) / ms(*go), ms(*go));
+    }
 }
 
 async fn idle() {

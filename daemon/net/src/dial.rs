@@ -266,7 +266,11 @@ fn unreachable(peer: &str, error: &DialError) -> NetError {
         }
         DialError::Denied { cause } => innermost(cause),
         DialError::Transport(faults) => {
-            let each = faults.iter().take(4).map(|(address, fault)| format!("{address}: {}; ", innermost(fault)));
+            let each = faults.iter().take(4).map(|(address, fault)| {
+                let fault = innermost(fault);
+                // The resolver prints its whole question behind that; the name stands in the address.
+                format!("{address}: {}; ", fault.split(" for Query {").next().unwrap_or_default())
+            });
             each.collect::<String>() + "see that it runs there and that no firewall is between"
         }
         other => other.to_string(),

@@ -36,10 +36,7 @@ impl Config {
         }
         let Network { connections_low: low, connections_high: high, max_connections: all, .. } = self.network;
         if !(low..=all).contains(&high) {
-            bail!(
-                "network.connections_low is {low} and network.connections_high {high}; low may not be above high, nor high \
-                above max_connections ({all})"
-            );
+            bail!("network.connections_high is {high}; it takes connections_low ({low}) to max_connections ({all})");
         }
         let addresses = |key: &str, addresses: &[String], check: fn(&str) -> Result<(), NetError>| {
             addresses.iter().try_for_each(|address| check(address).with_context(|| key.to_owned()))
