@@ -35,6 +35,10 @@ impl Config {
             }
         }
         let Network { connections_low: low, connections_high: high, max_connections: all, .. } = self.network;
+        // Named is the one that was set; where both were, the upper one.
+        if low > high && high == Config::defaults()?.network.connections_high {
+            bail!("network.connections_low is {low}; it takes 1 to connections_high ({high})");
+        }
         if !(low..=all).contains(&high) {
             bail!("network.connections_high is {high}; it takes connections_low ({low}) to max_connections ({all})");
         }

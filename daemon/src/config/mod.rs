@@ -327,6 +327,10 @@ mod tests {
             ("[network]\nmdns = true\nlisten = [\"garbage\"]\n", "network.listen"),
             ("[network]\n\nbootstrap = [\"/ip4/192.0.2.1/tcp/1\"]\n", "network.bootstrap"),
             ("[network]\n\nconnections_high = 100\n", "connections_low (160) to max_connections (256)"),
+            (
+                "[network]\n\nconnections_low = 500\n",
+                "network.connections_low is 500; it takes 1 to connections_high (192)",
+            ),
             ("[log]\n# loud\nfilter = \"a=b=c\"\n", "log.filter"),
         ] {
             let fault = format!("{:#}", load(text).unwrap_err());

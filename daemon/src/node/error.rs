@@ -84,7 +84,7 @@ pub(crate) enum NodeError {
         oldest: u64,
     },
     /// A cursor of a topic that has no log.
-    #[error("`{topic}` has no log, or a new one since cursor {asked}: begin without a cursor")]
+    #[error("`{topic}` has no log that cursor {asked} could be of: begin without a cursor")]
     NoLog {
         /// The topic.
         topic: String,
