@@ -85,8 +85,9 @@ async fn one_peer_has_so_many_connections() {
         ended += usize::from(matches!(event, SwarmEvent::ConnectionClosed { .. }));
     }
     // It may have closed one in favour of another, and then have taken a third.
-    let stand = connected(&a).await.into_iter().flat_map(|peer| peer.connections).map(|c| (c.opened_ms, u64::MAX));
     let ended = closed(&a).await.into_iter().map(|c| (c.connection.unwrap().opened_ms, c.closed_ms));
+    // After those that ended, so that none is among both.
+    let stand = connected(&a).await.into_iter().flat_map(|peer| peer.connections).map(|c| (c.opened_ms, u64::MAX));
     let times: Vec<_> = stand.chain(ended).collect();
     for (now, _) in &times {
         assert!(times.iter().filter(|(from, to)| from <= now && now < to).count() <= 2, "{times:?}");
