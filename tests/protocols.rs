@@ -202,8 +202,8 @@ async fn a_protocol_has_one_handler_and_is_free_again_after_it() {
     let mut setup = support::setup(&[]);
     setup.config.network.dht_protocol = "/table/1".into();
     let dht = Daemon::start(setup).await.unwrap();
-    let taken = handle(&dht, "/table/1").await.unwrap_err();
-    assert!(taken.message().contains("network.dht_protocol"), "{taken}");
+    let refused = handle(&dht, "/table/1").await.unwrap_err();
+    assert!(refused.message().contains("reserved for the daemon"), "{refused}");
     for bad in ["chat", "", "/meshsub/1.1.0", "/ipfs/ping/1.0.0"] {
         let refused = handle(&a, bad).await.unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::FieldInvalid)), "{bad}");

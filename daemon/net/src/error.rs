@@ -33,11 +33,8 @@ pub enum NetError {
         /// As they were asked for.
         protocols: String,
     },
-    /// Another program handles the protocol, or the daemon has it for its hash table.
-    #[error(
-        "another program of this machine handles {0}, or network.dht_protocol names it; several programs may share one, \
-        where each asks to"
-    )]
+    /// Another program handles the protocol.
+    #[error("another program of this machine handles {0}; several may, where each asks to share it")]
     Taken(String),
     /// Nobody who is connected follows the topic.
     #[error("no connected peer follows this topic yet")]

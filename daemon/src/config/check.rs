@@ -47,7 +47,7 @@ impl Config {
         };
         addresses("network.listen", &self.network.listen, p2pd_net::check_listen)?;
         addresses("network.bootstrap", &self.network.bootstrap, p2pd_net::check_peer)?;
-        self.tunnels.check()?;
+        self.tunnels.check(&self.network.dht_protocol)?;
         EnvFilter::try_new(&self.log.filter).with_context(|| format!("log.filter is `{}`", self.log.filter))?;
         let protocol = &self.network.dht_protocol;
         if !protocol.is_empty() && (!protocol.starts_with('/') || protocol.len() > 128) {
@@ -62,13 +62,13 @@ impl Config {
 }
 
 impl Tunnels {
-    fn check(&self) -> anyhow::Result<()> {
+    fn check(&self, dht: &str) -> anyhow::Result<()> {
         for Forward { listen, peer, protocol } in &self.forward {
             local::check(listen).map_err(|fault| anyhow!("tunnels.forward listen: {fault}"))?;
             if peer.parse::<PeerId>().is_err() {
                 p2pd_net::check_peer(peer).with_context(|| format!("tunnels.forward peer of {listen}"))?;
             }
-            check_protocol(protocol).map_err(|fault| anyhow!("tunnels.forward protocol of {listen}: {fault}"))?;
+            check_protocol(protocol, dht).map_err(|fault| anyhow!("tunnels.forward protocol of {listen}: {fault}"))?;
         }
         for (n, Expose { protocol, target, allow }) in self.expose.iter().enumerate() {
             if self.expose.iter().take(n).any(|other| other.protocol == *protocol) {
@@ -77,7 +77,7 @@ impl Tunnels {
             if allow.is_empty() {
                 bail!("tunnels.expose allow of {protocol}: names nobody; takes peer ids, or `{ANYBODY}`");
             }
-            check_protocol(protocol).map_err(|fault| anyhow!("tunnels.expose protocol: {fault}"))?;
+            check_protocol(protocol, dht).map_err(|fault| anyhow!("tunnels.expose protocol: {fault}"))?;
             local::check(target).map_err(|fault| anyhow!("tunnels.expose target of {protocol}: {fault}"))?;
             if let Some(bad) = allow.iter().find(|a| *a != ANYBODY && a.parse::<PeerId>().is_err()) {
                 bail!("tunnels.expose allow of {protocol}: `{bad}` is neither a peer id nor `{ANYBODY}`");

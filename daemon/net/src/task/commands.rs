@@ -70,9 +70,7 @@ impl Task {
                 self.swarm.behaviour_mut().streams.open(peer, said, protocols, reply);
             }
             Command::AcceptStreams { protocol, reply } => {
-                let behaviour = self.swarm.behaviour_mut();
-                let free = !behaviour.kad.protocol_names().contains(&protocol);
-                let _ = reply.send(if free { behaviour.streams.accept(protocol) } else { None });
+                let _ = reply.send(self.swarm.behaviour_mut().streams.accept(protocol));
                 self.protocols_changed();
             }
             Command::SetRules { rules } => self.set_rules(rules),

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{super::lock, MAX_WAITING, Node, NodeError, State, check};
+use super::{super::lock, MAX_WAITING, Node, NodeError, State};
 
 /// Most programs that share one protocol.
 const MAX_SHARING: usize = 64;
@@ -170,7 +170,7 @@ impl Drop for Handler {
 impl Node {
     /// Handles a protocol.
     pub(crate) async fn handle_protocol(&self, claim: Claim) -> Result<Handler, NodeError> {
-        check(&claim.protocol)?;
+        self.check(&claim.protocol)?;
         if let Some(lease) = &claim.lease {
             let field = |field, fault: &str| Err(NodeError::Field { field, fault: fault.into() });
             if lease.name.is_empty() || lease.name.len() > 64 {

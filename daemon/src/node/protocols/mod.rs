@@ -68,28 +68,29 @@ impl State {
     }
 }
 
-/// Whether programs may speak this protocol; why not.
-pub(crate) fn check_protocol(protocol: &str) -> Result<(), String> {
+/// Whether programs may speak this protocol, where `dht` is that of the hash table if it is configured; why not.
+pub(crate) fn check_protocol(protocol: &str, dht: &str) -> Result<(), String> {
     if !protocol.starts_with('/') || protocol.len() > 140 || protocol.chars().any(char::is_control) {
         Err("begins with / and has at most 140 bytes, as in /chat/1.0.0".into())
-    } else if p2pd_net::is_own(protocol) {
+    } else if p2pd_net::is_own(protocol) || protocol == dht {
         Err(format!("`{protocol}` is reserved for the daemon itself"))
     } else {
         Ok(())
     }
 }
 
-fn check(protocol: &str) -> Result<(), NodeError> {
-    check_protocol(protocol).map_err(|fault| NodeError::Field { field: "protocol", fault })
-}
-
 impl Node {
+    fn check(&self, protocol: &str) -> Result<(), NodeError> {
+        let dht = &self.0.config.network.dht_protocol;
+        check_protocol(protocol, dht).map_err(|fault| NodeError::Field { field: "protocol", fault })
+    }
+
     /// Opens a stream on the first of these protocols that the peer speaks.
     pub(crate) async fn open_stream(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, NodeError> {
         if protocols.is_empty() || protocols.len() > 8 {
             return Err(NodeError::Field { field: "protocols", fault: "takes 1 to 8 protocols".into() });
         }
-        protocols.iter().try_for_each(|p| check(p))?;
+        protocols.iter().try_for_each(|p| self.check(p))?;
         self.open_any(peer, protocols).await
     }
 
