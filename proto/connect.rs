@@ -17,8 +17,8 @@ const SYSTEM_SOCKET: &str = "/run/p2pd/api.sock";
 /// How long to wait for the first answer; a daemon that is slower is left to the deadlines of the calls to come.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
 
-/// Largest HTTP/2 frame: a message of 64 KiB in one and not in five.
-const MAX_FRAME: u32 = 128 * 1024;
+/// Largest HTTP/2 frame that either side takes, in bytes: a message of 64 KiB goes in one and not in five.
+pub const MAX_FRAME: u32 = 128 * 1024;
 
 /// Why there is no way to the daemon.
 #[derive(Debug, thiserror::Error)]

@@ -65,8 +65,7 @@ pub(crate) async fn serve(
     let server = Server::builder()
         .max_concurrent_streams(64)
         .http2_max_header_list_size(8 * 1024)
-        // A program's chunk of 64 KiB in one frame and not in five.
-        .max_frame_size(128 * 1024)
+        .max_frame_size(p2pd_api::MAX_FRAME)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
