@@ -73,6 +73,7 @@ async fn publish_lines(
 pub(super) async fn subscribe(context: &Context, flags: Sub) -> anyhow::Result<()> {
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
     let request = SubscribeRequest { topic: flags.topic.clone(), contract: contract(&flags)? };
+    flags.resume.as_deref().map_or(Ok(()), can_keep)?;
     let mut messages = context.client.answer(pubsub.subscribe(request)).await?;
     let mut left = flags.count.unwrap_or(u64::MAX);
     while left > 0 {
@@ -124,13 +125,7 @@ fn kept(path: &Path) -> anyhow::Result<Option<u64>> {
             let fault = || fail(2, format!("{} holds no cursor; remove it to begin anew", path.display()));
             Ok(Some(text.trim().parse().map_err(|_| fault())?))
         }
-        // A log begins with this call, so that its cursor should find a place.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let beside = beside(path);
-            let written = std::fs::write(&beside, "").and_then(|()| std::fs::remove_file(&beside));
-            let fault = |error| fail(2, format!("{}: {error}; choose a file that can be written", path.display()));
-            written.map(|()| None).map_err(fault)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(fail(1, format!("{}: {error}", path.display()))),
     }
 }
@@ -140,6 +135,13 @@ fn beside(path: &Path) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     beside.into()
+}
+
+/// Whether a cursor could be kept; asked before the daemon begins a log for it.
+fn can_keep(path: &Path) -> anyhow::Result<()> {
+    let beside = beside(path);
+    let written = std::fs::write(&beside, "").and_then(|()| std::fs::remove_file(&beside));
+    written.map_err(|error| fail(2, format!("{}: {error}; choose a file that can be written", path.display())))
 }
 
 /// Keeps a cursor so that a crash leaves the old or the new one.
