@@ -23,7 +23,7 @@ use super::{
     reply::{self, Followed, Gone, Out, Replies},
     status,
 };
-use crate::node::{Live, LogReader, Logged, Node, NodeError, Start, TopicItem, Validator};
+use crate::node::{Live, LogReader, Logged, Node, NodeError, Outbound, Start, TopicItem, Validator};
 
 pub(super) struct Service(pub(super) Context);
 
@@ -45,54 +45,64 @@ async fn publish(node: &Node, request: PublishRequest) -> Result<u32, Status> {
     Ok(count(peers))
 }
 
-/// Publishes in order, some of it ahead of the answers: the network takes several at once with less work for each.
-async fn publish_all(
-    node: &Node,
-    mut requests: Streaming<PublishManyRequest>,
-    out: &Out<PublishManyResponse>,
-) -> Result<(), Gone> {
-    let (mut ahead, mut number, mut more) = (node.outbound(), 0, true);
-    let mut tell = async |sent: Result<u32, Status>| {
-        number += 1;
-        out.send(answer(number - 1, sent)).await
-    };
-    while more || !ahead.is_empty() {
-        tokio::select! {
-            biased;
-            Some(sent) = ahead.next() => tell(sent.map(count).map_err(status::of)).await?,
-            request = requests.message(), if more && ahead.len() < AHEAD => match request {
-                Ok(Some(PublishManyRequest { message })) => {
-                    let PublishRequest { topic, data, wait_ms } = message.unwrap_or_default();
-                    if wait_ms == 0 {
-                        ahead.hand(&topic, data).await;
-                        continue;
-                    }
-                    // Nothing overtakes what waits for a listener.
-                    while let Some(sent) = ahead.next().await {
-                        tell(sent.map(count).map_err(status::of)).await?;
-                    }
-                    tell(publish(node, PublishRequest { topic, data, wait_ms }).await).await?;
-                }
-                _ => more = false,
+/// Messages of one call, published in order, some of them ahead of the answers: the network takes several at once with less
+/// work for each.
+struct Many {
+    node: Node,
+    requests: Streaming<PublishManyRequest>,
+    more: bool,
+    ahead: Outbound,
+    /// Waits for a listener, so nothing overtakes it.
+    patient: Option<PublishRequest>,
+    answered: u64,
+}
+
+impl Many {
+    fn new(node: &Node, requests: Streaming<PublishManyRequest>) -> Self {
+        Many { node: node.clone(), requests, more: true, ahead: node.outbound(), patient: None, answered: 0 }
+    }
+
+    /// What became of the next message; `None` after the last.
+    async fn next(&mut self) -> Option<PublishManyResponse> {
+        loop {
+            if self.ahead.is_empty()
+                && let Some(request) = self.patient.take()
+            {
+                let sent = publish(&self.node, request).await;
+                return Some(self.answer(sent));
+            }
+            let room = self.more && self.patient.is_none() && self.ahead.len() < AHEAD;
+            tokio::select! {
+                biased;
+                Some(sent) = self.ahead.next() => return Some(self.answer(sent.map(count).map_err(status::of))),
+                request = self.requests.message(), if room => match request {
+                    Ok(Some(PublishManyRequest { message })) => match message.unwrap_or_default() {
+                        PublishRequest { topic, data, wait_ms: 0 } => self.ahead.hand(&topic, data).await,
+                        patient => self.patient = Some(patient),
+                    },
+                    _ => self.more = false,
+                },
+                else => return None,
             }
         }
     }
-    Ok(())
+
+    fn answer(&mut self, sent: Result<u32, Status>) -> PublishManyResponse {
+        let number = self.answered;
+        self.answered += 1;
+        match sent {
+            Ok(peers) => PublishManyResponse { number, peers, ..PublishManyResponse::default() },
+            Err(refused) => {
+                let reason = reason_of(&refused).map(|r| r.as_str().to_owned()).unwrap_or_default();
+                let error = refused.message().to_owned();
+                PublishManyResponse { number, reason, error, ..PublishManyResponse::default() }
+            }
+        }
+    }
 }
 
 fn count(peers: usize) -> u32 {
     u32::try_from(peers).unwrap_or(u32::MAX)
-}
-
-fn answer(number: u64, sent: Result<u32, Status>) -> PublishManyResponse {
-    match sent {
-        Ok(peers) => PublishManyResponse { number, peers, ..PublishManyResponse::default() },
-        Err(refused) => {
-            let reason = reason_of(&refused).map(|r| r.as_str().to_owned()).unwrap_or_default();
-            let error = refused.message().to_owned();
-            PublishManyResponse { number, reason, error, ..PublishManyResponse::default() }
-        }
-    }
 }
 
 #[tonic::async_trait]
@@ -102,15 +112,15 @@ impl PubSubService for Service {
         Ok(Response::new(PublishResponse { peers }))
     }
 
-    type PublishManyStream = Replies<PublishManyResponse>;
+    type PublishManyStream = Followed<PublishManyResponse>;
 
     async fn publish_many(
         &self,
         request: Request<Streaming<PublishManyRequest>>,
     ) -> Result<Response<Self::PublishManyStream>, Status> {
-        let (node, requests) = (self.0.node.clone(), request.into_inner());
-        let stop = self.0.stop.clone();
-        Ok(Response::new(reply::stream(stop, async move |out| publish_all(&node, requests, &out).await)))
+        let many = Many::new(&self.0.node, request.into_inner());
+        let answers = stream::unfold(many, async |mut many| Some((Ok(many.next().await?), many)));
+        Ok(Response::new(reply::follow(self.0.stop.clone(), answers)))
     }
 
     type SubscribeStream = Followed<SubscribeResponse>;

@@ -41,7 +41,9 @@ pub(crate) use error::NodeError;
 pub(crate) use events::Happened;
 pub(crate) use protocols::{Answered, Arrived, Claim, Lease, Served, Serving, check_protocol};
 pub(crate) use publication::{Opening, Publication, Wire};
-pub(crate) use pubsub::{Live, LogReader, LogStatus, Logged, Start, TopicItem, TopicStatus, Validator, meshes};
+pub(crate) use pubsub::{
+    Live, LogReader, LogStatus, Logged, Outbound, Start, TopicItem, TopicStatus, Validator, meshes,
+};
 pub(crate) use streams::StreamItem;
 
 use crate::config::Config;

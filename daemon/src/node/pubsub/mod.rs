@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 pub(crate) use log::{LogReader, Logged, Start};
 pub(super) use log::{ToWrite, WAITING, write_logs};
+pub(crate) use outbound::Outbound;
 pub(super) use topic::Topic;
 pub(crate) use topic::{LogStatus, TopicStatus, meshes};
 
