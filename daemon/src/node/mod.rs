@@ -31,7 +31,7 @@ use p2pd_core::{
 use p2pd_net::{Event, Handle, Identity, Incoming, NetError, PeerInfo, queue};
 use p2pd_store::{Store, StoreError};
 use tokio::{
-    sync::{Notify, broadcast},
+    sync::{Notify, broadcast, mpsc},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -71,9 +71,12 @@ struct Inner {
     topics_changed: Notify,
     /// Messages on their way to the disk.
     to_log: queue::Writer<pubsub::ToWrite>,
+    /// Peers on their way into the peer book.
+    to_remember: mpsc::Sender<PeerId>,
     /// Held while a topic's record on disk changes.
     writing_logs: tokio::sync::Mutex<()>,
-    /// Held while a reader joins and while topics without readers are left, so that none is left that was just joined.
+    /// Held while a reader joins and while topics without readers are left, so that none is left that was just joined; not
+    /// while waiting for the disk.
     following: tokio::sync::Mutex<()>,
     events: Mutex<events::State>,
     rules: Mutex<p2pd_core::access::Rules>,
@@ -130,6 +133,7 @@ impl Node {
         let Some(signer) = identity.secret() else { anyhow::bail!("the identity is not Ed25519") };
         let store = Arc::new(store);
         let (to_log, log_queue) = queue::bounded(pubsub::WAITING.0, pubsub::WAITING.1);
+        let (to_remember, told) = mpsc::channel(persist::WAITING);
         let node = Node(Arc::new(Inner {
             config: config.clone(),
             me: identity.peer_id(),
@@ -143,6 +147,7 @@ impl Node {
             topics: Mutex::default(),
             topics_changed: Notify::new(),
             to_log,
+            to_remember,
             writing_logs: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),
             events: Mutex::new(events::State::restore(&store)?),
@@ -169,6 +174,7 @@ impl Node {
             tokio::select! {
                 () = pump::run(carrying.clone(), incoming, events, stop) => {}
                 () = pubsub::write_logs(carrying.clone(), log_queue) => {}
+                () = persist::run(carrying.clone(), told) => {}
             }
         });
         node.redial(known);

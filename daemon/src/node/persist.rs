@@ -1,13 +1,33 @@
-//! What is kept across restarts, written once a second off the way of everything else.
+//! What is kept across restarts, written by a task of its own: however slow the disk is, nothing that is live waits for it.
+
+use std::time::Duration;
 
 use p2pd_core::{id::PeerId, scope};
 use p2pd_net::PeerInfo;
 use p2pd_store::PeerRecord;
+use tokio::sync::mpsc;
 
 use super::{Node, NodeError, blocking, wall};
 
 /// Peers in the peer book.
 const MAX_PEERS: usize = 1000;
+/// Peers that wait to be written into the peer book. Others are, when they tell again who they are.
+pub(super) const WAITING: usize = 256;
+
+/// Writes what changed once a second, and who told who they are, until the daemon ends.
+pub(super) async fn run(node: Node, mut told: mpsc::Receiver<PeerId>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => if let Err(error) = node.persist(false).await {
+                tracing::error!(%error, "state not written; trying again in a second");
+            },
+            Some(peer) = told.recv() => if let Err(error) = node.remember(&peer).await {
+                tracing::debug!(%error, "peer not written to the peer book");
+            },
+        }
+    }
+}
 
 impl Node {
     /// Writes what changed; `all`: everything.
@@ -34,7 +54,7 @@ impl Node {
     }
 
     /// Writes a peer that told who it is into the peer book.
-    pub(super) async fn remember(&self, peer: &PeerId) -> Result<(), NodeError> {
+    async fn remember(&self, peer: &PeerId) -> Result<(), NodeError> {
         let info = self.peer(peer).await?;
         let record = PeerRecord { addresses: reached_at(&info), seen: wall().0 };
         let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());

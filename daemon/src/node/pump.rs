@@ -1,4 +1,5 @@
-//! The task that carries what the network brings to where it belongs, and keeps the time: heartbeats, sweeps, disk.
+//! The task that carries what the network brings to where it belongs, and keeps the time: heartbeats, sweeps. It never waits
+//! for the disk.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -70,9 +71,7 @@ impl Node {
             Event::Lost { topic, count } => self.lost_messages(&topic, count),
             Event::Identified(peer) => {
                 self.changed(&peer);
-                if let Err(error) = self.remember(&peer).await {
-                    tracing::debug!(%error, "peer not written to the peer book");
-                }
+                let _ = self.0.to_remember.try_send(peer);
             }
             // A newcomer asks at once instead of waiting for the next heartbeat.
             Event::Joined { topic, .. } if topic == self.directory_topic() => self.ask(Filter::default()).await,
@@ -99,8 +98,5 @@ impl Node {
         self.sweep_directory();
         self.reach_publishers();
         self.leave_unread().await;
-        if let Err(error) = self.persist(false).await {
-            tracing::error!(%error, "state not written; trying again in a second");
-        }
     }
 }

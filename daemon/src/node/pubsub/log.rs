@@ -185,9 +185,9 @@ impl Node {
     /// Reads a topic's log, which begins now if there is none.
     pub(crate) async fn subscribe_durable(&self, topic: &str, from: Start) -> Result<LogReader, NodeError> {
         self.check_topic(topic)?;
-        let _leaving = self.0.following.lock().await;
         let _writing = self.0.writing_logs.lock().await;
         self.room_for_log(topic)?;
+        let leaving = self.0.following.lock().await;
         let (record, reader) = self.with_topic(topic, |found| {
             if let (None, Start::After(asked)) = (&found.log, from) {
                 // No log begins for a cursor of none.
@@ -206,6 +206,7 @@ impl Node {
             self.with_topic(topic, |found| found.log = None);
             return Err(error.into());
         }
+        drop(leaving);
         self.keep_topic(topic, record).await?;
         self.0.topics_changed.notify_waiters();
         Ok(reader)
