@@ -17,7 +17,7 @@ use crate::{
     NetError,
     event::Incoming,
     fetch, peers,
-    settings::{Gossipsub, Settings},
+    settings::{Gossipsub, Ids, Settings},
     stream::{Ask, Stream},
     validators::{Ruled, Ruling, ToJudge, Validators, Waiting},
 };
@@ -180,17 +180,28 @@ impl Gossip {
         self.topics.values().map(|t| t.ident.hash().into_string()).collect()
     }
 
+    /// Publishes a message that was refused so often before; its id. What every connection is too full for is refused and can
+    /// be published again.
     pub(crate) fn publish(
         &mut self,
         gossipsub: &mut Gossipsub,
+        me: &libp2p::PeerId,
         topic: &str,
         data: &Bytes,
         wall: UnixMs,
+        refused: u32,
     ) -> Result<Bytes, NetError> {
         let topic = IdentTopic::new(topic);
         let dated = self.settings.of(&topic.hash()).max_age_ms > 0;
         let data = if dated { contract::dated(data, wall) } else { data.to_vec() };
-        gossipsub.publish(topic, data).map(|id| id.0.into()).map_err(|error| match error {
+        let (sent, ids) = self.settings.publishing(refused, || gossipsub.publish(topic, data));
+        // Nobody got it, or nobody else knows it by that name: not to be offered to peers beyond.
+        let forget = matches!((&sent, refused), (Err(PublishError::AllQueuesFull(_)), _) | (Ok(_), 1..));
+        if let (Some(Ids { here, .. }), true) = (&ids, forget) {
+            gossipsub.report_message_validation_result(here, me, MessageAcceptance::Ignore);
+        }
+        let id = |sent: MessageId| ids.map_or(sent, |ids| ids.everywhere).0.into();
+        sent.map(id).map_err(|error| match error {
             PublishError::NoPeersSubscribedToTopic => NetError::NoListeners,
             PublishError::AllQueuesFull(_) => NetError::Busy,
             PublishError::MessageTooLarge => NetError::TooLarge,

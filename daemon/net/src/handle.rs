@@ -105,20 +105,19 @@ impl Handle {
         self.commands.send(Command::Unsubscribe { topic: topic.into() }).await.map_err(|_| NetError::Stopped)
     }
 
-    /// Sends a message to a topic's followers.
+    /// Sends a message to a topic's followers. Waits while the connections to all of them are full, up to a second.
     pub async fn publish(&self, topic: &str, data: Bytes) -> Result<Sent, NetError> {
         self.publish_ahead(topic, data).await?.sent().await
     }
 
     /// Hands a message over, after those handed over before; what becomes of it is known later.
     pub async fn publish_ahead(&self, topic: &str, data: Bytes) -> Result<Sending, NetError> {
-        self.ask_ahead(|reply| Command::Publish { topic: topic.into(), data, keep: None, reply }).await.map(Sending)
+        self.ask_ahead(|reply| Command::Publish { topic: topic.into(), data, reply }).await.map(Sending)
     }
 
     /// Sends a group of our own, and keeps it for those who ask later.
     pub async fn publish_group(&self, topic: &str, group: Arc<Group>) -> Result<(), NetError> {
-        let data = group.signed.clone();
-        self.ask(|reply| Command::Publish { topic: topic.into(), data, keep: Some(group), reply }).await?.map(|_| ())
+        self.ask(|reply| Command::PublishGroup { topic: topic.into(), group, reply }).await?
     }
 
     /// The topics this peer follows.

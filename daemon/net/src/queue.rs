@@ -45,9 +45,10 @@ impl<T> Writer<T> {
         dropped
     }
 
-    /// Counts items that were lost before they came here; the reader is told with the next one.
+    /// Tells the reader of items that were lost before they came here.
     pub fn lose(&self, count: u64) {
         self.0.lock().ring.lose(count);
+        self.0.filled.notify_one();
     }
 
     /// What tells when the reader has caught up.

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use libp2p::{
@@ -18,12 +18,29 @@ pub(crate) type Gossipsub = gossipsub::Behaviour<Settings>;
 
 /// Of topics of programs that have any, and of p2pd's own that differ from the usual.
 #[derive(Clone, Default)]
-pub(crate) struct Settings(Arc<RwLock<HashMap<TopicHash, TopicSettings>>>);
+pub(crate) struct Settings {
+    topics: Arc<RwLock<HashMap<TopicHash, TopicSettings>>>,
+    publishing: Arc<Mutex<Option<Publishing>>>,
+}
+
+/// A message of our own that gossipsub is publishing.
+struct Publishing {
+    refused: u32,
+    ids: Option<Ids>,
+}
+
+/// The ids of a message of our own.
+pub(crate) struct Ids {
+    /// As other peers have it.
+    pub(crate) everywhere: MessageId,
+    /// As our gossipsub has it: another one each time it is published again, since that takes none twice.
+    pub(crate) here: MessageId,
+}
 
 impl Settings {
     /// Holds a topic to these from now on; `None`: to the usual ones.
     pub(crate) fn set(&self, topic: TopicHash, settings: Option<TopicSettings>) {
-        let mut topics = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
         match settings {
             Some(settings) => topics.insert(topic, settings),
             None => topics.remove(&topic),
@@ -31,7 +48,31 @@ impl Settings {
     }
 
     pub(crate) fn of(&self, topic: &TopicHash) -> TopicSettings {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied().unwrap_or_default()
+        self.topics.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied().unwrap_or_default()
+    }
+
+    /// Runs what publishes a message that was refused so often before, and tells the ids that it got.
+    pub(crate) fn publishing<T>(&self, refused: u32, publish: impl FnOnce() -> T) -> (T, Option<Ids>) {
+        *self.own() = Some(Publishing { refused, ids: None });
+        let published = publish();
+        (published, self.own().take().and_then(|own| own.ids))
+    }
+
+    fn own(&self) -> MutexGuard<'_, Option<Publishing>> {
+        self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The id of a message for our gossipsub.
+    pub(crate) fn id_here(&self, message: &Message) -> MessageId {
+        let everywhere = self.id(message);
+        let mut own = self.own();
+        let Some(Publishing { refused, ids }) = own.as_mut() else { return everywhere };
+        let here = match *refused {
+            0 => everywhere.clone(),
+            times => MessageId::new(&[everywhere.0.as_slice(), &times.to_be_bytes()].concat()),
+        };
+        *ids = Some(Ids { everywhere, here: here.clone() });
+        here
     }
 
     /// The id of a message, as other implementations have it, so that their offers of messages name the same ones.

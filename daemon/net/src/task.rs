@@ -2,6 +2,7 @@
 //! it belongs to. Nothing is awaited inside an arm.
 
 mod commands;
+mod outbox;
 
 use std::{
     collections::HashMap,
@@ -23,6 +24,7 @@ use p2pd_core::{
 use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use self::outbox::Outbox;
 use crate::{
     Config, DhtMode, Event, Handle, Identity, Incoming, NetError, WaterMarks,
     behaviour::{self, Behaviour, BehaviourEvent, kad_protocol},
@@ -96,6 +98,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         unproven: None,
         let_go: HashMap::new(),
         lost: HashMap::new(),
+        outbox: Outbox::default(),
         water_marks: config.water_marks,
         governor: Governor::new(config.memory_budget),
         meters,
@@ -135,6 +138,7 @@ struct Task {
     let_go: HashMap<libp2p::PeerId, HangUp>,
     /// Messages of programs' topics that the daemon was too slow for, until it is told.
     lost: HashMap<String, u64>,
+    outbox: Outbox,
     water_marks: WaterMarks,
     governor: Governor,
     meters: Meters,
@@ -147,6 +151,7 @@ impl Task {
         loop {
             let wake = self.gossip.wake(self.now()).map(|at| at.0.max(self.repaired.0.saturating_add(REPAIR_MS)));
             let wake = wake.and_then(|at| self.began.checked_add(Duration::from_millis(at)));
+            let again = self.outbox.wake();
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.on_tick(),
@@ -156,6 +161,7 @@ impl Task {
                     self.ask_all(asks);
                     self.gossip.validators.due(self.repaired).into_iter().for_each(|ruled| self.conclude_ruled(ruled));
                 }
+                () = tokio::time::sleep_until(again.unwrap_or(self.began).into()), if again.is_some() => self.publish_held(),
                 Some(command) = commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
             }
@@ -181,8 +187,18 @@ impl Task {
         UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
-    fn tell(&self, event: Event) {
-        self.events.push(0, event);
+    fn tell(&mut self, event: Event) {
+        for dropped in self.events.push(0, event) {
+            // The state can be read anew; what was lost is told again.
+            if let Event::Lost { topic, count } = dropped {
+                self.note_lost(topic, count);
+            }
+        }
+    }
+
+    fn note_lost(&mut self, topic: String, more: u64) {
+        let count = self.lost.entry(topic).or_default();
+        *count = count.saturating_add(more);
     }
 
     fn on_tick(&mut self) {
@@ -339,14 +355,17 @@ impl Task {
             gossipsub::Event::Unsubscribed { peer_id, topic } => {
                 self.tell(Event::Left { peer: peers::from_libp2p(&peer_id), topic: topic.into_string() });
             }
-            gossipsub::Event::SlowPeer { peer_id, .. } => {
-                if self.peers.slow(&peer_id, self.now()) {
-                    tracing::warn!(peer = %peer_id, "disconnected: it has read too slowly for a minute");
-                    let why = HangUp { why: "it has read too slowly for a minute", for_good: true };
-                    let _ = self.hang_up(peer_id, why);
-                }
-            }
-            gossipsub::Event::GossipsubNotSupported { .. } => {}
+            gossipsub::Event::SlowPeer { peer_id, .. } if !self.outbox.crowds() => self.on_slow(peer_id),
+            gossipsub::Event::SlowPeer { .. } | gossipsub::Event::GossipsubNotSupported { .. } => {}
+        }
+    }
+
+    /// Lets go of a peer that has been slow for long.
+    fn on_slow(&mut self, peer: libp2p::PeerId) {
+        if self.peers.slow(&peer, self.now()) {
+            tracing::warn!(%peer, "disconnected: it has read too slowly for a minute");
+            let why = HangUp { why: "it has read too slowly for a minute", for_good: true };
+            let _ = self.hang_up(peer, why);
         }
     }
 
@@ -364,8 +383,7 @@ impl Task {
     fn hand_on(&mut self, incoming: Incoming) {
         for lost in self.incoming.push(incoming.weight(), incoming) {
             if let Incoming::Message { topic, .. } = lost {
-                let count = self.lost.entry(topic).or_default();
-                *count = count.saturating_add(1);
+                self.note_lost(topic, 1);
             }
         }
     }

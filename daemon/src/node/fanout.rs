@@ -43,7 +43,7 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// Tells every reader, with the next item, that so many were lost before they came here.
+    /// Tells every reader that so many were lost before they came here.
     pub(crate) fn lose(&self, count: u64) {
         self.readers.iter().for_each(|(reader, _)| reader.lose(count));
     }
@@ -122,8 +122,6 @@ mod tests {
                     Step::Leave(_) => {}
                 }
             }
-            fanout.push(1, &pushed);
-            pushed += 1;
             prop_assert_eq!(fanout.sweep(), readers.len());
             for reader in &mut readers {
                 while read(reader) {}

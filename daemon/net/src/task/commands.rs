@@ -6,7 +6,7 @@ use p2pd_core::access::Rules;
 use super::{HangUp, Task};
 use crate::{
     NetError,
-    command::{Command, Sent, TopicPeers},
+    command::{Command, TopicPeers},
     gossip::followers,
     peers, worth,
 };
@@ -37,15 +37,12 @@ impl Task {
                 self.burst(&IdentTopic::new(topic).hash());
             }
             Command::Unsubscribe { topic } => self.gossip.unsubscribe(gossipsub, &topic),
-            Command::Publish { topic, data, keep, reply } => {
-                let id = self.gossip.publish(gossipsub, &topic, &data, Self::wall());
-                let followers = || followers(gossipsub, &IdentTopic::new(&topic).hash()).len();
-                let sent = id.map(|id| Sent { id, followers: followers() });
-                let now = self.now();
-                if let Some(group) = keep {
-                    self.gossip.keep(&topic, group, now);
-                }
-                let _ = reply.send(sent);
+            Command::Publish { topic, data, reply } => self.publish(topic, data, reply),
+            // Live: what is late is of no use, and can be fetched.
+            Command::PublishGroup { topic, group, reply } => {
+                let sent = self.try_once(&topic, &group.signed, 0);
+                self.gossip.keep(&topic, group, self.now());
+                let _ = reply.send(sent.map(|_| ()));
             }
             Command::Topics { reply } => {
                 let _ = reply.send(self.gossip.topics());

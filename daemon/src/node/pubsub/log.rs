@@ -48,12 +48,20 @@ pub(in crate::node) struct Log {
     order: VecDeque<Bytes>,
 }
 
-/// A message on its way to the disk.
+/// What is on its way to the disk.
 pub(in crate::node) struct ToWrite {
     pub(super) topic: String,
     pub(super) number: u64,
-    pub(super) item: TopicItem,
-    pub(super) id: Bytes,
+    /// A message and its id; nothing where the numbers up to this one were lost.
+    pub(super) message: Option<(TopicItem, Bytes)>,
+}
+
+/// What a batch has for one log.
+#[derive(Default)]
+struct Part {
+    messages: Vec<(u64, MessageRecord)>,
+    /// Number after the last, which may have been lost.
+    next: u64,
 }
 
 /// Where a durable reader begins.
@@ -92,9 +100,10 @@ impl Log {
         Some(number)
     }
 
-    /// Leaves out the numbers of messages that were lost, so that readers see the gap.
-    pub(super) fn lose(&mut self, count: u64) {
+    /// Leaves out the numbers of messages that were lost, so that readers see the gap; the last of them.
+    pub(super) fn lose(&mut self, count: u64) -> u64 {
         self.next = self.next.saturating_add(count);
+        self.next.saturating_sub(1)
     }
 
     fn remember(&mut self, id: Bytes, received_ms: u64) {
@@ -258,7 +267,7 @@ impl Node {
     }
 
     /// Writes one topic's part of a batch, or only drops what is too old.
-    async fn write_log(&self, name: &str, messages: Vec<(u64, MessageRecord)>) -> Result<(), NodeError> {
+    async fn write_log(&self, name: &str, Part { messages, next }: Part) -> Result<(), NodeError> {
         let _writing = self.0.writing_logs.lock().await;
         let (mut record, keep): (TopicRecord, Keep) = {
             let topics = lock(&self.0.topics);
@@ -270,7 +279,7 @@ impl Node {
         let first = record.log.map_or(0, |log| log.next);
         // The log may have been forgotten and begun anew meanwhile.
         let messages: Vec<_> = messages.into_iter().filter(|(number, _)| *number >= first).collect();
-        let newest = messages.last().map(|(number, _)| number.saturating_add(1));
+        record.log.iter_mut().for_each(|log| log.next = log.next.max(next));
         let (store, topic) = (self.0.store.clone(), name.to_owned());
         let appended = blocking(move || store.append(&topic, &mut record, &messages, keep).map(|()| record)).await;
         let mut topics = lock(&self.0.topics);
@@ -283,10 +292,8 @@ impl Node {
         log.record = record.unwrap_or(log.record);
         log.record.read = read;
         // Also when the disk failed: readers then learn of the gap instead of waiting.
-        if let Some(next) = newest {
-            log.record.next = log.record.next.max(next);
-            log.written.send_replace(log.record.next);
-        }
+        log.record.next = log.record.next.max(next);
+        log.written.send_replace(log.record.next);
         failed.map_or(Ok(()), Err)
     }
 
@@ -305,7 +312,7 @@ impl Node {
             .collect()
         };
         for (name, unread) in logs {
-            let swept = if unread { self.end_log(&name).await } else { self.write_log(&name, Vec::new()).await };
+            let swept = if unread { self.end_log(&name).await } else { self.write_log(&name, Part::default()).await };
             if let Err(error) = swept {
                 tracing::error!(%error, topic = name, "the log could not be swept");
             }
@@ -356,17 +363,19 @@ pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<T
             }
         };
         let Some(first) = first else { return };
-        let mut batch: BTreeMap<String, Vec<(u64, MessageRecord)>> = BTreeMap::new();
+        let mut batch: BTreeMap<String, Part> = BTreeMap::new();
         let more = std::iter::from_fn(|| waiting.next().now_or_never().flatten());
         for next in std::iter::once(first).chain(more.take(BATCH)) {
             // What was dropped is a hole in the numbers, which readers see.
-            let Next::Item(ToWrite { topic, number, item, id }) = next else { continue };
+            let Next::Item(ToWrite { topic, number, message }) = next else { continue };
+            let part = batch.entry(topic).or_default();
+            part.next = number.saturating_add(1);
+            let Some((item, id)) = message else { continue };
             let sender = item.sender.map(|sender| Bytes::copy_from_slice(sender.as_bytes())).unwrap_or_default();
-            let record = MessageRecord { sender, data: item.data, received: item.received_ms, id };
-            batch.entry(topic).or_default().push((number, record));
+            part.messages.push((number, MessageRecord { sender, data: item.data, received: item.received_ms, id }));
         }
-        for (topic, messages) in batch {
-            if let Err(error) = node.write_log(&topic, messages).await {
+        for (topic, part) in batch {
+            if let Err(error) = node.write_log(&topic, part).await {
                 tracing::error!(%error, topic, "messages of a log were not written");
             }
         }
