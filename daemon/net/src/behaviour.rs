@@ -129,9 +129,9 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         // is 800 a second, of the 5,000 that are asked for at most. The library counts grafts that come too soon after a prune
         // in the same sum, so those are answered as often before they cost.
         behaviour_penalty_threshold: 1_000.0,
-        // A connection that is full for a moment, mostly of messages of our own, is no fault of its peer. Whoever is slow for
-        // long is let go of.
-        slow_peer_threshold: 1_000.0,
+        // A connection that is full, mostly of messages of our own, is no fault of its peer. Whoever is slow for long is let go
+        // of.
+        slow_peer_weight: 0.0,
         ..Default::default()
     };
     gossipsub.with_peer_score(score, gossipsub::PeerScoreThresholds::default()).map_err(NetError::Setup)?;

@@ -162,7 +162,13 @@ impl Task {
                     self.gossip.validators.due(self.repaired).into_iter().for_each(|ruled| self.conclude_ruled(ruled));
                 }
                 () = tokio::time::sleep_until(again.unwrap_or(self.began).into()), if again.is_some() => self.publish_held(),
-                Some(command) = commands.recv() => self.on_command(command),
+                Some(command) = commands.recv() => {
+                    self.on_command(command);
+                    if self.outbox.takes_turns() {
+                        // With its connections, or the slower ones are full before they have begun.
+                        tokio::task::yield_now().await;
+                    }
+                }
                 event = self.swarm.select_next_some() => self.on_swarm(event),
             }
             if self.lookups.seeks_peers() {

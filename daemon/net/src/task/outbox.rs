@@ -38,12 +38,19 @@ pub(super) struct Outbox {
     held: HashMap<String, VecDeque<Held>>,
     count: usize,
     refused: Option<Instant>,
+    /// Something has just gone out on several connections.
+    several: bool,
 }
 
 impl Outbox {
     /// When to try again; `None` when nothing is held back.
     pub(super) fn wake(&self) -> Option<Instant> {
         self.refused?.checked_add(AGAIN).filter(|_| self.count > 0)
+    }
+
+    /// Whether the connections should have their turn first.
+    pub(super) fn takes_turns(&mut self) -> bool {
+        std::mem::take(&mut self.several)
     }
 
     fn hold(&mut self, topic: String, held: Held) {
@@ -111,8 +118,9 @@ impl Task {
         if matches!(id, Err(NetError::Busy)) {
             self.outbox.refused = Some(Instant::now());
         }
-        let followers = || followers(gossipsub, &IdentTopic::new(topic).hash()).len();
-        id.map(|id| Sent { id, followers: followers() })
+        let sent = Sent { id: id?, followers: followers(gossipsub, &IdentTopic::new(topic).hash()).len() };
+        self.outbox.several |= sent.followers > 1;
+        Ok(sent)
     }
 
     /// Notes that the peers whom a topic's messages go to have taken none for a while.
