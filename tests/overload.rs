@@ -7,16 +7,11 @@ use std::time::{Duration, Instant};
 
 use p2pd_api::{
     Reason, reason_of,
-    v1::{
-        Block, MessageIdentity, OpenStream, PublishManyRequest, PublishRequest, SetTopicRequest, SubscribeRequest,
-        TopicSettings, WatchStreamsRequest, WatchTopicRequest, pub_sub_service_client::PubSubServiceClient,
-        subscribe_request::Contract, subscribe_response,
-    },
+    v1::{OpenStream, WatchStreamsRequest},
 };
 use p2pd_core::ring::Next;
 use p2pd_net::{DhtMode, Event, Identity, Incoming, Running, TopicRule};
-use support::{channel, open, pair, publish, start, stranger, streams, until};
-use tokio::time::timeout;
+use support::{open, publish, start, stranger, streams, until};
 use tokio_util::sync::CancellationToken;
 
 const TOPIC: &str = "news";
@@ -105,51 +100,4 @@ async fn a_watcher_that_falls_behind_is_told() {
     // As it is told to: a new watch begins with all there is.
     let mut anew = streams(&a).await.watch_streams(WatchStreamsRequest {}).await.unwrap().into_inner();
     assert!(anew.message().await.unwrap().is_some());
-}
-
-/// Publishes as fast as a program can, on a topic that tells messages apart like this.
-async fn flood(identity: MessageIdentity) {
-    const MANY: u64 = 10_000;
-    let (a, b) = pair().await;
-    let (mut from, mut to) = (PubSubServiceClient::new(channel(&a).await), PubSubServiceClient::new(channel(&b).await));
-    let settings = Some(TopicSettings { identity: identity.into(), ..TopicSettings::default() });
-    for client in [&mut from, &mut to] {
-        client.set_topic(SetTopicRequest { topic: TOPIC.into(), settings }).await.unwrap();
-    }
-    let contract = Some(Contract::Block(Block::default()));
-    let mut heard = to.subscribe(SubscribeRequest { topic: TOPIC.into(), contract }).await.unwrap().into_inner();
-    let mut watch = from.watch_topic(WatchTopicRequest { topic: TOPIC.into() }).await.unwrap().into_inner();
-    while watch.message().await.unwrap().unwrap().topic.unwrap().peers == 0 {}
-    let messages = (0..MANY).map(|n| PublishRequest { topic: TOPIC.into(), data: n.to_string().into(), wait_ms: 0 });
-    let messages = messages.map(|message| PublishManyRequest { message: Some(message) });
-    let publishing = tokio::spawn(async move {
-        let mut answers = from.publish_many(tokio_stream::iter(messages)).await.unwrap().into_inner();
-        while let Some(answer) = answers.message().await.unwrap() {
-            assert_eq!(answer.reason, "", "{}", answer.error);
-        }
-    });
-    let mut due = 0;
-    while due < MANY {
-        let next = timeout(Duration::from_secs(20), heard.message()).await;
-        match next.unwrap_or_else(|_| panic!("message {due} is lost")).unwrap().unwrap().event.unwrap() {
-            subscribe_response::Event::Message(message) => {
-                assert_eq!(message.data, due.to_string().as_bytes());
-                due += 1;
-            }
-            // It was this reader who was too slow.
-            subscribe_response::Event::Gap(gap) => due += gap.to - gap.from + 1,
-            subscribe_response::Event::Subscribed(_) => {}
-        }
-    }
-    publishing.await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_program_that_is_faster_than_the_network_is_held_back() {
-    flood(MessageIdentity::Sender).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn so_it_is_where_the_same_content_may_not_come_twice() {
-    flood(MessageIdentity::Content).await;
 }

@@ -1,13 +1,15 @@
-//! Floods against a real daemon, of bad connections and of sound that nobody takes: its memory stays, and the others come
-//! through.
+//! Floods against a real daemon, of bad connections, of sound that nobody takes, and of messages: its memory stays, and the
+//! others come through.
 #![allow(missing_docs)]
 
 mod support;
 
 use std::{
-    fs,
-    io::{Read, Write},
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    sync::mpsc::channel,
+    thread,
     time::Duration,
 };
 
@@ -15,7 +17,7 @@ use p2pd_api::v1::{
     Frame, OpenStream, PublishStreamRequest, StreamConfig, SubscribeStreamRequest, WireFormat,
     publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
-use support::Daemon;
+use support::{Daemon, pair};
 use tokio::{runtime::Runtime, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -104,4 +106,39 @@ fn a_listener_who_stops_reading_costs_the_daemon_no_memory_and_the_others_no_sou
     println!("{} KiB went by; grew by {grown} KiB", GROUPS * 5 * 3_800 / 1024);
     assert!(held.is_ok(), "in time");
     assert!(grown < 32 * 1024, "grew by {grown} KiB");
+}
+
+#[test]
+fn as_many_lines_as_fit_a_pipe_go_through_at_once() {
+    const LINES: u64 = 20_000;
+    let (place, a, b) = pair();
+    let file = place.path().join("lines");
+    fs::write(&file, (0..LINES).map(|n| format!("{n}\n")).collect::<String>()).unwrap();
+    // Where the same content is the same message, too: what is held back is then sent under the same name.
+    for topic in ["sender", "content"] {
+        for daemon in [&a, &b] {
+            daemon.good(&["topics", "set", topic, "--identity", topic]);
+        }
+        let mut reader = b.ctl(&["-o", "jsonl", "sub", topic, "--block"]).spawn().unwrap();
+        let lines = BufReader::new(reader.stdout.take().unwrap()).lines();
+        a.good(&["pub", topic, "the first", "--wait", "20s"]);
+        let (heard, count) = channel();
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+                let gap = |end: &str| event["gap"][end].as_u64();
+                // A gap is this reader's own, who was told of it.
+                let more = gap("from").zip(gap("to")).map(|(from, to)| to - from + 1);
+                let _ = heard.send(more.unwrap_or(u64::from(event["message"].is_object())));
+            }
+        });
+        let sent = a.ctl(&["pub", topic]).stdin(File::open(&file).unwrap()).output().unwrap();
+        assert!(sent.status.success(), "{}", support::said(&sent));
+        let mut due = LINES + 1;
+        while due > 0 {
+            due -= count.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("{due} of {LINES} are lost"));
+        }
+        reader.kill().unwrap();
+        reader.wait().unwrap();
+    }
 }
