@@ -67,9 +67,16 @@ impl Namespace {
         let socket = place.join(format!("{name}.sock"));
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0]).arg(p2pd()).args(["run", "--socket"]).arg(&socket);
-        command.args(["--listen", &format!("/ip4/{ip}/tcp/0")]).envs(settings.iter().copied());
+        let family = if ip.contains(':') { "ip6" } else { "ip4" };
+        command.args(["--listen", &format!("/{family}/{ip}/tcp/0")]).envs(settings.iter().copied());
         command.env("STATE_DIRECTORY", place.join(name)).env("CONFIGURATION_DIRECTORY", place);
         Daemon::spawn(command, socket)
+    }
+
+    /// Runs `ip` in it.
+    fn set(&self, words: &str) {
+        let done = Command::new("ip").args(["-n", &self.0]).args(words.split(' ')).status().unwrap();
+        assert!(done.success(), "{words}");
     }
 
     /// Runs something on a thread of its own, whose sockets are in this namespace.
@@ -228,11 +235,7 @@ fn one_address_gets_so_many_connections_and_others_theirs() {
     if !one.join(&two) {
         return;
     }
-    let set = |words: &str| {
-        let done = Command::new("ip").args(["-n", &two.0]).args(words.split(' ')).status().unwrap();
-        assert!(done.success(), "{words}");
-    };
-    set("address add 10.9.9.3/24 dev lan");
+    two.set("address add 10.9.9.3/24 dev lan");
     let many =
         [("P2PD_NETWORK_MAX_CONNECTIONS_PER_ADDRESS", "2"), ("P2PD_NETWORK_NEW_CONNECTIONS_PER_ADDRESS", "1000")];
     let a = one.on_lan(place.path(), "a", "10.9.9.1", &many);
@@ -240,16 +243,48 @@ fn one_address_gets_so_many_connections_and_others_theirs() {
     let [first, second, third] = ["b", "c", "d"].map(|name| two.on_lan(place.path(), name, "127.0.0.1", &[]));
     assert!(connects(&first, &a) && connects(&second, &a));
     assert!(!connects(&third, &a), "a third of one address");
-    set("route add 10.9.9.1 dev lan src 10.9.9.3");
+    two.set("route add 10.9.9.1 dev lan src 10.9.9.3");
     assert!(connects(&third, &a), "one of another address");
     third.good(&["peers", "disconnect", &id(&a)]);
-    set("route del 10.9.9.1");
+    two.set("route del 10.9.9.1");
     first.good(&["peers", "disconnect", &id(&a)]);
     until("room", || connects(&third, &a).then_some(()));
     // Whoever is allowed is not counted.
     a.good(&["peers", "allow", "10.9.9.2"]);
     assert!(connects(&first, &a));
     assert_eq!(a.good(&["-o", "jsonl", "peers"]).lines().count(), 3);
+}
+
+#[test]
+fn an_ipv6_customer_is_one_address_and_a_site_eight() {
+    let place = tempfile::tempdir().unwrap();
+    let (Some(one), Some(two)) = (Namespace::new("host6"), Namespace::new("site")) else { return };
+    if !one.join(&two) {
+        return;
+    }
+    one.set("address add 2001:db8::1/64 dev lan nodad");
+    two.set("address add 2001:db8::2/64 dev lan nodad");
+    for site in ["2001:db8:a::/48", "2001:db8:b::/48"] {
+        one.set(&format!("route add {site} dev lan"));
+    }
+    let a = one.on_lan(place.path(), "a", "2001:db8::1", &[("P2PD_NETWORK_MAX_CONNECTIONS_PER_ADDRESS", "1")]);
+    let connects_from = |client: &Daemon, address: &str| {
+        two.set(&format!("address add {address}/128 dev lan nodad"));
+        two.set(&format!("route replace 2001:db8::1 dev lan src {address}"));
+        connects(client, &a)
+    };
+    let client = |n: usize| two.on_lan(place.path(), &format!("b{n}"), "127.0.0.1", &[]);
+    // A customer is given a network of /56, whatever is in it; a site of /48 has 256 of these.
+    let (first, late) = (client(0), client(8));
+    assert!(connects_from(&first, "2001:db8:a:000::1"));
+    assert!(!connects_from(&late, "2001:db8:a:0ff::1"), "another address of the same customer");
+    let others: Vec<Daemon> = (1..8).map(client).collect();
+    for (n, other) in (1..8).zip(&others) {
+        assert!(connects_from(other, &format!("2001:db8:a:{n}00::1")), "customer {n} of the site");
+    }
+    assert!(!connects_from(&late, "2001:db8:a:800::1"), "a ninth of one site");
+    assert!(connects_from(&late, "2001:db8:b:800::1"), "one of another site");
+    assert_eq!(a.good(&["-o", "jsonl", "peers"]).lines().count(), 9);
 }
 
 #[test]
