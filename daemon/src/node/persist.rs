@@ -61,7 +61,7 @@ impl Node {
         blocking(move || store.put_peers(&[(key, record)], MAX_PEERS)).await
     }
 
-    /// Reads and writes a setting, to see that the store answers.
+    /// Reads a setting, to see that the store answers.
     pub(crate) async fn probe_store(&self) -> Result<(), NodeError> {
         let store = self.0.store.clone();
         blocking(move || store.setting("probe").map(|_| ())).await
