@@ -39,7 +39,7 @@ async fn floors() -> (Running, Running) {
 
 async fn send_all(from: &Running) {
     for n in 0..MESSAGES {
-        from.handle.publish(TOPIC, n.to_string().into()).await.unwrap();
+        from.handle.publish_ahead(TOPIC, n.to_string().into()).await.unwrap().sent().await.unwrap();
     }
 }
 

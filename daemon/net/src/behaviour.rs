@@ -115,7 +115,7 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         .max_transmit_size(MAX_RPC)
         // 64 and not 5,000: a frozen peer must not cost hundreds of megabytes.
         .connection_handler_queue_len(64)
-        .publish_queue_duration(Duration::from_secs(1))
+        .publish_queue_duration(Duration::from_secs(5))
         .forward_queue_duration(Duration::from_millis(500))
         .build()
         .map_err(|e| NetError::Setup(e.to_string()))?;

@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Subscribe { topic: String, rule: TopicRule, reply: oneshot::Sender<Result<(), NetError>> },
     Unsubscribe { topic: String },
     Publish { topic: String, data: Bytes, reply: oneshot::Sender<Result<Sent, NetError>> },
+    PublishAhead { topic: String, data: Bytes, reply: oneshot::Sender<Result<Sent, NetError>> },
     PublishGroup { topic: String, group: Arc<Group>, reply: oneshot::Sender<Result<(), NetError>> },
     Topics { reply: oneshot::Sender<Vec<String>> },
     TopicPeers { topic: String, reply: oneshot::Sender<TopicPeers> },

@@ -39,8 +39,8 @@ pub enum NetError {
     /// Nobody who is connected follows the topic.
     #[error("no connected peer follows this topic yet")]
     NoListeners,
-    /// Every queue toward the topic's peers was full for a second.
-    #[error("no peer of this topic has taken a message for a second")]
+    /// Every queue toward the topic's peers is full, and was when it was tried again.
+    #[error("the connections to all peers of this topic are full")]
     Busy,
     /// Larger than the network takes.
     #[error("the message is larger than a peer takes")]

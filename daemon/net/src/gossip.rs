@@ -180,8 +180,7 @@ impl Gossip {
         self.topics.values().map(|t| t.ident.hash().into_string()).collect()
     }
 
-    /// Publishes a message that was refused so often before; its id. What every connection is too full for is refused and can
-    /// be published again.
+    /// Publishes a message; its id. What every connection is too full for can be published again: nobody has got it.
     pub(crate) fn publish(
         &mut self,
         gossipsub: &mut Gossipsub,
@@ -189,16 +188,18 @@ impl Gossip {
         topic: &str,
         data: &Bytes,
         wall: UnixMs,
-        refused: u32,
     ) -> Result<Bytes, NetError> {
         let topic = IdentTopic::new(topic);
         let dated = self.settings.of(&topic.hash()).max_age_ms > 0;
         let data = if dated { contract::dated(data, wall) } else { data.to_vec() };
-        let (sent, ids) = self.settings.publishing(refused, || gossipsub.publish(topic, data));
-        // Nobody got it, or nobody else knows it by that name: not to be offered to peers beyond.
-        let forget = matches!((&sent, refused), (Err(PublishError::AllQueuesFull(_)), _) | (Ok(_), 1..));
-        if let (Some(Ids { here, .. }), true) = (&ids, forget) {
-            gossipsub.report_message_validation_result(here, me, MessageAcceptance::Ignore);
+        let (sent, ids) = self.settings.publishing(|| gossipsub.publish(topic, data));
+        let busy = matches!(sent, Err(PublishError::AllQueuesFull(_)));
+        if let Some(Ids { everywhere, here }) = &ids {
+            if busy || (sent.is_ok() && here != everywhere) {
+                // Not to be offered to peers beyond: nobody has got it, or they would know it by another name.
+                gossipsub.report_message_validation_result(here, me, MessageAcceptance::Ignore);
+            }
+            self.settings.note_unsent(everywhere, busy);
         }
         let id = |sent: MessageId| ids.map_or(sent, |ids| ids.everywhere).0.into();
         sent.map(id).map_err(|error| match error {

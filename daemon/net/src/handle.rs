@@ -105,14 +105,15 @@ impl Handle {
         self.commands.send(Command::Unsubscribe { topic: topic.into() }).await.map_err(|_| NetError::Stopped)
     }
 
-    /// Sends a message to a topic's followers. Waits while the connections to all of them are full, up to a second.
+    /// Sends a message to a topic's followers; what finds the connections to all of them full is refused.
     pub async fn publish(&self, topic: &str, data: Bytes) -> Result<Sent, NetError> {
-        self.publish_ahead(topic, data).await?.sent().await
+        self.ask(|reply| Command::Publish { topic: topic.into(), data, reply }).await?
     }
 
-    /// Hands a message over, after those handed over before; what becomes of it is known later.
+    /// Hands a message over, after those of its topic that were handed over before. It is held back while the connections to
+    /// all followers are full, up to a second; what becomes of it is known later.
     pub async fn publish_ahead(&self, topic: &str, data: Bytes) -> Result<Sending, NetError> {
-        self.ask_ahead(|reply| Command::Publish { topic: topic.into(), data, reply }).await.map(Sending)
+        self.ask_ahead(|reply| Command::PublishAhead { topic: topic.into(), data, reply }).await.map(Sending)
     }
 
     /// Sends a group of our own, and keeps it for those who ask later.

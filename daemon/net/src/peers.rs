@@ -102,6 +102,9 @@ pub struct Closed {
     pub why: String,
 }
 
+/// Whoever is sent so many bytes between two looks at full queues, a second or more apart, does not read slowly.
+const READS: u64 = 64 << 10;
+
 /// What each protocol has carried, most first.
 fn by_protocol(peer: &Peer) -> Vec<(String, Traffic)> {
     let mut sums: HashMap<String, Traffic> = HashMap::new();
@@ -123,8 +126,8 @@ struct Peer {
     rtt: Option<Duration>,
     /// A daemon of our network, as it says.
     ours: bool,
-    /// Since when, and last when, its queues were too full.
-    slow: Option<(MonoMs, MonoMs)>,
+    /// Since when, and last when, its queues were too full; and what it had been sent then, in bytes.
+    slow: Option<(MonoMs, MonoMs, u64)>,
 }
 
 /// The table, bounded by the connection limits, and the connections that closed last.
@@ -219,14 +222,17 @@ impl Peers {
         }
     }
 
-    /// Notes that a peer reads too slowly. True when it has done so for a minute.
+    /// Notes that a peer's queues are full. True when they were for a minute, and it has read slowly: otherwise programs here are
+    /// fast.
     pub(crate) fn slow(&mut self, peer: &libp2p::PeerId, now: MonoMs) -> bool {
         let Some(entry) = self.0.get_mut(peer) else { return false };
+        let meters = entry.connections.values().filter_map(|open| open.meter.as_ref());
+        let sent = meters.map(|meter| meter.total().sent).fold(0, u64::saturating_add);
         let since = match entry.slow {
-            Some((since, last)) if now.since(last) < 10_000 => since,
+            Some((since, last, before)) if now.since(last) < 10_000 && sent.saturating_sub(before) < READS => since,
             _ => now,
         };
-        entry.slow = Some((since, now));
+        entry.slow = Some((since, now, sent));
         now.since(since) >= 60_000
     }
 

@@ -100,6 +100,11 @@ impl<T> Room<T> {
 }
 
 impl<T> Reader<T> {
+    /// Whether no item waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().ring.is_empty()
+    }
+
     /// The next item or gap; `None` when the writer is gone and all is read. Cancel-safe.
     pub async fn next(&mut self) -> Option<Next<T>> {
         loop {

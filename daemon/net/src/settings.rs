@@ -20,22 +20,28 @@ pub(crate) type Gossipsub = gossipsub::Behaviour<Settings>;
 #[derive(Clone, Default)]
 pub(crate) struct Settings {
     topics: Arc<RwLock<HashMap<TopicHash, TopicSettings>>>,
-    publishing: Arc<Mutex<Option<Publishing>>>,
+    publishing: Arc<Mutex<Publishing>>,
 }
 
-/// A message of our own that gossipsub is publishing.
+/// The message of our own that gossipsub is publishing, and those that it has refused.
+#[derive(Default)]
 struct Publishing {
-    refused: u32,
+    now: bool,
     ids: Option<Ids>,
+    /// Ids that are hashes of content, and how often each was refused. Gossipsub takes them for sent.
+    unsent: HashMap<MessageId, u32>,
 }
 
 /// The ids of a message of our own.
 pub(crate) struct Ids {
     /// As other peers have it.
     pub(crate) everywhere: MessageId,
-    /// As our gossipsub has it: another one each time it is published again, since that takes none twice.
+    /// As our gossipsub has it: another one where that takes the same content for sent.
     pub(crate) here: MessageId,
 }
+
+/// Most refused messages that are remembered; another try of others is a duplicate for a minute.
+const UNSENT: usize = 4096;
 
 impl Settings {
     /// Holds a topic to these from now on; `None`: to the usual ones.
@@ -51,28 +57,46 @@ impl Settings {
         self.topics.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied().unwrap_or_default()
     }
 
-    /// Runs what publishes a message that was refused so often before, and tells the ids that it got.
-    pub(crate) fn publishing<T>(&self, refused: u32, publish: impl FnOnce() -> T) -> (T, Option<Ids>) {
-        *self.own() = Some(Publishing { refused, ids: None });
+    /// Runs what publishes a message, and tells the ids that it got.
+    pub(crate) fn publishing<T>(&self, publish: impl FnOnce() -> T) -> (T, Option<Ids>) {
+        self.own().now = true;
         let published = publish();
-        (published, self.own().take().and_then(|own| own.ids))
+        let mut own = self.own();
+        own.now = false;
+        (published, own.ids.take())
     }
 
-    fn own(&self) -> MutexGuard<'_, Option<Publishing>> {
+    fn own(&self) -> MutexGuard<'_, Publishing> {
         self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes whether a message of our own was refused.
+    pub(crate) fn note_unsent(&self, id: &MessageId, refused: bool) {
+        let mut own = self.own();
+        if !refused {
+            own.unsent.remove(id);
+            return;
+        }
+        if own.unsent.len() >= UNSENT {
+            own.unsent.clear();
+        }
+        let times = own.unsent.entry(id.clone()).or_default();
+        *times = times.saturating_add(1);
     }
 
     /// The id of a message for our gossipsub.
     pub(crate) fn id_here(&self, message: &Message) -> MessageId {
         let everywhere = self.id(message);
         let mut own = self.own();
-        let Some(Publishing { refused, ids }) = own.as_mut() else { return everywhere };
-        let here = match *refused {
-            0 => everywhere.clone(),
-            times => MessageId::new(&[everywhere.0.as_slice(), &times.to_be_bytes()].concat()),
-        };
-        *ids = Some(Ids { everywhere, here: here.clone() });
-        here
+        if own.now {
+            // Never there for an id with a number, which is another one each time.
+            let refused = own.unsent.get(&everywhere).map(|times| times.to_be_bytes());
+            let here = refused.map(|times| MessageId::new(&[everywhere.0.as_slice(), &times].concat()));
+            own.ids =
+                Some(Ids { here: here.clone().unwrap_or_else(|| everywhere.clone()), everywhere: everywhere.clone() });
+            return here.unwrap_or(everywhere);
+        }
+        everywhere
     }
 
     /// The id of a message, as other implementations have it, so that their offers of messages name the same ones.

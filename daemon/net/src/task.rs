@@ -161,15 +161,13 @@ impl Task {
                     self.ask_all(asks);
                     self.gossip.validators.due(self.repaired).into_iter().for_each(|ruled| self.conclude_ruled(ruled));
                 }
-                () = tokio::time::sleep_until(again.unwrap_or(self.began).into()), if again.is_some() => self.publish_held(),
-                Some(command) = commands.recv() => {
-                    self.on_command(command);
-                    if self.outbox.takes_turns() {
-                        // With its connections, or the slower ones are full before they have begun.
-                        tokio::task::yield_now().await;
-                    }
-                }
+                () = outbox::due(again) => self.publish_held(),
+                Some(command) = commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
+            }
+            if self.outbox.takes_turns() {
+                // With the connections, or the slower ones are full before they have begun.
+                tokio::task::yield_now().await;
             }
             if self.lookups.seeks_peers() {
                 let reach = self.peers.nearest();
@@ -361,17 +359,14 @@ impl Task {
             gossipsub::Event::Unsubscribed { peer_id, topic } => {
                 self.tell(Event::Left { peer: peers::from_libp2p(&peer_id), topic: topic.into_string() });
             }
-            gossipsub::Event::SlowPeer { peer_id, .. } if !self.outbox.crowds() => self.on_slow(peer_id),
-            gossipsub::Event::SlowPeer { .. } | gossipsub::Event::GossipsubNotSupported { .. } => {}
-        }
-    }
-
-    /// Lets go of a peer that has been slow for long.
-    fn on_slow(&mut self, peer: libp2p::PeerId) {
-        if self.peers.slow(&peer, self.now()) {
-            tracing::warn!(%peer, "disconnected: it has read too slowly for a minute");
-            let why = HangUp { why: "it has read too slowly for a minute", for_good: true };
-            let _ = self.hang_up(peer, why);
+            gossipsub::Event::SlowPeer { peer_id, .. } => {
+                if self.peers.slow(&peer_id, self.now()) {
+                    tracing::warn!(peer = %peer_id, "disconnected: it has read too slowly for a minute");
+                    let why = HangUp { why: "it has read too slowly for a minute", for_good: true };
+                    let _ = self.hang_up(peer_id, why);
+                }
+            }
+            gossipsub::Event::GossipsubNotSupported { .. } => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use p2pd_core::{id::PeerId, scope};
 use p2pd_net::PeerInfo;
 use p2pd_store::PeerRecord;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use super::{Node, NodeError, blocking, wall};
 
@@ -17,6 +17,7 @@ pub(super) const WAITING: usize = 256;
 /// Writes what changed once a second, and who told who they are, until the daemon ends.
 pub(super) async fn run(node: Node, mut told: mpsc::Receiver<PeerId>) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = tick.tick() => if let Err(error) = node.persist(false).await {

@@ -37,10 +37,12 @@ impl Task {
                 self.burst(&IdentTopic::new(topic).hash());
             }
             Command::Unsubscribe { topic } => self.gossip.unsubscribe(gossipsub, &topic),
-            Command::Publish { topic, data, reply } => self.publish(topic, data, reply),
-            // Live: what is late is of no use, and can be fetched.
+            Command::Publish { topic, data, reply } => {
+                let _ = reply.send(self.publish(&topic, &data));
+            }
+            Command::PublishAhead { topic, data, reply } => self.publish_or_hold(topic, data, reply),
             Command::PublishGroup { topic, group, reply } => {
-                let sent = self.try_once(&topic, &group.signed, 0);
+                let sent = self.publish(&topic, &group.signed);
                 self.gossip.keep(&topic, group, self.now());
                 let _ = reply.send(sent.map(|_| ()));
             }

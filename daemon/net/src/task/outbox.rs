@@ -1,8 +1,9 @@
-//! Messages on their way out. What every connection is too full for at the moment is held back and tried again, so that a
-//! program which is faster than the network waits for it, and is refused only when nothing moves.
+//! Messages of programs on their way out. What every connection is too full for at the moment is held back and tried again,
+//! so that a program which is faster than the network waits for it, and is refused only when that lasts.
 
 use std::{
     collections::{HashMap, VecDeque},
+    future::pending,
     time::{Duration, Instant},
 };
 
@@ -15,29 +16,28 @@ use crate::{NetError, command::Sent, gossip::followers};
 
 /// How long a message is held back.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Time between two tries; the connections send what fills them in about as long.
-const AGAIN: Duration = Duration::from_millis(2);
-/// Most messages that are held back.
-const HELD: usize = 1024;
-/// For so long after a message of ours was refused, a full connection is our doing and not its peer's.
-const OURS: Duration = Duration::from_secs(3);
+/// Time between two tries, at first: the connections send what fills them in about as long. It doubles while nothing goes out.
+const SOON: Duration = Duration::from_millis(2);
+const LATER: Duration = Duration::from_millis(64);
+/// Most that is held back, in messages and bytes.
+const HELD: (usize, usize) = (1024, 16 << 20);
 
-pub(crate) type Reply = oneshot::Sender<Result<Sent, NetError>>;
+type Reply = oneshot::Sender<Result<Sent, NetError>>;
 
 struct Held {
     data: Bytes,
     reply: Reply,
     until: Instant,
-    /// How often it was refused.
-    refused: u32,
 }
 
 /// By topic, each in order.
 #[derive(Default)]
 pub(super) struct Outbox {
-    held: HashMap<String, VecDeque<Held>>,
-    count: usize,
-    refused: Option<Instant>,
+    topics: HashMap<String, VecDeque<Held>>,
+    messages: usize,
+    bytes: usize,
+    again: Option<Instant>,
+    pause: Duration,
     /// Something has just gone out on several connections.
     several: bool,
 }
@@ -45,7 +45,7 @@ pub(super) struct Outbox {
 impl Outbox {
     /// When to try again; `None` when nothing is held back.
     pub(super) fn wake(&self) -> Option<Instant> {
-        self.refused?.checked_add(AGAIN).filter(|_| self.count > 0)
+        self.again.filter(|_| self.messages > 0)
     }
 
     /// Whether the connections should have their turn first.
@@ -54,79 +54,90 @@ impl Outbox {
     }
 
     fn hold(&mut self, topic: String, held: Held) {
-        if self.count >= HELD {
+        if self.messages >= HELD.0 || self.bytes >= HELD.1 {
             let _ = held.reply.send(Err(NetError::Busy));
             return;
         }
-        self.count = self.count.saturating_add(1);
-        self.held.entry(topic).or_default().push_back(held);
+        if self.messages == 0 {
+            self.wait(SOON);
+        }
+        self.messages = self.messages.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(held.data.len());
+        self.topics.entry(topic).or_default().push_back(held);
     }
 
-    /// Whether connections are full of messages of ours.
-    pub(super) fn crowds(&self) -> bool {
-        self.refused.is_some_and(|at| at.elapsed() < OURS)
+    fn wait(&mut self, pause: Duration) {
+        self.pause = pause.min(LATER);
+        self.again = Instant::now().checked_add(self.pause);
+    }
+
+    fn answer(&mut self, held: Held, sent: Result<Sent, NetError>) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(held.data.len());
+        let _ = held.reply.send(sent);
+    }
+}
+
+/// Ends at a time, at once if it has come: a timer would take another millisecond.
+pub(super) async fn due(at: Option<Instant>) {
+    match at {
+        None => pending().await,
+        Some(at) if at <= Instant::now() => {}
+        Some(at) => tokio::time::sleep_until(at.into()).await,
     }
 }
 
 impl Task {
-    /// Publishes a message, or holds it back.
-    pub(super) fn publish(&mut self, topic: String, data: Bytes, reply: Reply) {
-        let until = Instant::now().checked_add(PATIENCE).unwrap_or(self.began);
-        let mut held = Held { data, reply, until, refused: 0 };
-        if !self.outbox.held.contains_key(&topic) {
-            match self.try_once(&topic, &held.data, 0) {
-                Err(NetError::Busy) => held.refused = 1,
+    /// Publishes a message of a program, or holds it back, behind those of its topic that are.
+    pub(super) fn publish_or_hold(&mut self, topic: String, data: Bytes, reply: Reply) {
+        if !self.outbox.topics.contains_key(&topic) {
+            match self.publish(&topic, &data) {
+                Err(NetError::Busy) => {}
                 done => {
-                    let _ = held.reply.send(done);
+                    let _ = reply.send(done);
                     return;
                 }
             }
         }
-        self.outbox.hold(topic, held);
+        let until = Instant::now().checked_add(PATIENCE).unwrap_or(self.began);
+        self.outbox.hold(topic, Held { data, reply, until });
     }
 
     /// Tries again what is held back.
     pub(super) fn publish_held(&mut self) {
-        for (topic, mut queue) in std::mem::take(&mut self.outbox.held) {
-            while let Some(mut first) = queue.pop_front() {
-                match self.try_once(&topic, &first.data, first.refused) {
-                    Err(NetError::Busy) if Instant::now() < first.until => {
-                        first.refused = first.refused.saturating_add(1);
-                        queue.push_front(first);
-                        break;
-                    }
-                    done => {
-                        if done.is_err() {
-                            self.note_slow(&topic);
-                        }
-                        self.outbox.count = self.outbox.count.saturating_sub(1);
-                        let _ = first.reply.send(done);
-                    }
+        let mut moves = false;
+        for (topic, mut queue) in std::mem::take(&mut self.outbox.topics) {
+            while !self.outbox.several
+                && let Some(first) = queue.pop_front()
+            {
+                let sent = self.publish(&topic, &first.data);
+                if matches!(sent, Err(NetError::Busy)) && Instant::now() < first.until {
+                    queue.push_front(first);
+                    break;
                 }
+                moves |= sent.is_ok();
+                self.outbox.answer(first, sent);
             }
             if !queue.is_empty() {
-                self.outbox.held.insert(topic, queue);
+                self.outbox.topics.insert(topic, queue);
             }
         }
+        let pause = match (self.outbox.several, moves) {
+            // The connections have their turn, and then it goes on.
+            (true, _) => Duration::ZERO,
+            (false, true) => SOON,
+            (false, false) => self.outbox.pause.saturating_mul(2).max(SOON),
+        };
+        self.outbox.wait(pause);
     }
 
-    /// `refused`: how often it was, before.
-    pub(super) fn try_once(&mut self, topic: &str, data: &Bytes, refused: u32) -> Result<Sent, NetError> {
+    /// Publishes a message now, or not at all.
+    pub(super) fn publish(&mut self, topic: &str, data: &Bytes) -> Result<Sent, NetError> {
         let (me, wall) = (*self.swarm.local_peer_id(), Self::wall());
         let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
-        let id = self.gossip.publish(gossipsub, &me, topic, data, wall, refused);
-        if matches!(id, Err(NetError::Busy)) {
-            self.outbox.refused = Some(Instant::now());
-        }
-        let sent = Sent { id: id?, followers: followers(gossipsub, &IdentTopic::new(topic).hash()).len() };
-        self.outbox.several |= sent.followers > 1;
-        Ok(sent)
-    }
-
-    /// Notes that the peers whom a topic's messages go to have taken none for a while.
-    fn note_slow(&mut self, topic: &str) {
-        let topic = IdentTopic::new(topic).hash();
-        let mesh: Vec<_> = self.swarm.behaviour().gossipsub.mesh_peers(&topic).copied().collect();
-        mesh.into_iter().for_each(|peer| self.on_slow(peer));
+        let id = self.gossip.publish(gossipsub, &me, topic, data, wall)?;
+        let followers = followers(gossipsub, &IdentTopic::new(topic).hash()).len();
+        self.outbox.several |= followers > 1;
+        Ok(Sent { id, followers })
     }
 }

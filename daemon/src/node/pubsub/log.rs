@@ -48,20 +48,12 @@ pub(in crate::node) struct Log {
     order: VecDeque<Bytes>,
 }
 
-/// What is on its way to the disk.
+/// A message on its way to the disk.
 pub(in crate::node) struct ToWrite {
     pub(super) topic: String,
     pub(super) number: u64,
-    /// A message and its id; nothing where the numbers up to this one were lost.
-    pub(super) message: Option<(TopicItem, Bytes)>,
-}
-
-/// What a batch has for one log.
-#[derive(Default)]
-struct Part {
-    messages: Vec<(u64, MessageRecord)>,
-    /// Number after the last, which may have been lost.
-    next: u64,
+    pub(super) item: TopicItem,
+    pub(super) id: Bytes,
 }
 
 /// Where a durable reader begins.
@@ -100,10 +92,9 @@ impl Log {
         Some(number)
     }
 
-    /// Leaves out the numbers of messages that were lost, so that readers see the gap; the last of them.
-    pub(super) fn lose(&mut self, count: u64) -> u64 {
+    /// Leaves out the numbers of messages that were lost, so that readers see the gap.
+    pub(super) fn lose(&mut self, count: u64) {
         self.next = self.next.saturating_add(count);
-        self.next.saturating_sub(1)
     }
 
     fn remember(&mut self, id: Bytes, received_ms: u64) {
@@ -266,8 +257,19 @@ impl Node {
         let _ = tokio::time::timeout(FLUSH, all).await;
     }
 
-    /// Writes one topic's part of a batch, or only drops what is too old.
-    async fn write_log(&self, name: &str, Part { messages, next }: Part) -> Result<(), NodeError> {
+    /// The logs whose last messages were lost before they were written, and the numbers after those.
+    fn holes(&self, waiting: &queue::Reader<ToWrite>) -> Vec<(String, u64)> {
+        let topics = lock(&self.0.topics);
+        // Nothing is added while the topics are locked, so that what is not there will not come.
+        if !waiting.is_empty() {
+            return Vec::new();
+        }
+        let logs = topics.iter().filter_map(|(name, topic)| Some((name, topic.log.as_ref()?)));
+        logs.filter(|(_, log)| log.next > log.record.next).map(|(name, log)| (name.clone(), log.next)).collect()
+    }
+
+    /// Writes one topic's part of a batch, or only drops what is too old; numbers below `next` that are not written are lost.
+    async fn write_log(&self, name: &str, messages: Vec<(u64, MessageRecord)>, next: u64) -> Result<(), NodeError> {
         let _writing = self.0.writing_logs.lock().await;
         let (mut record, keep): (TopicRecord, Keep) = {
             let topics = lock(&self.0.topics);
@@ -279,6 +281,7 @@ impl Node {
         let first = record.log.map_or(0, |log| log.next);
         // The log may have been forgotten and begun anew meanwhile.
         let messages: Vec<_> = messages.into_iter().filter(|(number, _)| *number >= first).collect();
+        let next = messages.last().map_or(next, |(number, _)| number.saturating_add(1));
         record.log.iter_mut().for_each(|log| log.next = log.next.max(next));
         let (store, topic) = (self.0.store.clone(), name.to_owned());
         let appended = blocking(move || store.append(&topic, &mut record, &messages, keep).map(|()| record)).await;
@@ -312,7 +315,7 @@ impl Node {
             .collect()
         };
         for (name, unread) in logs {
-            let swept = if unread { self.end_log(&name).await } else { self.write_log(&name, Part::default()).await };
+            let swept = if unread { self.end_log(&name).await } else { self.write_log(&name, Vec::new(), 0).await };
             if let Err(error) = swept {
                 tracing::error!(%error, topic = name, "the log could not be swept");
             }
@@ -363,20 +366,23 @@ pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<T
             }
         };
         let Some(first) = first else { return };
-        let mut batch: BTreeMap<String, Part> = BTreeMap::new();
+        let mut batch: BTreeMap<String, Vec<(u64, MessageRecord)>> = BTreeMap::new();
         let more = std::iter::from_fn(|| waiting.next().now_or_never().flatten());
         for next in std::iter::once(first).chain(more.take(BATCH)) {
             // What was dropped is a hole in the numbers, which readers see.
-            let Next::Item(ToWrite { topic, number, message }) = next else { continue };
-            let part = batch.entry(topic).or_default();
-            part.next = number.saturating_add(1);
-            let Some((item, id)) = message else { continue };
+            let Next::Item(ToWrite { topic, number, item, id }) = next else { continue };
             let sender = item.sender.map(|sender| Bytes::copy_from_slice(sender.as_bytes())).unwrap_or_default();
-            part.messages.push((number, MessageRecord { sender, data: item.data, received: item.received_ms, id }));
+            let record = MessageRecord { sender, data: item.data, received: item.received_ms, id };
+            batch.entry(topic).or_default().push((number, record));
         }
-        for (topic, part) in batch {
-            if let Err(error) = node.write_log(&topic, part).await {
+        for (topic, messages) in batch {
+            if let Err(error) = node.write_log(&topic, messages, 0).await {
                 tracing::error!(%error, topic, "messages of a log were not written");
+            }
+        }
+        for (topic, next) in node.holes(&waiting) {
+            if let Err(error) = node.write_log(&topic, Vec::new(), next).await {
+                tracing::error!(%error, topic, "what a log has lost was not written");
             }
         }
     }

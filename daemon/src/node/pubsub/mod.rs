@@ -114,7 +114,7 @@ impl Node {
         if let Some(log) = &mut found.log
             && let Some(number) = log.admit(&id, by_content, item.received_ms)
         {
-            let write = ToWrite { topic: topic.to_owned(), number, message: Some((item.clone(), id)) };
+            let write = ToWrite { topic: topic.to_owned(), number, item: item.clone(), id };
             self.0.to_log.push(weight, write);
         }
         found.readers.push(weight, &item);
@@ -122,12 +122,13 @@ impl Node {
 
     /// Tells readers that this daemon was too slow for so many messages of their topic.
     pub(super) fn lost_messages(&self, topic: &str, count: u64) {
-        let mut topics = lock(&self.0.topics);
-        let Some(found) = topics.get_mut(topic) else { return };
-        found.readers.lose(count);
-        if let Some(log) = &mut found.log {
-            let lost = ToWrite { topic: topic.to_owned(), number: log.lose(count), message: None };
-            self.0.to_log.push(0, lost);
+        if let Some(topic) = lock(&self.0.topics).get_mut(topic) {
+            topic.readers.lose(count);
+            if let Some(log) = &mut topic.log {
+                log.lose(count);
+                // Who writes looks for what is missing then.
+                self.0.to_log.lose(count);
+            }
         }
     }
 
