@@ -149,7 +149,11 @@ fn what_a_log_could_not_take_is_a_gap() {
     Runtime::new().unwrap().block_on(async {
         let mut client = pubsub(&a).await;
         let mut kept = follow(client.clone(), "kept", durable()).await;
+        let mut quiet = follow(client.clone(), "quiet", durable()).await;
         disk.hang();
+        client.publish(message("kept", "first")).await.unwrap();
+        // Nothing comes after it in its log, and too much in the other.
+        client.publish(message("quiet", "the only one")).await.unwrap();
         let messages = (0..MESSAGES).map(|n| PublishManyRequest {
             message: Some(PublishRequest { wait_ms: 0, ..message("kept", &n.to_string()) }),
         });
@@ -160,6 +164,9 @@ fn what_a_log_could_not_take_is_a_gap() {
         }
         assert_eq!(accepted, MESSAGES);
         disk.go_on();
+        let news = soon("news of the quiet one", next(&mut quiet)).await;
+        assert!(matches!(&news, Event::Gap(gap) if gap.reason == "store-busy" && gap.from == gap.to), "{news:?}");
+        assert_eq!(text(&mut kept).await, "first");
         let (mut due, mut missed) = (0, 0);
         while due < MESSAGES {
             match soon("what is left", next(&mut kept)).await {

@@ -196,7 +196,8 @@ pub const ANYBODY: &str = "any";
 #[derive(Debug, Clone, Serialize, confique::Config)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Log {
-    /// Which lines: error, warn, info, debug, trace, also per part, as in "info,p2pd_net=debug".
+    /// Which lines: error, warn, info, debug, trace, also per part, as in "info,p2pd_net=debug". libp2p_gossipsub tells errors
+    /// only, unless it is named.
     #[config(default = "info", env = "P2PD_LOG_FILTER")]
     pub filter: String,
 
