@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    process::Stdio,
     sync::mpsc::channel,
     thread,
     time::Duration,
@@ -17,7 +18,7 @@ use p2pd_api::v1::{
     Frame, OpenStream, PublishStreamRequest, StreamConfig, SubscribeStreamRequest, WireFormat,
     publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
-use support::{Daemon, pair};
+use support::{Daemon, pair, signal, until};
 use tokio::{runtime::Runtime, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -141,4 +142,23 @@ fn as_many_lines_as_fit_a_pipe_go_through_at_once() {
         reader.kill().unwrap();
         reader.wait().unwrap();
     }
+}
+
+#[test]
+fn what_a_frozen_follower_does_not_take_is_refused_until_it_goes_on() {
+    let (place, a, b) = pair();
+    let file = place.path().join("lines");
+    // More than the connection and the queues before it hold.
+    fs::write(&file, format!("{}\n", "x".repeat(50_000)).repeat(200)).unwrap();
+    let publish = || a.ctl(&["pub", "news"]).stdin(File::open(&file).unwrap()).output().unwrap();
+    let mut reader = b.ctl(&["sub", "news", "--block"]).stdout(Stdio::null()).spawn().unwrap();
+    a.good(&["pub", "news", "the first", "--wait", "20s"]);
+    signal(&b.child, "-STOP");
+    let refused = publish();
+    signal(&b.child, "-CONT");
+    assert_eq!(refused.status.code(), Some(7));
+    assert!(support::said(&refused).contains("NETWORK_BUSY"), "{}", support::said(&refused));
+    until("that it goes on", || publish().status.success().then_some(()));
+    reader.kill().unwrap();
+    reader.wait().unwrap();
 }

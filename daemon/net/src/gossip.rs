@@ -190,8 +190,8 @@ impl Gossip {
         wall: UnixMs,
     ) -> Result<Bytes, NetError> {
         let topic = IdentTopic::new(topic);
-        let dated = self.settings.of(&topic.hash()).max_age_ms > 0;
-        let data = if dated { contract::dated(data, wall) } else { data.to_vec() };
+        let settings = self.settings.of(&topic.hash());
+        let data = if settings.max_age_ms > 0 { contract::dated(data, wall) } else { data.to_vec() };
         let (sent, ids) = self.settings.publishing(|| gossipsub.publish(topic, data));
         let busy = matches!(sent, Err(PublishError::AllQueuesFull(_)));
         if let Some(Ids { everywhere, here }) = &ids {
@@ -199,7 +199,9 @@ impl Gossip {
                 // Not to be offered to peers beyond: nobody has got it, or they would know it by another name.
                 gossipsub.report_message_validation_result(here, me, MessageAcceptance::Ignore);
             }
-            self.settings.note_unsent(everywhere, busy);
+            if settings.identity == Identity::Content && (busy || sent.is_ok()) {
+                self.settings.note_unsent(everywhere, busy);
+            }
         }
         let id = |sent: MessageId| ids.map_or(sent, |ids| ids.everywhere).0.into();
         sent.map(id).map_err(|error| match error {

@@ -28,7 +28,7 @@ pub(crate) struct Settings {
 struct Publishing {
     now: bool,
     ids: Option<Ids>,
-    /// Ids that are hashes of content, and how often each was refused. Gossipsub takes them for sent.
+    /// Of topics that take the same content once: ids, and how often each was refused. Gossipsub takes them for sent.
     unsent: HashMap<MessageId, u32>,
 }
 
@@ -70,7 +70,7 @@ impl Settings {
         self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes whether a message of our own was refused.
+    /// Notes that content was refused, or that it went out.
     pub(crate) fn note_unsent(&self, id: &MessageId, refused: bool) {
         let mut own = self.own();
         if !refused {
@@ -89,7 +89,6 @@ impl Settings {
         let everywhere = self.id(message);
         let mut own = self.own();
         if own.now {
-            // Never there for an id with a number, which is another one each time.
             let refused = own.unsent.get(&everywhere).map(|times| times.to_be_bytes());
             let here = refused.map(|times| MessageId::new(&[everywhere.0.as_slice(), &times].concat()));
             own.ids =
@@ -168,6 +167,24 @@ mod tests {
         assert!(!same(message(a, 1, b"x"), message(a, 1, b"y")));
         settings.set(topic(), Some(TopicSettings { max_age_ms: 1_000, ..by_content }));
         assert!(same(message(a, 1, b"1 o'clockx"), message(b, 7, b"2 o'clockx")), "whatever the time before it");
+    }
+
+    #[test]
+    fn refused_content_has_another_id_here_until_it_goes_out() {
+        let (settings, content) = (Settings::default(), message(PeerId::random(), 1, b"x"));
+        let publish = || settings.publishing(|| settings.id_here(&content)).1.unwrap();
+        let first = publish();
+        assert_eq!(first.here, first.everywhere);
+        settings.note_unsent(&first.everywhere, true);
+        let second = publish();
+        settings.note_unsent(&first.everywhere, true);
+        let third = publish();
+        assert_ne!(second.here, first.here);
+        assert_ne!(third.here, second.here);
+        assert_eq!((&second.everywhere, &third.everywhere), (&first.everywhere, &first.everywhere));
+        assert_eq!(settings.id_here(&content), first.everywhere, "what others send");
+        settings.note_unsent(&first.everywhere, false);
+        assert_eq!(publish().here, first.everywhere);
     }
 
     /// Sender and number as the specification joins them, and what gossipsub 17.1 of js-libp2p made of the same.

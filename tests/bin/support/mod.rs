@@ -109,7 +109,7 @@ pub fn terminate(child: &Child) {
     signal(child, "-TERM");
 }
 
-fn signal(child: &Child, signal: &str) {
+pub fn signal(child: &Child, signal: &str) {
     assert!(Command::new("kill").arg(signal).arg(child.id().to_string()).status().unwrap().success());
 }
 
