@@ -88,14 +88,15 @@ impl Settings {
     pub(crate) fn id_here(&self, message: &Message) -> MessageId {
         let everywhere = self.id(message);
         let mut own = self.own();
-        if own.now {
-            let refused = own.unsent.get(&everywhere).map(|times| times.to_be_bytes());
-            let here = refused.map(|times| MessageId::new(&[everywhere.0.as_slice(), &times].concat()));
-            own.ids =
-                Some(Ids { here: here.clone().unwrap_or_else(|| everywhere.clone()), everywhere: everywhere.clone() });
-            return here.unwrap_or(everywhere);
+        if !own.now {
+            return everywhere;
         }
-        everywhere
+        let here = match own.unsent.get(&everywhere) {
+            Some(times) => MessageId::new(&[everywhere.0.as_slice(), &times.to_be_bytes()].concat()),
+            None => everywhere.clone(),
+        };
+        own.ids = Some(Ids { everywhere, here: here.clone() });
+        here
     }
 
     /// The id of a message, as other implementations have it, so that their offers of messages name the same ones.

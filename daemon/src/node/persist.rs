@@ -1,4 +1,4 @@
-//! What is kept across restarts, written by a task of its own: however slow the disk is, nothing that is live waits for it.
+//! What is kept across restarts, written beside what is live, which never waits for it however slow the disk is.
 
 use std::time::Duration;
 
