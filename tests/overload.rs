@@ -12,6 +12,7 @@ use p2pd_api::{
 use p2pd_core::ring::Next;
 use p2pd_net::{DhtMode, Event, Identity, Incoming, Running, TopicRule};
 use support::{open, publish, start, stranger, streams, until};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 const TOPIC: &str = "news";
@@ -90,7 +91,8 @@ async fn a_watcher_that_falls_behind_is_told() {
     }
     let mut seen = 0;
     let ended = loop {
-        match watch.message().await {
+        let next = timeout(Duration::from_secs(20), watch.message()).await;
+        match next.unwrap_or_else(|_| panic!("nothing more after {seen}")) {
             Ok(Some(_)) => seen += 1,
             Ok(None) => panic!("it ended in good order after {seen}"),
             Err(status) => break status,
