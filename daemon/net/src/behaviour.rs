@@ -13,6 +13,8 @@ use crate::{
     Config, DhtMode, NetError, fetch,
     gate::{Gate, SharedRules},
     identity::Identity,
+    meter::Meters,
+    pace,
     renew::Renew,
     settings::{Gossipsub, Settings},
     substreams,
@@ -30,6 +32,8 @@ pub(crate) struct Behaviour {
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
     pub(crate) gossipsub: Renew<Gossipsub>,
+    /// Behind gossipsub, whose handlers are then polled first.
+    pub(crate) pace: pace::Behaviour,
     pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) streams: substreams::Behaviour,
@@ -52,6 +56,7 @@ pub(crate) fn build(
     config: &Config,
     identity: &Identity,
     settings: Settings,
+    meters: &Meters,
     rules: SharedRules,
 ) -> Result<Behaviour, NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
@@ -80,6 +85,7 @@ pub(crate) fn build(
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
         gossipsub: Renew::new(gossipsub(config, identity, settings)?),
+        pace: pace::Behaviour::new(meters.clone()),
         kad,
         mdns: mdns.into(),
         streams: substreams::Behaviour::default(),
@@ -113,8 +119,7 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         .mesh_n_low(4)
         .mesh_n_high(12)
         .max_transmit_size(MAX_RPC)
-        // 64 and not 5,000: a frozen peer must not cost hundreds of megabytes.
-        .connection_handler_queue_len(64)
+        .connection_handler_queue_len(pace::QUEUE)
         .publish_queue_duration(Duration::from_secs(5))
         .forward_queue_duration(Duration::from_millis(500))
         .build()

@@ -34,6 +34,8 @@ pub struct Sent {
     pub id: Bytes,
     /// How many connected peers follow its topic.
     pub followers: usize,
+    /// How many of those are so much slower than others that they may miss it.
+    pub behind: usize,
 }
 
 pub(crate) enum Command {

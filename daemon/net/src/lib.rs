@@ -19,6 +19,7 @@ pub mod identity;
 mod lookup;
 mod memory;
 mod meter;
+mod pace;
 mod peers;
 mod protocols;
 pub mod queue;

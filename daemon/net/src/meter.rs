@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
 };
@@ -24,6 +24,8 @@ use crate::{dial::without_peer, protocols::is_own, sniff::Sniff};
 
 /// The muxer of TCP and WebSocket.
 pub(crate) const YAMUX: &str = "yamux";
+/// How the names of gossipsub's protocols begin.
+const GOSSIPSUB: &str = "/meshsub/";
 /// Protocols of one connection that are counted by name; all others together are `other`.
 const MAX_PROTOCOLS: usize = 64;
 
@@ -50,6 +52,8 @@ struct Counter {
     sent: AtomicU64,
     /// Streams that are open.
     open: AtomicUsize,
+    /// Whether the last that was written to a stream of ours was taken.
+    takes: AtomicBool,
 }
 
 impl Counter {
@@ -97,6 +101,12 @@ impl Meter {
     pub(crate) fn busy(&self) -> bool {
         let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
         protocols.iter().any(|(name, counter)| !is_own(name) && counter.open.load(Ordering::Relaxed) > 0)
+    }
+
+    /// Whether gossipsub's stream to the peer is open, and takes what is written to it.
+    pub(crate) fn takes_gossip(&self) -> bool {
+        let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
+        protocols.iter().any(|(name, counter)| name.starts_with(GOSSIPSUB) && counter.takes.load(Ordering::Relaxed))
     }
 
     fn protocol(&self, name: &str) -> Arc<Counter> {
@@ -150,18 +160,20 @@ impl Meters {
         meter
     }
 
-    /// The meter of a connection that now stands. Behind a DNS name the transport has seen another address.
-    pub(crate) fn claim(&self, peer: &PeerId, address: &Multiaddr) -> Option<Arc<Meter>> {
-        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The meter of a connection that is new. Behind a DNS name the transport has seen another address.
+    pub(crate) fn find(&self, peer: &PeerId, address: &Multiaddr) -> Option<Arc<Meter>> {
+        let new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
         let address = without_peer(address.clone());
-        let fits = |exact: bool| {
-            let fits = |(id, meter): &New| {
-                id == peer && meter.upgrade().is_some_and(|meter| !exact || meter.address == address)
-            };
-            new.iter().position(fits)
-        };
-        let at = fits(true).or_else(|| fits(false))?;
-        new.remove(at).1.upgrade()
+        let of_peer = || new.iter().filter(|(id, _)| id == peer).filter_map(|(_, meter)| meter.upgrade());
+        of_peer().find(|meter| meter.address == address).or_else(|| of_peer().next())
+    }
+
+    /// The same when the swarm has told of the connection, which then is new no more.
+    pub(crate) fn claim(&self, peer: &PeerId, address: &Multiaddr) -> Option<Arc<Meter>> {
+        let found = self.find(peer, address)?;
+        let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        new.retain(|(_, meter)| !std::ptr::eq(meter.as_ptr(), Arc::as_ptr(&found)));
+        Some(found)
     }
 }
 
@@ -268,10 +280,19 @@ impl<S> MeteredStream<S> {
                 let protocol = self.meter.protocol(&name);
                 protocol.count(std::mem::take(&mut self.early));
                 protocol.open.fetch_add(1, Ordering::Relaxed);
+                protocol.takes.fetch_or(!self.inbound, Ordering::Relaxed);
                 (self.sniff, self.protocol) = (None, Some(protocol));
             }
             Err(()) => self.sniff = None,
         }
+    }
+
+    /// Notes whether a write was taken.
+    fn written<T>(&self, written: Poll<T>) -> Poll<T> {
+        if let Some(protocol) = self.protocol.as_ref().filter(|_| !self.inbound) {
+            protocol.takes.store(written.is_ready(), Ordering::Relaxed);
+        }
+        written
     }
 }
 
@@ -280,6 +301,7 @@ impl<S> Drop for MeteredStream<S> {
         self.meter.open(self.inbound).fetch_sub(1, Ordering::Relaxed);
         if let Some(protocol) = &self.protocol {
             protocol.open.fetch_sub(1, Ordering::Relaxed);
+            protocol.takes.fetch_and(self.inbound, Ordering::Relaxed);
         }
     }
 }
@@ -310,7 +332,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MeteredStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let count = match Pin::new(&mut self.inner).poll_write(cx, bytes) {
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        let count = match self.written(written) {
             Poll::Ready(written) => written?,
             Poll::Pending if self.closing.as_mut().poll(cx).is_ready() => return Poll::Ready(Err(reset())),
             Poll::Pending => return Poll::Pending,
@@ -321,7 +344,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.written(flushed)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -54,7 +54,7 @@ pub(crate) fn build(
 ) -> Result<Swarm<Behaviour>, NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let rules = SharedRules::default();
-    let behaviour = behaviour::build(config, identity, settings, rules.clone())?;
+    let behaviour = behaviour::build(config, identity, settings, meters, rules.clone())?;
     let mut swarm = SwarmBuilder::with_existing_identity(identity.0.clone())
         .with_tokio()
         .with_other_transport(|keys| {

@@ -36,6 +36,7 @@ use crate::{
     lookup::Lookups,
     memory::Governor,
     meter::Meters,
+    pace::Emptied,
     peers::{self, Peers},
     queue,
     settings::Settings,
@@ -164,10 +165,6 @@ impl Task {
                 () = outbox::due(again) => self.publish_held(),
                 Some(command) = commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
-            }
-            if self.outbox.takes_turns() {
-                // With the connections, or the slower ones are full before they have begun.
-                tokio::task::yield_now().await;
             }
             if self.lookups.seeks_peers() {
                 let reach = self.peers.nearest();
@@ -325,6 +322,7 @@ impl Task {
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Gossipsub(event) => self.on_gossipsub(event),
+            BehaviourEvent::Pace(Emptied) => self.publish_held(),
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
             BehaviourEvent::Identify(event) => self.on_identify(event),
             BehaviourEvent::Mdns(event) => self.on_mdns(event),

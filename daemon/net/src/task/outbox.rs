@@ -1,4 +1,4 @@
-//! Messages of programs on their way out. What every connection is too full for at the moment is held back and tried again,
+//! Messages of programs on their way out. What the connections are too full for at the moment is held back and tried again,
 //! so that a program which is faster than the network waits for it, and is refused only when that lasts.
 
 use std::{
@@ -8,11 +8,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use libp2p::gossipsub::IdentTopic;
+use libp2p::{PeerId, gossipsub::IdentTopic};
 use tokio::sync::oneshot;
 
 use super::Task;
-use crate::{NetError, command::Sent, gossip::followers};
+use crate::{NetError, behaviour::Behaviour, command::Sent, gossip::followers, pace::Room};
 
 /// How long a message is held back.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -38,19 +38,12 @@ pub(super) struct Outbox {
     bytes: usize,
     again: Option<Instant>,
     pause: Duration,
-    /// Something has just gone out on several connections.
-    several: bool,
 }
 
 impl Outbox {
     /// When to try again; `None` when nothing is held back.
     pub(super) fn wake(&self) -> Option<Instant> {
         self.again.filter(|_| self.messages > 0)
-    }
-
-    /// Whether the connections should have their turn first.
-    pub(super) fn takes_turns(&mut self) -> bool {
-        std::mem::take(&mut self.several)
     }
 
     fn hold(&mut self, topic: String, held: Held) {
@@ -91,7 +84,7 @@ impl Task {
     /// Publishes a message of a program, or holds it back, behind those of its topic that are.
     pub(super) fn publish_or_hold(&mut self, topic: String, data: Bytes, reply: Reply) {
         if !self.outbox.topics.contains_key(&topic) {
-            match self.publish(&topic, &data) {
+            match self.publish_where_room(&topic, &data) {
                 Err(NetError::Busy) => {}
                 done => {
                     let _ = reply.send(done);
@@ -107,10 +100,8 @@ impl Task {
     pub(super) fn publish_held(&mut self) {
         let mut moves = false;
         for (topic, mut queue) in std::mem::take(&mut self.outbox.topics) {
-            while !self.outbox.several
-                && let Some(first) = queue.pop_front()
-            {
-                let sent = self.publish(&topic, &first.data);
+            while let Some(first) = queue.pop_front() {
+                let sent = self.publish_where_room(&topic, &first.data);
                 if matches!(sent, Err(NetError::Busy)) && Instant::now() < first.until {
                     queue.push_front(first);
                     break;
@@ -122,22 +113,32 @@ impl Task {
                 self.outbox.topics.insert(topic, queue);
             }
         }
-        let pause = match (self.outbox.several, moves) {
-            // The connections have their turn, and then it goes on.
-            (true, _) => Duration::ZERO,
-            (false, true) => SOON,
-            (false, false) => self.outbox.pause.saturating_mul(2).max(SOON),
-        };
-        self.outbox.wait(pause);
+        self.outbox.wait(if moves { SOON } else { self.outbox.pause.saturating_mul(2).max(SOON) });
+    }
+
+    /// Publishes a message unless a follower ought to be waited for.
+    fn publish_where_room(&mut self, topic: &str, data: &Bytes) -> Result<Sent, NetError> {
+        let followers = self.followers(topic);
+        match self.swarm.behaviour_mut().pace.room(&followers, Instant::now()) {
+            Room::Wait => Err(NetError::Busy),
+            Room::Beside(behind) => Ok(Sent { behind, ..self.publish_to(followers, topic, data)? }),
+        }
     }
 
     /// Publishes a message now, or not at all.
     pub(super) fn publish(&mut self, topic: &str, data: &Bytes) -> Result<Sent, NetError> {
+        self.publish_to(self.followers(topic), topic, data)
+    }
+
+    fn publish_to(&mut self, followers: Vec<PeerId>, topic: &str, data: &Bytes) -> Result<Sent, NetError> {
         let (me, wall) = (*self.swarm.local_peer_id(), Self::wall());
-        let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
+        let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
         let id = self.gossip.publish(gossipsub, &me, topic, data, wall)?;
-        let followers = followers(gossipsub, &IdentTopic::new(topic).hash()).len();
-        self.outbox.several |= followers > 1;
-        Ok(Sent { id, followers })
+        pace.sent(&followers);
+        Ok(Sent { id, followers: followers.len(), behind: 0 })
+    }
+
+    fn followers(&self, topic: &str) -> Vec<PeerId> {
+        followers(&self.swarm.behaviour().gossipsub, &IdentTopic::new(topic).hash())
     }
 }

@@ -1,0 +1,231 @@
+//! How much gossipsub has waiting for each peer. What finds the queue to one peer full is not sent to that peer, and nobody
+//! is told while another takes it. So messages are counted here, and once they are many, the peer's connections are asked to
+//! say when none waits any more: the handler that is asked comes after gossipsub's, so that it is polled when that has sent all,
+//! or when its stream takes no more, which the meter knows.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse, upgrade::DeniedUpgrade},
+    swarm::{
+        ConnectionClosed, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+        NetworkBehaviour, NotifyHandler, SubstreamProtocol, ToSwarm, behaviour::ConnectionEstablished,
+        handler::ConnectionEvent,
+    },
+};
+
+use crate::meter::{Meter, Meters};
+
+/// Messages that gossipsub's queue to a peer holds. Not the library's 5,000: a frozen peer must not cost hundreds of megabytes.
+pub(crate) const QUEUE: usize = 64;
+/// From so many on a peer has no room; the rest is for what is passed on, which is not counted.
+const FULL: u32 = 48;
+/// From so many on its connections are asked.
+const ASK: u32 = 16;
+/// How long a full peer holds up those that have room: so many times as long as the fastest took last.
+const SLOWER: u32 = 10;
+/// But at least this.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
+/// Of more followers than this, each gets what it misses from others.
+const MOST: usize = 16;
+
+/// Whether a message may go to all of its followers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// It may; so many of them are full and not waited for.
+    Beside(usize),
+    /// Some are full that ought to have room soon, or all are.
+    Wait,
+}
+
+struct Asked {
+    number: u32,
+    /// Messages that were counted then.
+    covers: u32,
+    at: Instant,
+}
+
+#[derive(Default)]
+struct Peer {
+    connections: Vec<ConnectionId>,
+    /// Messages that may wait.
+    waiting: u32,
+    asked: Option<Asked>,
+    /// How long the last answer took.
+    took: Duration,
+}
+
+/// What its handlers tell.
+#[derive(Debug)]
+pub(crate) struct Emptied;
+
+/// Nothing waits any more of what was counted when this question was asked.
+type Answer = u32;
+
+pub(crate) struct Behaviour {
+    meters: Meters,
+    peers: HashMap<PeerId, Peer>,
+    asks: VecDeque<(PeerId, ConnectionId, u32)>,
+    asked: u32,
+    emptied: bool,
+}
+
+impl Behaviour {
+    pub(crate) fn new(meters: Meters) -> Self {
+        Behaviour { meters, peers: HashMap::new(), asks: VecDeque::new(), asked: 0, emptied: false }
+    }
+
+    /// Counts a message that was published to these peers.
+    pub(crate) fn sent(&mut self, to: &[PeerId]) {
+        for id in to {
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.waiting = peer.waiting.saturating_add(1);
+            }
+        }
+    }
+
+    /// Whether there is room for a message to these peers; for one alone, gossipsub knows.
+    pub(crate) fn room(&mut self, to: &[PeerId], now: Instant) -> Room {
+        if to.len() < 2 || to.len() > MOST {
+            return Room::Beside(0);
+        }
+        for id in to {
+            self.ask(*id, now);
+        }
+        let known = || to.iter().filter_map(|id| self.peers.get(id));
+        let fastest = known().filter(|peer| peer.waiting < FULL).map(|peer| peer.took).min();
+        let Some(fastest) = fastest else { return Room::Wait };
+        let patience = fastest.saturating_mul(SLOWER).max(LEAST_WAIT);
+        let full = || known().filter(|peer| peer.waiting >= FULL).filter_map(|peer| peer.asked.as_ref());
+        if full().any(|asked| now.saturating_duration_since(asked.at) < patience) {
+            Room::Wait
+        } else {
+            Room::Beside(full().count())
+        }
+    }
+
+    /// Asks a peer's connections, if it is time to and they have not been.
+    fn ask(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.waiting >= ASK && peer.asked.is_none()) else {
+            return;
+        };
+        self.asked = self.asked.wrapping_add(1);
+        let number = self.asked;
+        peer.asked = Some(Asked { number, covers: peer.waiting, at: now });
+        self.asks.extend(peer.connections.iter().map(|connection| (id, *connection, number)));
+    }
+
+    fn answered(&mut self, id: PeerId, number: Answer, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        // Another connection may have answered before.
+        let Some(asked) = peer.asked.take_if(|asked| asked.number == number) else { return };
+        peer.waiting = peer.waiting.saturating_sub(asked.covers);
+        peer.took = now.saturating_duration_since(asked.at);
+        self.emptied = true;
+    }
+
+    fn handler(&self, peer: &PeerId, address: &Multiaddr) -> Handler {
+        Handler { meter: self.meters.find(peer, address), asked: None }
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Emptied;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        address: &Multiaddr,
+    ) -> Result<Handler, ConnectionDenied> {
+        Ok(self.handler(&peer, address))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<Handler, ConnectionDenied> {
+        Ok(self.handler(&peer, address))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        match event {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, .. }) => {
+                let peer = self.peers.entry(peer_id).or_default();
+                peer.connections.push(connection_id);
+                self.asks.extend(peer.asked.iter().map(|asked| (peer_id, connection_id, asked.number)));
+            }
+            FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
+                let Some(peer) = self.peers.get_mut(&peer_id) else { return };
+                peer.connections.retain(|id| *id != connection_id);
+                if peer.connections.is_empty() {
+                    self.peers.remove(&peer_id);
+                    // Nobody waits for it any more.
+                    self.emptied = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, number: Answer) {
+        self.answered(peer, number, Instant::now());
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Emptied, u32>> {
+        if std::mem::take(&mut self.emptied) {
+            return Poll::Ready(ToSwarm::GenerateEvent(Emptied));
+        }
+        match self.asks.pop_front() {
+            Some((peer_id, connection, event)) => {
+                Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event })
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// One connection's part.
+pub(crate) struct Handler {
+    meter: Option<Arc<Meter>>,
+    asked: Option<u32>,
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = u32;
+    type ToBehaviour = Answer;
+    type InboundProtocol = DeniedUpgrade;
+    type OutboundProtocol = DeniedUpgrade;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = ();
+
+    fn listen_protocol(&self) -> SubstreamProtocol<DeniedUpgrade> {
+        SubstreamProtocol::new(DeniedUpgrade, ())
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<DeniedUpgrade, (), Answer>> {
+        let takes = self.meter.as_ref().is_none_or(|meter| meter.takes_gossip());
+        match self.asked.take_if(|_| takes) {
+            Some(number) => Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(number)),
+            None => Poll::Pending,
+        }
+    }
+
+    fn on_behaviour_event(&mut self, number: u32) {
+        self.asked = Some(number);
+    }
+
+    fn on_connection_event(&mut self, _: ConnectionEvent<DeniedUpgrade, DeniedUpgrade>) {}
+}
