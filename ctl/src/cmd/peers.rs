@@ -136,10 +136,14 @@ fn details(peer: &Peer) -> String {
     let traffic = output::rows(&["PROTOCOL", "RECEIVED", "SENT"], peer.traffic.iter().map(protocol));
     let kept = if peer.kept.is_empty() { "-".into() } else { peer.kept.join(" ") };
     let tags = if peer.tags.is_empty() { String::new() } else { format!(" ({})", peer.tags.join(" ")) };
+    let lost = match peer.messages_lost {
+        0 => String::new(),
+        lost => format!(", missed {lost} messages that it took too slowly"),
+    };
     let Peer { peer_id: id, agent, score, .. } = peer;
     let (says, speaks, rtt) = (peer.addresses.join(" "), peer.protocols.join(" "), rtt(peer));
     format!(
-        "{id}  {agent}, score {score:.1}, round trip {rtt}, kept: {kept}{tags}\nlistens on {says}\nspeaks {speaks}\n{connections}\n{traffic}"
+        "{id}  {agent}, score {score:.1}, round trip {rtt}, kept: {kept}{tags}{lost}\nlistens on {says}\nspeaks {speaks}\n{connections}\n{traffic}"
     )
 }
 

@@ -33,7 +33,10 @@ pub(super) async fn publish(context: &Context, flags: Pub) -> anyhow::Result<()>
 }
 
 fn tell(context: &Context, sent: &PublishResponse) -> anyhow::Result<()> {
-    output::message(context.format, "PublishResponse", sent, |s| format!("sent; {} connected peers follow", s.peers))
+    output::message(context.format, "PublishResponse", sent, |PublishResponse { peers, behind }| {
+        let slow = if *behind > 0 { format!(", {behind} too slowly, who may miss it") } else { String::new() };
+        format!("sent; {peers} connected peers follow{slow}")
+    })
 }
 
 /// Each line of standard input; one that cannot be sent is told, and the next one tried.
@@ -63,7 +66,7 @@ async fn publish_lines(
         if context.format != Format::Table {
             output::line(&output::to_json("PublishManyResponse", &answer, false)?)?;
         } else if !refused {
-            tell(context, &PublishResponse { peers: answer.peers })?;
+            tell(context, &PublishResponse { peers: answer.peers, behind: answer.behind })?;
         }
     }
     reading.await??;

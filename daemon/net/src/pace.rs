@@ -28,10 +28,13 @@ pub(crate) const QUEUE: usize = 64;
 const FULL: u32 = 48;
 /// From so many on its connections are asked.
 const ASK: u32 = 16;
-/// How long a full peer holds up those that have room: so many times as long as the fastest took last.
+/// How long a full peer holds up those that have room: so many times as long as the fastest took last, and at least so long.
+/// That is the least pace that a slow peer can force on a topic: 48 messages in 50 ms, or a tenth of what the fastest takes.
 const SLOWER: u32 = 10;
-/// But at least this.
-const LEAST_WAIT: Duration = Duration::from_millis(100);
+const LEAST_WAIT: Duration = Duration::from_millis(50);
+/// A peer that is only slow now and then holds them up for longer: so long in all, a tenth of which comes back.
+const CREDIT: Duration = Duration::from_millis(800);
+const REGAIN: u32 = 10;
 /// Of more followers than this, each gets what it misses from others.
 const MOST: usize = 16;
 
@@ -51,7 +54,6 @@ struct Asked {
     at: Instant,
 }
 
-#[derive(Default)]
 struct Peer {
     connections: Vec<ConnectionId>,
     /// Messages that may wait.
@@ -59,6 +61,25 @@ struct Peer {
     asked: Option<Asked>,
     /// How long the last answer took.
     took: Duration,
+    /// Time that it may still hold up others, as it was then.
+    credit: (Duration, Instant),
+}
+
+impl Peer {
+    fn new(now: Instant) -> Self {
+        Peer { connections: Vec::new(), waiting: 0, asked: None, took: Duration::ZERO, credit: (CREDIT, now) }
+    }
+
+    fn credit(&self, now: Instant) -> Duration {
+        let (left, then) = self.credit;
+        CREDIT.min(left.saturating_add(now.saturating_duration_since(then) / REGAIN))
+    }
+
+    /// Whether it is full, and has been for longer than the others wait.
+    fn is_behind(&self, wait: Duration, now: Instant) -> bool {
+        let wait = wait.max(self.credit(now));
+        self.asked.as_ref().is_some_and(|asked| now.saturating_duration_since(asked.at) >= wait)
+    }
 }
 
 /// What its handlers tell.
@@ -90,24 +111,22 @@ impl Behaviour {
         }
     }
 
-    /// Whether there is room for a message to these peers; for one alone, gossipsub knows.
+    /// Whether there is room for a message to these peers.
     pub(crate) fn room(&mut self, to: &[PeerId], now: Instant) -> Room {
-        if to.len() < 2 || to.len() > MOST {
+        if to.is_empty() || to.len() > MOST {
             return Room::Beside(0);
         }
         for id in to {
             self.ask(*id, now);
         }
-        let known = || to.iter().filter_map(|id| self.peers.get(id));
-        let fastest = known().filter(|peer| peer.waiting < FULL).map(|peer| peer.took).min();
-        let Some(fastest) = fastest else { return Room::Wait };
-        let patience = fastest.saturating_mul(SLOWER).max(LEAST_WAIT);
-        let full = || known().filter(|peer| peer.waiting >= FULL).filter_map(|peer| peer.asked.as_ref());
-        if full().any(|asked| now.saturating_duration_since(asked.at) < patience) {
-            Room::Wait
-        } else {
-            Room::Beside(full().count())
+        let known = to.iter().filter_map(|id| self.peers.get(id));
+        let (full, free): (Vec<&Peer>, Vec<&Peer>) = known.partition(|peer| peer.waiting >= FULL);
+        if full.is_empty() {
+            return Room::Beside(0);
         }
+        let Some(fastest) = free.iter().map(|peer| peer.took).min() else { return Room::Wait };
+        let wait = fastest.saturating_mul(SLOWER).max(LEAST_WAIT);
+        if full.iter().all(|peer| peer.is_behind(wait, now)) { Room::Beside(full.len()) } else { Room::Wait }
     }
 
     /// Asks a peer's connections, if it is time to and they have not been.
@@ -127,6 +146,9 @@ impl Behaviour {
         let Some(asked) = peer.asked.take_if(|asked| asked.number == number) else { return };
         peer.waiting = peer.waiting.saturating_sub(asked.covers);
         peer.took = now.saturating_duration_since(asked.at);
+        if peer.took > LEAST_WAIT {
+            peer.credit = (peer.credit(now).saturating_sub(peer.took), now);
+        }
         self.emptied = true;
     }
 
@@ -163,7 +185,7 @@ impl NetworkBehaviour for Behaviour {
     fn on_swarm_event(&mut self, event: FromSwarm) {
         match event {
             FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, .. }) => {
-                let peer = self.peers.entry(peer_id).or_default();
+                let peer = self.peers.entry(peer_id).or_insert_with(|| Peer::new(Instant::now()));
                 peer.connections.push(connection_id);
                 self.asks.extend(peer.asked.iter().map(|asked| (peer_id, connection_id, asked.number)));
             }

@@ -85,6 +85,8 @@ pub struct PeerInfo {
     pub score: f64,
     /// What each protocol has carried over these connections, most first.
     pub by_protocol: Vec<(String, Traffic)>,
+    /// Messages that it missed since it connected, because it took them too slowly.
+    pub lost: u64,
     /// Why it is kept when others are let go: `bootstrap`, `pinned`, `mesh` (of a topic), `topic` (follows one of ours).
     pub kept: Vec<&'static str>,
 }
@@ -128,6 +130,8 @@ struct Peer {
     ours: bool,
     /// Since when, and last when, its queues were too full; and what it had been sent then, in bytes.
     slow: Option<(MonoMs, MonoMs, u64)>,
+    /// Messages that it missed, being slow.
+    lost: u64,
 }
 
 /// The table, bounded by the connection limits, and the connections that closed last.
@@ -222,10 +226,11 @@ impl Peers {
         }
     }
 
-    /// Notes that a peer's queues are full. True when they were for a minute, and it has read slowly: otherwise programs here are
-    /// fast.
-    pub(crate) fn slow(&mut self, peer: &libp2p::PeerId, now: MonoMs) -> bool {
+    /// Notes that a peer has missed so many messages, since its queues are full. True when they were for a minute, and it has
+    /// read slowly: otherwise programs here are fast.
+    pub(crate) fn slow(&mut self, peer: &libp2p::PeerId, lost: usize, now: MonoMs) -> bool {
         let Some(entry) = self.0.get_mut(peer) else { return false };
+        entry.lost = entry.lost.saturating_add(u64::try_from(lost).unwrap_or(u64::MAX));
         let meters = entry.connections.values().filter_map(|open| open.meter.as_ref());
         let sent = meters.map(|meter| meter.total().sent).fold(0, u64::saturating_add);
         let since = match entry.slow {
@@ -274,6 +279,7 @@ impl Peers {
             rtt: peer.rtt,
             score: score(id),
             by_protocol: by_protocol(peer),
+            lost: peer.lost,
             kept: kept(id),
         };
         self.0.iter().map(info).collect()

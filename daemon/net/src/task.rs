@@ -162,7 +162,7 @@ impl Task {
                     self.ask_all(asks);
                     self.gossip.validators.due(self.repaired).into_iter().for_each(|ruled| self.conclude_ruled(ruled));
                 }
-                () = outbox::due(again) => self.publish_held(),
+                () = outbox::due(again) => self.send_held(),
                 Some(command) = commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
             }
@@ -322,7 +322,7 @@ impl Task {
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
             BehaviourEvent::Gossipsub(event) => self.on_gossipsub(event),
-            BehaviourEvent::Pace(Emptied) => self.publish_held(),
+            BehaviourEvent::Pace(Emptied) => self.send_held(),
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
             BehaviourEvent::Identify(event) => self.on_identify(event),
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
@@ -357,8 +357,10 @@ impl Task {
             gossipsub::Event::Unsubscribed { peer_id, topic } => {
                 self.tell(Event::Left { peer: peers::from_libp2p(&peer_id), topic: topic.into_string() });
             }
-            gossipsub::Event::SlowPeer { peer_id, .. } => {
-                if self.peers.slow(&peer_id, self.now()) {
+            gossipsub::Event::SlowPeer { peer_id, failed_messages } => {
+                let lost = failed_messages.priority.saturating_add(failed_messages.non_priority);
+                tracing::debug!(peer = %peer_id, lost, "it takes messages too slowly");
+                if self.peers.slow(&peer_id, lost, self.now()) {
                     tracing::warn!(peer = %peer_id, "disconnected: it has read too slowly for a minute");
                     let why = HangUp { why: "it has read too slowly for a minute", for_good: true };
                     let _ = self.hang_up(peer_id, why);
@@ -370,12 +372,17 @@ impl Task {
 
     /// Tells gossipsub what came of a message, and the daemon of it when it was accepted.
     fn conclude(&mut self, id: &MessageId, source: &libp2p::PeerId, judged: Judged) {
+        let topic = match &judged.incoming {
+            Some(Incoming::Message { topic, .. }) => Some(topic.clone()),
+            _ => None,
+        };
         if let Some(incoming) = judged.incoming {
             self.hand_on(incoming);
         }
-        match judged.report {
-            Report::Now(acceptance) => self.report(id, source, acceptance),
-            Report::Once(unproven) => self.unproven = Some((id.clone(), *source, unproven)),
+        match (judged.report, topic) {
+            (Report::Now(MessageAcceptance::Accept), Some(topic)) => self.pass_on_or_hold(topic, id.clone(), *source),
+            (Report::Now(acceptance), _) => self.report(id, source, acceptance),
+            (Report::Once(unproven), _) => self.unproven = Some((id.clone(), *source, unproven)),
         }
     }
 

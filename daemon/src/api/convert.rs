@@ -53,6 +53,7 @@ pub(super) fn peer(info: PeerInfo, tags: Vec<String>) -> pb::Peer {
         kept: info.kept.into_iter().map(str::to_owned).collect(),
         tags,
         traffic: info.by_protocol.into_iter().map(traffic).collect(),
+        messages_lost: info.lost,
     }
 }
 

@@ -15,7 +15,7 @@ use p2pd_api::{
     },
 };
 use p2pd_core::{id::PeerId, ring::Next};
-use p2pd_net::Ruling;
+use p2pd_net::{Ruling, Sent};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -36,13 +36,17 @@ pub(super) fn gap(from: u64, to: u64, before: bool) -> Gap {
     Gap { from, to, reason: reason.into() }
 }
 
-async fn publish(node: &Node, request: PublishRequest) -> Result<u32, Status> {
+async fn publish(node: &Node, request: PublishRequest) -> Result<PublishResponse, Status> {
     let PublishRequest { topic, data, wait_ms } = request;
     if wait_ms > 600_000 {
         return Err(status::field("wait_ms", "takes at most 600000"));
     }
-    let peers = node.publish(&topic, data, Duration::from_millis(wait_ms.into())).await.map_err(status::of)?;
-    Ok(count(peers))
+    node.publish(&topic, data, Duration::from_millis(wait_ms.into())).await.map(sent).map_err(status::of)
+}
+
+fn sent(sent: Sent) -> PublishResponse {
+    let count = |peers: usize| u32::try_from(peers).unwrap_or(u32::MAX);
+    PublishResponse { peers: count(sent.followers), behind: count(sent.behind) }
 }
 
 /// Messages of one call, published in order, some of them ahead of the answers: the network takes several at once with less
@@ -68,13 +72,13 @@ impl Many {
             if self.ahead.is_empty()
                 && let Some(request) = self.patient.take()
             {
-                let sent = publish(&self.node, request).await;
-                return Some(self.answer(sent));
+                let published = publish(&self.node, request).await;
+                return Some(self.answer(published));
             }
             let room = self.more && self.patient.is_none() && self.ahead.len() < AHEAD;
             tokio::select! {
                 biased;
-                Some(sent) = self.ahead.next() => return Some(self.answer(sent.map(count).map_err(status::of))),
+                Some(done) = self.ahead.next() => return Some(self.answer(done.map(sent).map_err(status::of))),
                 request = self.requests.message(), if room => match request {
                     Ok(Some(PublishManyRequest { message })) => match message.unwrap_or_default() {
                         PublishRequest { topic, data, wait_ms: 0 } => self.ahead.hand(&topic, data).await,
@@ -87,11 +91,13 @@ impl Many {
         }
     }
 
-    fn answer(&mut self, sent: Result<u32, Status>) -> PublishManyResponse {
+    fn answer(&mut self, published: Result<PublishResponse, Status>) -> PublishManyResponse {
         let number = self.answered;
         self.answered += 1;
-        match sent {
-            Ok(peers) => PublishManyResponse { number, peers, ..PublishManyResponse::default() },
+        match published {
+            Ok(PublishResponse { peers, behind }) => {
+                PublishManyResponse { number, peers, behind, ..PublishManyResponse::default() }
+            }
             Err(refused) => {
                 let reason = reason_of(&refused).map(|r| r.as_str().to_owned()).unwrap_or_default();
                 let error = refused.message().to_owned();
@@ -101,15 +107,10 @@ impl Many {
     }
 }
 
-fn count(peers: usize) -> u32 {
-    u32::try_from(peers).unwrap_or(u32::MAX)
-}
-
 #[tonic::async_trait]
 impl PubSubService for Service {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let peers = publish(&self.0.node, request.into_inner()).await?;
-        Ok(Response::new(PublishResponse { peers }))
+        Ok(Response::new(publish(&self.0.node, request.into_inner()).await?))
     }
 
     type PublishManyStream = Followed<PublishManyResponse>;

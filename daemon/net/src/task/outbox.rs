@@ -1,5 +1,6 @@
-//! Messages of programs on their way out. What the connections are too full for at the moment is held back and tried again,
-//! so that a program which is faster than the network waits for it, and is refused only when that lasts.
+//! Messages of programs on their way out, of those here and of peers. What the connections are too full for at the moment is
+//! held back and tried again, so that a program which is faster than the network waits for it, and is refused only when that
+//! lasts.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -8,7 +9,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use libp2p::{PeerId, gossipsub::IdentTopic};
+use libp2p::{
+    PeerId,
+    gossipsub::{IdentTopic, MessageAcceptance, MessageId},
+};
 use tokio::sync::oneshot;
 
 use super::Task;
@@ -19,14 +23,30 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Time between two tries, at first: the connections send what fills them in about as long. It doubles while nothing goes out.
 const SOON: Duration = Duration::from_millis(2);
 const LATER: Duration = Duration::from_millis(64);
-/// Most that is held back, in messages and bytes.
-const HELD: (usize, usize) = (1024, 16 << 20);
+/// Most that is held back, in messages, and bytes of our own: gossipsub keeps those of peers for seconds anyway.
+const HELD: (usize, usize) = (8192, 16 << 20);
 
 type Reply = oneshot::Sender<Result<Sent, NetError>>;
 
+enum Message {
+    /// Of a program here.
+    Own { data: Bytes, reply: Reply },
+    /// Of a peer, to be passed on.
+    Passing { id: MessageId, source: PeerId },
+}
+
+impl Message {
+    /// Bytes that are kept for it.
+    fn weight(&self) -> usize {
+        match self {
+            Message::Own { data, .. } => data.len(),
+            Message::Passing { .. } => 0,
+        }
+    }
+}
+
 struct Held {
-    data: Bytes,
-    reply: Reply,
+    message: Message,
     until: Instant,
 }
 
@@ -46,16 +66,17 @@ impl Outbox {
         self.again.filter(|_| self.messages > 0)
     }
 
+    /// Whether nothing more can be held back.
+    fn is_full(&self) -> bool {
+        self.messages >= HELD.0 || self.bytes >= HELD.1
+    }
+
     fn hold(&mut self, topic: String, held: Held) {
-        if self.messages >= HELD.0 || self.bytes >= HELD.1 {
-            let _ = held.reply.send(Err(NetError::Busy));
-            return;
-        }
         if self.messages == 0 {
             self.wait(SOON);
         }
         self.messages = self.messages.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(held.data.len());
+        self.bytes = self.bytes.saturating_add(held.message.weight());
         self.topics.entry(topic).or_default().push_back(held);
     }
 
@@ -64,10 +85,9 @@ impl Outbox {
         self.again = Instant::now().checked_add(self.pause);
     }
 
-    fn answer(&mut self, held: Held, sent: Result<Sent, NetError>) {
+    fn let_go(&mut self, weight: usize) {
         self.messages = self.messages.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(held.data.len());
-        let _ = held.reply.send(sent);
+        self.bytes = self.bytes.saturating_sub(weight);
     }
 }
 
@@ -83,31 +103,46 @@ pub(super) async fn due(at: Option<Instant>) {
 impl Task {
     /// Publishes a message of a program, or holds it back, behind those of its topic that are.
     pub(super) fn publish_or_hold(&mut self, topic: String, data: Bytes, reply: Reply) {
-        if !self.outbox.topics.contains_key(&topic) {
-            match self.publish_where_room(&topic, &data) {
-                Err(NetError::Busy) => {}
-                done => {
-                    let _ = reply.send(done);
-                    return;
-                }
-            }
-        }
+        self.send_or_hold(topic, Message::Own { data, reply });
+    }
+
+    /// Passes a message on that a peer sent, or holds it back alike.
+    pub(super) fn pass_on_or_hold(&mut self, topic: String, id: MessageId, source: PeerId) {
+        self.send_or_hold(topic, Message::Passing { id, source });
+    }
+
+    fn send_or_hold(&mut self, topic: String, message: Message) {
         let until = Instant::now().checked_add(PATIENCE).unwrap_or(self.began);
-        self.outbox.hold(topic, Held { data, reply, until });
+        let held = Held { message, until };
+        let left = if self.outbox.topics.contains_key(&topic) { Some(held) } else { self.send(&topic, held) };
+        match left {
+            Some(Held { message, .. }) if self.outbox.is_full() => self.give_up(message),
+            Some(held) => self.outbox.hold(topic, held),
+            None => {}
+        }
+    }
+
+    /// Does what it can with a message that cannot wait.
+    fn give_up(&mut self, message: Message) {
+        match message {
+            Message::Own { reply, .. } => drop(reply.send(Err(NetError::Busy))),
+            // Whoever has room gets it.
+            Message::Passing { id, source } => self.report(&id, &source, MessageAcceptance::Accept),
+        }
     }
 
     /// Tries again what is held back.
-    pub(super) fn publish_held(&mut self) {
+    pub(super) fn send_held(&mut self) {
         let mut moves = false;
         for (topic, mut queue) in std::mem::take(&mut self.outbox.topics) {
             while let Some(first) = queue.pop_front() {
-                let sent = self.publish_where_room(&topic, &first.data);
-                if matches!(sent, Err(NetError::Busy)) && Instant::now() < first.until {
+                let weight = first.message.weight();
+                if let Some(first) = self.send(&topic, first) {
                     queue.push_front(first);
                     break;
                 }
-                moves |= sent.is_ok();
-                self.outbox.answer(first, sent);
+                self.outbox.let_go(weight);
+                moves = true;
             }
             if !queue.is_empty() {
                 self.outbox.topics.insert(topic, queue);
@@ -116,10 +151,35 @@ impl Task {
         self.outbox.wait(if moves { SOON } else { self.outbox.pause.saturating_mul(2).max(SOON) });
     }
 
+    /// Sends a message, or returns it if it is to wait.
+    fn send(&mut self, topic: &str, held: Held) -> Option<Held> {
+        let now = Instant::now();
+        match held.message {
+            Message::Own { data, reply } => {
+                let sent = self.publish_where_room(topic, &data, now);
+                if matches!(sent, Err(NetError::Busy)) && now < held.until {
+                    return Some(Held { message: Message::Own { data, reply }, ..held });
+                }
+                let _ = reply.send(sent);
+            }
+            Message::Passing { id, source } => {
+                let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
+                let topic = IdentTopic::new(topic).hash();
+                let to: Vec<PeerId> = gossipsub.mesh_peers(&topic).filter(|peer| **peer != source).copied().collect();
+                if pace.room(&to, now) == Room::Wait && now < held.until {
+                    return Some(Held { message: Message::Passing { id, source }, ..held });
+                }
+                pace.sent(&to);
+                self.report(&id, &source, MessageAcceptance::Accept);
+            }
+        }
+        None
+    }
+
     /// Publishes a message unless a follower ought to be waited for.
-    fn publish_where_room(&mut self, topic: &str, data: &Bytes) -> Result<Sent, NetError> {
+    fn publish_where_room(&mut self, topic: &str, data: &Bytes, now: Instant) -> Result<Sent, NetError> {
         let followers = self.followers(topic);
-        match self.swarm.behaviour_mut().pace.room(&followers, Instant::now()) {
+        match self.swarm.behaviour_mut().pace.room(&followers, now) {
             Room::Wait => Err(NetError::Busy),
             Room::Beside(behind) => Ok(Sent { behind, ..self.publish_to(followers, topic, data)? }),
         }

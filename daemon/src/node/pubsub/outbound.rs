@@ -39,9 +39,8 @@ impl Outbound {
         self.messages.push_back(Message { topic: topic.to_owned(), data, sending });
     }
 
-    /// What became of the oldest message: how many connected peers follow its topic. Local readers have it then, too.
-    /// `None` when none is on its way. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Option<Result<usize, NodeError>> {
+    /// What became of the oldest message. Local readers have it then, too. `None` when none is on its way. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Result<Sent, NodeError>> {
         let sent = match &mut self.messages.front_mut()?.sending {
             Ok(sending) => Some(sending.sent().await),
             Err(_) => None,
@@ -49,7 +48,7 @@ impl Outbound {
         let Message { topic, data, sending } = self.messages.pop_front()?;
         Some(match sent {
             Some(sent) => self.node.published(&topic, data, sent),
-            None => sending.map(|_| 0),
+            None => sending.map(|_| Sent::default()),
         })
     }
 }
@@ -90,9 +89,8 @@ impl Node {
         }
     }
 
-    /// Sends a message, waiting so long for somebody who follows the topic. Returns how many connected peers do. Local
-    /// readers get it too.
-    pub(crate) async fn publish(&self, topic: &str, data: Bytes, wait: Duration) -> Result<usize, NodeError> {
+    /// Sends a message, waiting so long for somebody who follows the topic. Local readers get it too.
+    pub(crate) async fn publish(&self, topic: &str, data: Bytes, wait: Duration) -> Result<Sent, NodeError> {
         let deadline = Instant::now().checked_add(wait);
         let mut outbound = self.outbound();
         loop {
@@ -111,15 +109,15 @@ impl Node {
         }
     }
 
-    /// Gives a message to local readers once the network has taken it. Returns how many connected peers follow its topic.
-    fn published(&self, topic: &str, data: Bytes, sent: Result<Sent, NetError>) -> Result<usize, NodeError> {
+    /// Gives a message to local readers once the network has taken it.
+    fn published(&self, topic: &str, data: Bytes, sent: Result<Sent, NetError>) -> Result<Sent, NodeError> {
         let sent = match sent {
             Err(NetError::NoListeners) if self.is_read(topic) => Sent::default(),
             Err(NetError::NoListeners) => return Err(NodeError::NoListeners(topic.to_owned())),
             sent => sent?,
         };
-        self.on_message(topic, Some(self.0.me.clone()), data, sent.id);
-        Ok(sent.followers)
+        self.on_message(topic, Some(self.0.me.clone()), data, sent.id.clone());
+        Ok(sent)
     }
 
     /// Whether a program of this daemon gets the topic's messages, or will.
