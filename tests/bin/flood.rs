@@ -8,8 +8,9 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    process::Stdio,
-    sync::mpsc::channel,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -18,8 +19,8 @@ use p2pd_api::v1::{
     Frame, OpenStream, PublishStreamRequest, StreamConfig, SubscribeStreamRequest, WireFormat,
     publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
-use support::{Daemon, pair, signal, until};
-use tokio::{runtime::Runtime, sync::mpsc, time::timeout};
+use support::{Daemon, id, pair, signal, until};
+use tokio::{runtime::Runtime, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -69,7 +70,7 @@ fn a_listener_who_stops_reading_costs_the_daemon_no_memory_and_the_others_no_sou
     let before = resident_kib(a.child.id());
     let flood = async {
         let streams = async || StreamServiceClient::new(p2pd_api::connect(&a.socket).await.unwrap());
-        let (items, requests) = mpsc::channel(8);
+        let (items, requests) = tokio::sync::mpsc::channel(8);
         let send = async |item| items.send(PublishStreamRequest { item: Some(item) }).await.unwrap();
         let config = StreamConfig {
             codec: "opus".into(),
@@ -109,39 +110,158 @@ fn a_listener_who_stops_reading_costs_the_daemon_no_memory_and_the_others_no_sou
     assert!(grown < 32 * 1024, "grew by {grown} KiB");
 }
 
-#[test]
-fn as_many_lines_as_fit_a_pipe_go_through_at_once() {
-    const LINES: u64 = 20_000;
-    let (place, a, b) = pair();
-    let file = place.path().join("lines");
-    fs::write(&file, (0..LINES).map(|n| format!("{n}\n")).collect::<String>()).unwrap();
-    // Where the same content is the same message, too: what is held back is then sent under the same name.
-    for topic in ["sender", "content"] {
-        for daemon in [&a, &b] {
-            daemon.good(&["topics", "set", topic, "--identity", topic]);
-        }
-        let mut reader = b.ctl(&["-o", "jsonl", "sub", topic, "--block"]).spawn().unwrap();
-        let lines = BufReader::new(reader.stdout.take().unwrap()).lines();
-        a.good(&["pub", topic, "the first", "--wait", "20s"]);
-        let (heard, count) = channel();
+const LINES: u64 = 20_000;
+
+/// A file of so many lines, each of a number and so many more bytes.
+fn lines(place: &Path, count: u64, more: usize) -> PathBuf {
+    let path = place.join("lines");
+    let more = "x".repeat(more);
+    fs::write(&path, (0..count).map(|n| format!("{n}{more}\n")).collect::<String>()).unwrap();
+    path
+}
+
+/// `p2pctl sub` on a topic.
+struct Reader {
+    child: Child,
+    heard: mpsc::Receiver<u64>,
+    count: u64,
+}
+
+impl Reader {
+    fn start(daemon: &Daemon, topic: &str) -> Self {
+        let mut child = daemon.ctl(&["-o", "jsonl", "sub", topic, "--block"]).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (hear, heard) = mpsc::channel();
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let event: serde_json::Value = serde_json::from_str(&line).unwrap();
                 let gap = |end: &str| event["gap"][end].as_u64();
                 // A gap is this reader's own, who was told of it.
                 let more = gap("from").zip(gap("to")).map(|(from, to)| to - from + 1);
-                let _ = heard.send(more.unwrap_or(u64::from(event["message"].is_object())));
+                let _ = hear.send(more.unwrap_or(u64::from(event["message"].is_object())));
             }
         });
-        let sent = a.ctl(&["pub", topic]).stdin(File::open(&file).unwrap()).output().unwrap();
-        assert!(sent.status.success(), "{}", support::said(&sent));
-        let mut due = LINES + 1;
-        while due > 0 {
-            due -= count.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("{due} of {LINES} are lost"));
-        }
-        reader.kill().unwrap();
-        reader.wait().unwrap();
+        Reader { child, heard, count: 0 }
     }
+
+    /// How many messages there are so far.
+    fn count(&mut self) -> u64 {
+        self.count += self.heard.try_iter().sum::<u64>();
+        self.count
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How many messages a peer missed, as this daemon counts them.
+fn missed(daemon: &Daemon, peer: &str) -> u64 {
+    let peers: serde_json::Value =
+        serde_json::from_str(&daemon.good(&["rpc", "p2pd.v1.PeerService/ListPeers"])).unwrap();
+    let found = peers["peers"].as_array().unwrap().iter().find(|found| found["peer_id"] == peer);
+    found.expect("that it is connected")["messages_lost"].as_u64().unwrap()
+}
+
+/// Publishes a file and returns for how many of its lines a follower was not waited for.
+fn publish_lines(daemon: &Daemon, topic: &str, file: &Path) -> u64 {
+    let sent = daemon.ctl(&["-o", "jsonl", "pub", topic]).stdin(File::open(file).unwrap()).output().unwrap();
+    assert!(sent.status.success(), "{}", support::said(&sent));
+    let answers = String::from_utf8(sent.stdout).unwrap();
+    let answers = answers.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    answers.filter(|answer| answer["behind"].as_u64().unwrap() > 0).count() as u64
+}
+
+/// A daemon that others follow on a topic.
+fn followed(place: &Path, topic: &str, followers: usize) -> (Daemon, Vec<(Daemon, Reader)>) {
+    let a = Daemon::start(place, "a", &[]);
+    let follow = |n: usize| {
+        let follower = Daemon::start(place, &format!("follower{n}"), &["--bootstrap", &a.address]);
+        let reader = Reader::start(&follower, topic);
+        (follower, reader)
+    };
+    let readers = (0..followers).map(follow).collect();
+    until("all followers", || (a.good(&["topics", "peers", topic]).lines().count() == followers).then_some(()));
+    (a, readers)
+}
+
+#[test]
+fn as_many_lines_as_fit_a_pipe_go_through_at_once() {
+    let (place, a, b) = pair();
+    let file = lines(place.path(), LINES, 0);
+    // Where the same content is the same message, too: what is held back is then sent under the same name.
+    for topic in ["sender", "content"] {
+        for daemon in [&a, &b] {
+            daemon.good(&["topics", "set", topic, "--identity", topic]);
+        }
+        let mut reader = Reader::start(&b, topic);
+        a.good(&["pub", topic, "the first", "--wait", "20s"]);
+        assert_eq!(publish_lines(&a, topic, &file), 0);
+        until("every line", || (reader.count() == LINES + 1).then_some(()));
+    }
+}
+
+#[test]
+fn of_several_followers_each_gets_every_line() {
+    let place = tempfile::tempdir().unwrap();
+    let (a, mut followers) = followed(place.path(), "news", 3);
+    let slow = publish_lines(&a, "news", &lines(place.path(), LINES, 0));
+    for (follower, reader) in &mut followers {
+        let peer = id(follower);
+        until("every line", || (reader.count() + missed(&a, &peer) >= LINES).then_some(()));
+        assert!(missed(&a, &peer) <= slow, "{} lost, and {slow} of them told", missed(&a, &peer));
+    }
+}
+
+#[test]
+fn a_frozen_follower_costs_the_others_nothing_and_what_it_misses_is_told() {
+    const LINES: u64 = 3_000;
+    let place = tempfile::tempdir().unwrap();
+    let (a, mut followers) = followed(place.path(), "news", 2);
+    let file = lines(place.path(), LINES, 2_000);
+    let (frozen, mut its_reader) = followers.remove(0);
+    let frozen_peer = id(&frozen);
+    signal(&frozen.child, "-STOP");
+    let mut sent = 0;
+    // Once the connection is full.
+    let told = until("an answer that tells it", || {
+        sent += LINES;
+        Some(publish_lines(&a, "news", &file)).filter(|told| *told > 0)
+    });
+    signal(&frozen.child, "-CONT");
+    let (follower, reader) = &mut followers[0];
+    until("every line", || (reader.count() == sent).then_some(()));
+    assert_eq!(missed(&a, &id(follower)), 0);
+    // The other may have passed on some of what it missed.
+    until("an account", || (its_reader.count() + missed(&a, &frozen_peer) >= sent).then_some(()));
+    let lost = missed(&a, &frozen_peer);
+    assert!(lost > 0 && lost <= told, "{lost} lost, {told} told");
+    // And then it follows again.
+    let before = its_reader.count();
+    assert_eq!(a.good(&["pub", "news", "the last"]).trim(), "sent; 2 connected peers follow");
+    until("the last", || (its_reader.count() > before).then_some(()));
+}
+
+#[test]
+fn what_is_passed_on_waits_for_the_next_one() {
+    let (place, a, b) = pair();
+    let c = Daemon::start(place.path(), "c", &[]);
+    // In a line: without these two they would find each other.
+    a.good(&["peers", "deny", &id(&c)]);
+    c.good(&["peers", "deny", &id(&a)]);
+    c.good(&["peers", "connect", &b.address]);
+    let mut readers = [&b, &c].map(|daemon| Reader::start(daemon, "news"));
+    until("that c is in the mesh", || {
+        b.good(&["-o", "jsonl", "topics", "show", "news"]).contains("\"mesh_peers\":1").then_some(())
+    });
+    publish_lines(&a, "news", &lines(place.path(), LINES, 0));
+    for reader in &mut readers {
+        until("every line", || (reader.count() == LINES).then_some(()));
+    }
+    assert_eq!(missed(&b, &id(&c)), 0);
 }
 
 #[test]

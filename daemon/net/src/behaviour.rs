@@ -14,7 +14,7 @@ use crate::{
     gate::{Gate, SharedRules},
     identity::Identity,
     meter::Meters,
-    pace,
+    pace, peers,
     renew::Renew,
     settings::{Gossipsub, Settings},
     substreams,
@@ -120,7 +120,8 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         .mesh_n_high(12)
         .max_transmit_size(MAX_RPC)
         .connection_handler_queue_len(pace::QUEUE)
-        .publish_queue_duration(Duration::from_secs(5))
+        // What was accepted is sent, as long as the peer is kept.
+        .publish_queue_duration(peers::SLOW)
         .forward_queue_duration(Duration::from_millis(500))
         .build()
         .map_err(|e| NetError::Setup(e.to_string()))?;

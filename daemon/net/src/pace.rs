@@ -43,8 +43,10 @@ const MOST: usize = 16;
 pub(crate) enum Room {
     /// It may; so many of them are full and not waited for.
     Beside(usize),
-    /// Some are full that ought to have room soon, or all are.
+    /// Some are full that ought to have room soon.
     Wait,
+    /// All are full, and have been for long.
+    None,
 }
 
 struct Asked {
@@ -119,14 +121,17 @@ impl Behaviour {
         for id in to {
             self.ask(*id, now);
         }
-        let known = to.iter().filter_map(|id| self.peers.get(id));
-        let (full, free): (Vec<&Peer>, Vec<&Peer>) = known.partition(|peer| peer.waiting >= FULL);
-        if full.is_empty() {
-            return Room::Beside(0);
+        let known = || to.iter().filter_map(|id| self.peers.get(id));
+        let full = || known().filter(|peer| peer.waiting >= FULL);
+        let fastest = known().filter(|peer| peer.waiting < FULL).map(|peer| peer.took).min();
+        let wait = fastest.unwrap_or_default().saturating_mul(SLOWER).max(LEAST_WAIT);
+        if !full().all(|peer| peer.is_behind(wait, now)) {
+            Room::Wait
+        } else if fastest.is_some() {
+            Room::Beside(full().count())
+        } else {
+            Room::None
         }
-        let Some(fastest) = free.iter().map(|peer| peer.took).min() else { return Room::Wait };
-        let wait = fastest.saturating_mul(SLOWER).max(LEAST_WAIT);
-        if full.iter().all(|peer| peer.is_behind(wait, now)) { Room::Beside(full.len()) } else { Room::Wait }
     }
 
     /// Asks a peer's connections, if it is time to and they have not been.
@@ -250,4 +255,80 @@ impl ConnectionHandler for Handler {
     }
 
     fn on_connection_event(&mut self, _: ConnectionEvent<DeniedUpgrade, DeniedUpgrade>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// So many peers, to each of whom messages were sent until it is full and asked.
+    fn full(count: usize, now: Instant) -> (Behaviour, Vec<PeerId>) {
+        let mut pace = Behaviour::new(Meters::new(1));
+        let peers: Vec<PeerId> = (0..count).map(|_| PeerId::random()).collect();
+        pace.peers = peers.iter().map(|id| (*id, Peer::new(now))).collect();
+        fill(&mut pace, &peers, now);
+        (pace, peers)
+    }
+
+    fn fill(pace: &mut Behaviour, peers: &[PeerId], now: Instant) {
+        for _ in 0..FULL {
+            pace.sent(peers);
+        }
+        pace.room(peers, now);
+    }
+
+    fn answer(pace: &mut Behaviour, peer: &PeerId, now: Instant) {
+        let number = pace.peers[peer].asked.as_ref().expect("that it was asked").number;
+        pace.answered(*peer, number, now);
+    }
+
+    #[test]
+    fn a_full_peer_is_waited_for_and_then_left_behind() {
+        let now = Instant::now();
+        let (mut pace, peers) = full(3, now);
+        assert_eq!(pace.room(&peers, now), Room::Wait, "all are full");
+        answer(&mut pace, &peers[0], now + ms(1));
+        assert_eq!(pace.room(&peers, now + ms(1)), Room::Wait, "two are");
+        assert_eq!(pace.room(&peers[..1], now + ms(1)), Room::Beside(0), "they are none of its followers");
+        answer(&mut pace, &peers[1], now + ms(500));
+        assert_eq!(pace.room(&peers, now + ms(799)), Room::Wait);
+        assert_eq!(pace.room(&peers, now + ms(800)), Room::Beside(1));
+        assert_eq!(pace.room(&peers[2..], now + ms(800)), Room::None);
+        answer(&mut pace, &peers[2], now + ms(900));
+        assert_eq!(pace.room(&peers, now + ms(900)), Room::Beside(0), "it has caught up");
+    }
+
+    #[test]
+    fn a_peer_that_is_often_slow_is_waited_for_less() {
+        let now = Instant::now();
+        let (mut pace, peers) = full(2, now);
+        let (fast, slow) = (peers[0], peers[1]);
+        answer(&mut pace, &fast, now + ms(1));
+        answer(&mut pace, &slow, now + ms(700));
+        let again = now + ms(1_000);
+        fill(&mut pace, &peers, again);
+        answer(&mut pace, &fast, again + ms(1));
+        // 100 ms were left, and a tenth of the 300 since then has come back, and of the time that it is waited for.
+        assert_eq!(pace.room(&peers, again + ms(140)), Room::Wait);
+        assert_eq!(pace.room(&peers, again + ms(150)), Room::Beside(1));
+        answer(&mut pace, &slow, again + ms(150));
+        let later = again + ms(160);
+        fill(&mut pace, &peers, later);
+        answer(&mut pace, &fast, later + ms(1));
+        assert_eq!(pace.room(&peers, later + ms(49)), Room::Wait);
+        assert_eq!(pace.room(&peers, later + ms(50)), Room::Beside(1), "the least");
+    }
+
+    #[test]
+    fn a_peer_may_take_ten_times_as_long_as_the_fastest() {
+        let now = Instant::now();
+        let (mut pace, peers) = full(2, now);
+        answer(&mut pace, &peers[0], now + ms(300));
+        assert_eq!(pace.room(&peers, now + ms(2_999)), Room::Wait);
+        assert_eq!(pace.room(&peers, now + ms(3_000)), Room::Beside(1));
+    }
 }

@@ -104,6 +104,8 @@ pub struct Closed {
     pub why: String,
 }
 
+/// How long a peer may read slowly.
+pub(crate) const SLOW: Duration = Duration::from_secs(60);
 /// Whoever is sent so many bytes between two looks at full queues, a second or more apart, does not read slowly.
 const READS: u64 = 64 << 10;
 
@@ -238,7 +240,7 @@ impl Peers {
             _ => now,
         };
         entry.slow = Some((since, now, sent));
-        now.since(since) >= 60_000
+        Duration::from_millis(now.since(since)) >= SLOW
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -180,7 +180,7 @@ impl Task {
     fn publish_where_room(&mut self, topic: &str, data: &Bytes, now: Instant) -> Result<Sent, NetError> {
         let followers = self.followers(topic);
         match self.swarm.behaviour_mut().pace.room(&followers, now) {
-            Room::Wait => Err(NetError::Busy),
+            Room::Wait | Room::None => Err(NetError::Busy),
             Room::Beside(behind) => Ok(Sent { behind, ..self.publish_to(followers, topic, data)? }),
         }
     }
