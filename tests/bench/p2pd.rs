@@ -43,10 +43,15 @@ fn main() {
     // `./x bench latency` measures that alone, `./x bench pubsub "160 B"` a part of one.
     let chosen: Vec<&String> = arguments.iter().skip(1).filter(|a| !a.starts_with('-')).collect();
     let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|c| *c == name);
+    // Programs of one thread: with more they wake each other, on the cores that the daemons need.
+    let alone = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     if wanted("streams") {
-        // Programs of one thread: with more they wake each other, on the cores that the daemons need.
-        let alone = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         alone.block_on(streams::streams());
+    }
+    if wanted("pubsub") {
+        alone.block_on(pubsub::pubsub(&chosen, true));
+        // Where as much is sent as gets through, bare gossipsub needs both.
+        runtime.block_on(pubsub::pubsub(&chosen, false));
     }
     runtime.block_on(async {
         if wanted("start") {
@@ -57,9 +62,6 @@ fn main() {
         }
         if wanted("latency") {
             latency().await;
-        }
-        if wanted("pubsub") {
-            pubsub::pubsub(&chosen).await;
         }
         if wanted("socket") {
             socket::socket().await;

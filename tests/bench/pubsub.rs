@@ -62,11 +62,15 @@ impl Side {
     }
 }
 
-/// All loads, or those of them that are named.
-pub async fn pubsub(named: &[&String]) {
+/// All loads of a given pace, or all others; those of them that are named, if any are.
+pub async fn pubsub(named: &[&String], paced: bool) {
     let mut loads = loads();
     if loads.iter().any(|load| named.contains(&&load.name)) {
         loads.retain(|load| named.contains(&&load.name));
+    }
+    loads.retain(|load| load.pace.is_some() == paced);
+    if loads.is_empty() {
+        return;
     }
     let mut sides: Vec<Vec<Side>> = Vec::new();
     let (mut names, mut resident) = (Vec::new(), Vec::new());

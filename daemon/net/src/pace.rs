@@ -27,7 +27,7 @@ pub(crate) const QUEUE: usize = 64;
 /// From so many on a peer has no room; the rest is for what is passed on, which is not counted.
 const FULL: u32 = 48;
 /// From so many on its connections are asked.
-const ASK: u32 = 16;
+const ASK: u32 = 32;
 /// How long a full peer holds up those that have room: so many times as long as the fastest took last, and at least so long.
 /// That is the least pace that a slow peer can force on a topic: 48 messages in 50 ms, or a tenth of what the fastest takes.
 const SLOWER: u32 = 10;
