@@ -110,8 +110,8 @@ impl Handle {
         self.ask(|reply| Command::Publish { topic: topic.into(), data, reply }).await?
     }
 
-    /// Hands a message over, after those of its topic that were handed over before. It is held back while the connections to
-    /// all followers are full, up to a second; what becomes of it is known later.
+    /// Hands a message over, after those of its topic that were handed over before. It is held back while connections to
+    /// followers are full, up to a second; what becomes of it is known later.
     pub async fn publish_ahead(&self, topic: &str, data: Bytes) -> Result<Sending, NetError> {
         self.ask_ahead(|reply| Command::PublishAhead { topic: topic.into(), data, reply }).await.map(Sending)
     }
