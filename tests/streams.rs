@@ -269,6 +269,19 @@ async fn mistakes_of_a_publisher_are_named() {
     }
 }
 
+/// In the millisecond of its end, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ended_is_published_again_at_once() {
+    let a = start(&[]).await;
+    for _ in 0..200 {
+        let published = until("its place", async || match publish(&a, open("town")).await {
+            Err(error) if reason_of(&error) == Some(Reason::StreamExists) => None,
+            published => Some(published),
+        });
+        drop(published.await.unwrap());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_stream_is_not_found_after_the_asked_wait() {
     let a = start(&[]).await;

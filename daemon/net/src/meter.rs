@@ -52,8 +52,8 @@ struct Counter {
     sent: AtomicU64,
     /// Streams that are open.
     open: AtomicUsize,
-    /// Whether the last that was written to a stream of ours was taken.
-    takes: AtomicBool,
+    /// A stream of ours did not take the last that was written to it.
+    blocked: AtomicBool,
 }
 
 impl Counter {
@@ -103,10 +103,10 @@ impl Meter {
         protocols.iter().any(|(name, counter)| !is_own(name) && counter.open.load(Ordering::Relaxed) > 0)
     }
 
-    /// Whether gossipsub's stream to the peer is open, and takes what is written to it.
-    pub(crate) fn takes_gossip(&self) -> bool {
+    /// Whether gossipsub's stream to the peer does not take what is written to it.
+    pub(crate) fn gossip_blocked(&self) -> bool {
         let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
-        protocols.iter().any(|(name, counter)| name.starts_with(GOSSIPSUB) && counter.takes.load(Ordering::Relaxed))
+        protocols.iter().any(|(name, counter)| name.starts_with(GOSSIPSUB) && counter.blocked.load(Ordering::Relaxed))
     }
 
     fn protocol(&self, name: &str) -> Arc<Counter> {
@@ -280,7 +280,6 @@ impl<S> MeteredStream<S> {
                 let protocol = self.meter.protocol(&name);
                 protocol.count(std::mem::take(&mut self.early));
                 protocol.open.fetch_add(1, Ordering::Relaxed);
-                protocol.takes.fetch_or(!self.inbound, Ordering::Relaxed);
                 (self.sniff, self.protocol) = (None, Some(protocol));
             }
             Err(()) => self.sniff = None,
@@ -290,7 +289,7 @@ impl<S> MeteredStream<S> {
     /// Notes whether a write was taken.
     fn written<T>(&self, written: Poll<T>) -> Poll<T> {
         if let Some(protocol) = self.protocol.as_ref().filter(|_| !self.inbound) {
-            protocol.takes.store(written.is_ready(), Ordering::Relaxed);
+            protocol.blocked.store(written.is_pending(), Ordering::Relaxed);
         }
         written
     }
@@ -301,7 +300,7 @@ impl<S> Drop for MeteredStream<S> {
         self.meter.open(self.inbound).fetch_sub(1, Ordering::Relaxed);
         if let Some(protocol) = &self.protocol {
             protocol.open.fetch_sub(1, Ordering::Relaxed);
-            protocol.takes.fetch_and(self.inbound, Ordering::Relaxed);
+            protocol.blocked.fetch_and(self.inbound, Ordering::Relaxed);
         }
     }
 }

@@ -243,10 +243,13 @@ impl ConnectionHandler for Handler {
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<DeniedUpgrade, (), Answer>> {
-        let takes = self.meter.as_ref().is_none_or(|meter| meter.takes_gossip());
-        match self.asked.take_if(|_| takes) {
-            Some(number) => Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(number)),
-            None => Poll::Pending,
+        let blocked = || self.meter.as_ref().is_some_and(|meter| meter.gossip_blocked());
+        match self.asked {
+            Some(number) if !blocked() => {
+                self.asked = None;
+                Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(number))
+            }
+            _ => Poll::Pending,
         }
     }
 

@@ -27,6 +27,19 @@ pub(super) struct State {
     ask_later: bool,
     /// Whether the disk's copy is behind.
     pub(super) changed: bool,
+    /// The time of what this daemon said last.
+    said: UnixMs,
+}
+
+impl State {
+    /// A time for what is said now, later than that of all before: of two at the same time, nobody knows which holds.
+    fn next_time(&mut self) -> UnixMs {
+        const AHEAD: u64 = 1_000;
+        let (wall, next) = (wall().0, self.said.0.saturating_add(1));
+        // After the clock was set back it counts anew; others would take the time for one to come.
+        self.said = UnixMs(if next.saturating_sub(wall) < AHEAD { wall.max(next) } else { wall });
+        self.said
+    }
 }
 
 /// An entry as it is shown.
@@ -54,7 +67,8 @@ impl State {
             let Ok(metadata) = serde_json::from_str(&record.metadata) else { continue };
             directory.restore(now, StreamKey { publisher, stream }, Metadata(metadata), UnixMs(record.time));
         }
-        Ok(State { directory, told: broadcast::Sender::new(WATCH), asked: None, ask_later: false, changed: false })
+        let (told, said) = (broadcast::Sender::new(WATCH), UnixMs::default());
+        Ok(State { directory, told, asked: None, ask_later: false, changed: false, said })
     }
 }
 
@@ -134,7 +148,7 @@ impl Node {
 
     /// Sends a message about our own streams, and applies it here too. That nobody hears it yet is no fault.
     pub(super) async fn say(&self, message: DirectoryMessage) -> Result<(), AnnounceError> {
-        let time = wall();
+        let time = lock(&self.0.directory).next_time();
         let bytes = announce::encode(&message, &self.0.me, time)?;
         if let Err(error) = self.0.net.publish(&self.directory_topic(), Bytes::from(bytes.clone())).await {
             tracing::debug!(%error, "directory message not sent");
