@@ -20,6 +20,13 @@ const FIRST_ANSWER: Duration = Duration::from_secs(1);
 /// Largest HTTP/2 frame that either side takes, in bytes: a message of 64 KiB goes in one and not in five.
 pub const MAX_FRAME: u32 = 128 * 1024;
 
+/// Calls of one connection that the daemon serves at once; others wait.
+pub const CALLS: u32 = 64;
+/// Bytes that may be on their way in one call, before its reader has taken them.
+pub const WINDOW: u32 = 1 << 20;
+/// The same of all calls of a connection: a call that nobody reads leaves room for the others.
+pub const WINDOWS: u32 = (CALLS + 1) * WINDOW;
+
 /// Why there is no way to the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -81,7 +88,10 @@ pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
         let path = dial.clone();
         async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    let endpoint = Endpoint::from_static("http://localhost").max_frame_size(MAX_FRAME);
+    let endpoint = Endpoint::from_static("http://localhost")
+        .max_frame_size(MAX_FRAME)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOWS);
     let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
         let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         let hung_up = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];

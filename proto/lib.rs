@@ -5,7 +5,7 @@ mod connect;
 pub mod local;
 mod reason;
 
-pub use connect::{ConnectError, MAX_FRAME, connect, default_socket};
+pub use connect::{CALLS, ConnectError, MAX_FRAME, WINDOW, WINDOWS, connect, default_socket};
 pub use reason::{DOMAIN, Reason, reason_of};
 
 /// Generated from `p2pd/v1/*.proto`, where everything is documented.

@@ -19,7 +19,7 @@ use p2pd_api::{
         ConnectRequest, DisconnectRequest, ExchangeStreamRequest, ExchangeStreamResponse, GetPeerRequest,
         HandleProtocolRequest, HandleProtocolResponse, ListPeersRequest, OpenProtocolStream,
         exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
-        protocol_service_client::ProtocolServiceClient,
+        peer_service_client::PeerServiceClient, protocol_service_client::ProtocolServiceClient,
     },
 };
 use support::{DEADLINE, channel, id, pair, peers, protocols, standstill, start, until};
@@ -62,10 +62,14 @@ async fn handle(daemon: &Daemon, protocol: &str) -> Result<Streaming<HandleProto
 }
 
 async fn accept(daemon: &Daemon, told: &mut Streaming<HandleProtocolResponse>) -> End {
+    accept_over(channel(daemon).await, told).await
+}
+
+async fn accept_over(channel: Channel, told: &mut Streaming<HandleProtocolResponse>) -> End {
     let reply = tokio::time::timeout(DEADLINE, told.message()).await.unwrap().unwrap().unwrap();
     let Some(handle_protocol_response::Event::Inbound(inbound)) = reply.event else { panic!("an inbound stream") };
     assert!(inbound.address.starts_with("/ip4/127.0.0.1/"), "{}", inbound.address);
-    exchange(daemon, Item::Accept(inbound.stream_id)).await.unwrap().0
+    open_over(channel, Item::Accept(inbound.stream_id)).await.unwrap().0
 }
 
 impl End {
@@ -189,6 +193,46 @@ async fn a_slow_reader_holds_back_the_writer_and_nothing_else() {
     }
     assert_eq!(rest(&mut reader.replies).await.len(), 800 * 64 * 1024);
     drop(writing.await.unwrap());
+}
+
+/// Nor do the readers of other streams have to take turns, where one program has them all over one connection to its daemon.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_nobody_reads_leave_room_for_others_of_the_same_program() {
+    let (a, b) = pair().await;
+    let mut told = handle(&a, PROTOCOL).await.unwrap();
+    let (here, there, peer) = (channel(&b).await, channel(&a).await, id(&a));
+    let mut open = async || {
+        let (end, _) = open_over(here.clone(), opening(&peer, &[PROTOCOL])).await.unwrap();
+        (end, accept_over(there.clone(), &mut told).await)
+    };
+    let sent = Arc::new(AtomicUsize::new(0));
+    let mut unread = Vec::new();
+    for _ in 0..4 {
+        let (one, other) = open().await;
+        for End { items, replies } in [one, other] {
+            let count = sent.clone();
+            tokio::spawn(async move {
+                let chunk = || ExchangeStreamRequest { item: Some(Item::Data(vec![0; 64 * 1024].into())) };
+                while items.send(chunk()).await.is_ok() {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            unread.push(replies);
+        }
+    }
+    standstill(&sent).await;
+    for channel in [&here, &there] {
+        let mut peers = PeerServiceClient::new(channel.clone());
+        let asked = tokio::time::timeout(DEADLINE, peers.list_peers(ListPeersRequest {}));
+        assert!(asked.await.expect("an answer").is_ok());
+    }
+    let (mut one, mut other) = tokio::time::timeout(DEADLINE, open()).await.expect("another stream");
+    for (items, replies) in [(one.items, &mut other.replies), (other.items, &mut one.replies)] {
+        let data = Item::Data(vec![7; 60_000].into());
+        items.send(ExchangeStreamRequest { item: Some(data) }).await.unwrap();
+        drop(items);
+        assert_eq!(rest(replies).await.len(), 60_000);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

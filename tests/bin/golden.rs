@@ -90,8 +90,13 @@ fn the_command_lines() {
     help(&p2pd, &["--help"]);
     help(&p2pd, &["run", "--help"]);
     help(Path::new(P2PCTL), &["--help"]);
-    for command in ["peers", "streams", "publish-stream", "listen", "pub", "sub", "events", "wait", "rpc"] {
+    let commands = "peers streams publish-stream listen pub sub topics validate dht open handle call serve forward expose \
+        events wait rpc";
+    for command in commands.split_whitespace() {
         help(Path::new(P2PCTL), &[command, "--help"]);
+    }
+    for command in ["pin", "connect", "deny", "ping", "show"] {
+        help(Path::new(P2PCTL), &["peers", command, "--help"]);
     }
     compare("help.txt", &out);
 }

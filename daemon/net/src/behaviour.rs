@@ -24,6 +24,9 @@ use crate::{
 /// the substream of a peer that sends a larger one, for good. A single message may be smaller: [`p2pd_core::contract`].
 const MAX_RPC: usize = 1024 * 1024 + 64 * 1024;
 
+/// Peers of a topic that whole messages are exchanged with.
+pub(crate) const MESH: usize = 6;
+
 /// One field per protocol; the swarm task hands the event of each to its driver.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
@@ -115,14 +118,14 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         .validate_messages()
         .message_id_fn(move |message| ids.id_here(message))
         .flood_publish(false)
-        .mesh_n(6)
+        .mesh_n(MESH)
         .mesh_n_low(4)
         .mesh_n_high(12)
         .max_transmit_size(MAX_RPC)
         .connection_handler_queue_len(pace::QUEUE)
-        // What was accepted is sent, as long as the peer is kept.
+        // As long as a peer may be slow. The queue bounds what waits.
         .publish_queue_duration(peers::SLOW)
-        .forward_queue_duration(Duration::from_millis(500))
+        .forward_queue_duration(Duration::from_secs(5))
         .build()
         .map_err(|e| NetError::Setup(e.to_string()))?;
     let signed = gossipsub::MessageAuthenticity::Signed(identity.0.clone());

@@ -24,29 +24,25 @@ use crate::meter::{Meter, Meters};
 
 /// Messages that gossipsub's queue to a peer holds. Not the library's 5,000: a frozen peer must not cost hundreds of megabytes.
 pub(crate) const QUEUE: usize = 64;
-/// From so many on a peer has no room; the rest is for what is passed on, which is not counted.
+/// From so many on a peer has no room; the rest is for what is not counted, such as offers of messages.
 const FULL: u32 = 48;
 /// From so many on its connections are asked.
 const ASK: u32 = 32;
 /// How long a full peer holds up those that have room: so many times as long as the fastest took last, and at least so long.
-/// That is the least pace that a slow peer can force on a topic: 48 messages in 50 ms, or a tenth of what the fastest takes.
+/// That is the least pace that slow peers can force on others: 48 messages in 50 ms, or a tenth of what the fastest takes.
 const SLOWER: u32 = 10;
 const LEAST_WAIT: Duration = Duration::from_millis(50);
-/// A peer that is only slow now and then holds them up for longer: so long in all, a tenth of which comes back.
+/// Peers that are only slow now and then are waited for longer: so long in all, of which a tenth of the time comes back.
 const CREDIT: Duration = Duration::from_millis(800);
 const REGAIN: u32 = 10;
-/// Of more followers than this, each gets what it misses from others.
-const MOST: usize = 16;
 
 /// Whether a message may go to all of its followers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// It may; so many of them are full and not waited for.
     Beside(usize),
-    /// Some are full that ought to have room soon.
-    Wait,
-    /// All are full, and have been for long.
-    None,
+    /// So many are full, some of whom ought to have room soon.
+    Wait(usize),
 }
 
 struct Asked {
@@ -54,8 +50,11 @@ struct Asked {
     /// Messages that were counted then.
     covers: u32,
     at: Instant,
+    /// It was waited for longer than it may take.
+    indulged: bool,
 }
 
+#[derive(Default)]
 struct Peer {
     connections: Vec<ConnectionId>,
     /// Messages that may wait.
@@ -63,25 +62,6 @@ struct Peer {
     asked: Option<Asked>,
     /// How long the last answer took.
     took: Duration,
-    /// Time that it may still hold up others, as it was then.
-    credit: (Duration, Instant),
-}
-
-impl Peer {
-    fn new(now: Instant) -> Self {
-        Peer { connections: Vec::new(), waiting: 0, asked: None, took: Duration::ZERO, credit: (CREDIT, now) }
-    }
-
-    fn credit(&self, now: Instant) -> Duration {
-        let (left, then) = self.credit;
-        CREDIT.min(left.saturating_add(now.saturating_duration_since(then) / REGAIN))
-    }
-
-    /// Whether it is full, and has been for longer than the others wait.
-    fn is_behind(&self, wait: Duration, now: Instant) -> bool {
-        let wait = wait.max(self.credit(now));
-        self.asked.as_ref().is_some_and(|asked| now.saturating_duration_since(asked.at) >= wait)
-    }
 }
 
 /// What its handlers tell.
@@ -97,11 +77,14 @@ pub(crate) struct Behaviour {
     asks: VecDeque<(PeerId, ConnectionId, u32)>,
     asked: u32,
     emptied: bool,
+    /// Time for which slow peers may still be waited for, as it was then. One for all, since peers cost nothing.
+    credit: (Duration, Instant),
 }
 
 impl Behaviour {
     pub(crate) fn new(meters: Meters) -> Self {
-        Behaviour { meters, peers: HashMap::new(), asks: VecDeque::new(), asked: 0, emptied: false }
+        let credit = (CREDIT, Instant::now());
+        Behaviour { meters, peers: HashMap::new(), asks: VecDeque::new(), asked: 0, emptied: false, credit }
     }
 
     /// Counts a message that was published to these peers.
@@ -115,23 +98,28 @@ impl Behaviour {
 
     /// Whether there is room for a message to these peers.
     pub(crate) fn room(&mut self, to: &[PeerId], now: Instant) -> Room {
-        if to.is_empty() || to.len() > MOST {
-            return Room::Beside(0);
-        }
         for id in to {
             self.ask(*id, now);
         }
         let known = || to.iter().filter_map(|id| self.peers.get(id));
-        let full = || known().filter(|peer| peer.waiting >= FULL);
+        let full = known().filter(|peer| peer.waiting >= FULL).count();
         let fastest = known().filter(|peer| peer.waiting < FULL).map(|peer| peer.took).min();
         let wait = fastest.unwrap_or_default().saturating_mul(SLOWER).max(LEAST_WAIT);
-        if !full().all(|peer| peer.is_behind(wait, now)) {
-            Room::Wait
-        } else if fastest.is_some() {
-            Room::Beside(full().count())
-        } else {
-            Room::None
+        let indulgence = wait.saturating_add(self.credit(now));
+        let mut waits = false;
+        for id in to {
+            let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.waiting >= FULL) else { continue };
+            let Some(asked) = &mut peer.asked else { continue };
+            let since = now.saturating_duration_since(asked.at);
+            waits |= since < indulgence;
+            asked.indulged |= (wait..indulgence).contains(&since);
         }
+        if waits { Room::Wait(full) } else { Room::Beside(full) }
+    }
+
+    fn credit(&self, now: Instant) -> Duration {
+        let (left, then) = self.credit;
+        CREDIT.min(left.saturating_add(now.saturating_duration_since(then) / REGAIN))
     }
 
     /// Asks a peer's connections, if it is time to and they have not been.
@@ -141,7 +129,7 @@ impl Behaviour {
         };
         self.asked = self.asked.wrapping_add(1);
         let number = self.asked;
-        peer.asked = Some(Asked { number, covers: peer.waiting, at: now });
+        peer.asked = Some(Asked { number, covers: peer.waiting, at: now, indulged: false });
         self.asks.extend(peer.connections.iter().map(|connection| (id, *connection, number)));
     }
 
@@ -150,9 +138,10 @@ impl Behaviour {
         // Another connection may have answered before.
         let Some(asked) = peer.asked.take_if(|asked| asked.number == number) else { return };
         peer.waiting = peer.waiting.saturating_sub(asked.covers);
-        peer.took = now.saturating_duration_since(asked.at);
-        if peer.took > LEAST_WAIT {
-            peer.credit = (peer.credit(now).saturating_sub(peer.took), now);
+        let took = now.saturating_duration_since(asked.at);
+        peer.took = took;
+        if asked.indulged {
+            self.credit = (self.credit(now).saturating_sub(took), now);
         }
         self.emptied = true;
     }
@@ -190,7 +179,7 @@ impl NetworkBehaviour for Behaviour {
     fn on_swarm_event(&mut self, event: FromSwarm) {
         match event {
             FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, .. }) => {
-                let peer = self.peers.entry(peer_id).or_insert_with(|| Peer::new(Instant::now()));
+                let peer = self.peers.entry(peer_id).or_default();
                 peer.connections.push(connection_id);
                 self.asks.extend(peer.asked.iter().map(|asked| (peer_id, connection_id, asked.number)));
             }
@@ -272,7 +261,7 @@ mod tests {
     fn full(count: usize, now: Instant) -> (Behaviour, Vec<PeerId>) {
         let mut pace = Behaviour::new(Meters::new(1));
         let peers: Vec<PeerId> = (0..count).map(|_| PeerId::random()).collect();
-        pace.peers = peers.iter().map(|id| (*id, Peer::new(now))).collect();
+        pace.peers = peers.iter().map(|id| (*id, Peer::default())).collect();
         fill(&mut pace, &peers, now);
         (pace, peers)
     }
@@ -293,37 +282,40 @@ mod tests {
     fn a_full_peer_is_waited_for_and_then_left_behind() {
         let now = Instant::now();
         let (mut pace, peers) = full(3, now);
-        assert_eq!(pace.room(&peers, now), Room::Wait, "all are full");
+        assert_eq!(pace.room(&peers, now), Room::Wait(3));
         answer(&mut pace, &peers[0], now + ms(1));
-        assert_eq!(pace.room(&peers, now + ms(1)), Room::Wait, "two are");
+        assert_eq!(pace.room(&peers, now + ms(1)), Room::Wait(2));
         assert_eq!(pace.room(&peers[..1], now + ms(1)), Room::Beside(0), "they are none of its followers");
-        answer(&mut pace, &peers[1], now + ms(500));
-        assert_eq!(pace.room(&peers, now + ms(799)), Room::Wait);
-        assert_eq!(pace.room(&peers, now + ms(800)), Room::Beside(1));
-        assert_eq!(pace.room(&peers[2..], now + ms(800)), Room::None);
+        answer(&mut pace, &peers[1], now + ms(40));
+        assert_eq!(pace.room(&peers, now + ms(849)), Room::Wait(1));
+        assert_eq!(pace.room(&peers, now + ms(850)), Room::Beside(1));
+        assert_eq!(pace.room(&peers[2..], now + ms(850)), Room::Beside(1));
         answer(&mut pace, &peers[2], now + ms(900));
         assert_eq!(pace.room(&peers, now + ms(900)), Room::Beside(0), "it has caught up");
     }
 
     #[test]
-    fn a_peer_that_is_often_slow_is_waited_for_less() {
+    fn those_who_are_slow_share_the_time_for_which_they_are_waited_for() {
         let now = Instant::now();
-        let (mut pace, peers) = full(2, now);
-        let (fast, slow) = (peers[0], peers[1]);
-        answer(&mut pace, &fast, now + ms(1));
-        answer(&mut pace, &slow, now + ms(700));
+        let (mut pace, peers) = full(3, now);
+        answer(&mut pace, &peers[0], now + ms(1));
+        answer(&mut pace, &peers[1], now + ms(1));
+        assert_eq!(pace.room(&peers, now + ms(600)), Room::Wait(1));
+        answer(&mut pace, &peers[2], now + ms(700));
         let again = now + ms(1_000);
         fill(&mut pace, &peers, again);
-        answer(&mut pace, &fast, again + ms(1));
+        answer(&mut pace, &peers[0], again + ms(1));
+        answer(&mut pace, &peers[2], again + ms(1));
         // 100 ms were left, and a tenth of the 300 since then has come back, and of the time that it is waited for.
-        assert_eq!(pace.room(&peers, again + ms(140)), Room::Wait);
-        assert_eq!(pace.room(&peers, again + ms(150)), Room::Beside(1));
-        answer(&mut pace, &slow, again + ms(150));
-        let later = again + ms(160);
+        assert_eq!(pace.room(&peers, again + ms(190)), Room::Wait(1), "another one");
+        assert_eq!(pace.room(&peers, again + ms(210)), Room::Beside(1));
+        answer(&mut pace, &peers[1], again + ms(400));
+        let later = again + ms(400);
         fill(&mut pace, &peers, later);
-        answer(&mut pace, &fast, later + ms(1));
-        assert_eq!(pace.room(&peers, later + ms(49)), Room::Wait);
-        assert_eq!(pace.room(&peers, later + ms(50)), Room::Beside(1), "the least");
+        answer(&mut pace, &peers[0], later + ms(1));
+        answer(&mut pace, &peers[2], later + ms(1));
+        assert_eq!(pace.room(&peers, later + ms(49)), Room::Wait(1));
+        assert_eq!(pace.room(&peers, later + ms(60)), Room::Beside(1), "the least");
     }
 
     #[test]
@@ -331,7 +323,7 @@ mod tests {
         let now = Instant::now();
         let (mut pace, peers) = full(2, now);
         answer(&mut pace, &peers[0], now + ms(300));
-        assert_eq!(pace.room(&peers, now + ms(2_999)), Room::Wait);
-        assert_eq!(pace.room(&peers, now + ms(3_000)), Room::Beside(1));
+        assert_eq!(pace.room(&peers, now + ms(2_999)), Room::Wait(1));
+        assert_eq!(pace.room(&peers, now + ms(3_800)), Room::Beside(1));
     }
 }

@@ -134,6 +134,8 @@ struct Peer {
     slow: Option<(MonoMs, MonoMs, u64)>,
     /// Messages that it missed, being slow.
     lost: u64,
+    /// Messages for which it had no room, and nobody else: they were sent again, or refused.
+    refused: u64,
 }
 
 /// The table, bounded by the connection limits, and the connections that closed last.
@@ -232,7 +234,8 @@ impl Peers {
     /// read slowly: otherwise programs here are fast.
     pub(crate) fn slow(&mut self, peer: &libp2p::PeerId, lost: usize, now: MonoMs) -> bool {
         let Some(entry) = self.0.get_mut(peer) else { return false };
-        entry.lost = entry.lost.saturating_add(u64::try_from(lost).unwrap_or(u64::MAX));
+        let refused = std::mem::take(&mut entry.refused);
+        entry.lost = entry.lost.saturating_add(u64::try_from(lost).unwrap_or(u64::MAX).saturating_sub(refused));
         let meters = entry.connections.values().filter_map(|open| open.meter.as_ref());
         let sent = meters.map(|meter| meter.total().sent).fold(0, u64::saturating_add);
         let since = match entry.slow {
@@ -241,6 +244,15 @@ impl Peers {
         };
         entry.slow = Some((since, now, sent));
         Duration::from_millis(now.since(since)) >= SLOW
+    }
+
+    /// Notes a message that none of these peers had room for.
+    pub(crate) fn refused(&mut self, by: &[libp2p::PeerId]) {
+        for id in by {
+            if let Some(entry) = self.0.get_mut(id) {
+                entry.refused = entry.refused.saturating_add(1);
+            }
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -358,9 +358,7 @@ impl Task {
                 self.tell(Event::Left { peer: peers::from_libp2p(&peer_id), topic: topic.into_string() });
             }
             gossipsub::Event::SlowPeer { peer_id, failed_messages } => {
-                let lost = failed_messages.priority.saturating_add(failed_messages.non_priority);
-                tracing::debug!(peer = %peer_id, lost, "it takes messages too slowly");
-                if self.peers.slow(&peer_id, lost, self.now()) {
+                if self.peers.slow(&peer_id, failed_messages.non_priority, self.now()) {
                     tracing::warn!(peer = %peer_id, "disconnected: it has read too slowly for a minute");
                     let why = HangUp { why: "it has read too slowly for a minute", for_good: true };
                     let _ = self.hang_up(peer_id, why);

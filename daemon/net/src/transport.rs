@@ -44,6 +44,9 @@ thread_local! {
 /// drops a connection with a larger frame. Windows that do not grow cost a fifth of the rate of a stream on loopback.
 const YAMUX_STREAMS: usize = 4096 - 3;
 
+/// Bytes of a stream of QUIC that may wait for their reader.
+const QUIC_STREAM: u32 = 512 << 10;
+
 fn yamux() -> yamux::Config {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(YAMUX_STREAMS);
@@ -62,7 +65,11 @@ pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules) -> Res
     websocket.set_max_data_size(MAX_WEBSOCKET_FRAME);
     let websocket = secure(websocket, Security { tls: None, noise }, meters);
     let meters = meters.clone();
-    let quic = Guarded::new(quic::tokio::Transport::new(quic::Config::new(keys)), rules).map(
+    let mut quic = quic::Config::new(keys);
+    // With the library's 15 MB for a connection and 10 for a stream, two streams that nobody reads would stop all others.
+    quic.max_stream_data = QUIC_STREAM;
+    quic.max_connection_data = quic.max_concurrent_stream_limit.saturating_mul(QUIC_STREAM);
+    let quic = Guarded::new(quic::tokio::Transport::new(quic), rules).map(
         move |(peer, connection), point| {
             let meter = meters.open(peer, point.get_remote_address(), "tls", "quic");
             (peer, StreamMuxerBox::new(Metered::new(connection, meter)))

@@ -14,10 +14,13 @@ mod stream;
 
 use std::time::Duration;
 
-use p2pd_api::v1::{
-    DESCRIPTORS, dht_service_server::DhtServiceServer, node_service_server::NodeServiceServer,
-    peer_service_server::PeerServiceServer, protocol_service_server::ProtocolServiceServer,
-    pub_sub_service_server::PubSubServiceServer, stream_service_server::StreamServiceServer,
+use p2pd_api::{
+    CALLS, MAX_FRAME, WINDOW, WINDOWS,
+    v1::{
+        DESCRIPTORS, dht_service_server::DhtServiceServer, node_service_server::NodeServiceServer,
+        peer_service_server::PeerServiceServer, protocol_service_server::ProtocolServiceServer,
+        pub_sub_service_server::PubSubServiceServer, stream_service_server::StreamServiceServer,
+    },
 };
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
@@ -63,9 +66,11 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let server = Server::builder()
-        .max_concurrent_streams(64)
+        .max_concurrent_streams(CALLS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOWS)
         .http2_max_header_list_size(8 * 1024)
-        .max_frame_size(p2pd_api::MAX_FRAME)
+        .max_frame_size(MAX_FRAME)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

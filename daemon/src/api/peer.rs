@@ -61,7 +61,7 @@ impl PeerService for Service {
             }
             out.send(event(Event::SnapshotDone(true))).await?;
             loop {
-                let Ok(id) = changed.recv().await else { return out.fail(status::lagged()).await };
+                let Ok(Some(id)) = changed.recv().await else { return out.fail(status::lagged()).await };
                 let now = match node.peer(&id).await {
                     Ok(peer) => Event::Present(shown(&node, peer)),
                     Err(_) => Event::Gone(id.to_string()),

@@ -87,7 +87,8 @@ struct Inner {
     /// Number of the last value in the DHT.
     value_seq: AtomicU64,
     lost: Mutex<regain::Lost>,
-    peers_changed: broadcast::Sender<PeerId>,
+    /// `None`: which ones is not known.
+    peers_changed: broadcast::Sender<Option<PeerId>>,
     counters: Counters,
     /// What must end before the network does: deregistrations of publications, messages on their way, attempts.
     farewells: TaskTracker,
@@ -232,7 +233,7 @@ impl Node {
     }
 
     /// Which peers come, change and go, from now on.
-    pub(crate) fn watch_peers(&self) -> broadcast::Receiver<PeerId> {
+    pub(crate) fn watch_peers(&self) -> broadcast::Receiver<Option<PeerId>> {
         self.0.peers_changed.subscribe()
     }
 

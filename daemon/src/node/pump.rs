@@ -30,8 +30,11 @@ pub(super) async fn run(
             },
             next = events.next() => match next {
                 Some(Next::Item(event)) => node.on_event(event).await,
-                // Which peers came or went is lost; watchers read the table anew for any change.
-                Some(Next::Gap { .. }) => node.changed(node.me()),
+                // Which peers came or went, and what they follow, is lost.
+                Some(Next::Gap { .. }) => {
+                    let _ = node.0.peers_changed.send(None);
+                    node.0.topics_changed.notify_waiters();
+                }
                 None => return,
             },
             _ = tick.tick() => node.on_second().await,
@@ -89,7 +92,7 @@ impl Node {
     }
 
     fn changed(&self, peer: &p2pd_core::id::PeerId) {
-        let _ = self.0.peers_changed.send(peer.clone());
+        let _ = self.0.peers_changed.send(Some(peer.clone()));
     }
 
     async fn on_second(&self) {

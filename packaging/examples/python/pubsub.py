@@ -1,7 +1,7 @@
 """PubSubService: messages on topics.
 
 python pubsub.py publish chat "good day" --wait 60          # waits a minute for somebody who follows the topic
-python pubsub.py follow chat --cursor chat.cursor           # misses nothing while it or the daemon is away
+python pubsub.py follow chat --cursor chat.cursor           # misses nothing while it is away
 python pubsub.py validate chat --count 2                    # lets through what is JSON
 """
 

@@ -16,15 +16,24 @@ use libp2p::{
 use tokio::sync::oneshot;
 
 use super::Task;
-use crate::{NetError, behaviour::Behaviour, command::Sent, gossip::followers, pace::Room};
+use crate::{
+    NetError,
+    behaviour::{Behaviour, MESH},
+    command::Sent,
+    gossip::followers,
+    pace::Room,
+};
 
-/// How long a message is held back.
+/// How long a message of our own is held back.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// And one of a peer: gossipsub forgets it after four seconds, of which a validator may have taken three.
+const PASSING: Duration = Duration::from_millis(700);
 /// Time between two tries, at first: the connections send what fills them in about as long. It doubles while nothing goes out.
 const SOON: Duration = Duration::from_millis(2);
 const LATER: Duration = Duration::from_millis(64);
-/// Most that is held back, in messages, and bytes of our own: gossipsub keeps those of peers for seconds anyway.
-const HELD: (usize, usize) = (8192, 16 << 20);
+/// Most that is held back of our own, in messages and bytes, and of peers', which gossipsub keeps for seconds anyway.
+const HELD: (usize, usize) = (1024, 16 << 20);
+const HELD_PASSING: usize = 8192;
 
 type Reply = oneshot::Sender<Result<Sent, NetError>>;
 
@@ -36,13 +45,21 @@ enum Message {
 }
 
 impl Message {
-    /// Bytes that are kept for it.
-    fn weight(&self) -> usize {
+    /// What is kept for it.
+    fn weight(&self) -> Weight {
         match self {
-            Message::Own { data, .. } => data.len(),
-            Message::Passing { .. } => 0,
+            Message::Own { data, .. } => Weight { own: 1, bytes: data.len(), passing: 0 },
+            Message::Passing { .. } => Weight { passing: 1, ..Weight::default() },
         }
     }
+}
+
+/// Messages of our own, their bytes, and messages of peers.
+#[derive(Clone, Copy, Default)]
+struct Weight {
+    own: usize,
+    bytes: usize,
+    passing: usize,
 }
 
 struct Held {
@@ -54,8 +71,7 @@ struct Held {
 #[derive(Default)]
 pub(super) struct Outbox {
     topics: HashMap<String, VecDeque<Held>>,
-    messages: usize,
-    bytes: usize,
+    held: Weight,
     again: Option<Instant>,
     pause: Duration,
 }
@@ -63,20 +79,25 @@ pub(super) struct Outbox {
 impl Outbox {
     /// When to try again; `None` when nothing is held back.
     pub(super) fn wake(&self) -> Option<Instant> {
-        self.again.filter(|_| self.messages > 0)
+        self.again.filter(|_| !self.topics.is_empty())
     }
 
-    /// Whether nothing more can be held back.
-    fn is_full(&self) -> bool {
-        self.messages >= HELD.0 || self.bytes >= HELD.1
+    /// Whether nothing more of its kind can be held back.
+    fn is_full(&self, message: &Message) -> bool {
+        match message {
+            Message::Own { .. } => self.held.own >= HELD.0 || self.held.bytes >= HELD.1,
+            Message::Passing { .. } => self.held.passing >= HELD_PASSING,
+        }
     }
 
     fn hold(&mut self, topic: String, held: Held) {
-        if self.messages == 0 {
+        if self.topics.is_empty() {
             self.wait(SOON);
         }
-        self.messages = self.messages.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(held.message.weight());
+        let Weight { own, bytes, passing } = held.message.weight();
+        self.held.own = self.held.own.saturating_add(own);
+        self.held.bytes = self.held.bytes.saturating_add(bytes);
+        self.held.passing = self.held.passing.saturating_add(passing);
         self.topics.entry(topic).or_default().push_back(held);
     }
 
@@ -85,9 +106,10 @@ impl Outbox {
         self.again = Instant::now().checked_add(self.pause);
     }
 
-    fn let_go(&mut self, weight: usize) {
-        self.messages = self.messages.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(weight);
+    fn let_go(&mut self, Weight { own, bytes, passing }: Weight) {
+        self.held.own = self.held.own.saturating_sub(own);
+        self.held.bytes = self.held.bytes.saturating_sub(bytes);
+        self.held.passing = self.held.passing.saturating_sub(passing);
     }
 }
 
@@ -112,11 +134,12 @@ impl Task {
     }
 
     fn send_or_hold(&mut self, topic: String, message: Message) {
-        let until = Instant::now().checked_add(PATIENCE).unwrap_or(self.began);
+        let patience = if matches!(message, Message::Own { .. }) { PATIENCE } else { PASSING };
+        let until = Instant::now().checked_add(patience).unwrap_or(self.began);
         let held = Held { message, until };
         let left = if self.outbox.topics.contains_key(&topic) { Some(held) } else { self.send(&topic, held) };
         match left {
-            Some(Held { message, .. }) if self.outbox.is_full() => self.give_up(message),
+            Some(Held { message, .. }) if self.outbox.is_full(&message) => self.give_up(message),
             Some(held) => self.outbox.hold(topic, held),
             None => {}
         }
@@ -154,10 +177,23 @@ impl Task {
     /// Sends a message, or returns it if it is to wait.
     fn send(&mut self, topic: &str, held: Held) -> Option<Held> {
         let now = Instant::now();
+        let may_wait = now < held.until;
         match held.message {
             Message::Own { data, reply } => {
-                let sent = self.publish_where_room(topic, &data, now);
-                if matches!(sent, Err(NetError::Busy)) && now < held.until {
+                let followers = self.followers(topic);
+                let room = match followers.len() {
+                    2..=MESH => self.swarm.behaviour_mut().pace.room(&followers, now),
+                    // Of one alone gossipsub tells whether it has room, and of many only some are sent to, who pass it on.
+                    _ => Room::Beside(0),
+                };
+                let sent = match room {
+                    Room::Wait(_) if may_wait => Err(NetError::Busy),
+                    // Who has room gets it.
+                    Room::Wait(behind) | Room::Beside(behind) => {
+                        self.publish_to(&followers, topic, &data).map(|sent| Sent { behind, ..sent })
+                    }
+                };
+                if matches!(sent, Err(NetError::Busy)) && may_wait {
                     return Some(Held { message: Message::Own { data, reply }, ..held });
                 }
                 let _ = reply.send(sent);
@@ -166,7 +202,7 @@ impl Task {
                 let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
                 let topic = IdentTopic::new(topic).hash();
                 let to: Vec<PeerId> = gossipsub.mesh_peers(&topic).filter(|peer| **peer != source).copied().collect();
-                if pace.room(&to, now) == Room::Wait && now < held.until {
+                if matches!(pace.room(&to, now), Room::Wait(_)) && may_wait {
                     return Some(Held { message: Message::Passing { id, source }, ..held });
                 }
                 pace.sent(&to);
@@ -176,25 +212,21 @@ impl Task {
         None
     }
 
-    /// Publishes a message unless a follower ought to be waited for.
-    fn publish_where_room(&mut self, topic: &str, data: &Bytes, now: Instant) -> Result<Sent, NetError> {
-        let followers = self.followers(topic);
-        match self.swarm.behaviour_mut().pace.room(&followers, now) {
-            Room::Wait | Room::None => Err(NetError::Busy),
-            Room::Beside(behind) => Ok(Sent { behind, ..self.publish_to(followers, topic, data)? }),
-        }
-    }
-
     /// Publishes a message now, or not at all.
     pub(super) fn publish(&mut self, topic: &str, data: &Bytes) -> Result<Sent, NetError> {
-        self.publish_to(self.followers(topic), topic, data)
+        self.publish_to(&self.followers(topic), topic, data)
     }
 
-    fn publish_to(&mut self, followers: Vec<PeerId>, topic: &str, data: &Bytes) -> Result<Sent, NetError> {
+    fn publish_to(&mut self, followers: &[PeerId], topic: &str, data: &Bytes) -> Result<Sent, NetError> {
         let (me, wall) = (*self.swarm.local_peer_id(), Self::wall());
         let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
-        let id = self.gossip.publish(gossipsub, &me, topic, data, wall)?;
-        pace.sent(&followers);
+        let id = self.gossip.publish(gossipsub, &me, topic, data, wall).inspect_err(|error| {
+            if matches!(error, NetError::Busy) {
+                // The library counts that as missed, which it is not.
+                self.peers.refused(followers);
+            }
+        })?;
+        pace.sent(followers);
         Ok(Sent { id, followers: followers.len(), behind: 0 })
     }
 
