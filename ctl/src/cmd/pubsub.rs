@@ -91,6 +91,9 @@ pub(super) async fn subscribe(context: &Context, flags: Sub) -> anyhow::Result<(
                     line(&message.data)?;
                 }
             }
+            Some(Event::Gap(gap)) if gap.reason == "daemon-away" => {
+                output::say(format_args!("p2pctl: the daemon was away; what was published meanwhile is not here"));
+            }
             Some(Event::Gap(gap)) => {
                 output::say(format_args!("p2pctl: messages {} to {} were lost: {}", gap.from, gap.to, gap.reason));
             }

@@ -69,12 +69,10 @@ pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules) -> Res
     // With the library's 15 MB for a connection and 10 for a stream, two streams that nobody reads would stop all others.
     quic.max_stream_data = QUIC_STREAM;
     quic.max_connection_data = quic.max_concurrent_stream_limit.saturating_mul(QUIC_STREAM);
-    let quic = Guarded::new(quic::tokio::Transport::new(quic), rules).map(
-        move |(peer, connection), point| {
-            let meter = meters.open(peer, point.get_remote_address(), "tls", "quic");
-            (peer, StreamMuxerBox::new(Metered::new(connection, meter)))
-        },
-    );
+    let quic = Guarded::new(quic::tokio::Transport::new(quic), rules).map(move |(peer, connection), point| {
+        let meter = meters.open(peer, point.get_remote_address(), "tls", "quic");
+        (peer, StreamMuxerBox::new(Metered::new(connection, meter)))
+    });
     let all = tcp.or_transport(quic).map(|way, _| way.into_inner());
     let all = all.or_transport(websocket).map(|way, _| way.into_inner());
     Ok(dns::tokio::Transport::system(all).map_err(named)?.boxed())

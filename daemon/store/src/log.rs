@@ -1,5 +1,6 @@
 //! Logs of topics: messages kept by number, for readers who come back.
 
+use bytes::Bytes;
 use prost::Message;
 use rocksdb::{Direction, IteratorMode, WriteBatch};
 
@@ -110,6 +111,21 @@ impl Store {
         }
         Ok(messages)
     }
+
+    /// Ids of the newest messages of a log, at most so many, and when those came, oldest first.
+    pub fn newest_ids(&self, topic: &str, most: usize) -> Result<Vec<(Bytes, u64)>, StoreError> {
+        let end = message_key(topic, u64::MAX);
+        let rows = self.db.iterator_cf(self.table(MESSAGES)?, IteratorMode::From(&end, Direction::Reverse));
+        let mut ids = Vec::new();
+        for row in rows.take(most) {
+            let (key, value) = row?;
+            let Some(_) = read_message_key(topic, &key) else { break };
+            let message = read(&value)?;
+            ids.push((message.id, message.received));
+        }
+        ids.reverse();
+        Ok(ids)
+    }
 }
 
 fn read(value: &[u8]) -> Result<MessageRecord, StoreError> {
@@ -145,6 +161,10 @@ mod tests {
         };
         assert_eq!(numbers(0), [5, 6, 9]);
         assert_eq!(numbers(7), [9]);
+        let times = |most| -> Vec<u64> {
+            store.newest_ids("chat", most).unwrap().into_iter().map(|(_, received)| received).collect()
+        };
+        assert_eq!((times(9), times(2)), (vec![10, 20, 30], vec![20, 30]));
         assert_eq!(store.messages_from("chat", 0, 2, 1 << 20).unwrap().len(), 2);
         assert_eq!(store.messages_from("chat", 0, 9, 1).unwrap().len(), 1, "one comes at least");
         store.append("chat", &mut record, &[(10, message(40, 900))], Keep { bytes: 3000, since: 20 }).unwrap();

@@ -114,4 +114,7 @@ pub struct MessageRecord {
     /// What tells it apart from others.
     #[prost(bytes = "bytes", tag = "4")]
     pub id: Bytes,
+    /// No message, but where the daemon was away.
+    #[prost(bool, tag = "5")]
+    pub away: bool,
 }

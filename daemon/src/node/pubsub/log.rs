@@ -72,10 +72,9 @@ impl Log {
         log
     }
 
-    /// A new one. Its numbers begin with the time, in microseconds, so that no cursor of an earlier log of this topic
-    /// means anything in it; no log grows by a million messages a second.
+    /// A new one. No cursor of an earlier log of this topic means anything in it.
     fn begin() -> Self {
-        let first = wall().0.saturating_mul(1000).max(1);
+        let first = first_number();
         Log::restored(LogRecord { oldest: first, next: first, ..LogRecord::default() }, Vec::new())
     }
 
@@ -145,6 +144,10 @@ impl LogReader {
     pub(crate) async fn next(&mut self) -> Option<Result<Logged, NodeError>> {
         loop {
             if let Some((number, message)) = self.page.pop_front() {
+                if message.away {
+                    let from = std::mem::replace(&mut self.next, number.saturating_add(1));
+                    return Some(Ok(Logged::Gap { from, to: number, reason: "daemon-away" }));
+                }
                 if number > self.next {
                     self.page.push_front((number, message));
                     return Some(Ok(self.gap(number).await));
@@ -224,14 +227,16 @@ impl Node {
     /// Takes up the topics that were kept: their settings, their logs, and following what has a log.
     pub(in crate::node) async fn restore_topics(&self) -> Result<(), NodeError> {
         let store = self.0.store.clone();
-        for (name, record) in blocking(move || store.topics()).await? {
-            let log = match record.log {
-                Some(log) => {
-                    let (store, topic) = (self.0.store.clone(), name.clone());
-                    Some(Log::restored(log, blocking(move || newest_ids(&store, &topic, log.next)).await?))
-                }
-                None => None,
+        for (name, mut record) in blocking(move || store.topics()).await? {
+            let newest = if record.log.is_some() {
+                let (store, topic) = (self.0.store.clone(), name.clone());
+                let taken_up = blocking(move || take_up(&store, &topic, record)).await?;
+                record = taken_up.0;
+                taken_up.1
+            } else {
+                Vec::new()
             };
+            let log = record.log.map(|log| Log::restored(log, newest));
             let follow = log.is_some();
             let topic = Topic::restored(&record, log)?;
             self.0.net.set_topic(&name, topic.settings).await?;
@@ -329,15 +334,28 @@ impl Node {
     }
 }
 
-/// Ids of the newest messages of a log, and when those came; page by page, since messages may be large.
-fn newest_ids(store: &Store, topic: &str, next: u64) -> Result<Vec<(Bytes, u64)>, StoreError> {
-    let (mut ids, mut from) = (Vec::new(), next.saturating_sub(REMEMBERED as u64));
-    loop {
-        let page = store.messages_from(topic, from, PAGE.0, PAGE.1)?;
-        let Some((last, _)) = page.last() else { return Ok(ids) };
-        from = last.saturating_add(1);
-        ids.extend(page.into_iter().map(|(_, message)| (message.id, message.received)));
+/// Ids of a log's newest messages, and when those came.
+type Newest = Vec<(Bytes, u64)>;
+
+/// Goes on with a log, in which it is noted that the daemon was away. Its numbers go on with the time, past any that a reader may
+/// have had before a crash.
+fn take_up(store: &Store, topic: &str, mut record: TopicRecord) -> Result<(TopicRecord, Newest), StoreError> {
+    let newest = store.newest_ids(topic, REMEMBERED)?;
+    let number = record.log.map_or(0, |log| log.next).max(first_number());
+    let away = MessageRecord { received: wall().0, away: true, ..MessageRecord::default() };
+    // What is to go goes with the first message, or at the first look.
+    let keep = Keep { bytes: u64::MAX, since: 0 };
+    if let Err(error) = store.append(topic, &mut record, &[(number, away)], keep) {
+        // Readers see the numbers that are left out all the same.
+        tracing::error!(%error, topic, "that the daemon was away was not written");
+        record.log.iter_mut().for_each(|log| log.next = number.saturating_add(1));
     }
+    Ok((record, newest))
+}
+
+/// Numbers begin with the time, in microseconds: no log grows by a million messages a second.
+fn first_number() -> u64 {
+    wall().0.saturating_mul(1000).max(1)
 }
 
 /// The number a reader begins with. Only what is on disk counts: a number that is not may be another message's after a
@@ -372,7 +390,7 @@ pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<T
             // What was dropped is a hole in the numbers, which readers see.
             let Next::Item(ToWrite { topic, number, item, id }) = next else { continue };
             let sender = item.sender.map(|sender| Bytes::copy_from_slice(sender.as_bytes())).unwrap_or_default();
-            let record = MessageRecord { sender, data: item.data, received: item.received_ms, id };
+            let record = MessageRecord { sender, data: item.data, received: item.received_ms, id, away: false };
             batch.entry(topic).or_default().push((number, record));
         }
         for (topic, messages) in batch {
