@@ -10,8 +10,14 @@ use crate::node::NodeError;
 
 /// A status with a reason.
 pub(super) fn status(code: Code, reason: Reason, message: impl Into<String>) -> Status {
+    status_with(code, reason, message, &[])
+}
+
+/// The same with metadata, names and values.
+fn status_with(code: Code, reason: Reason, message: impl Into<String>, metadata: &[(&str, String)]) -> Status {
+    let metadata = metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     let mut details = ErrorDetails::new();
-    details.set_error_info(reason.as_str(), DOMAIN, std::collections::HashMap::new());
+    details.set_error_info(reason.as_str(), DOMAIN, metadata.collect::<std::collections::HashMap<_, _>>());
     Status::with_error_details(code, message, details)
 }
 
@@ -68,9 +74,10 @@ pub(super) fn of(error: NodeError) -> Status {
         NodeError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),
         NodeError::StreamGone(_) | NodeError::HandlerGone(_) => status(Code::NotFound, Reason::StreamReset, message),
         NodeError::Reset(error) => reset(&error),
-        NodeError::CursorExpired { .. } | NodeError::NoLog { .. } => {
-            status(Code::OutOfRange, Reason::CursorExpired, message)
+        NodeError::CursorExpired { oldest, .. } => {
+            status_with(Code::OutOfRange, Reason::CursorExpired, message, &[("oldest", oldest.to_string())])
         }
+        NodeError::NoLog { .. } => status(Code::OutOfRange, Reason::CursorExpired, message),
         NodeError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),
     }
 }

@@ -39,6 +39,12 @@ fn named(mut found: Found) -> Found {
     found
 }
 
+/// The library gives a minute to each of the two steps of telling others.
+async fn within_a_minute<T>(told: impl Future<Output = Result<T, NetError>>) -> Result<T, NodeError> {
+    let late = || NetError::Unreachable { peer: "the DHT".into(), fault: "no answer within a minute".into() };
+    Ok(tokio::time::timeout(Duration::from_secs(60), told).await.unwrap_or_else(|_| Err(late()))?)
+}
+
 impl Node {
     /// The addresses of a peer: of its connections, or as the DHT finds them; fails in the end when there are none.
     pub(crate) async fn find_peer(
@@ -84,7 +90,7 @@ impl Node {
     pub(crate) async fn provide(&self, key: &[u8]) -> Result<(), NodeError> {
         let key = check(key)?;
         self.need_peers().await?;
-        Ok(self.0.net.provide(key).await?)
+        within_a_minute(self.0.net.provide(key)).await
     }
 
     /// Fails at once where nobody could be told.
@@ -114,7 +120,7 @@ impl Node {
         let seq = seq.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last))).map_or(now, next);
         let expires_ms = now.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(MAX_TTL_MS));
         let signed = value::sign(&ValueBody { key: key.clone(), data, seq, expires_ms }, &self.0.signer);
-        self.0.net.put_value(key, signed, ttl).await?;
+        within_a_minute(self.0.net.put_value(key, signed, ttl)).await?;
         Ok(seq)
     }
 
