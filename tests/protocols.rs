@@ -198,7 +198,13 @@ async fn a_slow_reader_holds_back_the_writer_and_nothing_else() {
 /// Nor do the readers of other streams have to take turns, where one program has them all over one connection to its daemon.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_nobody_reads_leave_room_for_others_of_the_same_program() {
-    let (a, b) = pair().await;
+    for transport in ["/tcp/", "/quic-v1/"] {
+        leave_room(transport).await;
+    }
+}
+
+async fn leave_room(transport: &str) {
+    let (a, b) = connected(transport).await;
     let mut told = handle(&a, PROTOCOL).await.unwrap();
     let (here, there, peer) = (channel(&b).await, channel(&a).await, id(&a));
     let mut open = async || {

@@ -203,6 +203,22 @@ async fn a_durable_reader_goes_on_where_it_was_after_reader_and_daemon_were_away
     assert_eq!(texts(&mut all, 1).await, ["five"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_of_a_log_without_messages_is_good_after_a_restart() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(setup_at(place.path(), &[])).await.unwrap();
+    subscribe(&a, durable(None)).await;
+    let cursor = topic(&a).await.log.unwrap().newest;
+    a.stop().await;
+    let a = Daemon::start(setup_at(place.path(), &[])).await.unwrap();
+    let mut messages = subscribe(&a, durable(Some(cursor))).await;
+    away(&mut messages).await;
+    // Also when what was before has gone.
+    client(&a).await.publish(message("one")).await.unwrap();
+    assert_eq!(texts(&mut messages, 1).await, ["one"]);
+    away(&mut subscribe(&a, durable(Some(cursor))).await).await;
+}
+
 /// That the daemon was away, comes next, whether or not there was a message.
 async fn away(messages: &mut Streaming<SubscribeResponse>) {
     let (event, cursor) = next(messages).await;

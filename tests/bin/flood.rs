@@ -10,7 +10,7 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    sync::mpsc,
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -111,6 +111,12 @@ fn a_listener_who_stops_reading_costs_the_daemon_no_memory_and_the_others_no_sou
 }
 
 const LINES: u64 = 20_000;
+/// One flood after another: each wants the whole machine.
+static ONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A file of so many lines, each of a number and so many more bytes.
 fn lines(place: &Path, count: u64, more: usize) -> PathBuf {
@@ -190,6 +196,7 @@ fn followed(place: &Path, topic: &str, followers: usize) -> (Daemon, Vec<(Daemon
 
 #[test]
 fn as_many_lines_as_fit_a_pipe_go_through_at_once() {
+    let _alone = alone();
     let (place, a, b) = pair();
     let file = lines(place.path(), LINES, 0);
     // Where the same content is the same message, too: what is held back is then sent under the same name.
@@ -206,6 +213,7 @@ fn as_many_lines_as_fit_a_pipe_go_through_at_once() {
 
 #[test]
 fn of_several_followers_each_gets_every_line() {
+    let _alone = alone();
     let place = tempfile::tempdir().unwrap();
     let (a, mut followers) = followed(place.path(), "news", 3);
     assert_eq!(publish_lines(&a, "news", &lines(place.path(), LINES, 0)), 0);
@@ -217,6 +225,7 @@ fn of_several_followers_each_gets_every_line() {
 
 #[test]
 fn a_frozen_follower_costs_the_others_nothing_and_what_it_misses_is_told() {
+    let _alone = alone();
     const LINES: u64 = 3_000;
     let place = tempfile::tempdir().unwrap();
     let (a, mut followers) = followed(place.path(), "news", 2);
@@ -246,6 +255,7 @@ fn a_frozen_follower_costs_the_others_nothing_and_what_it_misses_is_told() {
 
 #[test]
 fn what_is_passed_on_waits_for_the_next_one() {
+    let _alone = alone();
     let (place, a, b) = pair();
     let c = Daemon::start(place.path(), "c", &[]);
     // In a line: without these two they would find each other.
@@ -265,6 +275,7 @@ fn what_is_passed_on_waits_for_the_next_one() {
 
 #[test]
 fn what_a_frozen_follower_does_not_take_is_refused_until_it_goes_on() {
+    let _alone = alone();
     let (place, a, b) = pair();
     let file = place.path().join("lines");
     fs::write(&file, format!("{}\n", "x".repeat(50_000)).repeat(50)).unwrap();

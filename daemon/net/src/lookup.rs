@@ -183,7 +183,9 @@ impl Lookups {
                 }
             }
             // Kademlia has seen to it that a provider speaks for itself. When the store is full, others keep it.
-            kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(record) } } => {
+            kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(mut record) } } => {
+                // Nor is it told to others.
+                record.addresses.retain(|address| scope::of(&address.to_string()) >= reach);
                 let _ = kad.store_mut().add_provider(record);
             }
             kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { record: Some(record), .. } } => {

@@ -32,7 +32,8 @@ const ASK: u32 = 32;
 /// That is the least pace that slow peers can force on others: 48 messages in 50 ms, or a tenth of what the fastest takes.
 const SLOWER: u32 = 10;
 const LEAST_WAIT: Duration = Duration::from_millis(50);
-/// Peers that are only slow now and then are waited for longer: so long in all, of which a tenth of the time comes back.
+/// Peers that are only slow now and then are waited for longer: so long beyond that, each for itself and out of one account, to
+/// which a tenth of the time comes back.
 const CREDIT: Duration = Duration::from_millis(800);
 const REGAIN: u32 = 10;
 
@@ -41,7 +42,7 @@ const REGAIN: u32 = 10;
 pub(crate) enum Room {
     /// It may; so many of them are full and not waited for.
     Beside(usize),
-    /// So many are full, some of whom ought to have room soon.
+    /// So many are full, some of whom ought to have room soon, or all.
     Wait(usize),
 }
 
@@ -50,8 +51,8 @@ struct Asked {
     /// Messages that were counted then.
     covers: u32,
     at: Instant,
-    /// It was waited for longer than it may take.
-    indulged: bool,
+    /// It was waited for longer than this, which it may take.
+    indulged: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -104,7 +105,9 @@ impl Behaviour {
         let known = || to.iter().filter_map(|id| self.peers.get(id));
         let full = known().filter(|peer| peer.waiting >= FULL).count();
         let fastest = known().filter(|peer| peer.waiting < FULL).map(|peer| peer.took).min();
-        let wait = fastest.unwrap_or_default().saturating_mul(SLOWER).max(LEAST_WAIT);
+        // Where all are full, nobody is held up.
+        let Some(fastest) = fastest else { return if full > 0 { Room::Wait(full) } else { Room::Beside(0) } };
+        let wait = fastest.saturating_mul(SLOWER).max(LEAST_WAIT);
         let indulgence = wait.saturating_add(self.credit(now));
         let mut waits = false;
         for id in to {
@@ -112,7 +115,9 @@ impl Behaviour {
             let Some(asked) = &mut peer.asked else { continue };
             let since = now.saturating_duration_since(asked.at);
             waits |= since < indulgence;
-            asked.indulged |= (wait..indulgence).contains(&since);
+            if (wait..indulgence).contains(&since) {
+                asked.indulged = Some(wait);
+            }
         }
         if waits { Room::Wait(full) } else { Room::Beside(full) }
     }
@@ -129,7 +134,7 @@ impl Behaviour {
         };
         self.asked = self.asked.wrapping_add(1);
         let number = self.asked;
-        peer.asked = Some(Asked { number, covers: peer.waiting, at: now, indulged: false });
+        peer.asked = Some(Asked { number, covers: peer.waiting, at: now, indulged: None });
         self.asks.extend(peer.connections.iter().map(|connection| (id, *connection, number)));
     }
 
@@ -140,8 +145,8 @@ impl Behaviour {
         peer.waiting = peer.waiting.saturating_sub(asked.covers);
         let took = now.saturating_duration_since(asked.at);
         peer.took = took;
-        if asked.indulged {
-            self.credit = (self.credit(now).saturating_sub(took), now);
+        if let Some(wait) = asked.indulged {
+            self.credit = (self.credit(now).saturating_sub(took.saturating_sub(wait)), now);
         }
         self.emptied = true;
     }
@@ -289,7 +294,7 @@ mod tests {
         answer(&mut pace, &peers[1], now + ms(40));
         assert_eq!(pace.room(&peers, now + ms(849)), Room::Wait(1));
         assert_eq!(pace.room(&peers, now + ms(850)), Room::Beside(1));
-        assert_eq!(pace.room(&peers[2..], now + ms(850)), Room::Beside(1));
+        assert_eq!(pace.room(&peers[2..], now + ms(850)), Room::Wait(1), "nobody else waits");
         answer(&mut pace, &peers[2], now + ms(900));
         assert_eq!(pace.room(&peers, now + ms(900)), Room::Beside(0), "it has caught up");
     }
@@ -306,9 +311,9 @@ mod tests {
         fill(&mut pace, &peers, again);
         answer(&mut pace, &peers[0], again + ms(1));
         answer(&mut pace, &peers[2], again + ms(1));
-        // 100 ms were left, and a tenth of the 300 since then has come back, and of the time that it is waited for.
-        assert_eq!(pace.room(&peers, again + ms(190)), Room::Wait(1), "another one");
-        assert_eq!(pace.room(&peers, again + ms(210)), Room::Beside(1));
+        // 150 ms were left, and a tenth of the 300 since then has come back, and of the time that it is waited for.
+        assert_eq!(pace.room(&peers, again + ms(240)), Room::Wait(1), "another one");
+        assert_eq!(pace.room(&peers, again + ms(260)), Room::Beside(1));
         answer(&mut pace, &peers[1], again + ms(400));
         let later = again + ms(400);
         fill(&mut pace, &peers, later);

@@ -45,7 +45,7 @@ thread_local! {
 const YAMUX_STREAMS: usize = 4096 - 3;
 
 /// Bytes of a stream of QUIC that may wait for their reader.
-const QUIC_STREAM: u32 = 512 << 10;
+const QUIC_STREAM: u32 = 1 << 20;
 
 fn yamux() -> yamux::Config {
     let mut config = yamux::Config::default();

@@ -77,7 +77,6 @@ impl Store {
             let (key, value) = row?;
             let Some(number) = read_message_key(topic, &key) else { break };
             let message = read(&value)?;
-            log.oldest = number;
             if log.bytes <= keep.bytes && message.received >= keep.since {
                 break;
             }

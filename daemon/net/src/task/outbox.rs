@@ -67,10 +67,10 @@ struct Held {
     until: Instant,
 }
 
-/// By topic, each in order.
+/// By topic, and whether they are of our own: each in order.
 #[derive(Default)]
 pub(super) struct Outbox {
-    topics: HashMap<String, VecDeque<Held>>,
+    queues: HashMap<(String, bool), VecDeque<Held>>,
     held: Weight,
     again: Option<Instant>,
     pause: Duration,
@@ -79,7 +79,7 @@ pub(super) struct Outbox {
 impl Outbox {
     /// When to try again; `None` when nothing is held back.
     pub(super) fn wake(&self) -> Option<Instant> {
-        self.again.filter(|_| !self.topics.is_empty())
+        self.again.filter(|_| !self.queues.is_empty())
     }
 
     /// Whether nothing more of its kind can be held back.
@@ -90,15 +90,15 @@ impl Outbox {
         }
     }
 
-    fn hold(&mut self, topic: String, held: Held) {
-        if self.topics.is_empty() {
+    fn hold(&mut self, queue: (String, bool), held: Held) {
+        if self.queues.is_empty() {
             self.wait(SOON);
         }
         let Weight { own, bytes, passing } = held.message.weight();
         self.held.own = self.held.own.saturating_add(own);
         self.held.bytes = self.held.bytes.saturating_add(bytes);
         self.held.passing = self.held.passing.saturating_add(passing);
-        self.topics.entry(topic).or_default().push_back(held);
+        self.queues.entry(queue).or_default().push_back(held);
     }
 
     fn wait(&mut self, pause: Duration) {
@@ -123,7 +123,7 @@ pub(super) async fn due(at: Option<Instant>) {
 }
 
 impl Task {
-    /// Publishes a message of a program, or holds it back, behind those of its topic that are.
+    /// Publishes a message of a program, or holds it back, behind those of programs on its topic that are.
     pub(super) fn publish_or_hold(&mut self, topic: String, data: Bytes, reply: Reply) {
         self.send_or_hold(topic, Message::Own { data, reply });
     }
@@ -134,13 +134,13 @@ impl Task {
     }
 
     fn send_or_hold(&mut self, topic: String, message: Message) {
-        let patience = if matches!(message, Message::Own { .. }) { PATIENCE } else { PASSING };
-        let until = Instant::now().checked_add(patience).unwrap_or(self.began);
-        let held = Held { message, until };
-        let left = if self.outbox.topics.contains_key(&topic) { Some(held) } else { self.send(&topic, held) };
+        let own = matches!(message, Message::Own { .. });
+        let until = Instant::now().checked_add(if own { PATIENCE } else { PASSING }).unwrap_or(self.began);
+        let (held, queue) = (Held { message, until }, (topic, own));
+        let left = if self.outbox.queues.contains_key(&queue) { Some(held) } else { self.send(&queue.0, held) };
         match left {
             Some(Held { message, .. }) if self.outbox.is_full(&message) => self.give_up(message),
-            Some(held) => self.outbox.hold(topic, held),
+            Some(held) => self.outbox.hold(queue, held),
             None => {}
         }
     }
@@ -157,10 +157,10 @@ impl Task {
     /// Tries again what is held back.
     pub(super) fn send_held(&mut self) {
         let mut moves = false;
-        for (topic, mut queue) in std::mem::take(&mut self.outbox.topics) {
+        for (name, mut queue) in std::mem::take(&mut self.outbox.queues) {
             while let Some(first) = queue.pop_front() {
                 let weight = first.message.weight();
-                if let Some(first) = self.send(&topic, first) {
+                if let Some(first) = self.send(&name.0, first) {
                     queue.push_front(first);
                     break;
                 }
@@ -168,7 +168,7 @@ impl Task {
                 moves = true;
             }
             if !queue.is_empty() {
-                self.outbox.topics.insert(topic, queue);
+                self.outbox.queues.insert(name, queue);
             }
         }
         self.outbox.wait(if moves { SOON } else { self.outbox.pause.saturating_mul(2).max(SOON) });
@@ -221,8 +221,8 @@ impl Task {
         let (me, wall) = (*self.swarm.local_peer_id(), Self::wall());
         let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
         let id = self.gossip.publish(gossipsub, &me, topic, data, wall).inspect_err(|error| {
-            if matches!(error, NetError::Busy) {
-                // The library counts that as missed, which it is not.
+            if matches!(error, NetError::Busy) && followers.len() <= MESH {
+                // To all of them, and the library counts that as missed, which it is not.
                 self.peers.refused(followers);
             }
         })?;

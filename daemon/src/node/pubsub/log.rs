@@ -144,7 +144,7 @@ impl LogReader {
     pub(crate) async fn next(&mut self) -> Option<Result<Logged, NodeError>> {
         loop {
             if let Some((number, message)) = self.page.pop_front() {
-                if message.away {
+                if message.away && self.oldest().is_none_or(|oldest| oldest <= self.next) {
                     let from = std::mem::replace(&mut self.next, number.saturating_add(1));
                     return Some(Ok(Logged::Gap { from, to: number, reason: "daemon-away" }));
                 }
@@ -172,13 +172,17 @@ impl LogReader {
         }
     }
 
+    /// The oldest number that is kept; `None` when the log is forgotten.
+    fn oldest(&self) -> Option<u64> {
+        lock(&self.node.0.topics).get(&self.topic).and_then(|topic| Some(topic.log.as_ref()?.record.oldest))
+    }
+
     /// The numbers up to `number` are not there, or no more.
     async fn gap(&mut self, number: u64) -> Logged {
         // What the disk has let go of is known once the batch is written.
         drop(self.node.0.writing_logs.lock().await);
         let from = std::mem::replace(&mut self.next, number);
-        let oldest = lock(&self.node.0.topics).get(&self.topic).and_then(|t| Some(t.log.as_ref()?.record.oldest));
-        let expired = oldest.is_none_or(|oldest| from < oldest);
+        let expired = self.oldest().is_none_or(|oldest| from < oldest);
         let reason = if expired { "expired" } else { "store-busy" };
         Logged::Gap { from, to: number.saturating_sub(1), reason }
     }
