@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd_core::{
+    admission::CLOCK_TOLERANCE_MS,
     announce::{self, AnnounceError, DirectoryMessage, Filter, Metadata},
     directory::{Change, Directory, Effect, Entry},
     id::{PeerId, StreamKey, StreamRef},
@@ -34,9 +35,9 @@ pub(super) struct State {
 impl State {
     /// A time for what is said now, later than that of all before: of two at the same time, nobody knows which holds.
     fn next_time(&mut self) -> UnixMs {
-        const AHEAD: u64 = 1_000;
+        const AHEAD: u64 = CLOCK_TOLERANCE_MS / 2;
         let (wall, next) = (wall().0, self.said.0.saturating_add(1));
-        // After the clock was set back it counts anew; others would take the time for one to come.
+        // After the clock was set back by much it counts anew; others would take the time for one to come.
         self.said = UnixMs(if next.saturating_sub(wall) < AHEAD { wall.max(next) } else { wall });
         self.said
     }
