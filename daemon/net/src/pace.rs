@@ -47,7 +47,7 @@ pub(crate) enum Room {
 }
 
 struct Asked {
-    number: u32,
+    number: Question,
     /// Messages that were counted then.
     covers: u32,
     at: Instant,
@@ -65,18 +65,18 @@ struct Peer {
     took: Duration,
 }
 
-/// What its handlers tell.
+/// To whoever holds messages back: some peer has room again, or is gone.
 #[derive(Debug)]
 pub(crate) struct Emptied;
 
-/// Nothing waits any more of what was counted when this question was asked.
-type Answer = u32;
+/// The number of a question, which is the answer, too: nothing waits any more of what was counted when it was asked.
+type Question = u32;
 
 pub(crate) struct Behaviour {
     meters: Meters,
     peers: HashMap<PeerId, Peer>,
-    asks: VecDeque<(PeerId, ConnectionId, u32)>,
-    asked: u32,
+    asks: VecDeque<(PeerId, ConnectionId, Question)>,
+    asked: Question,
     emptied: bool,
     /// Time for which slow peers may still be waited for, as it was then. One for all, since peers cost nothing.
     credit: (Duration, Instant),
@@ -138,7 +138,7 @@ impl Behaviour {
         self.asks.extend(peer.connections.iter().map(|connection| (id, *connection, number)));
     }
 
-    fn answered(&mut self, id: PeerId, number: Answer, now: Instant) {
+    fn answered(&mut self, id: PeerId, number: Question, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // Another connection may have answered before.
         let Some(asked) = peer.asked.take_if(|asked| asked.number == number) else { return };
@@ -201,11 +201,11 @@ impl NetworkBehaviour for Behaviour {
         }
     }
 
-    fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, number: Answer) {
+    fn on_connection_handler_event(&mut self, peer: PeerId, _: ConnectionId, number: Question) {
         self.answered(peer, number, Instant::now());
     }
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Emptied, u32>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Emptied, Question>> {
         if std::mem::take(&mut self.emptied) {
             return Poll::Ready(ToSwarm::GenerateEvent(Emptied));
         }
@@ -221,12 +221,12 @@ impl NetworkBehaviour for Behaviour {
 /// One connection's part.
 pub(crate) struct Handler {
     meter: Option<Arc<Meter>>,
-    asked: Option<u32>,
+    asked: Option<Question>,
 }
 
 impl ConnectionHandler for Handler {
-    type FromBehaviour = u32;
-    type ToBehaviour = Answer;
+    type FromBehaviour = Question;
+    type ToBehaviour = Question;
     type InboundProtocol = DeniedUpgrade;
     type OutboundProtocol = DeniedUpgrade;
     type InboundOpenInfo = ();
@@ -236,7 +236,7 @@ impl ConnectionHandler for Handler {
         SubstreamProtocol::new(DeniedUpgrade, ())
     }
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<DeniedUpgrade, (), Answer>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<DeniedUpgrade, (), Question>> {
         let blocked = || self.meter.as_ref().is_some_and(|meter| meter.gossip_blocked());
         match self.asked {
             Some(number) if !blocked() => {
@@ -247,7 +247,7 @@ impl ConnectionHandler for Handler {
         }
     }
 
-    fn on_behaviour_event(&mut self, number: u32) {
+    fn on_behaviour_event(&mut self, number: Question) {
         self.asked = Some(number);
     }
 

@@ -261,12 +261,12 @@ impl Node {
         lock(&self.0.directory).directory.get(key).map(|entry| entry.metadata.addresses()).unwrap_or_default()
     }
 
-    /// What goes to disk: the streams of others, if anything changed.
     /// The directory is to be written anew.
     pub(super) fn directory_changed(&self) {
         lock(&self.0.directory).changed = true;
     }
 
+    /// What goes to disk: the streams of others, if anything changed.
     pub(super) fn directory_records(&self, all: bool) -> Option<Vec<(Vec<u8>, String, DirectoryRecord)>> {
         let mut state = lock(&self.0.directory);
         if !std::mem::take(&mut state.changed) && !all {
