@@ -1,4 +1,4 @@
-//! A gossipsub peer that is not ours, where others differ from us.
+//! Peers that are not ours, where others differ from us, or say what they should not.
 #![allow(missing_docs)]
 
 mod support;
@@ -6,41 +6,86 @@ mod support;
 use std::time::Duration;
 
 use libp2p::{
-    Swarm, SwarmBuilder,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
     futures::StreamExt,
     gossipsub::{self, IdentTopic, MessageAuthenticity},
+    identify, identity,
+    kad::{self, store::MemoryStore},
     noise,
-    swarm::SwarmEvent,
+    swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
-    ListPeersRequest, SubscribeRequest, pub_sub_service_client::PubSubServiceClient, subscribe_response::Event,
+    Durable, FindClosestPeersRequest, ListPeersRequest, ProvideRequest, SubscribeRequest, SubscribeResponse,
+    dht_service_client::DhtServiceClient, pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract,
+    subscribe_response::Event,
 };
-use support::{DEADLINE, channel, peers, start};
-use tokio::time::{interval, timeout};
+use p2pd_core::topic::DEFAULT_NETWORK;
+use support::{DEADLINE, channel, peers, setup_at, start};
+use tokio::{
+    net::TcpListener,
+    sync::mpsc,
+    time::{interval, timeout},
+};
+use tonic::Streaming;
 
 const TOPIC: &str = "chat";
 /// So many that gossipsub's patience with a peer that does not send what it has offered (3 s) is over before the last.
 const MESSAGES: usize = 80;
 
-/// A peer that takes nobody into its mesh, so that it offers what it has, by ids of its own kind.
-fn outsider() -> Swarm<gossipsub::Behaviour> {
+/// A peer with a behaviour of its own.
+fn peer<B: NetworkBehaviour>(behaviour: impl FnOnce(&identity::Keypair) -> B) -> Swarm<B> {
     SwarmBuilder::with_new_identity()
         .with_tokio()
         .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
         .unwrap()
-        .with_behaviour(|key| {
-            let mut config = gossipsub::ConfigBuilder::default();
-            config.mesh_n_low(0).mesh_n(0).mesh_n_high(0).mesh_outbound_min(0).heartbeat_initial_delay(Duration::ZERO);
-            let signed = MessageAuthenticity::Signed(key.clone());
-            let mut gossipsub = gossipsub::Behaviour::new(signed, config.build().unwrap()).unwrap();
-            gossipsub.subscribe(&IdentTopic::new(TOPIC)).unwrap();
-            gossipsub
-        })
+        .with_behaviour(behaviour)
         .unwrap()
         .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
         .build()
+}
+
+/// Has a peer listen; its port.
+async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> u16 {
+    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+    loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+            return address.to_string().rsplit('/').next().unwrap().parse().unwrap();
+        }
+    }
+}
+
+/// A peer that takes nobody into its mesh, so that it offers what it has, by ids of its own kind.
+fn outsider(more: impl FnOnce(&mut gossipsub::ConfigBuilder)) -> Swarm<gossipsub::Behaviour> {
+    peer(|key| {
+        let mut config = gossipsub::ConfigBuilder::default();
+        more(&mut config);
+        config.mesh_n_low(0).mesh_n(0).mesh_n_high(0).mesh_outbound_min(0).heartbeat_initial_delay(Duration::ZERO);
+        let signed = MessageAuthenticity::Signed(key.clone());
+        let mut gossipsub = gossipsub::Behaviour::new(signed, config.build().unwrap()).unwrap();
+        gossipsub.subscribe(&IdentTopic::new(TOPIC)).unwrap();
+        gossipsub
+    })
+}
+
+#[derive(NetworkBehaviour)]
+struct Guide {
+    identify: identify::Behaviour,
+    kad: kad::Behaviour<MemoryStore>,
+}
+
+/// A peer that answers in the DHT.
+fn guide() -> Swarm<Guide> {
+    peer(|key| {
+        let id = key.public().to_peer_id();
+        let protocol = StreamProtocol::try_from_owned(format!("/p2pd/{DEFAULT_NETWORK}/kad/1.0.0")).unwrap();
+        let mut config = kad::Config::new(protocol);
+        config.set_record_filtering(kad::StoreInserts::FilterBoth);
+        let mut kad = kad::Behaviour::with_config(id, MemoryStore::new(id), config);
+        kad.set_mode(Some(kad::Mode::Server));
+        Guide { identify: identify::Behaviour::new(identify::Config::new("guide".into(), key.public())), kad }
+    })
 }
 
 async fn score(daemon: &Daemon) -> f64 {
@@ -49,14 +94,9 @@ async fn score(daemon: &Daemon) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_offers_messages_by_other_ids_keeps_its_place() {
-    let mut swarm = outsider();
-    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
-    let address = loop {
-        if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
-            break address;
-        }
-    };
-    let daemon = start(&[format!("{address}/p2p/{}", swarm.local_peer_id())]).await;
+    let mut swarm = outsider(|_| {});
+    let port = listen(&mut swarm).await;
+    let daemon = start(&[format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", swarm.local_peer_id())]).await;
     let subscribe = SubscribeRequest { topic: TOPIC.into(), contract: None };
     let mut client = PubSubServiceClient::new(channel(&daemon).await);
     let mut messages = client.subscribe(subscribe).await.unwrap().into_inner();
@@ -83,4 +123,104 @@ async fn one_that_offers_messages_by_other_ids_keeps_its_place() {
     }
     assert_eq!(heard, (0..MESSAGES).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
     publishing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_offered_again_after_a_restart_is_in_the_log_once() {
+    // It offers again and again what it has.
+    let mut swarm = outsider(|config| drop(config.history_length(1_000).history_gossip(1_000)));
+    let port = listen(&mut swarm).await;
+    let bootstrap = [format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", swarm.local_peer_id())];
+    let (publish, mut to_publish) = mpsc::channel::<&str>(1);
+    let publishing = tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = swarm.next() => {}
+                Some(text) = to_publish.recv() => {
+                    swarm.behaviour_mut().publish(IdentTopic::new(TOPIC), text).unwrap();
+                }
+            }
+        }
+    });
+    let place = tempfile::tempdir().unwrap();
+    let contract = || Some(Contract::Durable(Durable { after: None, from_oldest: true }));
+    let start = async || Daemon::start(setup_at(place.path(), &bootstrap)).await.unwrap();
+    let read = async |daemon: &Daemon| {
+        let request = SubscribeRequest { topic: TOPIC.into(), contract: contract() };
+        PubSubServiceClient::new(channel(daemon).await).subscribe(request).await.unwrap().into_inner()
+    };
+    let next = async |messages: &mut Streaming<SubscribeResponse>| loop {
+        let next = timeout(DEADLINE, messages.message()).await.expect("a message").unwrap().unwrap();
+        if let Some(Event::Message(message)) = next.event {
+            break String::from_utf8(message.data.to_vec()).unwrap();
+        }
+    };
+    let daemon = start().await;
+    let mut messages = read(&daemon).await;
+    for text in ["one", "two"] {
+        publish.send(text).await.unwrap();
+        assert_eq!(next(&mut messages).await, text);
+    }
+    daemon.stop().await;
+    let daemon = start().await;
+    let mut messages = read(&daemon).await;
+    // With the third it is offered the first two.
+    publish.send("three").await.unwrap();
+    for text in ["one", "two", "three"] {
+        assert_eq!(next(&mut messages).await, text);
+    }
+    publish.send("four").await.unwrap();
+    assert_eq!(next(&mut messages).await, "four");
+    publishing.abort();
+}
+
+/// A door of this machine at which somebody may knock.
+async fn door() -> (TcpListener, u16) {
+    let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = door.local_addr().unwrap().port();
+    (door, port)
+}
+
+/// Both sides know each other by a name only, which counts as far away.
+#[tokio::test(flavor = "multi_thread")]
+async fn from_afar_nobody_has_it_dial_its_own_machine_nor_is_told_of_that() {
+    let ((near, near_port), (far, far_port)) = (door().await, door().await);
+    let elsewhere = PeerId::random();
+    let mut swarm = guide();
+    let port = listen(&mut swarm).await;
+    for address in [format!("/ip4/127.0.0.1/tcp/{near_port}"), format!("/dns4/localhost/tcp/{far_port}")] {
+        swarm.behaviour_mut().kad.add_address(&elsewhere, address.parse().unwrap());
+    }
+    let daemon = start(&[format!("/dns4/localhost/tcp/{port}/p2p/{}", swarm.local_peer_id())]).await;
+    let (tell, mut told) = mpsc::channel::<Vec<Multiaddr>>(8);
+    let answering = tokio::spawn(async move {
+        loop {
+            let event = swarm.select_next_some().await;
+            if let SwarmEvent::Behaviour(GuideEvent::Kad(kad::Event::InboundRequest {
+                request: kad::InboundRequest::AddProvider { record: Some(record) },
+            })) = event
+            {
+                tell.send(record.addresses).await.unwrap();
+            }
+        }
+    });
+    let mut dht = DhtServiceClient::new(channel(&daemon).await);
+    let knocked = async {
+        loop {
+            // Until it knows that the other answers.
+            let closest = FindClosestPeersRequest { key: "anything".into() };
+            let mut found = dht.find_closest_peers(closest).await.unwrap().into_inner();
+            let search = async { while let Ok(Some(_)) = found.message().await {} };
+            tokio::select! {
+                knock = far.accept() => break drop(knock.unwrap()),
+                () = search => {}
+            }
+        }
+    };
+    timeout(DEADLINE, knocked).await.expect("a knock at the address that is far away");
+    assert!(timeout(Duration::from_millis(300), near.accept()).await.is_err(), "a knock at this machine's own door");
+    dht.provide(ProvideRequest { key: "thing".into() }).await.unwrap();
+    let told = timeout(DEADLINE, told.recv()).await.expect("a provider").unwrap();
+    assert_eq!(told, Vec::<Multiaddr>::new(), "an address where the other would find itself");
+    answering.abort();
 }

@@ -460,6 +460,23 @@ async fn what_nobody_judges_passes_or_not_as_the_topic_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_more_than_a_validator_may_have_before_it_counts_as_not_judged() {
+    const WAITING: usize = 256;
+    let (a, b) = pair().await;
+    let mut here = subscribe(&b, Some(Contract::DropOldest(DropOldest { max_messages: 1024 }))).await;
+    followers(&a, 1).await;
+    let settings = TopicSettings { judging_ms: 3_000, ..TopicSettings::default() };
+    client(&b).await.set_topic(SetTopicRequest { topic: "chat".into(), settings: Some(settings) }).await.unwrap();
+    let _silent = Validator::attach(&b).await.unwrap();
+    let mut publisher = client(&a).await;
+    let requests = (0..WAITING + 3).map(|n| PublishManyRequest { message: Some(message(n.to_string())) });
+    let _answers = publisher.publish_many(tokio_stream::iter(requests)).await.unwrap();
+    // An open topic delivers at once what is beyond, and the others when their time is over.
+    let expected = (WAITING..WAITING + 3).chain(0..WAITING).map(|n| n.to_string());
+    assert_eq!(texts(&mut here, WAITING + 3).await, expected.collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn settings_bound_sizes_and_tell_messages_apart_and_are_kept() {
     let place = tempfile::tempdir().unwrap();
     let b = start(&[]).await;

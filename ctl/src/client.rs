@@ -24,10 +24,17 @@ impl Client {
         &self,
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> anyhow::Result<T> {
-        match tokio::time::timeout(self.timeout, call).await {
-            Ok(answer) => Ok(answer?.into_inner()),
-            Err(_) => Err(fail(6, format!("no answer within {:?}; try a longer --timeout", self.timeout))),
-        }
+        self.in_time("no answer", async { Ok(call.await?.into_inner()) }).await
+    }
+
+    /// Waits for what does not come in the time that the user gave: `what`, in words.
+    pub(crate) async fn in_time<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
+        let late = |_| Err(fail(6, format!("{what} within {:?}; try a longer --timeout", self.timeout)));
+        tokio::time::timeout(self.timeout, work).await.unwrap_or_else(late)
     }
 }
 

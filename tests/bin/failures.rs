@@ -4,12 +4,18 @@
 mod support;
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     process::{Child, ChildStderr, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
-use support::{Daemon, interrupt, p2pd, pair, said, terminate, until};
+use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
+use support::{Daemon, id, interrupt, p2pd, pair, said, signal, terminate, until};
 
 /// The lines that a process writes to its standard error.
 fn lines(child: &mut Child) -> std::io::Lines<BufReader<ChildStderr>> {
@@ -206,4 +212,61 @@ fn a_daemon_whose_port_is_taken_says_which_and_ends() {
         let words = format!("p2pd: cannot listen on {address}: Address already in use (os error 98)\n");
         assert!(said(&second).ends_with(&words), "{}", said(&second));
     }
+}
+
+#[test]
+fn kill_9_costs_a_durable_reader_nothing_that_it_is_not_told_of() {
+    const ROUNDS: usize = 3;
+    let place = tempfile::tempdir().unwrap();
+    let (data, cursor) = (place.path().join("data"), place.path().join("cursor"));
+    let other = Daemon::start(place.path(), "other", &[]);
+    let start = || Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap(), "--bootstrap", &other.address]);
+    let mut publisher = other.ctl(&["pub", "news"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut lines = publisher.stdin.take().unwrap();
+    let going = Arc::new(AtomicBool::new(true));
+    let goes_on = going.clone();
+    let numbers = thread::spawn(move || {
+        for n in 0.. {
+            if !goes_on.load(Ordering::SeqCst) || writeln!(lines, "{n}").is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let (mut last, mut told, mut heard) = (None, false, 0);
+    for round in 0..ROUNDS {
+        let mut a = start();
+        let mut reader = a.ctl(&["-o", "jsonl", "sub", "news", "--resume", cursor.to_str().unwrap()]).spawn().unwrap();
+        let lines = BufReader::new(reader.stdout.take().unwrap()).lines();
+        let mut here = 0;
+        for line in lines.map_while(Result::ok) {
+            let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+            told |= event.get("gap").is_some();
+            let Some(data) = event["message"]["data"].as_str() else { continue };
+            let number: u64 = String::from_utf8(BASE64.decode(data).unwrap()).unwrap().parse().unwrap();
+            let follows = last.is_none_or(|last| number == last + 1);
+            assert!(follows || (told && last < Some(number)), "round {round}: {number} after {last:?}, told: {told}");
+            (last, told, heard, here) = (Some(number), false, heard + 1, here + 1);
+            if here == 300 {
+                a.kill_9();
+            }
+        }
+        assert_eq!(reader.wait().unwrap().code(), Some(8));
+    }
+    assert!(heard >= 300 * ROUNDS);
+    going.store(false, Ordering::SeqCst);
+    numbers.join().unwrap();
+    let _ = publisher.wait();
+}
+
+#[test]
+fn a_search_ends_in_the_time_that_was_given() {
+    let (_place, a, b) = pair();
+    until("somebody to ask", || b.good(&["dht", "closest", "x"]).contains(&id(&a)).then_some(()));
+    signal(&a.child, "-STOP");
+    // By itself it would give up on the peer after ten seconds, and end well.
+    let searched = b.run(&["--timeout", "1s", "dht", "closest", "x"]);
+    signal(&a.child, "-CONT");
+    assert_eq!(searched.status.code(), Some(6), "{}", said(&searched));
+    assert!(said(&searched).contains("longer --timeout"), "{}", said(&searched));
 }

@@ -20,7 +20,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
-use support::{Daemon, heard_in_peace, id, interrupt, p2pd, said, until};
+use support::{Daemon, heard_in_peace, id, interrupt, p2pd, ready, said, until};
 
 /// How much longer a transfer takes that stalls.
 const STALL: Duration = Duration::from_millis(200);
@@ -343,6 +343,28 @@ fn after_a_cut_of_ten_seconds_it_is_live_again() {
     assert!(after <= before + 150, "{before} ms before and {after} ms after");
     interrupt(&publisher);
     publisher.wait().unwrap();
+}
+
+/// Neither is the protocol negotiated first, nor the connection looked for.
+#[test]
+fn a_stream_takes_one_round_trip_to_its_first_answer() {
+    /// Far longer than a busy machine adds.
+    const ONE_WAY: Duration = Duration::from_millis(500);
+    let place = tempfile::tempdir().unwrap();
+    let (Some(one), Some(two)) = (Namespace::new("near"), Namespace::new("distant")) else { return };
+    let a = one.daemon(place.path(), "a", &[]);
+    let (serving, _) = ready(a.ctl(&["serve", "/echo/1", "cat"]));
+    let link = Link::new(&two, &one, &a, ONE_WAY);
+    let b = two.daemon(place.path(), "b", &["--bootstrap", &link.address]);
+    let peer = id(&a);
+    let speaks = || b.run(&["-o", "json", "peers", "show", &peer]).stdout;
+    until("what it speaks", || String::from_utf8_lossy(&speaks()).contains("/echo/1").then_some(()));
+    let began = Instant::now();
+    assert_eq!(b.good(&["call", &peer, "/echo/1", "hello"]), "hello");
+    let took = began.elapsed();
+    assert!(took >= ONE_WAY * 2 && took < ONE_WAY * 4, "{took:?}");
+    interrupt(&serving);
+    serving.wait_with_output().unwrap();
 }
 
 /// Half a minute here; `X_STALLS_FOR=15m` for as long as the goal has it.

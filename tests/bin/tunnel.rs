@@ -121,6 +121,47 @@ fn a_command_answers_calls() {
 }
 
 #[test]
+fn commands_that_share_a_protocol_answer_in_turn() {
+    let (_place, a, b) = pair();
+    let serving = ["one", "two"].map(|word| ready(a.ctl(&["serve", "/turn/1", "--share", "echo", word])).0);
+    let alone = a.run(&["serve", "/turn/1", "echo", "three"]);
+    assert_eq!(alone.status.code(), Some(7), "{}", said(&alone));
+    let peer = id(&a);
+    let mut answers: Vec<String> = (0..4).map(|_| b.good(&["call", &peer, "/turn/1", ""])).collect();
+    answers.sort();
+    assert_eq!(answers, ["one\n", "one\n", "two\n", "two\n"]);
+    for mut child in serving {
+        interrupt(&child);
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn under_a_lease_whoever_comes_while_the_program_is_away_is_served_after() {
+    let (_place, a, b) = pair();
+    let target = shouting();
+    let lease = ["--lease", "shout", "--lease-for", "1m"];
+    let expose = || ready(a.ctl(&[&["expose", "/shout/1", &target, "--allow", "any"], &lease[..]].concat())).0;
+    let mut first = expose();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let (forwarding, line) = ready(b.ctl(&["forward", "127.0.0.1:0", &id(&a), "/shout/1"]));
+    let mut stream = TcpStream::connect(line.split(' ').next().unwrap()).unwrap();
+    stream.write_all(b"anybody there?").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let protocols = || a.good(&["-o", "json", "peers", "show", &id(&b)]);
+    until("a stream that waits", || protocols().contains("/shout/1").then_some(()));
+    let again = expose();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "ANYBODY THERE?");
+    for mut child in [again, forwarding] {
+        interrupt(&child);
+        child.wait().unwrap();
+    }
+}
+
+#[test]
 fn what_is_exposed_comes_back_with_the_daemon() {
     let place = tempfile::tempdir().unwrap();
     let data = place.path().join("data");

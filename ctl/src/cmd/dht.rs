@@ -35,6 +35,10 @@ fn told(count: u64, empty: &str) -> anyhow::Result<()> {
 }
 
 pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<()> {
+    context.client.in_time("not done", ask(context, action)).await
+}
+
+async fn ask(context: &Context, action: DhtAction) -> anyhow::Result<()> {
     let mut dht = DhtServiceClient::new(context.client.channel.clone());
     match action {
         DhtAction::FindPeer { peer } => {

@@ -38,20 +38,21 @@ pub(crate) struct Context {
 }
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
+    let timeout = cli.timeout();
     if let Command::Completion { shell } = cli.command {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "p2pctl", &mut script);
         return Ok(output::line(String::from_utf8(script)?.trim_end())?);
     }
     if let Command::Wait { condition } = cli.command {
-        return wait::run(cli.socket, cli.timeout, &condition).await;
+        return wait::run(cli.socket, timeout, &condition).await;
     }
     let (format, file) = match (Format::from_str(&cli.output, true), &cli.command) {
         (Ok(format), _) => (format, None),
         (Err(_), Command::Listen(_)) => (Format::Table, Some(cli.output.clone())),
         (Err(_), _) => return Err(fail(2, format!("-o `{}`: takes table, json or jsonl", cli.output))),
     };
-    let connected = Client::connect(cli.socket, cli.timeout).await;
+    let connected = Client::connect(cli.socket, timeout).await;
     let client = match (connected, &cli.command) {
         (Err(error), Command::Version) => {
             output::line(&format!("p2pctl {}", env!("CARGO_PKG_VERSION")))?;

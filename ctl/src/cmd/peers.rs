@@ -123,7 +123,8 @@ fn rules_table(rules: &[Rule]) -> String {
 fn details(peer: &Peer) -> String {
     let connection = |c: &Connection| {
         let carried = format!("{} {}", bytes(c.received), bytes(c.sent));
-        let way = format!("{}, {}, {}", c.transport, c.security, c.muxer);
+        let relayed = if c.relayed { "relayed " } else { "" };
+        let way = format!("{relayed}{}, {}, {}", c.transport, c.security, c.muxer);
         let streams = format!("{} {}", c.streams_in, c.streams_out);
         let since = output::time(c.opened_ms);
         vec![if c.inbound { "in" } else { "out" }.into(), since, way, carried, streams, c.address.clone()]

@@ -10,9 +10,12 @@ use libp2p::{
 };
 
 use crate::{
-    Config, DhtMode, NetError, fetch,
+    Config, DhtMode, NetError,
+    dht::{Dht, Kad},
+    fetch,
     gate::{Gate, SharedRules},
     identity::Identity,
+    kept,
     meter::Meters,
     pace, peers,
     renew::Renew,
@@ -37,7 +40,7 @@ pub(crate) struct Behaviour {
     pub(crate) gossipsub: Renew<Gossipsub>,
     /// Behind gossipsub, whose handlers are then polled first.
     pub(crate) pace: pace::Behaviour,
-    pub(crate) kad: kad::Behaviour<kad::store::MemoryStore>,
+    pub(crate) kad: Dht,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) streams: substreams::Behaviour,
     pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
@@ -71,6 +74,8 @@ pub(crate) fn build(
         .with_max_established_per_peer(Some(config.max_connections_per_peer));
     let identify = identify::Config::new(protocol_version(&config.network), identity.0.public())
         .with_agent_version(config.agent.clone())
+        // Where peers are, the peer book and the DHT know, and leave out what is of no use here.
+        .with_cache_size(0)
         // Also because pushes are lost over QUIC: lazily negotiated, they are closed before the peer has answered.
         .with_interval(Duration::from_secs(60));
     let mut kad = kad::Config::new(kad_protocol(config)?);
@@ -80,7 +85,7 @@ pub(crate) fn build(
     } else {
         None
     };
-    let mut kad = kad::Behaviour::with_config(id, kad::store::MemoryStore::new(id), kad);
+    let mut kad = Kad::with_config(id, kept::store(id), kad);
     kad.set_mode(Some(if config.dht == DhtMode::Server { kad::Mode::Server } else { kad::Mode::Client }));
     Ok(Behaviour {
         gate: Gate::new(config.max_connections_per_address, config.new_connections_per_address, rules),
@@ -89,7 +94,7 @@ pub(crate) fn build(
         ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
         gossipsub: Renew::new(gossipsub(config, identity, settings)?),
         pace: pace::Behaviour::new(meters.clone()),
-        kad,
+        kad: Dht::new(id, kad),
         mdns: mdns.into(),
         streams: substreams::Behaviour::default(),
         fetch: request_response::Behaviour::with_codec(

@@ -6,6 +6,7 @@
 mod behaviour;
 mod command;
 pub mod config;
+mod dht;
 mod dial;
 pub mod error;
 pub mod event;
@@ -16,6 +17,7 @@ mod greeting;
 mod guard;
 mod handle;
 pub mod identity;
+mod kept;
 mod lookup;
 mod memory;
 mod meter;

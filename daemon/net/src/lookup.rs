@@ -9,15 +9,11 @@ use bytes::Bytes;
 use libp2p::{
     Multiaddr,
     core::Endpoint,
-    kad::{
-        self, GetProvidersOk, GetRecordOk, QueryId, QueryResult, Quorum, Record, RecordKey,
-        store::{MemoryStore, RecordStore},
-    },
+    kad::{self, GetProvidersOk, GetRecordOk, QueryId, QueryResult, Record, RecordKey, store::RecordStore},
     swarm::{ConnectionId, NetworkBehaviour},
 };
 use p2pd_core::{
     id::PeerId,
-    scope::{self, Scope},
     time::UnixMs,
     value::{self, ValueBody},
 };
@@ -26,6 +22,7 @@ use tokio::sync::mpsc;
 use crate::{
     Handle, NetError,
     command::Command,
+    dht::{Dht, Kad},
     dial::{Reply, without_peer},
     peers,
 };
@@ -90,19 +87,9 @@ pub(crate) struct Lookups {
     announcing: HashMap<QueryId, Reply<()>>,
 }
 
-type Kad = kad::Behaviour<MemoryStore>;
-
 impl Lookups {
     pub(crate) fn ask(&mut self, kad: &mut Kad, question: Question) -> Result<(), NetError> {
-        for (id, _) in self.running.iter().filter(|(_, lookup)| lookup.is_over()) {
-            if let Some(mut query) = kad.query_mut(id) {
-                query.finish();
-            }
-        }
-        self.running.retain(|_, lookup| !lookup.is_over());
-        if self.running.len() >= MAX_LOOKUPS {
-            return Err(NetError::Limit("64 lookups are under way; try again"));
-        }
+        self.room(kad)?;
         let (id, lookup) = match question {
             Question::Peer(peer, answers) => {
                 (kad.get_closest_peers(peer), Lookup::Peer { peer, answers, told: HashSet::new() })
@@ -121,40 +108,53 @@ impl Lookups {
         Ok(())
     }
 
+    /// Makes an end of what nobody waits for any more; an error when too much is left.
+    fn room(&mut self, kad: &mut Kad) -> Result<(), NetError> {
+        let running = self.running.extract_if(|_, lookup| lookup.is_over()).map(|(id, _)| id);
+        let announcing = self.announcing.extract_if(|_, reply| reply.is_closed()).map(|(id, _)| id);
+        for id in running.chain(announcing) {
+            if let Some(mut query) = kad.query_mut(&id) {
+                query.finish();
+            }
+        }
+        if self.running.len().saturating_add(self.announcing.len()) >= MAX_LOOKUPS {
+            return Err(NetError::Limit("64 lookups are under way; try again"));
+        }
+        Ok(())
+    }
+
     /// Has the peers closest to its place keep a value of ours; they are told again each day while it holds.
-    pub(crate) fn put(&mut self, kad: &mut Kad, key: &[u8], signed: Bytes, holds: Duration, reply: Reply<()>) {
+    pub(crate) fn put(&mut self, dht: &mut Dht, key: &[u8], signed: Bytes, holds: Duration, reply: Reply<()>) {
         let expires = Instant::now().checked_add(holds);
         let record = Record { key: RecordKey::new(&key), value: signed.into(), publisher: None, expires };
-        match kad.put_record(record, Quorum::One) {
+        let query = self.room(dht).and_then(|()| dht.put(record));
+        self.announce(query, reply);
+    }
+
+    pub(crate) fn provide(&mut self, dht: &mut Dht, key: &[u8], reply: Reply<()>) {
+        let query = self.room(dht).and_then(|()| dht.provide(RecordKey::new(&key)));
+        self.announce(query, reply);
+    }
+
+    fn announce(&mut self, query: Result<QueryId, NetError>, reply: Reply<()>) {
+        match query {
             Ok(id) => {
                 self.announcing.insert(id, reply);
             }
-            Err(_) => {
-                let _ = reply.send(Err(NetError::Limit("this daemon keeps 1,024 values already; try again later")));
+            Err(error) => {
+                let _ = reply.send(Err(error));
             }
         }
     }
 
     /// Keeps a value that a peer brought, if its owner has signed it and it is newer than what is here.
-    fn keep(kad: &mut Kad, record: Record, wall: UnixMs) {
+    fn keep(dht: &mut Dht, record: Record, wall: UnixMs) {
         let Some(value) = value::verify(record.key.as_ref(), &record.value, wall) else {
             return tracing::debug!("a value that its owner has not signed was not kept");
         };
-        let known = kad.store_mut().get(&record.key).and_then(|r| value::verify(r.key.as_ref(), &r.value, wall));
+        let known = dht.store_mut().get(&record.key).and_then(|r| value::verify(r.key.as_ref(), &r.value, wall));
         if known.is_none_or(|known| known.seq < value.seq) {
-            // When the store is full, others keep it.
-            let _ = kad.store_mut().put(record);
-        }
-    }
-
-    pub(crate) fn provide(&mut self, kad: &mut Kad, key: &[u8], reply: Reply<()>) {
-        match kad.start_providing(RecordKey::new(&key)) {
-            Ok(id) => {
-                self.announcing.insert(id, reply);
-            }
-            Err(_) => {
-                let _ = reply.send(Err(NetError::Limit("this daemon provides 1,024 keys already; stop some")));
-            }
+            dht.keep_value(record);
         }
     }
 
@@ -164,20 +164,20 @@ impl Lookups {
     }
 
     /// Tells where the peers are that are looked for, as far as anybody has said so.
-    pub(crate) fn look(&mut self, kad: &mut Kad, reach: Scope) {
+    pub(crate) fn look(&mut self, dht: &mut Dht) {
         for lookup in self.running.values_mut() {
             if let Lookup::Peer { peer, .. } = lookup {
-                let (peer, addresses) = (*peer, within(places(kad, *peer), reach));
+                let (peer, places) = (*peer, places(dht, *peer));
+                let addresses = useful(dht, places);
                 lookup.tell(peer, addresses);
             }
         }
     }
 
-    /// Addresses that reach less far than `reach` are left out of what is found.
-    pub(crate) fn on_event(&mut self, kad: &mut Kad, event: kad::Event, wall: UnixMs, reach: Scope) {
+    pub(crate) fn on_event(&mut self, dht: &mut Dht, event: kad::Event, wall: UnixMs) {
         match event {
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
-                self.on_progress(kad, id, result, wall, reach);
+                self.on_progress(dht, id, result, wall);
                 if step.last {
                     self.running.remove(&id);
                 }
@@ -185,17 +185,17 @@ impl Lookups {
             // Kademlia has seen to it that a provider speaks for itself. When the store is full, others keep it.
             kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(mut record) } } => {
                 // Nor is it told to others.
-                record.addresses.retain(|address| scope::of(&address.to_string()) >= reach);
-                let _ = kad.store_mut().add_provider(record);
+                record.addresses.retain(|address| dht.reaches_of(&record.provider, address));
+                dht.keep_provider(record);
             }
             kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { record: Some(record), .. } } => {
-                Self::keep(kad, record, wall);
+                Self::keep(dht, record, wall);
             }
             _ => {}
         }
     }
 
-    fn on_progress(&mut self, kad: &mut Kad, id: QueryId, result: QueryResult, wall: UnixMs, reach: Scope) {
+    fn on_progress(&mut self, dht: &mut Dht, id: QueryId, result: QueryResult, wall: UnixMs) {
         match result {
             QueryResult::GetClosestPeers(result) => {
                 // What was found before the time was up is worth telling, too.
@@ -203,16 +203,16 @@ impl Lookups {
                     Ok(ok) => ok.peers,
                     Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
                 };
-                found.into_iter().for_each(|peer| self.tell(id, peer.peer_id, within(peer.addrs, reach)));
+                found.into_iter().for_each(|peer| self.tell(id, peer.peer_id, useful(dht, peer.addrs)));
             }
             QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { key, providers })) => {
                 // Some are told by this peer's own store, which alone knows where those are.
-                let stored = kad.store_mut().providers(&key);
+                let stored = dht.store_mut().providers(&key);
                 for peer in providers {
                     let stored = stored.iter().filter(|record| record.provider == peer);
                     let stored = stored.flat_map(|record| record.addresses.clone());
-                    let addresses = places(kad, peer).into_iter().chain(stored);
-                    self.tell(id, peer, within(addresses, reach));
+                    let addresses = places(dht, peer).into_iter().chain(stored);
+                    self.tell(id, peer, useful(dht, addresses));
                 }
             }
             QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
@@ -252,21 +252,22 @@ impl Lookups {
 }
 
 /// Where a peer is, as the routing table and the answers to running queries have it.
-fn places(kad: &mut Kad, peer: libp2p::PeerId) -> Vec<Multiaddr> {
+fn places(dht: &mut Dht, peer: libp2p::PeerId) -> Vec<Multiaddr> {
     // What the behaviour would say if the peer were dialled now; no dial comes of it.
     let nothing = ConnectionId::new_unchecked(0);
-    kad.handle_pending_outbound_connection(nothing, Some(peer), &[], Endpoint::Dialer).unwrap_or_default()
+    dht.handle_pending_outbound_connection(nothing, Some(peer), &[], Endpoint::Dialer).unwrap_or_default()
 }
 
 /// Those that reach far enough, each once.
-fn within(addresses: impl IntoIterator<Item = Multiaddr>, reach: Scope) -> Vec<String> {
-    let mut far = Vec::new();
-    for address in addresses.into_iter().map(|address| without_peer(address).to_string()) {
-        if scope::of(&address) >= reach && !far.contains(&address) {
-            far.push(address);
+fn useful(dht: &Dht, addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<String> {
+    let mut useful = Vec::new();
+    for address in addresses.into_iter().filter(|address| dht.reaches(address)) {
+        let address = without_peer(address).to_string();
+        if !useful.contains(&address) {
+            useful.push(address);
         }
     }
-    far
+    useful
 }
 
 impl Handle {

@@ -10,7 +10,6 @@ use std::{
 use libp2p::{Multiaddr, core::ConnectedPoint, identify, swarm::ConnectionId};
 use p2pd_core::{
     id::PeerId,
-    scope::{self, Scope},
     text,
     time::{MonoMs, UnixMs},
 };
@@ -206,17 +205,6 @@ impl Peers {
         let parsed = all.filter_map(|(peer, id, o)| Some((peer, *id, o.connection.address.parse::<Multiaddr>().ok()?)));
         let fitting = parsed.filter(|(peer, _, address)| fits(peer, address));
         fitting.map(|(peer, id, address)| (*peer, id, address)).collect()
-    }
-
-    /// How far an address of a peer has to reach to be of use here: as far as the nearest one that it is connected at.
-    pub(crate) fn reach(&self, peer: &libp2p::PeerId) -> Scope {
-        let connections = self.0.get(peer).into_iter().flat_map(|entry| entry.connections.values());
-        connections.map(|open| scope::of(&open.connection.address)).min().unwrap_or(Scope::World)
-    }
-
-    /// How far an address has to reach to be of use here, whoever told of it: as far as the nearest connection.
-    pub(crate) fn nearest(&self) -> Scope {
-        self.0.keys().map(|peer| self.reach(peer)).min().unwrap_or(Scope::World)
     }
 
     /// Whether a peer has said that it speaks a protocol.

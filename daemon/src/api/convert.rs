@@ -18,10 +18,10 @@ pub(super) fn peer_id(text: &str) -> Result<PeerId, Status> {
 }
 
 pub(super) fn connection(c: p2pd_net::Connection) -> pb::Connection {
-    let carrier = ["quic-v1", "ws", "tcp"].into_iter().find(|part| c.address.split('/').any(|p| p == *part));
-    let carrier = carrier.map_or("", |part| if part == "quic-v1" { "quic" } else { part });
-    let relayed = if c.address.contains("/p2p-circuit") { "relayed " } else { "" };
-    let transport = format!("{relayed}{carrier}");
+    let has = |part: &str| c.address.split('/').any(|p| p == part);
+    let carriers = [("quic-v1", "quic"), ("ws", "ws"), ("tcp", "tcp")];
+    let transport = carriers.iter().find(|(part, _)| has(part)).map_or("", |(_, name)| name).to_owned();
+    let relayed = has("p2p-circuit");
     let streams = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     pb::Connection {
         address: c.address,
@@ -34,6 +34,7 @@ pub(super) fn connection(c: p2pd_net::Connection) -> pb::Connection {
         sent: c.traffic.sent,
         streams_in: streams(c.streams.0),
         streams_out: streams(c.streams.1),
+        relayed,
     }
 }
 
@@ -209,4 +210,31 @@ fn metadata(json: &str) -> Result<Metadata, Status> {
     serde_json::from_str(json)
         .map(Metadata)
         .map_err(|e| status::field("open.metadata_json", &format!("is not a JSON object: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_says_what_carries_it_and_whether_a_relay_is_between() {
+        let tcp = p2pd_net::Connection {
+            address: "/ip4/192.0.2.1/tcp/4001".into(),
+            inbound: false,
+            opened: p2pd_core::time::UnixMs(0),
+            security: "noise",
+            muxer: "yamux",
+            traffic: p2pd_net::Traffic::default(),
+            streams: (0, 0),
+        };
+        for (more, transport, relayed) in [
+            ("", "tcp", false),
+            ("/ws", "ws", false),
+            ("/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit", "tcp", true),
+        ] {
+            let connection =
+                connection(p2pd_net::Connection { address: format!("{}{more}", tcp.address), ..tcp.clone() });
+            assert_eq!((connection.transport.as_str(), connection.relayed), (transport, relayed), "{more}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use libp2p::{gossipsub::IdentTopic, kad, multiaddr::Protocol};
 use p2pd_core::access::Rules;
 
-use super::{HangUp, Task};
+use super::{Task, connections::HangUp};
 use crate::{
     NetError,
     command::{Command, TopicPeers},

@@ -1,0 +1,208 @@
+//! Kademlia, and how far an address has to reach to be of use in it. Whoever answers may say of anybody that he is at any
+//! address: one of this machine or its network, from somebody farther away, would have us knock at doors of our own. Nor do
+//! we tell others of addresses where they would find a machine of theirs.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::{Deref, DerefMut},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse},
+    kad::{self, ProviderRecord, QueryId, Quorum, Record, RecordKey, store::MemoryStore},
+    swarm::{
+        ConnectionDenied, ConnectionId, ExternalAddrExpired, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm, behaviour::ExternalAddrConfirmed,
+    },
+};
+use p2pd_core::scope::{self, Scope};
+
+use crate::{
+    NetError,
+    kept::{self, Providers},
+};
+
+pub(crate) type Kad = kad::Behaviour<MemoryStore>;
+
+pub(crate) fn scope_of(address: &Multiaddr) -> Scope {
+    scope::of(&address.to_string())
+}
+
+/// Addresses kept of what one peer says of itself.
+const MAX_SAID: usize = 8;
+
+pub(crate) struct Dht {
+    kad: Kad,
+    own: PeerId,
+    /// Whose each connection is, and how far its address reaches.
+    connections: HashMap<ConnectionId, (PeerId, Scope)>,
+    /// Where we listen.
+    listens: HashSet<Multiaddr>,
+    providers: Providers,
+}
+
+impl Deref for Dht {
+    type Target = Kad;
+
+    fn deref(&self) -> &Kad {
+        &self.kad
+    }
+}
+
+impl DerefMut for Dht {
+    fn deref_mut(&mut self) -> &mut Kad {
+        &mut self.kad
+    }
+}
+
+impl Dht {
+    pub(crate) fn new(own: PeerId, kad: Kad) -> Self {
+        Dht { kad, own, connections: HashMap::new(), listens: HashSet::new(), providers: Providers::default() }
+    }
+
+    /// Whether an address is of use, whoever told of it: it reaches as far as the nearest connection.
+    pub(crate) fn reaches(&self, address: &Multiaddr) -> bool {
+        scope_of(address) >= self.nearest(|_| true)
+    }
+
+    /// Whether an address that a peer says it has is of use: it reaches as far as the nearest one that it is connected at.
+    pub(crate) fn reaches_of(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+        scope_of(address) >= self.nearest(|connected| connected == peer)
+    }
+
+    fn nearest(&self, of: impl Fn(&PeerId) -> bool) -> Scope {
+        let scopes = self.connections.values().filter(|(peer, _)| of(peer)).map(|(_, scope)| *scope);
+        scopes.min().unwrap_or(Scope::World)
+    }
+
+    /// Takes up where a peer that answers in the DHT says that it is, in place of what it said before.
+    pub(crate) fn learn(&mut self, peer: PeerId, said: Vec<Multiaddr>) {
+        let useful = said.into_iter().filter(|address| self.reaches_of(&peer, address)).take(MAX_SAID);
+        let useful: Vec<Multiaddr> = useful.collect();
+        let before = self.known(peer);
+        for address in &useful {
+            self.kad.add_address(&peer, address.clone());
+        }
+        // The first may be where it was dialled.
+        for address in before.iter().skip(1).filter(|address| !useful.contains(address)) {
+            self.kad.remove_address(&peer, address);
+        }
+    }
+
+    /// Where a peer is that was connected, by what it said of itself then.
+    fn known(&mut self, peer: PeerId) -> Vec<Multiaddr> {
+        let bucket = self.kad.kbucket(peer);
+        let entries = bucket.iter().flat_map(|bucket| bucket.iter()).filter(|e| *e.node.key.preimage() == peer);
+        entries.flat_map(|entry| entry.node.value.iter().cloned()).collect()
+    }
+
+    /// Has the peers closest to its place keep a value of ours.
+    pub(crate) fn put(&mut self, record: Record) -> Result<QueryId, NetError> {
+        kept::room_to_put(self.kad.store_mut(), &record.key)?;
+        self.kad.put_record(record, Quorum::One).map_err(|error| NetError::Setup(error.to_string()))
+    }
+
+    /// Says that this peer provides a key.
+    pub(crate) fn provide(&mut self, key: RecordKey) -> Result<QueryId, NetError> {
+        kept::room_to_provide(self.kad.store_mut(), &key)?;
+        self.kad.start_providing(key).map_err(|error| NetError::Setup(error.to_string()))
+    }
+
+    /// Keeps a value of another peer. When there is no room, others keep it.
+    pub(crate) fn keep_value(&mut self, record: Record) {
+        kept::keep_value(self.kad.store_mut(), &self.own, record);
+    }
+
+    /// Keeps that another peer provides a key, likewise.
+    pub(crate) fn keep_provider(&mut self, record: ProviderRecord) {
+        self.providers.keep(self.kad.store_mut(), record, Instant::now());
+    }
+
+    /// Has Kademlia tell others where we listen, which passes on no provider without an address. Whether it can be reached
+    /// there, whoever dials sees.
+    fn say(&mut self) {
+        for addr in self.listens.clone() {
+            self.kad.on_swarm_event(if self.reaches(&addr) {
+                FromSwarm::ExternalAddrConfirmed(ExternalAddrConfirmed { addr: &addr })
+            } else {
+                FromSwarm::ExternalAddrExpired(ExternalAddrExpired { addr: &addr })
+            });
+        }
+    }
+}
+
+impl NetworkBehaviour for Dht {
+    type ConnectionHandler = <Kad as NetworkBehaviour>::ConnectionHandler;
+    type ToSwarm = kad::Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.kad.handle_established_inbound_connection(id, peer, local, remote)
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Option<PeerId>,
+        addresses: &[Multiaddr],
+        role: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        let mut places = self.kad.handle_pending_outbound_connection(id, peer, addresses, role)?;
+        let known = peer.map(|peer| self.known(peer)).unwrap_or_default();
+        places.retain(|address| self.reaches(address) || known.contains(address));
+        Ok(places)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        role: Endpoint,
+        port: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.kad.handle_established_outbound_connection(id, peer, address, role, port)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        let before = self.nearest(|_| true);
+        match event {
+            FromSwarm::NewListenAddr(new) => {
+                self.listens.insert(new.addr.clone());
+                return self.say();
+            }
+            FromSwarm::ExpiredListenAddr(old) => {
+                self.listens.remove(old.addr);
+                return self.kad.on_swarm_event(FromSwarm::ExternalAddrExpired(ExternalAddrExpired { addr: old.addr }));
+            }
+            FromSwarm::ConnectionEstablished(new) => {
+                let scope = scope_of(new.endpoint.get_remote_address());
+                self.connections.insert(new.connection_id, (new.peer_id, scope));
+            }
+            FromSwarm::ConnectionClosed(old) => {
+                self.connections.remove(&old.connection_id);
+            }
+            _ => {}
+        }
+        self.kad.on_swarm_event(event);
+        if self.nearest(|_| true) != before {
+            self.say();
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
+        self.kad.on_connection_handler_event(peer, id, event);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        self.kad.poll(cx)
+    }
+}

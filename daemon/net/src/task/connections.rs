@@ -1,0 +1,119 @@
+//! Connections of the swarm: who came, who went and why, whom discovery found, and who has to go.
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::ConnectedPoint,
+    identify, kad, mdns,
+    swarm::{ConnectionError, ConnectionId, dial_opts::DialOpts},
+};
+use p2pd_core::time::MonoMs;
+
+use super::Task;
+use crate::{DhtMode, Event, WaterMarks, dial, gossip::followers, peers, worth};
+
+/// Why this daemon closes the connections to a peer, and whether it wants none for now.
+#[derive(Clone, Copy)]
+pub(super) struct HangUp {
+    pub(super) why: &'static str,
+    pub(super) for_good: bool,
+}
+
+impl Task {
+    pub(super) fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        self.dial.connected(&peer, id);
+        self.let_go.remove(&peer);
+        // Whoever has dialled us proves that others may.
+        if endpoint.is_listener() && self.dht == DhtMode::Auto {
+            self.dht = DhtMode::Server;
+            self.swarm.behaviour_mut().kad.set_mode(Some(kad::Mode::Server));
+            self.say_protocols = true;
+        }
+        let meter = self.meters.claim(&peer, endpoint.get_remote_address());
+        if self.peers.opened(peer, id, endpoint, meter, Self::wall()) {
+            self.tell(Event::Connected(peers::from_libp2p(&peer)));
+        }
+    }
+
+    pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>) {
+        let why = self.why_closed(&peer, cause);
+        if !self.peers.closed(&peer, id, why, Self::wall()) {
+            return;
+        }
+        let for_good = self.let_go.remove(&peer).is_some_and(|hung_up| hung_up.for_good);
+        self.tell(Event::Disconnected { peer: peers::from_libp2p(&peer), for_good });
+    }
+
+    /// Lets go of peers that ought to follow the directory and have not said so.
+    pub(super) fn renew_silent(&mut self, now: MonoMs) {
+        let known = followers(&self.swarm.behaviour().gossipsub, &self.directory);
+        let silent = self.peers.ours().filter(|peer| !known.contains(peer)).collect();
+        for peer in self.greetings.overdue(now, silent, |peer| self.peers.contains(peer)) {
+            tracing::info!(%peer, "its subscriptions were not heard; connecting anew");
+            let _ = self.hang_up(peer, HangUp { why: "its subscriptions were not heard", for_good: false });
+        }
+    }
+
+    /// Why a connection closed: because we let go of the peer, or as the transport has it.
+    fn why_closed(&mut self, peer: &PeerId, cause: Option<&ConnectionError>) -> String {
+        match (self.let_go.get(peer), cause) {
+            (Some(hung_up), _) => hung_up.why.to_owned(),
+            (None, None) => "closed by either side in good order".to_owned(),
+            (None, Some(error)) => dial::innermost(error),
+        }
+    }
+
+    /// Lets go of a peer, and remembers why until it is gone.
+    pub(super) fn hang_up(&mut self, peer: PeerId, why: HangUp) -> Result<(), ()> {
+        let known = self.swarm.disconnect_peer_id(peer);
+        if known.is_ok() {
+            self.let_go.insert(peer, why);
+        }
+        known
+    }
+
+    /// Lets go of the least useful peers when there are too many.
+    pub(super) fn trim(&mut self, marks: &WaterMarks, why: &'static str) {
+        let gossipsub = &self.swarm.behaviour().gossipsub;
+        for peer in worth::let_go(&self.peers, &self.dial, gossipsub, Self::wall(), marks) {
+            tracing::debug!(%peer, "let go of: {why}");
+            let _ = self.hang_up(peer, HangUp { why, for_good: true });
+        }
+    }
+
+    pub(super) fn on_identify(&mut self, event: identify::Event) {
+        let identify::Event::Received { peer_id, info, .. } = event else { return };
+        self.peers.identified(&peer_id, &info, info.protocol_version == self.protocol_version);
+        if info.protocols.contains(&self.kad_protocol) {
+            self.swarm.behaviour_mut().kad.learn(peer_id, info.listen_addrs);
+        }
+        self.tell(Event::Identified(peers::from_libp2p(&peer_id)));
+    }
+
+    pub(super) fn on_mdns(&mut self, event: mdns::Event) {
+        let mdns::Event::Discovered(found) = event else { return };
+        for (peer, address) in found.into_iter().take(64) {
+            self.on_found(peer, vec![address]);
+        }
+    }
+
+    /// Connects to a peer that Kademlia has found a place for.
+    pub(super) fn on_routable(&mut self, peer: PeerId, addresses: kad::Addresses) {
+        let kad = &self.swarm.behaviour().kad;
+        let useful = addresses.into_vec().into_iter().filter(|address| kad.reaches(address)).collect();
+        self.on_found(peer, useful);
+    }
+
+    /// Connects to a peer that discovery found, as long as few are connected.
+    pub(super) fn on_found(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        const ENOUGH: usize = 24;
+        // Not those that would have to go again.
+        let enough = ENOUGH.min(self.water_marks.low);
+        if addresses.is_empty() || self.peers.contains(&peer) || self.swarm.connected_peers().count() >= enough {
+            return;
+        }
+        let options = DialOpts::peer_id(peer).addresses(addresses);
+        // It finds us at the same moment. Two dials from the ports that both listen on would meet as one connection of TCP,
+        // on which each side waits for the other's answer.
+        let _ = self.swarm.dial(options.allocate_new_port().build());
+    }
+}
