@@ -128,7 +128,7 @@ async fn one_that_offers_messages_by_other_ids_keeps_its_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_offered_again_after_a_restart_is_in_the_log_once() {
     // It offers again and again what it has.
-    let mut swarm = outsider(|config| drop(config.history_length(1_000).history_gossip(1_000)));
+    let mut swarm = outsider(|config| _ = config.history_length(1_000).history_gossip(1_000));
     let port = listen(&mut swarm).await;
     let bootstrap = [format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", swarm.local_peer_id())];
     let (publish, mut to_publish) = mpsc::channel::<&str>(1);

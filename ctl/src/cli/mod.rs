@@ -30,7 +30,7 @@ pub(crate) struct Cli {
     #[arg(long, short, global = true, default_value = "table")]
     pub(crate) output: String,
     /// How long to wait for an answer of the daemon, as in 500ms, 10s, 2m; 10s by default, and for dht, all answers
-    /// together, 1m. What goes on until it is ended, such as sub, events and handle, is bounded by --count or by you.
+    /// together, 65s. What goes on until it is ended, such as sub, events and handle, is bounded by --count or by you.
     #[arg(long, global = true, value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
     #[command(subcommand)]
@@ -39,8 +39,8 @@ pub(crate) struct Cli {
 
 impl Cli {
     pub(crate) fn timeout(&self) -> Duration {
-        // The daemon searches for so long.
-        let usual = if matches!(self.command, Command::Dht(_)) { 60 } else { 10 };
+        // The daemon ends a search after a minute.
+        let usual = if matches!(self.command, Command::Dht(_)) { 65 } else { 10 };
         self.timeout.unwrap_or(Duration::from_secs(usual))
     }
 }

@@ -26,6 +26,8 @@ use crate::{
 
 /// Answers between us and the connection.
 const AHEAD: usize = 4;
+/// Most bytes of an answer, as protocol.proto has it.
+const MAX_ANSWER: usize = 1_000_000;
 
 /// Asks a peer.
 pub(super) async fn call(
@@ -85,13 +87,20 @@ pub(super) async fn serve(context: &Context, open: HandleProtocolRequest, comman
             Some(Event::Cancelled(number)) => {
                 running.remove(&number).iter().for_each(AbortHandle::abort);
             }
-            None => {}
+            Some(Event::TooLarge(_)) | None => {}
         }
     }
 }
 
 async fn answer(program: &Program, call: ProtocolCall) -> Outcome {
     match program.run(&[("P2PD_SENDER", &call.peer_id)], &call.data).await {
+        Ok(done) if done.stdout.len() > MAX_ANSWER => {
+            let (name, bytes) = (&program.name, done.stdout.len());
+            output::say(format_args!(
+                "p2pctl: {name} printed {bytes} bytes, and an answer holds {MAX_ANSWER}; the call is refused"
+            ));
+            Outcome::Refused(true)
+        }
         Ok(done) if done.status.success() => Outcome::Data(done.stdout.into()),
         Ok(done) => {
             output::say(format_args!("p2pctl: {} failed ({}); the call is refused", program.name, done.status));

@@ -1,6 +1,6 @@
 //! `dht`.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use p2pd_api::v1::{
     FindClosestPeersRequest, FindClosestPeersResponse, FindPeerRequest, FindPeerResponse, FindProvidersRequest,
@@ -8,7 +8,8 @@ use p2pd_api::v1::{
     dht_service_client::DhtServiceClient,
 };
 
-use prost::bytes::Bytes;
+use prost::{Message, bytes::Bytes};
+use tonic::{Response, Status, Streaming};
 
 use super::Context;
 use crate::{cli::DhtAction, client, exit::fail, output};
@@ -34,26 +35,29 @@ fn told(count: u64, empty: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<()> {
-    context.client.in_time("not done", ask(context, action)).await
+/// Prints what is found, in the time that the user gave for all of it.
+async fn each<T: Message + Default>(
+    context: &Context,
+    search: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
+    name: &str,
+    text: impl Fn(&T) -> String,
+) -> anyhow::Result<u64> {
+    let all = async { output::each(context.format, name, search.await?.into_inner(), text).await };
+    context.client.in_time("no end of the search", all).await
 }
 
-async fn ask(context: &Context, action: DhtAction) -> anyhow::Result<()> {
+pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<()> {
     let mut dht = DhtServiceClient::new(context.client.channel.clone());
     match action {
         DhtAction::FindPeer { peer } => {
-            let found = context.client.answer(dht.find_peer(FindPeerRequest { peer_id: peer })).await?;
             let text = |next: &FindPeerResponse| next.addresses.join("\n");
-            output::each(context.format, "FindPeerResponse", found, text).await.map(drop)
+            each(context, dht.find_peer(FindPeerRequest { peer_id: peer }), "FindPeerResponse", text).await.map(drop)
         }
         DhtAction::Closest { key } => {
             let request = FindClosestPeersRequest { key: self::key(&key)? };
-            let found = context.client.answer(dht.find_closest_peers(request)).await?;
             let text = |next: &FindClosestPeersResponse| format!("{}  {}", next.peer_id, next.addresses.join(" "));
-            told(
-                output::each(context.format, "FindClosestPeersResponse", found, text).await?,
-                "no peer answers in the DHT",
-            )
+            let count = each(context, dht.find_closest_peers(request), "FindClosestPeersResponse", text).await?;
+            told(count, "no peer answers in the DHT")
         }
         DhtAction::Provide { key } => {
             let done = context.client.answer(dht.provide(ProvideRequest { key: self::key(&key)? })).await?;
@@ -77,10 +81,15 @@ async fn ask(context: &Context, action: DhtAction) -> anyhow::Result<()> {
             let request = GetValueRequest { peer_id: peer.unwrap_or_default(), name };
             let mut found = context.client.answer(dht.get_value(request)).await?;
             let mut newest = None;
-            while let Some(value) = found.message().await? {
-                newest = Some(value);
-            }
-            let Some(value) = newest else { return Err(client::closed()) };
+            let search = async {
+                while let Some(value) = found.message().await? {
+                    newest = Some(value);
+                }
+                Err(client::closed())
+            };
+            let end: anyhow::Result<()> = context.client.in_time("no end of the search", search).await;
+            // What was found in time is worth having.
+            let Some(value) = newest else { return end };
             let text = |value: &GetValueResponse| {
                 String::from_utf8_lossy(&value.data).chars().filter(|c| output::is_harmless(*c)).collect()
             };
@@ -88,12 +97,9 @@ async fn ask(context: &Context, action: DhtAction) -> anyhow::Result<()> {
         }
         DhtAction::Providers { key } => {
             let request = FindProvidersRequest { key: self::key(&key)? };
-            let found = context.client.answer(dht.find_providers(request)).await?;
             let text = |next: &FindProvidersResponse| format!("{}  {}", next.peer_id, next.addresses.join(" "));
-            told(
-                output::each(context.format, "FindProvidersResponse", found, text).await?,
-                "nobody is known to have it",
-            )
+            let count = each(context, dht.find_providers(request), "FindProvidersResponse", text).await?;
+            told(count, "nobody is known to have it")
         }
     }
 }

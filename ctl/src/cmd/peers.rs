@@ -33,8 +33,8 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
         }
         Some(PeersAction::Ping { peer, count, interval }) => {
             let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
-            let mut answers =
-                peers.ping_peer(PingPeerRequest { peer_id: peer, count, interval_ms }).await?.into_inner();
+            let request = PingPeerRequest { peer_id: peer, count, interval_ms };
+            let mut answers = context.client.answer(peers.ping_peer(request)).await?;
             while let Some(answer) = answers.message().await? {
                 let ms = |a: &PingPeerResponse| format!("{:.2} ms", a.rtt_us as f64 / 1000.0);
                 output::message(context.format, "PingPeerResponse", &answer, ms)?;

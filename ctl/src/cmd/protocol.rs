@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use p2pd_api::local::{self, LocalListener};
 use p2pd_api::v1::{
-    ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest, HandleProtocolResponse, OpenProtocolStream,
-    ProtocolStream, exchange_stream_request::Item, exchange_stream_response::Event,
-    protocol_service_client::ProtocolServiceClient,
+    ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest, OpenProtocolStream, ProtocolStream,
+    exchange_stream_request::Item, exchange_stream_response::Event, protocol_service_client::ProtocolServiceClient,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
+    task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, transport::Channel};
@@ -41,7 +41,7 @@ fn new_stream(peer: &str, protocols: &[String]) -> Item {
 
 /// Joins standard input and output with a new stream.
 pub(super) async fn open(context: &Context, peer: &str, protocols: &[String]) -> anyhow::Result<()> {
-    let stream = start(service(context), new_stream(peer, protocols)).await?;
+    let stream = context.client.in_time("no stream", start(service(context), new_stream(peer, protocols))).await?;
     join(stream, tokio::io::stdin(), tokio::io::stdout()).await
 }
 
@@ -65,9 +65,13 @@ pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protoco
     output::say(format_args!("{} leads to {protocol} of {peer}", listener.place()?));
     loop {
         let (reader, writer) = tokio::io::split(listener.accept().await?);
-        let (client, first) = (service(context), new_stream(peer, &[protocol.to_owned()]));
+        let (client, first) = (context.client.clone(), new_stream(peer, &[protocol.to_owned()]));
+        let service = service(context);
         tokio::spawn(async move {
-            let joined = async { join(start(client, first).await?, reader, writer).await };
+            let joined = async {
+                let stream = client.in_time("no stream", start(service, first)).await?;
+                join(stream, reader, writer).await
+            };
             if let Err(error) = joined.await {
                 output::say(format_args!("p2pctl: {}", words(&error)));
             }
@@ -129,14 +133,17 @@ pub(super) async fn expose(
 /// A protocol that is ours as long as this lives.
 struct Handler {
     id: u64,
-    _told: tonic::Streaming<HandleProtocolResponse>,
+    /// Reads what is told of streams that found nobody waiting, so that the daemon goes on telling.
+    _told: JoinSet<()>,
 }
 
 impl Handler {
     async fn of(context: &Context, claim: &HandleProtocolRequest) -> anyhow::Result<Self> {
         let mut told = context.client.answer(service(context).handle_protocol(claim.clone())).await?;
-        let id = client::next(&mut told).await?.handler_id;
-        Ok(Handler { id, _told: told })
+        let id = context.client.in_time("no answer", client::next(&mut told)).await?.handler_id;
+        let mut reading = JoinSet::new();
+        reading.spawn(async move { while let Ok(Some(_)) = told.message().await {} });
+        Ok(Handler { id, _told: reading })
     }
 
     /// Once more, when the daemon is back.

@@ -1,7 +1,7 @@
 //! `pub` and `sub`.
 
 use std::{
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -21,13 +21,19 @@ use crate::{
     output,
 };
 
+/// More than the largest message holds, bytes.
+const TOO_LONG: u64 = (1 << 20) + 1;
+
 pub(super) async fn publish(context: &Context, flags: Pub) -> anyhow::Result<()> {
     let Pub { topic, message, wait } = flags;
     let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
     let request = move |data: Vec<u8>| PublishRequest { topic: topic.clone(), data: data.into(), wait_ms };
     let Some(message) = message else { return publish_lines(context, request).await };
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
-    let sent = tokio::time::timeout(context.client.timeout + wait, pubsub.publish(request(message.into_bytes())));
+    let sent = tokio::time::timeout(
+        context.client.timeout.saturating_add(wait),
+        pubsub.publish(request(message.into_bytes())),
+    );
     let sent = sent.await.map_err(|_| fail(6, "no answer from the daemon"))??.into_inner();
     tell(context, &sent)
 }
@@ -45,18 +51,21 @@ async fn publish_lines(
     request: impl Fn(Vec<u8>) -> PublishRequest + Send + 'static,
 ) -> anyhow::Result<()> {
     let (lines, requests) = mpsc::channel(64);
-    let reading = tokio::task::spawn_blocking(move || -> io::Result<()> {
-        for line in io::stdin().lock().split(b'\n') {
-            if lines.blocking_send(PublishManyRequest { message: Some(request(line?)) }).is_err() {
+    let reading = tokio::task::spawn_blocking(move || -> io::Result<u64> {
+        let (mut input, mut sent) = (io::stdin().lock(), 0);
+        while let Some(line) = next_line(&mut input)? {
+            if lines.blocking_send(PublishManyRequest { message: Some(request(line)) }).is_err() {
                 break;
             }
+            sent += 1;
         }
-        Ok(())
+        Ok(sent)
     });
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
-    let mut answers = pubsub.publish_many(ReceiverStream::new(requests)).await?.into_inner();
-    let mut lost = 0;
+    let mut answers = context.client.answer(pubsub.publish_many(ReceiverStream::new(requests))).await?;
+    let (mut answered, mut lost) = (0, 0);
     while let Some(answer) = answers.message().await? {
+        answered += 1;
         let refused = !answer.reason.is_empty();
         if refused {
             lost += 1;
@@ -69,8 +78,24 @@ async fn publish_lines(
             tell(context, &PublishResponse { peers: answer.peers, behind: answer.behind })?;
         }
     }
-    reading.await??;
+    if answered < reading.await?? {
+        return Err(client::closed());
+    }
     if lost > 0 { Err(fail(7, format!("{lost} lines were not sent"))) } else { Ok(()) }
+}
+
+/// The next line, without its end; of one that is too long for any message, as much as has the daemon refuse it.
+fn next_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    if input.by_ref().take(TOO_LONG).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else {
+        input.skip_until(b'\n')?;
+    }
+    Ok(Some(line))
 }
 
 pub(super) async fn subscribe(context: &Context, flags: Sub) -> anyhow::Result<()> {

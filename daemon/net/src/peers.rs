@@ -196,6 +196,11 @@ impl Peers {
         connections.filter_map(|open| open.meter.as_ref()).any(|meter| meter.busy())
     }
 
+    /// The connections to a peer.
+    pub(crate) fn connections(&self, peer: &libp2p::PeerId) -> impl Iterator<Item = ConnectionId> + '_ {
+        self.0.get(peer).into_iter().flat_map(|entry| entry.connections.keys().copied())
+    }
+
     /// The connections that fit.
     pub(crate) fn connections_where(
         &self,

@@ -16,7 +16,7 @@ use libp2p::{
     Swarm,
     gossipsub::{IdentTopic, MessageId, TopicHash},
     kad, ping,
-    swarm::SwarmEvent,
+    swarm::{ConnectionId, SwarmEvent},
 };
 use p2pd_core::{
     time::{MonoMs, UnixMs},
@@ -125,8 +125,8 @@ struct Task {
     say_protocols: bool,
     /// A group that gossip brought, handed on already; taken before the next event.
     unproven: Option<(MessageId, libp2p::PeerId, Unproven)>,
-    /// Peers that we hang up on, and why.
-    let_go: HashMap<libp2p::PeerId, HangUp>,
+    /// Connections that we close, and why.
+    let_go: HashMap<ConnectionId, HangUp>,
     /// Messages of programs' topics that the daemon was too slow for, until it is told.
     lost: HashMap<String, u64>,
     outbox: Outbox,
@@ -193,8 +193,6 @@ impl Task {
         for (topic, count) in std::mem::take(&mut self.lost) {
             self.tell(Event::Lost { topic, count });
         }
-        let connected = &self.swarm;
-        self.let_go.retain(|peer, _| connected.is_connected(peer));
         if std::mem::take(&mut self.say_protocols) {
             let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
             self.swarm.behaviour_mut().identify.push(peers);

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::event::Incoming;
 
-/// Messages that wait for one validator, and for all together.
+/// Messages that one validator has not decided on, and all together.
 const WAITING: usize = 256;
 const MAX_PENDING: usize = 1024;
 /// Bytes of all that wait.
@@ -58,9 +58,15 @@ pub(crate) struct Waiting {
 /// A message and what became of it.
 pub(crate) struct Ruled(pub(crate) Waiting, pub(crate) Ruling);
 
+/// A program that judges a topic.
+struct Program {
+    questions: mpsc::Sender<ToJudge>,
+    undecided: usize,
+}
+
 #[derive(Default)]
 pub(crate) struct Validators {
-    attached: HashMap<TopicHash, mpsc::Sender<ToJudge>>,
+    attached: HashMap<TopicHash, Program>,
     pending: BTreeMap<u64, Pending>,
     bytes: usize,
     next: u64,
@@ -69,11 +75,11 @@ pub(crate) struct Validators {
 impl Validators {
     /// Attaches a program; `None` when another one judges this topic.
     pub(crate) fn attach(&mut self, topic: TopicHash) -> Option<mpsc::Receiver<ToJudge>> {
-        if self.attached.get(&topic).is_some_and(|there| !there.is_closed()) {
+        if self.attached.get(&topic).is_some_and(|there| !there.questions.is_closed()) {
             return None;
         }
         let (questions, asked) = mpsc::channel(WAITING);
-        self.attached.insert(topic, questions);
+        self.attached.insert(topic, Program { questions, undecided: 0 });
         Some(asked)
     }
 
@@ -87,14 +93,15 @@ impl Validators {
         now: MonoMs,
     ) -> Option<Ruled> {
         let unjudged = default(settings.closed);
-        let Some(program) = self.attached.get(topic) else { return Some(Ruled(waiting, unjudged)) };
+        let Some(program) = self.attached.get_mut(topic) else { return Some(Ruled(waiting, unjudged)) };
         let weight = waiting.incoming.weight();
-        if self.pending.len() >= MAX_PENDING || self.bytes.saturating_add(weight) > MAX_BYTES {
+        let full = self.pending.len() >= MAX_PENDING || self.bytes.saturating_add(weight) > MAX_BYTES;
+        if full || program.undecided >= WAITING {
             return Some(Ruled(waiting, unjudged));
         }
         self.next = self.next.saturating_add(1);
-        match program.try_send(question(self.next)) {
-            Ok(()) => {}
+        match program.questions.try_send(question(self.next)) {
+            Ok(()) => program.undecided = program.undecided.saturating_add(1),
             Err(TrySendError::Full(_)) => return Some(Ruled(waiting, unjudged)),
             Err(TrySendError::Closed(_)) => {
                 self.attached.remove(topic);
@@ -117,6 +124,9 @@ impl Validators {
     fn take(&mut self, number: u64) -> Option<Pending> {
         let pending = self.pending.remove(&number)?;
         self.bytes = self.bytes.saturating_sub(pending.ruled.incoming.weight());
+        if let Some(program) = self.attached.get_mut(&pending.topic) {
+            program.undecided = program.undecided.saturating_sub(1);
+        }
         Some(pending)
     }
 
@@ -127,7 +137,7 @@ impl Validators {
 
     /// What was not judged in time, or whose validator has gone.
     pub(crate) fn due(&mut self, now: MonoMs) -> Vec<Ruled> {
-        self.attached.retain(|_, program| !program.is_closed());
+        self.attached.retain(|_, program| !program.questions.is_closed());
         let late = |pending: &Pending| now >= pending.deadline || !self.attached.contains_key(&pending.topic);
         let numbers: Vec<u64> = self.pending.iter().filter(|(_, p)| late(p)).map(|(number, _)| *number).collect();
         let taken = numbers.into_iter().filter_map(|number| self.take(number));

@@ -124,13 +124,16 @@ impl PeerService for Service {
 
     async fn pin_peer(&self, request: Request<PinPeerRequest>) -> Result<Response<PinPeerResponse>, Status> {
         let PinPeerRequest { peer, tags, passive } = request.into_inner();
-        let pinned = self.0.node.pin(&peer, tags, passive).await.map_err(status::of)?;
+        let pinning = self.0.node.whole(|node| async move { node.pin(&peer, tags, passive).await });
+        let pinned = pinning.await.map_err(status::of)?;
         Ok(Response::new(PinPeerResponse { peer_id: pinned.to_string() }))
     }
 
     async fn unpin_peer(&self, request: Request<UnpinPeerRequest>) -> Result<Response<UnpinPeerResponse>, Status> {
         let UnpinPeerRequest { peer_id, tags } = request.into_inner();
-        let pinned = self.0.node.unpin(&convert::peer_id(&peer_id)?, &tags).await.map_err(status::of)?;
+        let peer = convert::peer_id(&peer_id)?;
+        let unpinning = self.0.node.whole(|node| async move { node.unpin(&peer, &tags).await });
+        let pinned = unpinning.await.map_err(status::of)?;
         Ok(Response::new(UnpinPeerResponse { pinned }))
     }
 
@@ -175,12 +178,14 @@ impl PeerService for Service {
             Verdict::Deny => false,
             Verdict::Unspecified => return Err(status::field("rule.verdict", "takes allow or deny")),
         };
-        self.0.node.rule(&rule.subject, allow).await.map_err(status::of)?;
+        let ruling = self.0.node.whole(|node| async move { node.rule(&rule.subject, allow).await });
+        ruling.await.map_err(status::of)?;
         Ok(Response::new(SetRuleResponse {}))
     }
 
     async fn remove_rule(&self, request: Request<RemoveRuleRequest>) -> Result<Response<RemoveRuleResponse>, Status> {
-        self.0.node.unrule(&request.into_inner().subject).await.map_err(status::of)?;
+        let subject = request.into_inner().subject;
+        self.0.node.whole(|node| async move { node.unrule(&subject).await }).await.map_err(status::of)?;
         Ok(Response::new(RemoveRuleResponse {}))
     }
 }

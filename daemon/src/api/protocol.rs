@@ -5,10 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use p2pd_api::v1::{
     CallProtocolRequest, CallProtocolResponse, ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest,
-    HandleProtocolResponse, InboundStream, ProtocolAnswer, ProtocolCall, ProtocolStream, ServeProtocolRequest,
-    ServeProtocolResponse, exchange_stream_request::Item, exchange_stream_response, handle_protocol_response,
-    protocol_answer::Outcome, protocol_service_server::ProtocolService, serve_protocol_request,
-    serve_protocol_response,
+    HandleProtocolResponse, InboundStream, ProtocolCall, ProtocolStream, ServeProtocolRequest, ServeProtocolResponse,
+    exchange_stream_request::Item, exchange_stream_response, handle_protocol_response, protocol_answer::Outcome,
+    protocol_service_server::ProtocolService, serve_protocol_request, serve_protocol_response,
 };
 use p2pd_core::id::{IdError, PeerId};
 use p2pd_net::{ByteStream, PeerStream};
@@ -20,7 +19,7 @@ use super::{
     reply::{self, Gone, Out, Replies},
     status,
 };
-use crate::node::{Answered, Arrived, Claim, Lease, Served, Serving};
+use crate::node::{Answered, Arrived, Claim, Lease, MAX_CALL, Served, Serving};
 
 pub(super) struct Service(pub(super) Context);
 
@@ -148,14 +147,18 @@ async fn serve(
                     send(Event::Call(call)).await?;
                 }
             },
-            item = items.message() => match item.map_err(|_| Gone)?.ok_or(Gone)?.item {
-                Some(Item::Answer(ProtocolAnswer { call_id, outcome: Some(Outcome::Data(data)) })) => {
-                    if let Err(error) = serving.answer(call_id, data) {
-                        return out.fail(status::of(error)).await;
+            item = items.message() => match item {
+                Ok(Some(ServeProtocolRequest { item: Some(Item::Answer(answer)) })) => match answer.outcome {
+                    Some(Outcome::Data(data)) if data.len() > MAX_CALL => {
+                        serving.refuse(answer.call_id);
+                        send(Event::TooLarge(answer.call_id)).await?;
                     }
-                }
-                Some(Item::Answer(answer)) => serving.refuse(answer.call_id),
-                _ => return out.fail(status::field("item", "after the first message only `answer`")).await,
+                    Some(Outcome::Data(data)) => serving.answer(answer.call_id, data),
+                    Some(Outcome::Refused(_)) | None => serving.refuse(answer.call_id),
+                },
+                Ok(Some(_)) => return out.fail(status::field("item", "after the first message only `answer`")).await,
+                Ok(None) => return Err(Gone),
+                Err(error) => return out.fail(status::unreadable(&error)).await,
             },
         }
     }
@@ -182,7 +185,7 @@ async fn send(
     out: &Out<ExchangeStreamResponse>,
 ) -> Result<(), Option<Status>> {
     loop {
-        match items.message().await.map_err(|_| None)?.map(|next| next.item) {
+        match items.message().await.map_err(|e| Some(status::unreadable(&e)))?.map(|next| next.item) {
             Some(Some(Item::Data(data))) => writer.write_all(&data).await.map_err(|e| Some(status::reset(&e)))?,
             Some(_) => return Err(Some(status::field("item", "after the first message only `data`"))),
             None if tokio::time::timeout(CANCEL_WITHIN, out.gone()).await.is_ok() => return Err(None),

@@ -55,6 +55,8 @@ struct Many {
     node: Node,
     requests: Streaming<PublishManyRequest>,
     more: bool,
+    /// Why no more can be read, where that is a fault.
+    fault: Option<Status>,
     ahead: Outbound,
     /// Waits for a listener, so nothing overtakes it.
     patient: Option<PublishRequest>,
@@ -63,30 +65,42 @@ struct Many {
 
 impl Many {
     fn new(node: &Node, requests: Streaming<PublishManyRequest>) -> Self {
-        Many { node: node.clone(), requests, more: true, ahead: node.outbound(), patient: None, answered: 0 }
+        Many {
+            node: node.clone(),
+            requests,
+            more: true,
+            fault: None,
+            ahead: node.outbound(),
+            patient: None,
+            answered: 0,
+        }
     }
 
-    /// What became of the next message; `None` after the last.
-    async fn next(&mut self) -> Option<PublishManyResponse> {
+    /// What became of the next message; `None` after the last, and an error where the one after it could not be read.
+    async fn next(&mut self) -> Option<Result<PublishManyResponse, Status>> {
         loop {
             if self.ahead.is_empty()
                 && let Some(request) = self.patient.take()
             {
                 let published = publish(&self.node, request).await;
-                return Some(self.answer(published));
+                return Some(Ok(self.answer(published)));
             }
             let room = self.more && self.patient.is_none() && self.ahead.len() < AHEAD;
             tokio::select! {
                 biased;
-                Some(done) = self.ahead.next() => return Some(self.answer(done.map(sent).map_err(status::of))),
+                Some(done) = self.ahead.next() => return Some(Ok(self.answer(done.map(sent).map_err(status::of)))),
                 request = self.requests.message(), if room => match request {
                     Ok(Some(PublishManyRequest { message })) => match message.unwrap_or_default() {
                         PublishRequest { topic, data, wait_ms: 0 } => self.ahead.hand(&topic, data).await,
                         patient => self.patient = Some(patient),
                     },
-                    _ => self.more = false,
+                    Ok(None) => self.more = false,
+                    Err(error) => {
+                        self.more = false;
+                        self.fault = Some(status::unreadable(&error));
+                    }
                 },
-                else => return None,
+                else => return self.fault.take().map(Err),
             }
         }
     }
@@ -120,7 +134,7 @@ impl PubSubService for Service {
         request: Request<Streaming<PublishManyRequest>>,
     ) -> Result<Response<Self::PublishManyStream>, Status> {
         let many = Many::new(&self.0.node, request.into_inner());
-        let answers = stream::unfold(many, async |mut many| Some((Ok(many.next().await?), many)));
+        let answers = stream::unfold(many, async |mut many| Some((many.next().await?, many)));
         Ok(Response::new(reply::follow(self.0.stop.clone(), answers)))
     }
 
@@ -151,7 +165,9 @@ impl PubSubService for Service {
                     (None, true) => Start::Oldest,
                     (None, false) => Start::Now,
                 };
-                let reader = node.subscribe_durable(&topic, start).await.map_err(status::of)?;
+                let name = topic.clone();
+                let subscribing = node.whole(|node| async move { node.subscribe_durable(&name, start).await });
+                let reader = subscribing.await.map_err(status::of)?;
                 return Ok(Response::new(reply::follow(stop, read_log(reader, topic))));
             }
         };
@@ -217,7 +233,8 @@ impl PubSubService for Service {
     async fn set_topic(&self, request: Request<SetTopicRequest>) -> Result<Response<SetTopicResponse>, Status> {
         let SetTopicRequest { topic, settings } = request.into_inner();
         let settings = convert::settings_in(settings.unwrap_or_default())?;
-        self.0.node.set_topic(&topic, settings).await.map_err(status::of)?;
+        let setting = self.0.node.whole(|node| async move { node.set_topic(&topic, settings).await });
+        setting.await.map_err(status::of)?;
         Ok(Response::new(SetTopicResponse { settings: Some(convert::settings(settings)) }))
     }
 
@@ -225,7 +242,8 @@ impl PubSubService for Service {
         &self,
         request: Request<ForgetTopicRequest>,
     ) -> Result<Response<ForgetTopicResponse>, Status> {
-        self.0.node.forget_topic(&request.into_inner().topic).await.map_err(status::of)?;
+        let topic = request.into_inner().topic;
+        self.0.node.whole(|node| async move { node.forget_topic(&topic).await }).await.map_err(status::of)?;
         Ok(Response::new(ForgetTopicResponse {}))
     }
 
@@ -297,7 +315,8 @@ async fn judge(
                 let verdict = match said {
                     Ok(Some(ValidateTopicRequest { item: Some(Item::Verdict(verdict)) })) => verdict,
                     Ok(Some(_)) => return out.fail(status::field("verdict", "must be set after the topic")).await,
-                    Ok(None) | Err(_) => return Ok(()),
+                    Ok(None) => return Ok(()),
+                    Err(error) => return out.fail(status::unreadable(&error)).await,
                 };
                 let ruled = match ruling(&verdict) {
                     Ok(ruling) => node.give_verdict(topic, verdict.number, ruling).await.map_err(status::of),

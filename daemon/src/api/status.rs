@@ -21,6 +21,11 @@ fn status_with(code: Code, reason: Reason, message: impl Into<String>, metadata:
     Status::with_error_details(code, message, details)
 }
 
+/// For a message of a call's stream that could not be read: mostly one that is too large, with the library's words for it.
+pub(super) fn unreadable(error: &Status) -> Status {
+    field("request", &format!("could not be read, and the call ends: {}", error.message()))
+}
+
 /// A status that names a field.
 pub(super) fn field(field: &str, fault: &str) -> Status {
     let mut details = ErrorDetails::new();

@@ -155,7 +155,8 @@ async fn take(
                         return acknowledge(&publication, &out).await;
                     }
                     Ok(Some(PublishStreamRequest { item })) => handle(&mut publication, item),
-                    Ok(None) | Err(_) => return Ok(()),
+                    Ok(None) => return Ok(()),
+                    Err(error) => Err(status::unreadable(&error)),
                 };
                 if let Err(status) = taken {
                     return out.fail(status).await;

@@ -3,7 +3,7 @@
 use p2pd_store::{EventRecord, Store, StoreError};
 use tokio::sync::broadcast;
 
-use super::{Node, NodeError, WATCH, blocking, lock, wall};
+use super::{Node, NodeError, WATCH, blocking, first_number, lock, wall};
 
 /// One event and its number.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ const MAX_UNWRITTEN: usize = 4096;
 
 impl State {
     pub(super) fn restore(store: &Store) -> Result<Self, StoreError> {
-        let next = store.last_event()?.map_or(0, |last| last.saturating_add(1));
+        let next = store.last_event()?.map_or(0, |last| last.saturating_add(1)).max(first_number());
         Ok(State { next, told: broadcast::Sender::new(WATCH), unwritten: Vec::new() })
     }
 }

@@ -39,7 +39,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) use directory::{Listed, StreamChange};
 pub(crate) use error::NodeError;
 pub(crate) use events::Happened;
-pub(crate) use protocols::{Answered, Arrived, Claim, Lease, Served, Serving, check_protocol};
+pub(crate) use protocols::{Answered, Arrived, Claim, Lease, MAX_CALL, Served, Serving, check_protocol};
 pub(crate) use publication::{Opening, Publication, Wire};
 pub(crate) use pubsub::{
     Live, LogReader, LogStatus, Logged, Outbound, Start, TopicItem, TopicStatus, Validator, meshes,
@@ -90,7 +90,7 @@ struct Inner {
     /// `None`: which ones is not known.
     peers_changed: broadcast::Sender<Option<PeerId>>,
     counters: Counters,
-    /// What must end before the network does: deregistrations of publications, messages on their way, attempts.
+    /// What must end before the network does: deregistrations of publications, messages on their way, attempts, tunnels.
     farewells: TaskTracker,
     /// Told when the daemon stops, to attempts that would go on for long.
     stopping: CancellationToken,
@@ -118,6 +118,12 @@ async fn blocking<T: Send + 'static>(
 fn wall() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Numbers that go on across restarts begin with the time, in microseconds, so that none given before a crash is given again:
+/// nothing happens a million times a second.
+fn first_number() -> u64 {
+    wall().0.saturating_mul(1000).max(1)
 }
 
 impl Node {
@@ -240,6 +246,23 @@ impl Node {
     /// Dials a multiaddr that ends in `/p2p/<peer id>`.
     pub(crate) async fn connect(&self, address: &str) -> Result<PeerId, NodeError> {
         Ok(self.0.net.connect(address).await?)
+    }
+
+    /// Makes a change whole, also when whoever asked for it goes away in the middle of it: what is in force, on disk and in
+    /// the network then still agree.
+    pub(crate) async fn whole<T, F>(&self, change: impl FnOnce(Node) -> F) -> Result<T, NodeError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, NodeError>> + Send + 'static,
+    {
+        let changing = self.0.farewells.spawn(change(self.clone()));
+        changing.await.map_err(|e| NodeError::Internal(e.to_string()))?
+    }
+
+    /// Runs something until its end or the daemon's.
+    fn until_stop(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.0.stopping.clone();
+        self.0.farewells.spawn(async move { stopping.run_until_cancelled(work).await });
     }
 
     /// Closes every connection to a peer.

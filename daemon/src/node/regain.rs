@@ -64,7 +64,7 @@ impl Node {
         for (peer, record) in known.into_iter().take(REDIAL) {
             let Ok(peer) = PeerId::from_bytes(&peer) else { continue };
             let net = self.0.net.clone();
-            tokio::spawn(async move {
+            self.until_stop(async move {
                 if let Err(error) = net.connect_peer(&peer, &record.addresses).await {
                     tracing::debug!(%error, "known peer not reached");
                 }
@@ -81,8 +81,8 @@ impl Node {
     pub(super) fn win_back(&self, peer: PeerId) {
         let Some(longer) = lock(&self.0.lost).note(&peer, self.now()) else { return };
         let node = self.clone();
-        self.0.farewells.spawn(async move {
-            let _ = node.0.stopping.run_until_cancelled(node.dial_again(&peer, longer)).await;
+        self.until_stop(async move {
+            node.dial_again(&peer, longer).await;
             lock(&node.0.lost).done(&peer);
         });
     }

@@ -150,7 +150,7 @@ impl Node {
         for key in wanted {
             let addresses = self.addresses_of(&key);
             let (net, peer) = (self.0.net.clone(), key.publisher);
-            tokio::spawn(async move {
+            self.until_stop(async move {
                 let connected = net.peers().await.is_ok_and(|peers| peers.iter().any(|p| p.peer == peer));
                 if !connected && let Err(error) = net.connect_peer(&peer, &addresses).await {
                     tracing::debug!(%error, "publisher not reached; relying on other listeners");

@@ -11,6 +11,8 @@ use crate::config::{ANYBODY, Expose, Forward};
 
 /// Connections through one tunnel; what comes beyond is closed.
 const MAX_CONNECTIONS: usize = 256;
+/// How long after one that was not accepted, as for want of file descriptors, the next is looked for.
+const AGAIN: Duration = Duration::from_millis(100);
 /// How long after a failure a tunnel is set up again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -25,7 +27,7 @@ impl Node {
         let tunnels = self.0.config.tunnels.clone();
         let forward = tunnels.forward.into_iter().map(Tunnel::Forward);
         for tunnel in forward.chain(tunnels.expose.into_iter().map(Tunnel::Expose)) {
-            tokio::spawn(self.clone().keep_up(tunnel));
+            self.until_stop(self.clone().keep_up(tunnel));
         }
     }
 
@@ -52,10 +54,17 @@ impl Node {
         let listener = LocalListener::bind(&tunnel.listen).await?;
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let mut here = listener.accept().await?;
+            let mut here = match listener.accept().await {
+                Ok(here) => here,
+                Err(error) => {
+                    tracing::warn!(%error, tunnel.listen, "a connection was not accepted");
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+            };
             let Ok(room) = room.clone().try_acquire_owned() else { continue };
             let (node, tunnel) = (self.clone(), tunnel.clone());
-            tokio::spawn(async move {
+            self.until_stop(async move {
                 let _room = room;
                 match node.reach(&tunnel).await {
                     Ok(mut there) => drop(tokio::io::copy_bidirectional(&mut here, &mut there).await),
@@ -91,7 +100,7 @@ impl Node {
                 continue;
             }
             let target = tunnel.target.clone();
-            tokio::spawn(async move {
+            self.until_stop(async move {
                 let _room = room;
                 match local::connect(&target).await {
                     Ok(mut here) => drop(tokio::io::copy_bidirectional(&mut here, &mut there).await),

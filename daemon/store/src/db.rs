@@ -44,20 +44,34 @@ fn options() -> Options {
     options
 }
 
+/// The version of a database's schema, 0 of a new one.
+fn known_version(db: &DB, path: &Path) -> Result<u32, StoreError> {
+    let Some(bytes) = db.get(VERSION_KEY)? else { return Ok(0) };
+    let found = bytes.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Corrupt { table: "default" })?;
+    if found > VERSION {
+        return Err(StoreError::Newer { path: path.into(), found, known: VERSION });
+    }
+    Ok(found)
+}
+
+/// Refuses a newer database that has other tables. RocksDB opens none without all its tables, and makes those that it lacks.
+fn refuse_other_tables(path: &Path) -> Result<(), StoreError> {
+    // There is none yet, or opening it tells the fault.
+    let Ok(names) = DB::list_cf(&options(), path) else { return Ok(()) };
+    let ours = |name: &String| name == "default" || TABLES.contains(&name.as_str());
+    if names.iter().all(ours) && TABLES.iter().all(|table| names.iter().any(|name| name == table)) {
+        return Ok(());
+    }
+    known_version(&DB::open_cf_for_read_only(&options(), path, names, false)?, path).map(drop)
+}
+
 impl Store {
     /// Opens or creates the database and brings it to this version's schema. A newer one is refused untouched.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        refuse_other_tables(path)?;
         let tables = TABLES.map(|name| ColumnFamilyDescriptor::new(name, options()));
         let db = DB::open_cf_descriptors(&options(), path, tables)?;
-        let found = match db.get(VERSION_KEY)? {
-            None => 0,
-            Some(bytes) => {
-                bytes.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Corrupt { table: "default" })?
-            }
-        };
-        if found > VERSION {
-            return Err(StoreError::Newer { path: path.into(), found, known: VERSION });
-        }
+        let found = known_version(&db, path)?;
         for (version, migration) in (2..).zip(MIGRATIONS).filter(|(version, _)| found > 0 && *version > found) {
             let mut batch = WriteBatch::default();
             migration(&db, &mut batch)?;
@@ -181,13 +195,21 @@ impl Store {
     pub fn append_events(&self, events: &[(u64, EventRecord)]) -> Result<(), StoreError> {
         let table = self.table(EVENTS)?;
         let mut batch = WriteBatch::default();
-        for (number, record) in events {
+        let newest = &events[events.len().saturating_sub(MAX_EVENTS)..];
+        for (number, record) in newest {
             batch.put_cf(table, number.to_be_bytes(), record.encode_to_vec());
         }
-        if let Some((newest, _)) = events.last() {
-            let oldest = newest.saturating_sub(MAX_EVENTS - 1);
-            batch.delete_range_cf(table, 0u64.to_be_bytes(), oldest.to_be_bytes());
+        // The numbers leave gaps, so those on disk are counted.
+        let mut rows = self.db.raw_iterator_cf(table);
+        rows.seek_to_last();
+        for _ in newest.len()..MAX_EVENTS {
+            rows.prev();
         }
+        if let Some(key) = rows.key() {
+            batch.delete_range_cf(table, &0u64.to_be_bytes()[..], key);
+            batch.delete_cf(table, key);
+        }
+        rows.status()?;
         Ok(self.db.write(batch)?)
     }
 }
@@ -226,11 +248,15 @@ mod tests {
         let peers: Vec<_> = (0..9u8).map(|n| (vec![n], PeerRecord { addresses: vec![], seen: n.into() })).collect();
         store.put_peers(&peers, 4).unwrap();
         assert_eq!(store.peers().unwrap().iter().map(|(p, _)| p[0]).collect::<Vec<_>>(), [5, 6, 7, 8]);
-        let events: Vec<_> = (0..MAX_EVENTS + 5).map(|n| (n, EventRecord::default())).collect();
+        let events: Vec<_> = (0..MAX_EVENTS as u64 + 5).map(|n| (n, EventRecord::default())).collect();
         store.append_events(&events).unwrap();
-        assert_eq!(store.events_after(None).unwrap().len() as u64, MAX_EVENTS);
-        assert_eq!(store.last_event().unwrap(), Some(MAX_EVENTS + 4));
-        assert_eq!(store.events_after(Some(MAX_EVENTS + 2)).unwrap().len(), 2);
+        assert_eq!(store.events_after(None).unwrap().len(), MAX_EVENTS);
+        assert_eq!(store.last_event().unwrap(), Some(MAX_EVENTS as u64 + 4));
+        assert_eq!(store.events_after(Some(MAX_EVENTS as u64 + 2)).unwrap().len(), 2);
+        // After a start the numbers begin far beyond.
+        store.append_events(&[(u64::MAX - 1, EventRecord::default()), (u64::MAX, EventRecord::default())]).unwrap();
+        let kept = store.events_after(None).unwrap();
+        assert_eq!((kept.len(), kept[0].0), (MAX_EVENTS, 7));
     }
 
     #[test]
@@ -243,5 +269,19 @@ mod tests {
             store.db.put(VERSION_KEY, 99u32.to_be_bytes()).unwrap();
         }
         assert!(matches!(Store::open(directory.path()), Err(StoreError::Newer { found: 99, .. })));
+    }
+
+    #[test]
+    fn a_newer_one_with_other_tables_is_refused_untouched() {
+        let directory = tempfile::tempdir().unwrap();
+        {
+            let mut store = Store::open(directory.path()).unwrap();
+            store.db.create_cf("to-come", &options()).unwrap();
+            store.db.drop_cf(DIRECTORY).unwrap();
+            store.db.put(VERSION_KEY, 99u32.to_be_bytes()).unwrap();
+        }
+        let before = DB::list_cf(&options(), directory.path()).unwrap();
+        assert!(matches!(Store::open(directory.path()), Err(StoreError::Newer { found: 99, .. })));
+        assert_eq!(DB::list_cf(&options(), directory.path()).unwrap(), before);
     }
 }

@@ -23,7 +23,7 @@ pub(crate) const TOPICS: &str = "topics";
 pub(crate) const MESSAGES: &str = "messages";
 pub(crate) const TABLES: [&str; 6] = [SETTINGS, DIRECTORY, PEERS, EVENTS, TOPICS, MESSAGES];
 /// Events kept.
-pub(crate) const MAX_EVENTS: u64 = 10_000;
+pub(crate) const MAX_EVENTS: usize = 10_000;
 
 /// Reads the version before and writes the difference into the batch.
 pub(crate) type Migration = fn(&rocksdb::DB, &mut rocksdb::WriteBatch) -> Result<(), crate::StoreError>;

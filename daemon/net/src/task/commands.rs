@@ -102,10 +102,10 @@ impl Task {
         // What was dialled by name is dialled anew, where it may.
         let ends = |peer: &_, address: &_| gate.denies(peer, address) || (more && gate.doubts(peer, address));
         let ended = self.peers.connections_where(ends);
-        let ended = ended.into_iter().map(|(peer, id, address)| (peer, id, gate.denies(&peer, &address)));
-        for (peer, id, for_good) in ended.collect::<Vec<_>>() {
+        let ended = ended.into_iter().map(|(peer, id, address)| (id, gate.denies(&peer, &address)));
+        for (id, for_good) in ended.collect::<Vec<_>>() {
             let why = if for_good { "a rule denies it" } else { "a rule may deny where its name leads" };
-            self.let_go.insert(peer, HangUp { why, for_good });
+            self.let_go.insert(id, HangUp { why, for_good });
             self.swarm.close_connection(id);
         }
     }

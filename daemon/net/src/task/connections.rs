@@ -21,7 +21,6 @@ pub(super) struct HangUp {
 impl Task {
     pub(super) fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
         self.dial.connected(&peer, id);
-        self.let_go.remove(&peer);
         // Whoever has dialled us proves that others may.
         if endpoint.is_listener() && self.dht == DhtMode::Auto {
             self.dht = DhtMode::Server;
@@ -35,12 +34,17 @@ impl Task {
     }
 
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>) {
-        let why = self.why_closed(&peer, cause);
-        if !self.peers.closed(&peer, id, why, Self::wall()) {
-            return;
+        let hung_up = self.let_go.remove(&id);
+        // Because we let go of the peer, or as the transport has it.
+        let why = match (hung_up, cause) {
+            (Some(hung_up), _) => hung_up.why.to_owned(),
+            (None, None) => "closed by either side in good order".to_owned(),
+            (None, Some(error)) => dial::innermost(error),
+        };
+        if self.peers.closed(&peer, id, why, Self::wall()) {
+            let for_good = hung_up.is_some_and(|hung_up| hung_up.for_good);
+            self.tell(Event::Disconnected { peer: peers::from_libp2p(&peer), for_good });
         }
-        let for_good = self.let_go.remove(&peer).is_some_and(|hung_up| hung_up.for_good);
-        self.tell(Event::Disconnected { peer: peers::from_libp2p(&peer), for_good });
     }
 
     /// Lets go of peers that ought to follow the directory and have not said so.
@@ -53,22 +57,10 @@ impl Task {
         }
     }
 
-    /// Why a connection closed: because we let go of the peer, or as the transport has it.
-    fn why_closed(&mut self, peer: &PeerId, cause: Option<&ConnectionError>) -> String {
-        match (self.let_go.get(peer), cause) {
-            (Some(hung_up), _) => hung_up.why.to_owned(),
-            (None, None) => "closed by either side in good order".to_owned(),
-            (None, Some(error)) => dial::innermost(error),
-        }
-    }
-
     /// Lets go of a peer, and remembers why until it is gone.
     pub(super) fn hang_up(&mut self, peer: PeerId, why: HangUp) -> Result<(), ()> {
-        let known = self.swarm.disconnect_peer_id(peer);
-        if known.is_ok() {
-            self.let_go.insert(peer, why);
-        }
-        known
+        self.let_go.extend(self.peers.connections(&peer).map(|id| (id, why)));
+        self.swarm.disconnect_peer_id(peer)
     }
 
     /// Lets go of the least useful peers when there are too many.

@@ -21,7 +21,7 @@ use tokio::{
 use super::{super::lock, Claim, Handler, Node, NodeError};
 
 /// Largest request or answer, in bytes.
-const MAX_CALL: usize = 1_000_000;
+pub(crate) const MAX_CALL: usize = 1_000_000;
 /// Calls that one program answers at once; what comes beyond is reset.
 const MAX_CALLS: usize = 256;
 /// How long a peer may take to send its request, and to take the answer.
@@ -124,14 +124,10 @@ impl Serving {
     }
 
     /// Answers a call. One that is over meanwhile needs none.
-    pub(crate) fn answer(&self, number: u64, data: Bytes) -> Result<(), NodeError> {
-        if data.len() > MAX_CALL {
-            return Err(NodeError::Field { field: "answer.data", fault: format!("takes at most {MAX_CALL} bytes") });
-        }
+    pub(crate) fn answer(&self, number: u64, data: Bytes) {
         if let Some(call) = lock(&self.open).remove(&number) {
             let _ = call.send(data);
         }
-        Ok(())
     }
 
     /// Resets a call.

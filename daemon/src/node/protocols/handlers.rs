@@ -133,6 +133,9 @@ impl Registration {
             waiting = waiting.take().and_then(|waiting| member.offer(waiting, state).err());
             waiting.is_none()
         });
+        if let Some(PeerStream { peer, protocol, .. }) = waiting {
+            tracing::warn!(%peer, protocol, "stream reset: its programs are too far behind");
+        }
         self.members.rotate_left(taken.map_or(0, |at| at + 1));
     }
 }
@@ -160,8 +163,16 @@ impl Handler {
 impl Drop for Handler {
     fn drop(&mut self) {
         if let Some(registration) = lock(&self.state.handlers.by_protocol).get_mut(&self.protocol) {
-            registration.members.retain(|member| member.number != self.member);
+            let place = registration.members.iter().position(|member| member.number == self.member);
+            let gone = place.and_then(|place| registration.members.remove(place));
+            // What it was told of and did not take is another's, or waits for its return.
+            let left = gone.map(|member| member.announced).unwrap_or_default();
             registration.left = Instant::now();
+            if !registration.members.is_empty() || registration.lease.is_some() {
+                left.into_iter()
+                    .filter_map(|number| self.state.take(number))
+                    .for_each(|stream| registration.give(stream, &self.state));
+            }
             registration.changed.notify_one();
         }
     }

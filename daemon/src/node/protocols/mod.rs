@@ -18,13 +18,14 @@ use p2pd_net::{NetError, PeerStream};
 
 use self::handlers::Handler;
 pub(crate) use self::{
-    call::{Answered, Served, Serving},
+    call::{Answered, MAX_CALL, Served, Serving},
     handlers::{Arrived, Claim, Lease},
 };
 use super::{Node, NodeError, lock};
 
-/// Inbound streams that wait for their program.
+/// Inbound streams of a protocol that wait for their program, and those of all protocols.
 const MAX_WAITING: usize = 64;
+const MAX_WAITING_ALL: usize = 1024;
 /// How long one waits before it is reset.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
 /// Longest that opening may take.
@@ -49,8 +50,9 @@ impl State {
     fn keep(self: &Arc<Self>, waiting: PeerStream) -> Option<u64> {
         let number = self.number();
         let mut all = lock(&self.waiting);
-        if all.len() >= MAX_WAITING {
-            tracing::warn!(peer = %waiting.peer, waiting.protocol, "stream reset: {MAX_WAITING} others wait to be accepted");
+        let alike = all.values().filter(|other| other.protocol == waiting.protocol).count();
+        if alike >= MAX_WAITING || all.len() >= MAX_WAITING_ALL {
+            tracing::warn!(peer = %waiting.peer, waiting.protocol, "stream reset: {alike} others wait to be accepted");
             return None;
         }
         all.insert(number, waiting);

@@ -14,7 +14,7 @@ use p2pd_store::{Keep, LogRecord, MessageRecord, Store, StoreError, TopicRecord}
 use tokio::sync::watch;
 
 use super::{Topic, TopicItem, topic::LogStatus};
-use crate::node::{Node, NodeError, blocking, lock, wall};
+use crate::node::{Node, NodeError, blocking, first_number, lock, wall};
 
 /// Most logs.
 const MAX_LOGS: usize = 32;
@@ -134,6 +134,28 @@ pub(crate) enum Logged {
     Gap { from: u64, to: u64, reason: &'static str },
 }
 
+/// What a record of the log is to a reader.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// That the daemon was away before it.
+    Away,
+    /// It is not the next.
+    Missing,
+    Message,
+}
+
+/// Of a record with this number, for a reader who is at `next`; `oldest` is kept.
+fn step(next: u64, number: u64, away: bool, oldest: Option<u64>) -> Step {
+    let nothing_expired = oldest.is_none_or(|oldest| oldest <= next);
+    if away && (nothing_expired || number <= next) {
+        Step::Away
+    } else if number > next {
+        Step::Missing
+    } else {
+        Step::Message
+    }
+}
+
 impl LogReader {
     /// The cursor after what was read last.
     pub(crate) fn cursor(&self) -> u64 {
@@ -144,13 +166,16 @@ impl LogReader {
     pub(crate) async fn next(&mut self) -> Option<Result<Logged, NodeError>> {
         loop {
             if let Some((number, message)) = self.page.pop_front() {
-                if message.away && self.oldest().is_none_or(|oldest| oldest <= self.next) {
-                    let from = std::mem::replace(&mut self.next, number.saturating_add(1));
-                    return Some(Ok(Logged::Gap { from, to: number, reason: "daemon-away" }));
-                }
-                if number > self.next {
-                    self.page.push_front((number, message));
-                    return Some(Ok(self.gap(number).await));
+                match step(self.next, number, message.away, self.oldest()) {
+                    Step::Away => {
+                        let from = std::mem::replace(&mut self.next, number.saturating_add(1));
+                        return Some(Ok(Logged::Gap { from, to: number, reason: "daemon-away" }));
+                    }
+                    Step::Missing => {
+                        self.page.push_front((number, message));
+                        return Some(Ok(self.gap(number).await));
+                    }
+                    Step::Message => {}
                 }
                 self.next = number.saturating_add(1);
                 let sender = (!message.sender.is_empty()).then(|| PeerId::from_bytes(&message.sender)).transpose();
@@ -355,11 +380,6 @@ fn take_up(store: &Store, topic: &str, mut record: TopicRecord) -> Result<(Topic
         record.log.iter_mut().for_each(|log| log.next = number.saturating_add(1));
     }
     Ok((record, newest))
-}
-
-/// Numbers begin with the time, in microseconds: no log grows by a million messages a second.
-fn first_number() -> u64 {
-    wall().0.saturating_mul(1000).max(1)
 }
 
 /// The number a reader begins with. Only what is on disk counts: a number that is not may be another message's after a
