@@ -133,11 +133,14 @@ async fn what_is_offered_again_after_a_restart_is_in_the_log_once() {
     let bootstrap = [format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", swarm.local_peer_id())];
     let (publish, mut to_publish) = mpsc::channel::<&str>(1);
     let publishing = tokio::spawn(async move {
+        let (mut next, mut tick) = (None, interval(Duration::from_millis(100)));
         loop {
             tokio::select! {
                 _ = swarm.next() => {}
-                Some(text) = to_publish.recv() => {
-                    swarm.behaviour_mut().publish(IdentTopic::new(TOPIC), text).unwrap();
+                Some(text) = to_publish.recv(), if next.is_none() => next = Some(text),
+                // Until somebody follows.
+                _ = tick.tick() => {
+                    next.take_if(|text| swarm.behaviour_mut().publish(IdentTopic::new(TOPIC), *text).is_ok());
                 }
             }
         }

@@ -6,20 +6,20 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
-use p2pd::app::Daemon;
+use p2pd::{app::Daemon, config::Forward};
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        CallProtocolRequest, ExchangeStreamRequest, HandleProtocolRequest, HandleProtocolResponse, OpenProtocolStream,
-        ProtocolAnswer, ProtocolCall, ServeProtocolRequest, ServeProtocolResponse, exchange_stream_request,
-        exchange_stream_response, handle_protocol_response::Event, protocol_answer::Outcome, serve_protocol_request,
-        serve_protocol_response,
+        CallProtocolRequest, ExchangeStreamRequest, HandleProtocolRequest, HandleProtocolResponse, ListPeersRequest,
+        OpenProtocolStream, ProtocolAnswer, ProtocolCall, ServeProtocolRequest, ServeProtocolResponse,
+        exchange_stream_request, exchange_stream_response, handle_protocol_response::Event, protocol_answer::Outcome,
+        protocol_service_client::ProtocolServiceClient, serve_protocol_request, serve_protocol_response,
     },
 };
-use support::{DEADLINE, id, pair, protocols, start, until};
+use support::{DEADLINE, id, pair, protocols, setup_at, start, until};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status, Streaming, transport::Channel};
 
 const PROTOCOL: &str = "/test/1.0.0";
 
@@ -58,8 +58,12 @@ async fn inbound(told: &mut Streaming<HandleProtocolResponse>) -> u64 {
 
 /// Opens a stream, which lasts until what is returned is dropped.
 async fn open(daemon: &Daemon, peer: &str) -> Result<mpsc::Sender<ExchangeStreamRequest>, Status> {
+    open_on(daemon, peer, PROTOCOL).await
+}
+
+async fn open_on(daemon: &Daemon, peer: &str, protocol: &str) -> Result<mpsc::Sender<ExchangeStreamRequest>, Status> {
     let (items, requests) = mpsc::channel(1);
-    let first = OpenProtocolStream { peer_id: peer.into(), protocols: vec![PROTOCOL.into()] };
+    let first = OpenProtocolStream { peer_id: peer.into(), protocols: vec![protocol.into()] };
     let item = Some(exchange_stream_request::Item::Open(first));
     items.send(ExchangeStreamRequest { item }).await.unwrap();
     protocols(daemon).await.exchange_stream(ReceiverStream::new(requests)).await?.into_inner().message().await?;
@@ -157,6 +161,65 @@ async fn a_lease_keeps_the_protocol_and_what_came_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_program_was_told_of_and_did_not_take_is_anothers_when_it_goes() {
+    let (a, b) = pair().await;
+    let shared = || HandleProtocolRequest { share: true, ..asked() };
+    let mut one = handle(&a, shared()).await.unwrap();
+    let _open = until("a stream", async || open(&b, &id(&a)).await.ok()).await;
+    let told = inbound(&mut one).await;
+    let mut two = handle(&a, shared()).await.unwrap();
+    drop(one);
+    let handed_on = inbound(&mut two).await;
+    assert_ne!(handed_on, told, "a number that the first one knows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_takes_nothing_is_in_nobody_elses_way() {
+    const WAITING: usize = 64;
+    let (a, b) = pair().await;
+    let peer = id(&a);
+    let mut idle = handle(&a, asked()).await.unwrap();
+    let mut waiting = vec![until("a stream", async || open(&b, &peer).await.ok()).await];
+    for _ in 0..WAITING {
+        waiting.push(open(&b, &peer).await.unwrap());
+    }
+    for _ in 0..WAITING {
+        inbound(&mut idle).await;
+    }
+    let mut busy = handle(&a, HandleProtocolRequest { protocol: "/busy/1".into(), ..asked() }).await.unwrap();
+    let _open = until("a stream", async || open_on(&b, &peer, "/busy/1").await.ok()).await;
+    inbound(&mut busy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_that_share_and_calls_that_wait_are_bounded_in_number() {
+    const MOST: usize = 64;
+    let a = start(&[]).await;
+    let shared = || HandleProtocolRequest { share: true, ..asked() };
+    let mut sharing = Vec::new();
+    for _ in 0..MOST {
+        sharing.push(handle(&a, shared()).await.unwrap());
+    }
+    let too_many = |refused: Status| {
+        assert_eq!((refused.code(), reason_of(&refused)), (Code::ResourceExhausted, Some(Reason::LimitReached)));
+    };
+    too_many(handle(&a, shared()).await.unwrap_err());
+    drop(sharing);
+    let mut told =
+        until("its release", async || protocols(&a).await.handle_protocol(asked()).await.ok()).await.into_inner();
+    let handler = told.message().await.unwrap().unwrap().handler_id;
+    let a = std::sync::Arc::new(a);
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..=MOST {
+        let a = a.clone();
+        waiting.spawn(async move { next(&a, handler).await.map(drop) });
+    }
+    // One too many, whichever comes last; the others go on waiting.
+    too_many(timeout(DEADLINE, waiting.join_next()).await.expect("a refusal").unwrap().unwrap().unwrap_err());
+    assert_eq!(waiting.len(), MOST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_cannot_be_is_refused_by_its_field() {
     let a = start(&[]).await;
     for (claim, field) in [
@@ -207,8 +270,16 @@ impl Server {
 }
 
 async fn call(daemon: &Daemon, peer: &str, data: impl Into<Bytes>) -> Result<Bytes, Status> {
+    call_over(protocols(daemon).await, peer, data).await
+}
+
+async fn call_over(
+    mut client: ProtocolServiceClient<Channel>,
+    peer: &str,
+    data: impl Into<Bytes>,
+) -> Result<Bytes, Status> {
     let request = CallProtocolRequest { peer_id: peer.into(), protocols: vec![PROTOCOL.into()], data: data.into() };
-    Ok(protocols(daemon).await.call_protocol(request).await?.into_inner().data)
+    Ok(client.call_protocol(request).await?.into_inner().data)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,13 +288,14 @@ async fn calls_are_answered_in_any_order_over_one_connection() {
     let (a, b) = pair().await;
     let (peer, caller) = (id(&a), id(&b));
     let mut server = Server::start(&a).await;
-    let b = std::sync::Arc::new(b);
+    let client = protocols(&b).await;
     let ask = |n: usize| {
-        let (b, peer) = (b.clone(), peer.clone());
+        let (client, peer) = (client.clone(), peer.clone());
         // The largest that is allowed, too.
         let size = if n == 0 { 1_000_000 } else { n };
         tokio::spawn(async move {
-            until("an answer", async || call(&b, &peer, vec![n as u8; size]).await.ok()).await == vec![n as u8; size]
+            until("an answer", async || call_over(client.clone(), &peer, vec![n as u8; size]).await.ok()).await
+                == vec![n as u8; size]
         })
     };
     let asking: Vec<_> = (0..CALLS).map(ask).collect();
@@ -269,4 +341,49 @@ async fn calls_are_cancelled_refused_and_bounded() {
     let status = call(&b, &peer, vec![0; 1_000_001]).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().starts_with("data"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_too_large_costs_its_own_call_only() {
+    let (a, b) = pair().await;
+    let (b, peer) = (std::sync::Arc::new(b), id(&a));
+    let mut server = Server::start(&a).await;
+    let ask = |data: &'static str| {
+        let (b, peer) = (b.clone(), peer.clone());
+        tokio::spawn(async move { call(&b, &peer, data).await })
+    };
+    until("the protocol", async || {
+        let peers = support::peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers;
+        peers.iter().any(|peer| peer.protocols.iter().any(|p| p == PROTOCOL)).then_some(())
+    })
+    .await;
+    let (first, second) = (ask("first"), ask("second"));
+    let mut calls = [server.call().await, server.call().await];
+    calls.sort_by_key(|call| call.data.clone());
+    server.answer(calls[0].call_id, Outcome::Data(vec![0; 1_000_001].into())).await;
+    assert_eq!(server.next().await, serve_protocol_response::Event::TooLarge(calls[0].call_id));
+    assert_eq!(reason_of(&first.await.unwrap().unwrap_err()), Some(Reason::StreamReset));
+    server.answer(calls[1].call_id, Outcome::Data("answer".into())).await;
+    assert_eq!(second.await.unwrap().unwrap(), "answer");
+    // What cannot even be read ends the call, and says so.
+    server.answer(0, Outcome::Data(vec![0; 3_000_000].into())).await;
+    let refused = timeout(DEADLINE, server.told.message()).await.expect("an end").unwrap_err();
+    assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::FieldInvalid)), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_ends_with_its_daemon() {
+    let place = tempfile::tempdir().unwrap();
+    let setup = || {
+        let mut setup = setup_at(place.path(), &[]);
+        let forward = Forward {
+            listen: "127.0.0.1:0".into(),
+            peer: "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN".into(),
+            protocol: PROTOCOL.into(),
+        };
+        setup.config.tunnels.forward.push(forward);
+        setup
+    };
+    Daemon::start(setup()).await.unwrap().stop().await;
+    Daemon::start(setup()).await.expect("the store is closed").stop().await;
 }

@@ -118,6 +118,20 @@ async fn many_are_published_in_order_and_each_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_cannot_be_read_ends_the_call_with_a_word() {
+    let (a, b) = pair().await;
+    let mut messages = subscribe(&b, None).await;
+    followers(&a, 1).await;
+    let requests = ["one".to_owned(), "x".repeat(3_000_000), "never read".to_owned()];
+    let requests = requests.map(|text| PublishManyRequest { message: Some(message(text)) });
+    let mut answers = client(&a).await.publish_many(tokio_stream::iter(requests)).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap().expect("an answer to the first").peers, 1);
+    let refused = answers.message().await.unwrap_err();
+    assert_eq!((refused.code(), reason_of(&refused)), (Code::InvalidArgument, Some(Reason::FieldInvalid)), "{refused}");
+    assert_eq!(text(&mut messages).await.0, "one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_network_has_local_readers_get_too() {
     let (a, b) = pair().await;
     let block = || Some(Contract::Block(Block { max_wait_ms: 10_000 }));
@@ -553,6 +567,30 @@ async fn logs_are_bounded_in_number() {
     api.subscribe(request(31)).await.unwrap();
     api.forget_topic(ForgetTopicRequest { topic: "chat-0".into() }).await.unwrap();
     api.subscribe(request(32)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_are_bounded_in_number() {
+    const MOST: usize = 100;
+    let a = start(&[]).await;
+    let mut followed = Vec::new();
+    let refused = loop {
+        let request = SubscribeRequest { topic: format!("chat-{}", followed.len()), contract: None };
+        // A connection has room for 64 calls.
+        match client(&a).await.subscribe(request).await {
+            Ok(messages) => followed.push(messages),
+            Err(refused) => break refused,
+        }
+        assert!(followed.len() <= MOST);
+    };
+    assert_eq!((refused.code(), reason_of(&refused)), (Code::ResourceExhausted, Some(Reason::LimitReached)));
+    followed.truncate(MOST / 2);
+    until("room", async || subscribe_ok(&a).await).await;
+}
+
+async fn subscribe_ok(daemon: &Daemon) -> Option<()> {
+    let request = SubscribeRequest { topic: "another".into(), contract: None };
+    client(daemon).await.subscribe(request).await.ok().map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

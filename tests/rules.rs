@@ -7,13 +7,13 @@ use p2pd::app::Daemon;
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        ConnectRequest, DisconnectRequest, GetPeerRequest, ListClosedConnectionsRequest, ListPeersRequest,
-        ListRulesRequest, PinPeerRequest, PingPeerRequest, RemoveRuleRequest, Rule, SetRuleRequest, Verdict,
-        peer_service_client::PeerServiceClient,
+        ConnectRequest, DisconnectRequest, GetPeerRequest, GetStateRequest, ListClosedConnectionsRequest,
+        ListPeersRequest, ListRulesRequest, PinPeerRequest, PingPeerRequest, RemoveRuleRequest, Rule, SetRuleRequest,
+        Verdict, node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
     },
 };
 use p2pd_core::id::PeerId;
-use support::{id, pair, peers, setup_at, start, until};
+use support::{channel, id, pair, peers, setup_at, start, until};
 use tonic::{Code, transport::Channel};
 
 fn rule(subject: &str, verdict: Verdict) -> SetRuleRequest {
@@ -104,6 +104,22 @@ async fn a_range_is_denied_by_whichever_name_it_is_reached() {
     assert!(refused.code() == Code::InvalidArgument && refused.message().contains("peers rules"), "{refused}");
     client.remove_rule(RemoveRuleRequest { subject: "0.0.0.0/0".into() }).await.unwrap();
     client.remove_rule(subject()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_was_there_before_the_listener_is_pointed_to() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(setup_at(place.path(), &[])).await.unwrap();
+    peers(&a).await.set_rule(rule("127.0.0.9", Verdict::Deny)).await.unwrap();
+    a.stop().await;
+    let mut setup = setup_at(place.path(), &[]);
+    setup.config.network.listen = vec!["/ip4/127.0.0.9/tcp/0".into()];
+    let a = Daemon::start(setup).await.unwrap();
+    let node = NodeServiceClient::new(channel(&a).await);
+    let advice = async || node.clone().get_state(GetStateRequest {}).await.unwrap().into_inner().advice;
+    assert!(advice().await.starts_with("a rule denies 127.0.0.9, on which"), "{}", advice().await);
+    peers(&a).await.remove_rule(RemoveRuleRequest { subject: "127.0.0.9".into() }).await.unwrap();
+    assert!(!advice().await.contains("rule"), "{}", advice().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,7 @@ fn run_as(uid: u32, program: &Path) -> Command {
 #[test]
 fn strangers_are_told_what_to_do() {
     if !Uid::effective().is_root() {
-        return println!("SKIP strangers: to become one takes root");
+        return support::skip("strangers: to become one takes root");
     }
     let place = tempfile::tempdir().unwrap();
     let socket = place.path().join("api.sock");
@@ -66,7 +66,7 @@ fn strangers_are_told_what_to_do() {
 #[test]
 fn a_lease_is_its_users_own() {
     if !Uid::effective().is_root() {
-        return println!("SKIP the lease of another user: to become one takes root");
+        return support::skip("the lease of another user: to become one takes root");
     }
     let place = tempfile::tempdir().unwrap();
     chown(place.path(), Some(STRANGERS[0]), Some(STRANGERS[0])).unwrap();

@@ -44,7 +44,7 @@ fn a_tone_is_received_whole_in_every_shape() {
             let text = String::from_utf8_lossy(&info.stdout).into_owned();
             assert!(text.contains("Playback length: 0m:02.993s") && !text.contains("WARNING"), "{text}");
         }
-        Err(_) => println!("SKIP opusinfo: not installed"),
+        Err(_) => support::skip("opusinfo: not installed"),
     }
     interrupt(&publisher);
     assert_eq!(publisher.wait().unwrap().code(), Some(130));
@@ -104,7 +104,7 @@ fn packets_of_every_duration_pass_through_in_time() {
     for milliseconds in ["2.5", "10", "40", "60"] {
         let file = place.path().join(format!("{milliseconds}.opus"));
         if !opus_file(&file, milliseconds) {
-            return println!("SKIP packets of other durations: opusenc is not installed");
+            return support::skip("packets of other durations: opusenc is not installed");
         }
         let id = format!("ms{milliseconds}");
         let listener = b.ctl(&["-o", "json", "listen", &id, "--wait", "20s"]).spawn().unwrap();
@@ -124,7 +124,7 @@ fn a_source_that_fails_in_the_middle_ends_the_stream_and_says_why() {
     let (place, a, b) = pair();
     let whole = place.path().join("whole.opus");
     if !opus_file(&whole, "20") {
-        return println!("SKIP a damaged file: opusenc is not installed");
+        return support::skip("a damaged file: opusenc is not installed");
     }
     let bytes = fs::read(&whole).unwrap();
     let half = place.path().join("half.opus");
@@ -150,7 +150,7 @@ fn an_encoded_stream_comes_through_a_pipe() {
     for kind in ["wav", "flac", "ogg", "mp3", "opus"] {
         let file = place.path().join(format!("tone.{kind}"));
         if !file.exists() && !Command::new("sox").arg(&wav).arg(&file).status().is_ok_and(|made| made.success()) {
-            println!("SKIP {kind} through a pipe: sox cannot write it here");
+            support::skip(format_args!("{kind} through a pipe: sox cannot write it here"));
             continue;
         }
         let heard = place.path().join(format!("heard-{kind}.wav"));
@@ -276,7 +276,8 @@ fn of_many_lines_json_tells_which_were_not_sent() {
     until("a subscriber", || a.run(&["pub", "chat", "first"]).status.success().then_some(()));
     let mut publisher = a.ctl(&["-o", "jsonl", "pub", "chat"]).stdin(Stdio::piped()).spawn().unwrap();
     let mut lines = publisher.stdin.take().unwrap();
-    lines.write_all(&[&[b'x'; 100_000], &b"\nsecond\n"[..]].concat()).unwrap();
+    // Longer than any message may be.
+    lines.write_all(&[&[b'x'; 3_000_000], &b"\nsecond\n"[..]].concat()).unwrap();
     drop(lines);
     let done = publisher.wait_with_output().unwrap();
     let told: Vec<serde_json::Value> =
@@ -308,7 +309,7 @@ fn the_units_hold_up() {
     let place = tempfile::tempdir().unwrap();
     let analyze = |args: &[&str], unit: &Path| {
         let report = Command::new("systemd-analyze").args(args).arg(unit).env("XDG_RUNTIME_DIR", place.path()).output();
-        let Ok(report) = report else { return println!("SKIP systemd-analyze: not installed") };
+        let Ok(report) = report else { return support::skip("systemd-analyze: not installed") };
         let said = [report.stdout, report.stderr].concat();
         assert!(report.status.success(), "{}", String::from_utf8_lossy(&said));
     };

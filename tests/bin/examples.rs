@@ -105,7 +105,7 @@ impl Python {
 /// A script, with the p2pctl of this build in its PATH; `None` where jq is missing.
 fn script(file: &str) -> Option<Command> {
     if Command::new("jq").arg("--version").output().is_err() {
-        println!("SKIP {file}: jq is not installed");
+        support::skip(format_args!("{file}: jq is not installed"));
         return None;
     }
     let tools = Path::new(P2PCTL).parent().unwrap().display().to_string();

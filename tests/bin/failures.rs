@@ -260,6 +260,24 @@ fn kill_9_costs_a_durable_reader_nothing_that_it_is_not_told_of() {
 }
 
 #[test]
+fn no_event_is_numbered_as_one_before_a_crash() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("data");
+    let start = || Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
+    let event = |daemon: &Daemon, from: &[&str]| -> serde_json::Value {
+        let told = daemon.good(&[&["-o", "jsonl", "events", "--count", "1"], from].concat());
+        serde_json::from_str(&told).unwrap()
+    };
+    let mut a = start();
+    let before = event(&a, &["--from-oldest"]);
+    // Before it is on disk.
+    a.kill_9();
+    let a = start();
+    let after = event(&a, &["--after", before["cursor"].as_str().unwrap()]);
+    assert_eq!(after["kind"], "started", "{after} after {before}");
+}
+
+#[test]
 fn a_search_ends_in_the_time_that_was_given() {
     let (_place, a, b) = pair();
     until("somebody to ask", || b.good(&["dht", "closest", "x"]).contains(&id(&a)).then_some(()));

@@ -34,7 +34,7 @@ impl Namespace {
         let name = format!("p2pd-{}-{name}", std::process::id());
         let made = Command::new("ip").args(["netns", "add", &name]).output().is_ok_and(|o| o.status.success());
         if !made {
-            println!("SKIP links: network namespaces need root and iproute2");
+            support::skip("links: network namespaces need root and iproute2");
             return None;
         }
         assert!(Command::new("ip").args(["-n", &name, "link", "set", "lo", "up"]).status().unwrap().success());
@@ -52,7 +52,7 @@ impl Namespace {
         let cable = ["link", "add", "lan", "type", "veth", "peer", "name", "lan", "netns", &other.0];
         let ip = |space: &str, args: &[&str]| Command::new("ip").args(["-n", space]).args(args).output().unwrap();
         if !ip(&self.0, &cable).status.success() {
-            println!("SKIP a LAN: the kernel has no veth");
+            support::skip("a LAN: the kernel has no veth");
             return false;
         }
         for (space, address) in [(self, "10.9.9.1/24"), (other, "10.9.9.2/24")] {

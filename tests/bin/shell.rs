@@ -148,7 +148,7 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
     assert!(log.contains(" INFO ") && !log.contains('\u{1b}'), "{log}");
 
     for command in [format!("{P2PCTL} --help"), format!("timeout 2 {} run --dev", p2pd().display())] {
-        let Some(plain) = on_a_terminal(&command, true) else { return println!("SKIP terminals: no script here") };
+        let Some(plain) = on_a_terminal(&command, true) else { return support::skip("terminals: no script here") };
         assert!(!plain.contains('\u{1b}'), "{plain}");
         let coloured = on_a_terminal(&command, false).unwrap();
         assert!(coloured.contains('\u{1b}'), "that was a terminal: {coloured}");
@@ -164,7 +164,7 @@ fn shells_take_the_completion() {
         let file = place.path().join(shell);
         fs::write(&file, made.stdout).unwrap();
         if let Err(why) = accepts(shell, &file) {
-            println!("SKIP {shell}: {why}");
+            support::skip(format_args!("{shell}: {why}"));
         }
     }
 }

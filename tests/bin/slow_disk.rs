@@ -15,7 +15,7 @@ use p2pd_api::v1::{
     Durable, PublishManyRequest, PublishRequest, SubscribeRequest, SubscribeResponse,
     pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
 };
-use support::Daemon;
+use support::{Daemon, said, until};
 use tokio::{runtime::Runtime, time::timeout};
 use tonic::{Streaming, transport::Channel};
 
@@ -185,4 +185,21 @@ fn what_a_log_could_not_take_is_a_gap() {
         println!("{missed} of {MESSAGES} missed");
         assert!((1..MESSAGES).contains(&missed), "{missed}");
     });
+}
+
+#[test]
+fn what_was_asked_for_is_done_whole_though_nobody_waits_for_it_any_more() {
+    let place = tempfile::tempdir().unwrap();
+    let disk = Disk::new(place.path());
+    let a = disk.daemon(place.path(), "a", &[]);
+    disk.hang();
+    for change in [&["peers", "deny", "192.0.2.0/24"][..], &["topics", "set", "news", "--max-message", "100"]] {
+        let impatient = a.run(&[&["--timeout", "500ms"], change].concat());
+        assert_eq!(impatient.status.code(), Some(6), "{}", said(&impatient));
+    }
+    disk.go_on();
+    until("the rule", || a.good(&["peers", "rules"]).contains("192.0.2.0/24").then_some(()));
+    until("the setting", || a.good(&["topics", "show", "news"]).contains("100").then_some(()));
+    let refused = a.run(&["pub", "news", &"x".repeat(101)]);
+    assert!(said(&refused).contains("100"), "in force: {}", said(&refused));
 }

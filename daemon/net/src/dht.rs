@@ -206,3 +206,26 @@ impl NetworkBehaviour for Dht {
         self.kad.poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kept;
+
+    #[test]
+    fn a_peer_that_says_ever_new_addresses_is_known_by_few() {
+        let (own, peer) = (PeerId::random(), PeerId::random());
+        let mut dht = Dht::new(own, Kad::new(own, kept::store(own)));
+        let addresses = |round: u32| {
+            (0..20).map(|n| format!("/ip4/192.0.2.{n}/tcp/{round}").parse().unwrap()).collect::<Vec<Multiaddr>>()
+        };
+        for round in 1..100 {
+            dht.learn(peer, addresses(round));
+        }
+        let known = dht.known(peer);
+        assert!(known.len() <= MAX_SAID + 1, "{known:?}");
+        assert!(addresses(99).iter().take(MAX_SAID).all(|newest| known.contains(newest)), "{known:?}");
+        dht.learn(peer, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()]);
+        assert!(!dht.known(peer).iter().any(|a| scope_of(a) == Scope::Machine), "it is connected from afar at most");
+    }
+}

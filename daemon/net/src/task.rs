@@ -19,6 +19,7 @@ use libp2p::{
     swarm::{ConnectionId, SwarmEvent},
 };
 use p2pd_core::{
+    id::PeerId,
     time::{MonoMs, UnixMs},
     topic,
 };
@@ -37,7 +38,7 @@ use crate::{
     memory::Governor,
     meter::Meters,
     pace::Emptied,
-    peers::Peers,
+    peers::{self, Peers},
     queue,
     settings::Settings,
     swarm,
@@ -96,6 +97,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         unproven: None,
         let_go: HashMap::new(),
         lost: HashMap::new(),
+        gone: HashMap::new(),
         outbox: Outbox::default(),
         water_marks: config.water_marks,
         governor: Governor::new(config.memory_budget),
@@ -129,6 +131,8 @@ struct Task {
     let_go: HashMap<ConnectionId, HangUp>,
     /// Messages of programs' topics that the daemon was too slow for, until it is told.
     lost: HashMap<String, u64>,
+    /// Peers of whose end the daemon was too slow to hear, until it is told.
+    gone: HashMap<PeerId, bool>,
     outbox: Outbox,
     water_marks: WaterMarks,
     governor: Governor,
@@ -169,9 +173,13 @@ impl Task {
 
     fn tell(&mut self, event: Event) {
         for dropped in self.events.push(0, event) {
-            // The state can be read anew; what was lost is told again.
-            if let Event::Lost { topic, count } = dropped {
-                self.note_lost(topic, count);
+            // The state can be read anew; what was lost, and who went and why, is told again.
+            match dropped {
+                Event::Lost { topic, count } => self.note_lost(topic, count),
+                Event::Disconnected { peer, for_good } if self.gone.len() < EVENTS => {
+                    self.gone.insert(peer, for_good);
+                }
+                _ => {}
             }
         }
     }
@@ -192,6 +200,11 @@ impl Task {
         }
         for (topic, count) in std::mem::take(&mut self.lost) {
             self.tell(Event::Lost { topic, count });
+        }
+        for (peer, for_good) in std::mem::take(&mut self.gone) {
+            if peers::to_libp2p(&peer).is_some_and(|peer| !self.peers.contains(&peer)) {
+                self.tell(Event::Disconnected { peer, for_good });
+            }
         }
         if std::mem::take(&mut self.say_protocols) {
             let peers: Vec<_> = self.swarm.connected_peers().copied().collect();

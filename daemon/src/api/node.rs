@@ -38,21 +38,30 @@ impl NodeService for Service {
 
     async fn get_state(&self, _: Request<GetStateRequest>) -> Result<Response<GetStateResponse>, Status> {
         let state = self.0.node.state().await.map_err(status::of)?;
-        let (word, advice) = if self.0.stop.is_cancelled() {
-            (NodeState::Stopping, "")
-        } else if state.peers == 0 {
-            (
-                NodeState::Alone,
-                "no peer is connected: give one with `p2pctl peers connect ADDRESS`, or network.bootstrap in p2pd.toml",
-            )
-        } else if state.listeners_missing > 0 {
-            (NodeState::Connected, "not every address of network.listen is listened on; the log says why")
-        } else {
-            (NodeState::Connected, "")
+        let word = match state.peers {
+            _ if self.0.stop.is_cancelled() => NodeState::Stopping,
+            0 => NodeState::Alone,
+            _ => NodeState::Connected,
+        };
+        let advice = match (word, state.cut_off) {
+            (NodeState::Stopping, _) => String::new(),
+            (_, Some(own)) => {
+                format!(
+                    "a rule denies {own}, on which this daemon listens; `p2pctl peers rules` shows it, `peers unrule` ends it"
+                )
+            }
+            (NodeState::Alone, None) => {
+                "no peer is connected: give one with `p2pctl peers connect ADDRESS`, or network.bootstrap in p2pd.toml"
+                    .into()
+            }
+            (_, None) if state.listeners_missing > 0 => {
+                "not every address of network.listen is listened on; the log says why".into()
+            }
+            _ => String::new(),
         };
         Ok(Response::new(GetStateResponse {
             state: word.into(),
-            advice: advice.into(),
+            advice,
             listeners_missing: count(state.listeners_missing),
             bootstrap_missing: state.bootstrap_missing,
         }))

@@ -13,7 +13,18 @@ fn field(fault: String) -> NodeError {
     NodeError::Field { field: "subject", fault }
 }
 
+/// Which of these multiaddrs the rules deny.
+fn denied(rules: &Rules, addresses: &[String]) -> impl Iterator<Item = IpAddr> {
+    let ips = addresses.iter().filter_map(|address| address.split('/').nth(2)?.parse().ok());
+    ips.filter(|ip| rules.of(None, Some(*ip)) == Some(false))
+}
+
 impl Node {
+    /// An address that this daemon listens on although a rule denies it: the rule was there first.
+    pub(super) fn cut_off(&self, listening: &[String]) -> Option<IpAddr> {
+        denied(&lock(&self.0.rules), listening).next()
+    }
+
     /// Puts the kept rules in force.
     pub(super) async fn restore_rules(&self) -> Result<(), NodeError> {
         let kept = self.0.store.setting(SETTING)?.map(|text| Rules::read(&text)).unwrap_or_default();
@@ -72,10 +83,8 @@ impl Node {
         let before = lock(&self.0.rules).clone();
         let mut rules = before.clone();
         change(&mut rules)?;
-        let denied = |rules: &Rules, own| rules.of(None, Some(own)) == Some(false);
         let listening = self.addresses().await?;
-        let mut ours = listening.iter().filter_map(|address| address.split('/').nth(2)?.parse().ok());
-        if let Some(own) = ours.find(|own| denied(&rules, *own) && !denied(&before, *own)) {
+        if let Some(own) = denied(&rules, &listening).find(|own| before.of(None, Some(*own)) != Some(false)) {
             return Err(field(cut(own)));
         }
         let (store, text) = (self.0.store.clone(), rules.write());

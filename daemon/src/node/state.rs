@@ -2,6 +2,7 @@
 
 use std::{
     iter::zip,
+    net::IpAddr,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -21,6 +22,8 @@ pub(crate) struct Statistics {
 /// What the daemon is able to do.
 pub(crate) struct State {
     pub(crate) peers: usize,
+    /// An own address that a rule denies.
+    pub(crate) cut_off: Option<IpAddr>,
     pub(crate) listeners_missing: usize,
     pub(crate) bootstrap_missing: Vec<String>,
 }
@@ -37,6 +40,7 @@ impl Node {
         };
         Ok(State {
             peers: peers.len(),
+            cut_off: self.cut_off(&listening),
             listeners_missing: config
                 .listen
                 .iter()

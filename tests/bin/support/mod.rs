@@ -2,7 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -85,12 +85,17 @@ impl Drop for Daemon {
     }
 }
 
+/// Says what is not tested here, and why: to where the test runner hides nothing.
+pub fn skip(what: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "SKIP {what}");
+}
+
 /// What `tests/interop/install.sh` installed under this name; `None` where it cannot be had.
 pub fn part(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("X_INTEROP").map(|all| Path::new(&all).join(name));
     let found = path.filter(|path| path.join(".finished").exists());
     if found.is_none() {
-        println!("SKIP {name}: not installed; ./x test does that");
+        skip(format_args!("{name}: not installed; ./x test does that"));
     }
     found
 }
