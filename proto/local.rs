@@ -64,6 +64,14 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
 }
 
+/// Ends a connection as one that broke, so that nobody takes what came for all there is. A Unix socket has no word for that.
+pub fn reset(stream: LocalStream) {
+    if let Either::Left(stream) = stream {
+        // Then it ends as others do.
+        let _ = stream.set_zero_linger();
+    }
+}
+
 /// Connects to a local address.
 pub async fn connect(address: &str) -> io::Result<LocalStream> {
     Ok(match address.strip_prefix("unix:") {

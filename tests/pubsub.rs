@@ -394,11 +394,18 @@ impl Validator {
     }
 
     async fn next(&mut self) -> MessageToJudge {
-        let asked = tokio::time::timeout(DEADLINE, self.asked.message()).await.expect("a message in time");
-        match asked.unwrap().unwrap().event {
-            Some(validate_topic_response::Event::Message(message)) => message,
-            other => panic!("not a message: {other:?}"),
+        loop {
+            match self.told().await {
+                validate_topic_response::Event::Message(message) => return message,
+                validate_topic_response::Event::Late(_) => {}
+                other => panic!("not a message: {other:?}"),
+            }
         }
+    }
+
+    async fn told(&mut self) -> validate_topic_response::Event {
+        let told = tokio::time::timeout(DEADLINE, self.asked.message()).await.expect("a message in time");
+        told.unwrap().unwrap().event.unwrap()
     }
 
     async fn say(&self, number: u64, judgement: Judgement) {
@@ -460,7 +467,8 @@ async fn what_nobody_judges_passes_or_not_as_the_topic_says() {
     publisher.publish(message("nobody judges")).await.unwrap();
     let mut validator = Validator::attach(&b).await.unwrap();
     publisher.publish(message("too late")).await.unwrap();
-    while validator.next().await.data != "too late" {}
+    let asked = validator.next().await;
+    assert_eq!(validator.told().await, validate_topic_response::Event::Late(asked.number));
     publisher.publish(message("in time")).await.unwrap();
     let asked = validator.next().await;
     validator.say(asked.number, Judgement::Accept).await;

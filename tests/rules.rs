@@ -123,6 +123,20 @@ async fn a_rule_that_was_there_before_the_listener_is_pointed_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_denies_us_is_not_said_to_be_connected() {
+    let (a, b) = (start(&[]).await, start(&[]).await);
+    peers(&b).await.set_rule(rule(&id(&a), Verdict::Deny)).await.unwrap();
+    for address in &b.addresses {
+        let address = address.clone();
+        let refused = peers(&a).await.connect(ConnectRequest { address }).await.unwrap_err();
+        assert_eq!(reason_of(&refused), Some(Reason::PeerUnreachable), "{refused}");
+    }
+    let pin = PinPeerRequest { peer: id(&a), ..PinPeerRequest::default() };
+    let refused = peers(&b).await.pin_peer(pin).await.unwrap_err();
+    assert!(refused.message().contains("peers rules"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn above_the_high_water_mark_the_least_useful_peers_are_let_go_of() {
     let mut crowded = support::setup(&[]);
     let network = &mut crowded.config.network;

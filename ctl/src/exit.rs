@@ -12,7 +12,8 @@ use crate::{cli::Cli, client, cmd, output};
 
 /// For `--help`.
 pub(crate) const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon reachable, 4 no permission, \
-5 not found, 6 timed out, 7 conflict, 8 try again later, 130 interrupted.";
+5 not found, 6 timed out, 7 refused as things stand, 8 try again later, 130 interrupted; what goes on until it is ended \
+ends by SIGINT as other programs do, but for serve, listen and publish-stream, which end in good order.";
 
 /// How long an orderly end may take once the user has had enough; saying farewell takes two seconds at most.
 const ORDERLY: Duration = Duration::from_secs(4);
@@ -141,6 +142,9 @@ fn of_code(code: Code) -> u8 {
     }
 }
 
+/// Whether whoever read what we print has had enough; the daemon's socket breaks in the same way, which is no success.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+    let of_socket = error.is::<Status>() || error.is::<ConnectError>();
+    let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    !of_socket && error.chain().any(|cause| cause.downcast_ref().is_some_and(broken))
 }

@@ -260,6 +260,29 @@ fn kill_9_costs_a_durable_reader_nothing_that_it_is_not_told_of() {
 }
 
 #[test]
+fn whoever_waits_for_an_answer_is_told_that_the_daemon_has_died() {
+    let place = tempfile::tempdir().unwrap();
+    let waits: [&[&str]; 2] = [&["pub", "nobody", "hello", "--wait", "30s"], &["listen", "nothing", "--wait", "30s"]];
+    for wait in waits {
+        let mut a = Daemon::start(place.path(), "a", &[]);
+        let waiting = a.ctl(wait).spawn().unwrap();
+        until("its connection", || (connections(&a) == 1).then_some(()));
+        a.kill_9();
+        let done = waiting.wait_with_output().unwrap();
+        assert_eq!(done.status.code(), Some(8), "{wait:?}: {}", said(&done));
+        assert!(said(&done).contains("has stopped"), "{wait:?}: {}", said(&done));
+    }
+}
+
+/// Connections to a daemon's socket that stand.
+fn connections(daemon: &Daemon) -> usize {
+    let all = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let socket = daemon.socket.to_str().unwrap();
+    // Flags 00000000 are of a connection, state 03 of one that stands.
+    all.lines().filter(|line| line.ends_with(socket) && line.contains(" 00000000 0001 03 ")).count()
+}
+
+#[test]
 fn no_event_is_numbered_as_one_before_a_crash() {
     let place = tempfile::tempdir().unwrap();
     let data = place.path().join("data");

@@ -5,7 +5,7 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
@@ -88,6 +88,15 @@ fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
     let refused = Command::new(support::p2pd()).args(["config", "check", &bad]).output().unwrap();
     assert_eq!(refused.status.code(), Some(78));
     assert!(said(&refused).contains("tunnels.forward listen: `nowhere`"), "{}", said(&refused));
+    let twice = forwarding(&socket, "/y");
+    for (forward, words) in [
+        (format!("{twice}, {twice}"), "tunnels.forward listens twice on unix:"),
+        (twice.replace("unix:/", "unix:"), "relative"),
+    ] {
+        let bad = file("bad.toml", format!("[tunnels]\nforward = [{forward}]\n"));
+        let refused = Command::new(support::p2pd()).args(["config", "check", &bad]).output().unwrap();
+        assert!(said(&refused).contains(words), "{}", said(&refused));
+    }
     for (expose, words) in [
         (format!("{}, {}", exposing("/y", "any"), exposing("/y", "any")), "tunnels.expose has /y twice"),
         (exposing("/y", "any").replace("'any'", ""), "tunnels.expose allow of /y: names nobody"),
@@ -220,6 +229,11 @@ fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
     c.good(&["wait", "peers=1", "--timeout", "20s"]);
     let path = place.path().join("shout.sock");
     let listen = format!("unix:{}", path.display());
+    // Over TCP, nobody takes what is cut off for a whole answer.
+    let (cut, line) = ready(c.ctl(&["forward", "127.0.0.1:0", &id(&a), "/shout/1"]));
+    let mut stream = TcpStream::connect(line.split(' ').next().unwrap()).unwrap();
+    let _ = stream.write_all(b"let me in");
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     let (refused, _) = ready(c.ctl(&["forward", &listen, &id(&a), "/shout/1"]));
     let mut stream = UnixStream::connect(&path).unwrap();
     let _ = stream.write_all(b"let me in");
@@ -227,8 +241,24 @@ fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     assert!(answer.is_empty(), "{answer:?}");
-    for mut child in [exposing, forwarding, refused] {
+    for mut child in [exposing, forwarding, refused, cut] {
         interrupt(&child);
         child.wait().unwrap();
     }
+}
+
+#[test]
+fn a_tunnel_that_cannot_stand_is_told_of() {
+    let place = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap();
+    let config = place.path().join("a.toml");
+    let peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+    let forward = format!("{{ listen = '{listen}', peer = '{peer}', protocol = '/y/1' }}");
+    fs::write(&config, format!("[tunnels]\nforward = [{forward}]\n")).unwrap();
+    let a = Daemon::start(place.path(), "a", &["--config", config.to_str().unwrap()]);
+    let words = format!("the tunnel of {listen} does not stand: ");
+    until("what is wrong", || a.good(&["status"]).contains(&words).then_some(()));
+    drop(taken);
+    until("the tunnel", || (!a.good(&["status"]).contains(&words)).then_some(()));
 }

@@ -9,7 +9,7 @@ use p2pd_api::v1::{
 use tonic::transport::Channel;
 
 use super::Context;
-use crate::{cli::PeersAction, output};
+use crate::{cli::PeersAction, client, output};
 
 pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyhow::Result<()> {
     let mut peers = PeerServiceClient::new(context.client.channel.clone());
@@ -35,7 +35,10 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
             let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
             let request = PingPeerRequest { peer_id: peer, count, interval_ms };
             let mut answers = context.client.answer(peers.ping_peer(request)).await?;
-            while let Some(answer) = answers.message().await? {
+            let client =
+                client::Client { timeout: context.client.timeout.saturating_add(interval), ..context.client.clone() };
+            let mut next = async || client.in_time("no answer", async { Ok(answers.message().await?) }).await;
+            while let Some(answer) = next().await? {
                 let ms = |a: &PingPeerResponse| format!("{:.2} ms", a.rtt_us as f64 / 1000.0);
                 output::message(context.format, "PingPeerResponse", &answer, ms)?;
             }

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Output, Stdio},
     sync::Arc,
@@ -26,7 +27,7 @@ impl Program {
     pub(super) fn find(command: &[String]) -> anyhow::Result<Self> {
         let Some((name, arguments)) = command.split_first() else { return Err(fail(2, "name a command")) };
         if which(name).is_none() {
-            return Err(fail(2, format!("there is no command `{name}`")));
+            return Err(fail(2, format!("there is no command `{name}` that can be run")));
         }
         Ok(Program { name: name.as_str().into(), arguments: arguments.into() })
     }
@@ -52,9 +53,10 @@ impl Program {
 }
 
 fn which(program: &str) -> Option<PathBuf> {
+    let runs = |file: &PathBuf| file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     if program.contains('/') {
-        return Some(program.into()).filter(|path: &PathBuf| path.is_file());
+        return Some(program.into()).filter(runs);
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(runs)
 }

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
-use p2pd_api::local::{self, LocalListener};
+use p2pd_api::local::{self, LocalListener, LocalStream};
 use p2pd_api::v1::{
     ExchangeStreamRequest, ExchangeStreamResponse, HandleProtocolRequest, OpenProtocolStream, ProtocolStream,
     exchange_stream_request::Item, exchange_stream_response::Event, protocol_service_client::ProtocolServiceClient,
@@ -61,21 +60,31 @@ pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protoco
     if !protocol.starts_with('/') {
         return Err(fail(2, format!("PROTOCOL `{protocol}`: begins with /, as in /ssh/1.0.0")));
     }
-    let listener = LocalListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let cannot = |error| fail(1, format!("cannot listen on {listen}: {error}; choose another, or end what is there"));
+    let listener = LocalListener::bind(listen).await.map_err(cannot)?;
     output::say(format_args!("{} leads to {protocol} of {peer}", listener.place()?));
     loop {
-        let (reader, writer) = tokio::io::split(listener.accept().await?);
+        let here = listener.accept().await?;
         let (client, first) = (context.client.clone(), new_stream(peer, &[protocol.to_owned()]));
         let service = service(context);
         tokio::spawn(async move {
-            let joined = async {
-                let stream = client.in_time("no stream", start(service, first)).await?;
-                join(stream, reader, writer).await
-            };
-            if let Err(error) = joined.await {
-                output::say(format_args!("p2pctl: {}", words(&error)));
+            match client.in_time("no stream", start(service, first)).await {
+                Ok(stream) => lead(stream, here).await,
+                Err(error) => {
+                    output::say(format_args!("p2pctl: {}", words(&error)));
+                    local::reset(here);
+                }
             }
         });
+    }
+}
+
+/// Joins a stream with a local connection, which breaks where the stream does.
+async fn lead(stream: Started, here: LocalStream) {
+    let (mut reader, mut writer) = tokio::io::split(here);
+    if let Err(error) = join(stream, &mut reader, &mut writer).await {
+        output::say(format_args!("p2pctl: {}", words(&error)));
+        local::reset(reader.unsplit(writer));
     }
 }
 
@@ -118,13 +127,9 @@ pub(super) async fn expose(
         }
         let target = target.to_owned();
         tokio::spawn(async move {
-            let joined = async {
-                let here = local::connect(&target).await.with_context(|| format!("cannot connect to {target}"))?;
-                let (reader, writer) = tokio::io::split(here);
-                join(stream, reader, writer).await
-            };
-            if let Err(error) = joined.await {
-                output::say(format_args!("p2pctl: {}", words(&error)));
+            match local::connect(&target).await {
+                Ok(here) => lead(stream, here).await,
+                Err(error) => output::say(format_args!("p2pctl: cannot connect to {target}: {error}")),
             }
         });
     }

@@ -5,10 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use p2pd_api::v1::{
-    Block, DropOldest, Durable, PublishManyRequest, PublishManyResponse, PublishRequest, PublishResponse,
-    SubscribeRequest, pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract,
-    subscribe_response::Event,
+use p2pd_api::{
+    Reason,
+    v1::{
+        Block, DropOldest, Durable, PublishManyRequest, PublishManyResponse, PublishRequest, PublishResponse,
+        SubscribeRequest, pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract,
+        subscribe_response::Event,
+    },
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -63,12 +66,13 @@ async fn publish_lines(
     });
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
     let mut answers = context.client.answer(pubsub.publish_many(ReceiverStream::new(requests))).await?;
-    let (mut answered, mut lost) = (0, 0);
+    let (mut answered, mut lost, mut wrong) = (0, 0, 0);
     while let Some(answer) = answers.message().await? {
         answered += 1;
         let refused = !answer.reason.is_empty();
         if refused {
             lost += 1;
+            wrong += u64::from(answer.reason == Reason::FieldInvalid.as_str());
             let PublishManyResponse { number, error, reason, .. } = &answer;
             output::say(format_args!("p2pctl: line {} was not sent: {error} [{reason}]", number + 1));
         }
@@ -81,7 +85,12 @@ async fn publish_lines(
     if answered < reading.await?? {
         return Err(client::closed());
     }
-    if lost > 0 { Err(fail(7, format!("{lost} lines were not sent"))) } else { Ok(()) }
+    match lost {
+        0 => Ok(()),
+        // As of a message that is given as an argument.
+        _ if wrong == lost => Err(fail(2, format!("{lost} lines were not sent"))),
+        _ => Err(fail(7, format!("{lost} lines were not sent"))),
+    }
 }
 
 /// The next line, without its end; of one that is too long for any message, as much as has the daemon refuse it.

@@ -15,7 +15,7 @@ use super::{
     program::{AT_ONCE, Program},
 };
 use crate::{
-    cli::{IdentityArg, TopicSet, TopicsAction},
+    cli::{Format, IdentityArg, TopicSet, TopicsAction},
     client, output,
 };
 
@@ -34,6 +34,10 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
         }
         Some(TopicsAction::Peers { topic }) => {
             let list = context.client.answer(pubsub.list_topic_peers(ListTopicPeersRequest { topic })).await?;
+            if context.format == Format::Table && list.peer_ids.is_empty() {
+                output::say("no connected peer follows it");
+                return Ok(());
+            }
             output::message(context.format, "ListTopicPeersResponse", &list, |l| l.peer_ids.join("\n"))
         }
         Some(TopicsAction::Watch { topic }) => {
@@ -136,6 +140,13 @@ pub(super) async fn validate(context: &Context, topic: String, command: Vec<Stri
             Some(Event::Message(message)) => message,
             Some(Event::Attached(_)) => {
                 output::say(format_args!("judging by {}", program.name));
+                continue;
+            }
+            Some(Event::Late(_)) => {
+                output::say(format_args!(
+                    "p2pctl: {} took too long, and a message counts as not judged; `p2pctl topics set --judging` gives more time",
+                    program.name
+                ));
                 continue;
             }
             None => continue,

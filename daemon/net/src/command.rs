@@ -15,7 +15,7 @@ use crate::{
     lookup::Question,
     peers::{Closed, PeerInfo},
     substreams::{Arrived, OpenReply},
-    validators::{Ruling, ToJudge},
+    validators::{Ruling, ValidatorEvent},
 };
 
 /// Who of those connected follows a topic.
@@ -51,7 +51,7 @@ pub(crate) enum Command {
     Topics { reply: oneshot::Sender<Vec<String>> },
     TopicPeers { topic: String, reply: oneshot::Sender<TopicPeers> },
     SetTopic { topic: String, settings: Option<TopicSettings> },
-    Validate { topic: String, reply: oneshot::Sender<Option<mpsc::Receiver<ToJudge>>> },
+    Validate { topic: String, reply: oneshot::Sender<Option<mpsc::Receiver<ValidatorEvent>>> },
     Rule { topic: String, number: u64, ruling: Ruling },
     OpenStream { peer: libp2p::PeerId, protocols: Vec<StreamProtocol>, reply: OpenReply },
     AcceptStreams { protocol: StreamProtocol, reply: oneshot::Sender<Option<mpsc::Receiver<Arrived>>> },

@@ -34,7 +34,7 @@ pub enum NetError {
         protocols: String,
     },
     /// Another program handles the protocol.
-    #[error("another program of this machine handles {0}; several may, where each asks to share it")]
+    #[error("another program of this machine handles {0}; several may, where each asks to share it (`--share`)")]
     Taken(String),
     /// Nobody who is connected follows the topic.
     #[error("no connected peer follows this topic yet")]

@@ -7,8 +7,8 @@ use p2pd_core::{access::Rules, contract::TopicSettings, group::Group, id::PeerId
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Closed, NetError, Ruling, Sent, ToJudge, TopicPeers, command::Command, dial, dial::Ways, gossip::TopicRule, peers,
-    peers::PeerInfo,
+    Closed, NetError, Ruling, Sent, TopicPeers, ValidatorEvent, command::Command, dial, dial::Ways, gossip::TopicRule,
+    peers, peers::PeerInfo,
 };
 
 /// A message that was handed over.
@@ -138,7 +138,7 @@ impl Handle {
     }
 
     /// Takes every message of a topic for judgement, until what is returned is dropped; `None` when another program does.
-    pub async fn validate(&self, topic: &str) -> Result<Option<mpsc::Receiver<ToJudge>>, NetError> {
+    pub async fn validate(&self, topic: &str) -> Result<Option<mpsc::Receiver<ValidatorEvent>>, NetError> {
         self.ask(|reply| Command::Validate { topic: topic.into(), reply }).await
     }
 

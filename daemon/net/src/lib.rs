@@ -49,4 +49,4 @@ pub use meter::Traffic;
 pub use peers::{Closed, Connection, PeerInfo};
 pub use protocols::{ByteStream, Duplex, Inbound, PeerStream, is_own, refused};
 pub use task::{Running, start};
-pub use validators::{Ruling, ToJudge};
+pub use validators::{Ruling, ToJudge, ValidatorEvent};

@@ -29,6 +29,15 @@ pub struct ToJudge {
     pub data: Bytes,
 }
 
+/// What a validator is told.
+#[derive(Clone, Debug)]
+pub enum ValidatorEvent {
+    /// A message to judge.
+    Judge(ToJudge),
+    /// The number of one whose time is over: it was treated as not judged.
+    Late(u64),
+}
+
 /// What a validator says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ruling {
@@ -60,7 +69,7 @@ pub(crate) struct Ruled(pub(crate) Waiting, pub(crate) Ruling);
 
 /// A program that judges a topic.
 struct Program {
-    questions: mpsc::Sender<ToJudge>,
+    questions: mpsc::Sender<ValidatorEvent>,
     undecided: usize,
 }
 
@@ -74,7 +83,7 @@ pub(crate) struct Validators {
 
 impl Validators {
     /// Attaches a program; `None` when another one judges this topic.
-    pub(crate) fn attach(&mut self, topic: TopicHash) -> Option<mpsc::Receiver<ToJudge>> {
+    pub(crate) fn attach(&mut self, topic: TopicHash) -> Option<mpsc::Receiver<ValidatorEvent>> {
         if self.attached.get(&topic).is_some_and(|there| !there.questions.is_closed()) {
             return None;
         }
@@ -100,7 +109,7 @@ impl Validators {
             return Some(Ruled(waiting, unjudged));
         }
         self.next = self.next.saturating_add(1);
-        match program.questions.try_send(question(self.next)) {
+        match program.questions.try_send(ValidatorEvent::Judge(question(self.next))) {
             Ok(()) => program.undecided = program.undecided.saturating_add(1),
             Err(TrySendError::Full(_)) => return Some(Ruled(waiting, unjudged)),
             Err(TrySendError::Closed(_)) => {
@@ -140,6 +149,13 @@ impl Validators {
         self.attached.retain(|_, program| !program.questions.is_closed());
         let late = |pending: &Pending| now >= pending.deadline || !self.attached.contains_key(&pending.topic);
         let numbers: Vec<u64> = self.pending.iter().filter(|(_, p)| late(p)).map(|(number, _)| *number).collect();
+        for number in &numbers {
+            let topic = self.pending.get(number).map(|pending| &pending.topic);
+            if let Some(program) = topic.and_then(|topic| self.attached.get(topic)) {
+                // One that reads nothing need not be told.
+                let _ = program.questions.try_send(ValidatorEvent::Late(*number));
+            }
+        }
         let taken = numbers.into_iter().filter_map(|number| self.take(number));
         taken.map(|pending| Ruled(pending.ruled, default(pending.closed))).collect()
     }

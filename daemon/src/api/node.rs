@@ -11,7 +11,10 @@ use super::{
     reply::{self, Replies},
     status,
 };
-use crate::{VERSION, node::Happened};
+use crate::{
+    VERSION,
+    node::{Happened, State},
+};
 
 pub(super) struct Service(pub(super) Context);
 
@@ -21,6 +24,21 @@ fn count(n: usize) -> u32 {
 
 fn event(e: Happened) -> WatchEventsResponse {
     WatchEventsResponse { cursor: e.cursor, time_ms: e.time_ms, kind: e.kind, subject: e.subject }
+}
+
+/// What is not as it should be, and what to do about it.
+fn advice(state: &State) -> Vec<String> {
+    let alone = "no peer is connected: give one with `p2pctl peers connect ADDRESS`, or network.bootstrap in p2pd.toml";
+    let silent = "not every address of network.listen is listened on; the log says why";
+    let cut_off = state.cut_off.map(|own| {
+        format!(
+            "a rule denies {own}, on which this daemon listens; `p2pctl peers rules` shows it, `peers unrule` ends it"
+        )
+    });
+    let alone = (state.peers == 0).then(|| alone.to_owned());
+    let silent = (state.listeners_missing > 0).then(|| silent.to_owned());
+    let fallen = state.fallen.iter().map(|(name, fault)| format!("the tunnel of {name} does not stand: {fault}"));
+    cut_off.into_iter().chain(alone).chain(silent).chain(fallen).collect()
 }
 
 #[tonic::async_trait]
@@ -43,25 +61,10 @@ impl NodeService for Service {
             0 => NodeState::Alone,
             _ => NodeState::Connected,
         };
-        let advice = match (word, state.cut_off) {
-            (NodeState::Stopping, _) => String::new(),
-            (_, Some(own)) => {
-                format!(
-                    "a rule denies {own}, on which this daemon listens; `p2pctl peers rules` shows it, `peers unrule` ends it"
-                )
-            }
-            (NodeState::Alone, None) => {
-                "no peer is connected: give one with `p2pctl peers connect ADDRESS`, or network.bootstrap in p2pd.toml"
-                    .into()
-            }
-            (_, None) if state.listeners_missing > 0 => {
-                "not every address of network.listen is listened on; the log says why".into()
-            }
-            _ => String::new(),
-        };
+        let advice = if word == NodeState::Stopping { Vec::new() } else { advice(&state) };
         Ok(Response::new(GetStateResponse {
             state: word.into(),
-            advice,
+            advice: advice.join("\n"),
             listeners_missing: count(state.listeners_missing),
             bootstrap_missing: state.bootstrap_missing,
         }))

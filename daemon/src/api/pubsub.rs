@@ -15,7 +15,7 @@ use p2pd_api::{
     },
 };
 use p2pd_core::{id::PeerId, ring::Next};
-use p2pd_net::{Ruling, Sent};
+use p2pd_net::{Ruling, Sent, ToJudge, ValidatorEvent};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -302,14 +302,14 @@ async fn judge(
     loop {
         tokio::select! {
             asked = validator.next() => {
-                let Some(asked) = asked else { return Ok(()) };
-                let message = MessageToJudge {
-                    number: asked.number,
-                    sender: named(asked.sender),
-                    source: asked.source.to_string(),
-                    data: asked.data,
+                let event = match asked {
+                    None => return Ok(()),
+                    Some(ValidatorEvent::Late(number)) => Event::Late(number),
+                    Some(ValidatorEvent::Judge(ToJudge { number, sender, source, data })) => {
+                        Event::Message(MessageToJudge { number, sender: named(sender), source: source.to_string(), data })
+                    }
                 };
-                out.send(ValidateTopicResponse { event: Some(Event::Message(message)) }).await?;
+                out.send(ValidateTopicResponse { event: Some(event) }).await?;
             }
             said = requests.message() => {
                 let verdict = match said {

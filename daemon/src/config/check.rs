@@ -63,8 +63,14 @@ impl Config {
 
 impl Tunnels {
     fn check(&self, dht: &str) -> anyhow::Result<()> {
-        for Forward { listen, peer, protocol } in &self.forward {
+        for (n, Forward { listen, peer, protocol }) in self.forward.iter().enumerate() {
             local::check(listen).map_err(|fault| anyhow!("tunnels.forward listen: {fault}"))?;
+            if listen.strip_prefix("unix:").is_some_and(|path| !path.starts_with('/')) {
+                bail!("tunnels.forward listen: `{listen}` is relative to wherever the daemon runs; takes unix:/PATH");
+            }
+            if self.forward.iter().take(n).any(|other| other.listen == *listen && !listen.ends_with(":0")) {
+                bail!("tunnels.forward listens twice on {listen}; one address leads to one protocol of one peer");
+            }
             if peer.parse::<PeerId>().is_err() {
                 p2pd_net::check_peer(peer).with_context(|| format!("tunnels.forward peer of {listen}"))?;
             }

@@ -37,7 +37,8 @@ pub(crate) enum NodeError {
     PeerNotFound(String),
     /// Nobody handles it at the moment, and it is kept for whoever did.
     #[error(
-        "{protocol} is kept for another {seconds} s under a lease; a program of the same user takes it up by the lease's name"
+        "{protocol} is kept for another {seconds} s under a lease; a program of the same user takes it up by the lease's name \
+        (`--lease NAME`)"
     )]
     Leased {
         /// Which protocol.

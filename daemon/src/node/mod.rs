@@ -19,7 +19,7 @@ mod streams;
 mod tunnels;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -44,6 +44,7 @@ pub(crate) use publication::{Opening, Publication, Wire};
 pub(crate) use pubsub::{
     Live, LogReader, LogStatus, Logged, Outbound, Start, TopicItem, TopicStatus, Validator, meshes,
 };
+pub(crate) use state::State;
 pub(crate) use streams::StreamItem;
 
 use crate::config::Config;
@@ -87,6 +88,8 @@ struct Inner {
     /// Number of the last value in the DHT.
     value_seq: AtomicU64,
     lost: Mutex<regain::Lost>,
+    /// Tunnels of the configuration that do not stand, and why.
+    fallen: Mutex<BTreeMap<String, String>>,
     /// `None`: which ones is not known.
     peers_changed: broadcast::Sender<Option<PeerId>>,
     counters: Counters,
@@ -165,6 +168,7 @@ impl Node {
             value_seq: AtomicU64::new(0),
             store,
             lost: Mutex::default(),
+            fallen: Mutex::default(),
             peers_changed: broadcast::Sender::new(WATCH),
             counters: Counters::default(),
             farewells: TaskTracker::new(),
@@ -241,11 +245,6 @@ impl Node {
     /// Which peers come, change and go, from now on.
     pub(crate) fn watch_peers(&self) -> broadcast::Receiver<Option<PeerId>> {
         self.0.peers_changed.subscribe()
-    }
-
-    /// Dials a multiaddr that ends in `/p2p/<peer id>`.
-    pub(crate) async fn connect(&self, address: &str) -> Result<PeerId, NodeError> {
-        Ok(self.0.net.connect(address).await?)
     }
 
     /// Makes a change whole, also when whoever asked for it goes away in the middle of it: what is in force, on disk and in

@@ -7,7 +7,7 @@ use std::{
 
 use futures::future::join_all;
 use p2pd_core::id::PeerId;
-use p2pd_net::ByteStream;
+use p2pd_net::{ByteStream, NetError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -27,10 +27,28 @@ impl Node {
     /// On a stream of its own, which is opened in the same round trip: rust-libp2p answers over the newest stream alone, and
     /// over QUIC, a second time on one stream, only once something else wakes the connection.
     pub(crate) async fn ping(&self, peer: &PeerId) -> Result<Duration, NodeError> {
-        match self.round_trip(peer).await {
-            // The daemon's own ping, each 15 s, may have come between.
-            Err(NodeError::Reset(_)) => self.round_trip(peer).await,
-            other => other,
+        let trip = async {
+            match self.round_trip(peer).await {
+                // The daemon's own ping, each 15 s, may have come between.
+                Err(NodeError::Reset(_)) => self.round_trip(peer).await,
+                other => other,
+            }
+        };
+        let late = || NetError::Unreachable { peer: peer.to_string(), fault: "no answer within 10 s".into() };
+        timeout(WITHIN, trip).await.unwrap_or_else(|_| Err(late().into()))
+    }
+
+    /// Dials a multiaddr that ends in `/p2p/<peer id>`. A peer that denies us says so by hanging up, once it knows who we are.
+    pub(crate) async fn connect(&self, address: &str) -> Result<PeerId, NodeError> {
+        let peer = self.0.net.connect(address).await?;
+        // Its end comes before an answer. Whether there is one, as of a peer that does not speak it, does not matter.
+        let _ = timeout(LAST, self.ping(&peer)).await;
+        match self.peer(&peer).await {
+            Ok(_) => Ok(peer),
+            Err(_) => {
+                let fault = "it hung up at once; it may deny this daemon, or have no room".into();
+                Err(NetError::Unreachable { peer: peer.to_string(), fault }.into())
+            }
         }
     }
 
@@ -61,8 +79,7 @@ impl Node {
             stream.read_exact(&mut back).await?;
             if back == sent { Ok(()) } else { Err(io::Error::other("the peer sent something else back")) }
         };
-        let done = timeout(WITHIN, round).await.unwrap_or_else(|_| Err(io::Error::other("no answer within 10 s")));
-        done.map_err(NodeError::Reset)?;
+        round.await.map_err(NodeError::Reset)?;
         Ok(began.elapsed())
     }
 }

@@ -43,6 +43,12 @@ impl Node {
         if id == self.0.me {
             return Err(field("is this daemon itself".into()));
         }
+        let way = address.as_deref().and_then(|address| address.split('/').nth(2)?.parse().ok());
+        if lock(&self.0.rules).of(Some(&id), way) == Some(false) {
+            return Err(field(
+                "is denied by a rule; `p2pctl peers rules` shows by which, `peers unrule` ends it".into(),
+            ));
+        }
         for tag in &tags {
             check_tag(tag).map_err(|fault| NodeError::Field { field: "tags", fault })?;
         }

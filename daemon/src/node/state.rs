@@ -24,6 +24,8 @@ pub(crate) struct State {
     pub(crate) peers: usize,
     /// An own address that a rule denies.
     pub(crate) cut_off: Option<IpAddr>,
+    /// Tunnels that do not stand, and why.
+    pub(crate) fallen: Vec<(String, String)>,
     pub(crate) listeners_missing: usize,
     pub(crate) bootstrap_missing: Vec<String>,
 }
@@ -41,6 +43,7 @@ impl Node {
         Ok(State {
             peers: peers.len(),
             cut_off: self.cut_off(&listening),
+            fallen: self.fallen(),
             listeners_missing: config
                 .listen
                 .iter()

@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use p2pd_api::local::{self, LocalListener};
+use p2pd_api::local::{self, LocalListener, LocalStream};
 use p2pd_core::id::PeerId;
+use p2pd_net::ByteStream;
 use tokio::sync::Semaphore;
 
-use super::{Arrived, Claim, Node, NodeError};
+use super::{Arrived, Claim, Node, NodeError, lock};
 use crate::config::{ANYBODY, Expose, Forward};
 
 /// Connections through one tunnel; what comes beyond is closed.
@@ -19,6 +20,13 @@ const RETRY: Duration = Duration::from_secs(5);
 enum Tunnel {
     Forward(Forward),
     Expose(Expose),
+}
+
+/// Carries bytes both ways until both sides are closed. A local connection breaks where the stream does.
+async fn join(mut here: LocalStream, mut there: ByteStream) {
+    if tokio::io::copy_bidirectional(&mut here, &mut there).await.is_err() {
+        local::reset(here);
+    }
 }
 
 impl Node {
@@ -43,18 +51,30 @@ impl Node {
             let fault = format!("{error:#}");
             if said != fault {
                 tracing::warn!(error = fault, tunnel = name, "a tunnel does not stand; trying again");
-                said = fault;
+                said.clone_from(&fault);
             }
+            lock(&self.0.fallen).insert(name.clone(), fault);
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    fn stands(&self, name: &str) {
+        lock(&self.0.fallen).remove(name);
+    }
+
+    /// The tunnels that do not stand, and why.
+    pub(super) fn fallen(&self) -> Vec<(String, String)> {
+        lock(&self.0.fallen).clone().into_iter().collect()
     }
 
     /// Joins each connection to a local address with a new stream to the peer.
     async fn forward(&self, tunnel: &Forward) -> anyhow::Result<()> {
         let listener = LocalListener::bind(&tunnel.listen).await?;
+        self.stands(&tunnel.listen);
+        tracing::info!(at = listener.place()?, tunnel.protocol, "a tunnel stands");
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let mut here = match listener.accept().await {
+            let here = match listener.accept().await {
                 Ok(here) => here,
                 Err(error) => {
                     tracing::warn!(%error, tunnel.listen, "a connection was not accepted");
@@ -67,14 +87,17 @@ impl Node {
             self.until_stop(async move {
                 let _room = room;
                 match node.reach(&tunnel).await {
-                    Ok(mut there) => drop(tokio::io::copy_bidirectional(&mut here, &mut there).await),
-                    Err(error) => tracing::warn!(%error, tunnel.listen, "a connection leads nowhere"),
+                    Ok(there) => join(here, there).await,
+                    Err(error) => {
+                        tracing::warn!(%error, tunnel.listen, "a connection leads nowhere");
+                        local::reset(here);
+                    }
                 }
             });
         }
     }
 
-    async fn reach(&self, tunnel: &Forward) -> Result<p2pd_net::ByteStream, NodeError> {
+    async fn reach(&self, tunnel: &Forward) -> Result<ByteStream, NodeError> {
         let protocols = [tunnel.protocol.clone()];
         let Ok(address) = p2pd_net::peer_of(&tunnel.peer) else {
             return Ok(self.open_stream(&tunnel.peer.parse()?, &protocols).await?.stream);
@@ -89,10 +112,11 @@ impl Node {
     async fn expose(&self, tunnel: &Expose) -> anyhow::Result<()> {
         let claim = Claim { protocol: tunnel.protocol.clone(), share: false, lease: None };
         let mut handler = self.handle_protocol(claim).await?;
+        self.stands(&tunnel.protocol);
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let allowed = |peer: &PeerId| tunnel.allow.iter().any(|a| a == ANYBODY || *a == peer.to_string());
         while let Some(Arrived { number, peer, .. }) = handler.next().await {
-            let Ok(mut there) = self.take_stream(number).map(|waiting| waiting.stream) else { continue };
+            let Ok(there) = self.take_stream(number).map(|waiting| waiting.stream) else { continue };
             // Dropping the stream resets it.
             let Ok(room) = room.clone().try_acquire_owned() else { continue };
             if !allowed(&peer) {
@@ -103,7 +127,7 @@ impl Node {
             self.until_stop(async move {
                 let _room = room;
                 match local::connect(&target).await {
-                    Ok(mut here) => drop(tokio::io::copy_bidirectional(&mut here, &mut there).await),
+                    Ok(here) => join(here, there).await,
                     Err(error) => tracing::warn!(%error, target, "a tunnel's end does not answer"),
                 }
             });

@@ -11,7 +11,7 @@ use p2pd_core::{
     contract::{Identity, TopicSettings},
     id::PeerId,
 };
-use p2pd_net::{Ruling, ToJudge, TopicRule, queue::Reader};
+use p2pd_net::{Ruling, TopicRule, ValidatorEvent, queue::Reader};
 use tokio::sync::mpsc;
 
 pub(crate) use log::{LogReader, Logged, Start};
@@ -46,13 +46,13 @@ pub(crate) enum Live {
 
 /// A program that judges a topic's messages; the topic is followed while it is here.
 pub(crate) struct Validator {
-    questions: mpsc::Receiver<ToJudge>,
+    questions: mpsc::Receiver<ValidatorEvent>,
     _attached: Arc<()>,
 }
 
 impl Validator {
-    /// The next message to judge; `None` when the network has stopped.
-    pub(crate) async fn next(&mut self) -> Option<ToJudge> {
+    /// What it is told next; `None` when the network has stopped.
+    pub(crate) async fn next(&mut self) -> Option<ValidatorEvent> {
         self.questions.recv().await
     }
 }
