@@ -296,7 +296,7 @@ fn no_event_is_numbered_as_one_before_a_crash() {
     // Before it is on disk.
     a.kill_9();
     let a = start();
-    let after = event(&a, &["--after", before["cursor"].as_str().unwrap()]);
+    let after = event(&a, &["--after", &before["cursor"].to_string()]);
     assert_eq!(after["kind"], "started", "{after} after {before}");
 }
 
