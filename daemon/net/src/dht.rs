@@ -22,6 +22,7 @@ use p2pd_core::scope::{self, Scope};
 
 use crate::{
     NetError,
+    dial::without_peer,
     kept::{self, Providers},
 };
 
@@ -87,7 +88,7 @@ impl Dht {
             self.kad.add_address(&peer, address.clone());
         }
         // The first may be where it was dialled.
-        for address in before.iter().skip(1).filter(|address| !useful.contains(address)) {
+        for address in before.iter().skip(1).filter(|address| !useful.contains(&without_peer((*address).clone()))) {
             self.kad.remove_address(&peer, address);
         }
     }
@@ -224,7 +225,13 @@ mod tests {
         }
         let known = dht.known(peer);
         assert!(known.len() <= MAX_SAID + 1, "{known:?}");
-        assert!(addresses(99).iter().take(MAX_SAID).all(|newest| known.contains(newest)), "{known:?}");
+        let newest = |known: &[Multiaddr]| {
+            let known: Vec<_> = known.iter().cloned().map(without_peer).collect();
+            addresses(99).iter().take(MAX_SAID).all(|newest| known.contains(newest))
+        };
+        assert!(newest(&known), "{known:?}");
+        dht.learn(peer, addresses(99));
+        assert!(newest(&dht.known(peer)), "what it says again stays");
         dht.learn(peer, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()]);
         assert!(!dht.known(peer).iter().any(|a| scope_of(a) == Scope::Machine), "it is connected from afar at most");
     }

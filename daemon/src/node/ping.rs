@@ -10,6 +10,7 @@ use p2pd_core::id::PeerId;
 use p2pd_net::{ByteStream, NetError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    sync::broadcast::error::RecvError,
     time::timeout,
 };
 
@@ -41,26 +42,32 @@ impl Node {
     /// Dials a multiaddr that ends in `/p2p/<peer id>`. A peer that denies us says so by hanging up, once it knows who we are.
     pub(crate) async fn connect(&self, address: &str) -> Result<PeerId, NodeError> {
         let peer = self.0.net.connect(address).await?;
-        // Its end comes before an answer. Whether there is one, as of a peer that does not speak it, does not matter.
-        let _ = timeout(LAST, self.ping(&peer)).await;
-        match self.peer(&peer).await {
-            Ok(_) => Ok(peer),
-            Err(_) => {
-                let fault = "it hung up at once; it may deny this daemon, or have no room".into();
-                Err(NetError::Unreachable { peer: peer.to_string(), fault }.into())
+        let mut changes = self.0.peers_changed.subscribe();
+        let gone = async {
+            match self.answer_over_what_stands(&peer).await {
+                Ok(_) | Err(NodeError::Net(NetError::Unsupported { .. })) => return,
+                // Its stream ends a little before it does.
+                Err(_) => while self.peer(&peer).await.is_ok() && changes.recv().await != Err(RecvError::Closed) {},
             }
-        }
+        };
+        let _ = timeout(LAST, gone).await;
+        self.peer(&peer).await.map(|_| peer.clone()).map_err(|_| {
+            let fault = "it hung up at once; it may deny this daemon, or have no room".into();
+            NetError::Unreachable { peer: peer.to_string(), fault }.into()
+        })
     }
 
     /// Takes one round trip to every peer, so that each connection has had its turn with all that was sent before. Over QUIC, or
     /// to a peer that is slow to read, that may be on its way all the same.
     pub(super) async fn hear_everyone(&self) {
         let Ok(peers) = self.peers().await else { return };
-        let answers = peers.iter().map(async |info| {
-            let stream = self.0.net.open_stream(&info.peer, &[PROTOCOL.to_owned()]).await?.stream;
-            self.there_and_back(stream).await
-        });
-        let _ = timeout(LAST, join_all(answers)).await;
+        let _ = timeout(LAST, join_all(peers.iter().map(|info| self.answer_over_what_stands(&info.peer)))).await;
+    }
+
+    /// Takes one round trip, and dials nobody for that.
+    async fn answer_over_what_stands(&self, peer: &PeerId) -> Result<Duration, NodeError> {
+        let stream = self.0.net.open_stream(peer, &[PROTOCOL.to_owned()]).await?.stream;
+        self.there_and_back(stream).await
     }
 
     async fn round_trip(&self, peer: &PeerId) -> Result<Duration, NodeError> {
