@@ -70,19 +70,29 @@ pub fn default_socket() -> PathBuf {
     users.into_iter().flatten().find(|path| path.exists()).unwrap_or_else(|| SYSTEM_SOCKET.into())
 }
 
+/// Whether somebody answers behind `socket`. A plain connect tells what is wrong more exactly than the channel would.
+fn answers(socket: &Path) -> Result<(), ConnectError> {
+    let path = || socket.to_path_buf();
+    UnixStream::connect(socket).map(drop).map_err(|error| match error.kind() {
+        _ if fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) => {
+            ConnectError::Other(path(), "it is no socket; --socket and P2PD_SOCKET take the daemon's".into())
+        }
+        io::ErrorKind::NotFound => ConnectError::Missing(path()),
+        io::ErrorKind::PermissionDenied => ConnectError::Denied(path()),
+        io::ErrorKind::ConnectionRefused => ConnectError::Stale(path()),
+        _ => ConnectError::Other(path(), error.to_string()),
+    })
+}
+
+/// Why the daemon hung up: it does not admit us, or has just died.
+fn refused(socket: &Path) -> ConnectError {
+    answers(socket).err().unwrap_or_else(|| ConnectError::Refused(socket.to_path_buf()))
+}
+
 /// Dials the daemon behind `socket`, and sees that it admits us.
 pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
+    answers(socket)?;
     let path = socket.to_path_buf();
-    // A plain connect tells what is wrong more exactly than the channel would.
-    UnixStream::connect(socket).map_err(|error| match error.kind() {
-        _ if fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) => {
-            ConnectError::Other(path.clone(), "it is no socket; --socket and P2PD_SOCKET take the daemon's".into())
-        }
-        io::ErrorKind::NotFound => ConnectError::Missing(path.clone()),
-        io::ErrorKind::PermissionDenied => ConnectError::Denied(path.clone()),
-        io::ErrorKind::ConnectionRefused => ConnectError::Stale(path.clone()),
-        _ => ConnectError::Other(path.clone(), error.to_string()),
-    })?;
     let dial = path.clone();
     let connector = tower::service_fn(move |_: Uri| {
         let path = dial.clone();
@@ -97,7 +107,7 @@ pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
         let hung_up = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
         let io = causes.find_map(|cause| cause.downcast_ref::<io::Error>());
         match io {
-            Some(io) if hung_up.contains(&io.kind()) => ConnectError::Refused(path.clone()),
+            Some(io) if hung_up.contains(&io.kind()) => refused(socket),
             _ => ConnectError::Other(path.clone(), error.to_string()),
         }
     })?;
@@ -105,7 +115,7 @@ pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
     let mut node = NodeServiceClient::new(channel.clone());
     match tokio::time::timeout(FIRST_ANSWER, node.get_info(GetInfoRequest {})).await {
         // Not a word of the daemon's, but made here of a connection that broke.
-        Ok(Err(status)) if std::error::Error::source(&status).is_some() => Err(ConnectError::Refused(path)),
+        Ok(Err(status)) if std::error::Error::source(&status).is_some() => Err(refused(socket)),
         _ => Ok(channel),
     }
 }

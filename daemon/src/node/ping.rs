@@ -45,7 +45,7 @@ impl Node {
         let mut changes = self.0.peers_changed.subscribe();
         let gone = async {
             match self.answer_over_what_stands(&peer).await {
-                Ok(_) | Err(NodeError::Net(NetError::Unsupported { .. })) => return,
+                Ok(_) | Err(NodeError::Net(NetError::Unsupported { .. })) => {}
                 // Its stream ends a little before it does.
                 Err(_) => while self.peer(&peer).await.is_ok() && changes.recv().await != Err(RecvError::Closed) {},
             }
