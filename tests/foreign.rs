@@ -22,7 +22,7 @@ use p2pd_api::v1::{
     subscribe_response::Event,
 };
 use p2pd_core::topic::DEFAULT_NETWORK;
-use support::{DEADLINE, channel, peers, setup_at, start};
+use support::{DEADLINE, channel, peers, setup_at, start, until};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -131,7 +131,7 @@ async fn what_is_offered_again_after_a_restart_is_in_the_log_once() {
     let mut swarm = outsider(|config| _ = config.history_length(1_000).history_gossip(1_000));
     let port = listen(&mut swarm).await;
     let bootstrap = [format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", swarm.local_peer_id())];
-    let (publish, mut to_publish) = mpsc::channel::<&str>(1);
+    let (publish, mut to_publish) = mpsc::channel::<String>(1);
     let publishing = tokio::spawn(async move {
         let (mut next, mut tick) = (None, interval(Duration::from_millis(100)));
         loop {
@@ -140,7 +140,7 @@ async fn what_is_offered_again_after_a_restart_is_in_the_log_once() {
                 Some(text) = to_publish.recv(), if next.is_none() => next = Some(text),
                 // Until somebody follows.
                 _ = tick.tick() => {
-                    next.take_if(|text| swarm.behaviour_mut().publish(IdentTopic::new(TOPIC), *text).is_ok());
+                    next.take_if(|text| swarm.behaviour_mut().publish(IdentTopic::new(TOPIC), text.clone()).is_ok());
                 }
             }
         }
@@ -160,20 +160,24 @@ async fn what_is_offered_again_after_a_restart_is_in_the_log_once() {
     };
     let daemon = start().await;
     let mut messages = read(&daemon).await;
-    for text in ["one", "two"] {
-        publish.send(text).await.unwrap();
-        assert_eq!(next(&mut messages).await, text);
+    let texts = ["one", "two"].map(|text| text.repeat(10_000));
+    for text in &texts {
+        publish.send(text.clone()).await.unwrap();
+        assert!(next(&mut messages).await == *text);
     }
     daemon.stop().await;
     let daemon = start().await;
     let mut messages = read(&daemon).await;
-    // With the third it is offered the first two.
-    publish.send("three").await.unwrap();
-    for text in ["one", "two", "three"] {
-        assert_eq!(next(&mut messages).await, text);
+    until("the first two, once more", async || {
+        let list = peers(&daemon).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers;
+        let received: u64 = list.iter().flat_map(|peer| &peer.connections).map(|c| c.received).sum();
+        (received > 60_000).then_some(())
+    })
+    .await;
+    publish.send("three".into()).await.unwrap();
+    for text in texts.iter().map(String::as_str).chain(["three"]) {
+        assert!(next(&mut messages).await == text);
     }
-    publish.send("four").await.unwrap();
-    assert_eq!(next(&mut messages).await, "four");
     publishing.abort();
 }
 

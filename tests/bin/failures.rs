@@ -294,15 +294,19 @@ fn no_event_is_numbered_as_one_before_a_crash() {
     let data = place.path().join("data");
     let start = || Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
     let event = |daemon: &Daemon, from: &[&str]| -> serde_json::Value {
-        let told = daemon.good(&[&["-o", "jsonl", "events", "--count", "1"], from].concat());
-        serde_json::from_str(&told).unwrap()
+        let mut telling = daemon.ctl(&[&["-o", "jsonl", "events"], from].concat()).spawn().unwrap();
+        until("the event", || telling.try_wait().unwrap());
+        let told = String::from_utf8(telling.wait_with_output().unwrap().stdout).unwrap();
+        serde_json::from_str(told.lines().last().unwrap()).unwrap()
     };
-    let mut a = start();
-    let before = event(&a, &["--from-oldest"]);
-    // Before it is on disk.
+    let (mut a, other) = (start(), Daemon::start(place.path(), "other", &[]));
+    a.good(&["peers", "connect", &other.address]);
+    let before = event(&a, &["--from-oldest", "--count", "2"]);
+    // Before that is on disk.
     a.kill_9();
+    drop(other);
     let a = start();
-    let after = event(&a, &["--after", &before["cursor"].to_string()]);
+    let after = event(&a, &["--count", "1", "--after", &before["cursor"].to_string()]);
     assert_eq!(after["kind"], "started", "{after} after {before}");
 }
 
