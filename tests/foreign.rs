@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{io::Write, process::Command, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
@@ -15,6 +15,7 @@ use libp2p::{
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
+use nix::sched::{CloneFlags, unshare};
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
     Durable, FindClosestPeersRequest, ListPeersRequest, ProvideRequest, SubscribeRequest, SubscribeResponse,
@@ -22,7 +23,7 @@ use p2pd_api::v1::{
     subscribe_response::Event,
 };
 use p2pd_core::topic::DEFAULT_NETWORK;
-use support::{DEADLINE, channel, peers, setup_at, start, until};
+use support::{DEADLINE, channel, peers, setup, setup_at, start, until};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -47,8 +48,8 @@ fn peer<B: NetworkBehaviour>(behaviour: impl FnOnce(&identity::Keypair) -> B) ->
 }
 
 /// Has a peer listen; its port.
-async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>) -> u16 {
-    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+async fn listen<B: NetworkBehaviour>(swarm: &mut Swarm<B>, ip: &str) -> u16 {
+    swarm.listen_on(format!("/ip4/{ip}/tcp/0").parse().unwrap()).unwrap();
     loop {
         if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
             return address.to_string().rsplit('/').next().unwrap().parse().unwrap();
@@ -95,7 +96,7 @@ async fn score(daemon: &Daemon) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_offers_messages_by_other_ids_keeps_its_place() {
     let mut swarm = outsider(|_| {});
-    let port = listen(&mut swarm).await;
+    let port = listen(&mut swarm, "127.0.0.1").await;
     let daemon = start(&[format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", swarm.local_peer_id())]).await;
     let subscribe = SubscribeRequest { topic: TOPIC.into(), contract: None };
     let mut client = PubSubServiceClient::new(channel(&daemon).await);
@@ -129,7 +130,7 @@ async fn one_that_offers_messages_by_other_ids_keeps_its_place() {
 async fn what_is_offered_again_after_a_restart_is_in_the_log_once() {
     // It offers again and again what it has.
     let mut swarm = outsider(|config| _ = config.history_length(1_000).history_gossip(1_000));
-    let port = listen(&mut swarm).await;
+    let port = listen(&mut swarm, "127.0.0.1").await;
     let bootstrap = [format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", swarm.local_peer_id())];
     let (publish, mut to_publish) = mpsc::channel::<String>(1);
     let publishing = tokio::spawn(async move {
@@ -181,53 +182,84 @@ async fn what_is_offered_again_after_a_restart_is_in_the_log_once() {
     publishing.abort();
 }
 
-/// A door of this machine at which somebody may knock.
-async fn door() -> (TcpListener, u16) {
-    let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// A door at which somebody may knock.
+async fn door(ip: &str) -> (TcpListener, String) {
+    let door = TcpListener::bind((ip, 0)).await.unwrap();
     let port = door.local_addr().unwrap().port();
-    (door, port)
+    (door, format!("/ip4/{ip}/tcp/{port}"))
 }
 
-/// Both sides know each other by a name only, which counts as far away.
-#[tokio::test(flavor = "multi_thread")]
-async fn from_afar_nobody_has_it_dial_its_own_machine_nor_is_told_of_that() {
-    let ((near, near_port), (far, far_port)) = (door().await, door().await);
-    let elsewhere = PeerId::random();
-    let mut swarm = guide();
-    let port = listen(&mut swarm).await;
-    for address in [format!("/ip4/127.0.0.1/tcp/{near_port}"), format!("/dns4/localhost/tcp/{far_port}")] {
-        swarm.behaviour_mut().kad.add_address(&elsewhere, address.parse().unwrap());
-    }
-    let daemon = start(&[format!("/dns4/localhost/tcp/{port}/p2p/{}", swarm.local_peer_id())]).await;
-    let (tell, mut told) = mpsc::channel::<Vec<Multiaddr>>(8);
-    let answering = tokio::spawn(async move {
-        loop {
-            let event = swarm.select_next_some().await;
-            if let SwarmEvent::Behaviour(GuideEvent::Kad(kad::Event::InboundRequest {
-                request: kad::InboundRequest::AddProvider { record: Some(record) },
-            })) = event
-            {
-                tell.send(record.addresses).await.unwrap();
+/// Where a daemon and another peer have addresses of the world, which lead nowhere else.
+const HERE: &str = "203.0.113.1";
+const THERE: &str = "203.0.113.2";
+
+/// Runs something on a thread whose sockets, and those of the threads that it starts, are in a network of their own; not at
+/// all, and says so, where none can be made.
+fn in_a_world_of_its_own(work: impl Future<Output = ()> + Send + 'static) {
+    let alone = std::thread::spawn(|| {
+        if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+            let _ = writeln!(std::io::stderr(), "SKIP addresses of the DHT: network namespaces need root");
+            return;
+        }
+        for words in
+            ["link set lo up", &format!("address add {HERE}/32 dev lo"), &format!("address add {THERE}/32 dev lo")]
+        {
+            let done = Command::new("ip").args(words.split(' ')).status();
+            if !done.is_ok_and(|done| done.success()) {
+                let _ = writeln!(std::io::stderr(), "SKIP addresses of the DHT: they need iproute2");
+                return;
             }
         }
+        tokio::runtime::Runtime::new().unwrap().block_on(work);
     });
-    let mut dht = DhtServiceClient::new(channel(&daemon).await);
-    let knocked = async {
-        loop {
-            // Until it knows that the other answers.
-            let closest = FindClosestPeersRequest { key: "anything".into() };
-            let mut found = dht.find_closest_peers(closest).await.unwrap().into_inner();
-            let search = async { while let Ok(Some(_)) = found.message().await {} };
-            tokio::select! {
-                knock = far.accept() => break drop(knock.unwrap()),
-                () = search => {}
-            }
+    alone.join().unwrap();
+}
+
+#[test]
+fn from_afar_nobody_has_it_dial_its_own_machine_nor_is_told_of_that() {
+    in_a_world_of_its_own(async {
+        let ((near, near_address), (far, far_address)) = (door("127.0.0.1").await, door(THERE).await);
+        let elsewhere = PeerId::random();
+        let mut swarm = guide();
+        let port = listen(&mut swarm, THERE).await;
+        for address in [near_address, far_address] {
+            swarm.behaviour_mut().kad.add_address(&elsewhere, address.parse().unwrap());
         }
-    };
-    timeout(DEADLINE, knocked).await.expect("a knock at the address that is far away");
-    assert!(timeout(Duration::from_millis(300), near.accept()).await.is_err(), "a knock at this machine's own door");
-    dht.provide(ProvideRequest { key: "thing".into() }).await.unwrap();
-    let told = timeout(DEADLINE, told.recv()).await.expect("a provider").unwrap();
-    assert_eq!(told, Vec::<Multiaddr>::new(), "an address where the other would find itself");
-    answering.abort();
+        let mut setup = setup(&[format!("/ip4/{THERE}/tcp/{port}/p2p/{}", swarm.local_peer_id())]);
+        setup.config.network.listen = ["127.0.0.1", HERE].map(|ip| format!("/ip4/{ip}/tcp/0")).into();
+        let daemon = Daemon::start(setup).await.unwrap();
+        let (tell, mut told) = mpsc::channel::<Vec<Multiaddr>>(8);
+        let answering = tokio::spawn(async move {
+            loop {
+                let event = swarm.select_next_some().await;
+                if let SwarmEvent::Behaviour(GuideEvent::Kad(kad::Event::InboundRequest {
+                    request: kad::InboundRequest::AddProvider { record: Some(record) },
+                })) = event
+                {
+                    tell.send(record.addresses).await.unwrap();
+                }
+            }
+        });
+        let dht = DhtServiceClient::new(channel(&daemon).await);
+        let knocked = async {
+            loop {
+                // Until it knows that the other answers.
+                let closest = || FindClosestPeersRequest { key: "anything".into() };
+                let asked = until("somebody to ask", async || dht.clone().find_closest_peers(closest()).await.ok());
+                let mut found = asked.await.into_inner();
+                let search = async { while let Ok(Some(_)) = found.message().await {} };
+                tokio::select! {
+                    knock = far.accept() => break drop(knock.unwrap()),
+                    () = search => {}
+                }
+            }
+        };
+        timeout(DEADLINE, knocked).await.expect("a knock at the address that is far away");
+        let knock = timeout(Duration::from_millis(300), near.accept()).await;
+        assert!(knock.is_err(), "a knock at this machine's own door");
+        dht.clone().provide(ProvideRequest { key: "thing".into() }).await.unwrap();
+        let told = timeout(DEADLINE, told.recv()).await.expect("a provider").unwrap();
+        assert!(told.len() == 1 && told[0].to_string().starts_with(&format!("/ip4/{HERE}/")), "{told:?}");
+        answering.abort();
+    });
 }

@@ -29,7 +29,7 @@ pub(crate) struct Cli {
     /// sound card, or - for standard output.
     #[arg(long, short, global = true, default_value = "table")]
     pub(crate) output: String,
-    /// How long to wait for an answer of the daemon, as in 500ms, 10s, 2m; 15s by default, and for dht, all answers
+    /// How long to wait for an answer of the daemon, as in 500ms, 10s, 2m; 25s by default, and for dht, all answers
     /// together, 65s. The time of --wait is not among it. What goes on until it is ended, such as sub, events and handle, is bounded by --count or by you.
     #[arg(long, global = true, value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
@@ -39,8 +39,8 @@ pub(crate) struct Cli {
 
 impl Cli {
     pub(crate) fn timeout(&self) -> Duration {
-        // Longer than the daemon tries: it ends a search after a minute, and a dial after ten seconds.
-        let usual = if matches!(self.command, Command::Dht(_)) { 65 } else { 15 };
+        // Longer than the daemon tries: it ends a search after a minute, and the opening of a stream after twenty seconds.
+        let usual = if matches!(self.command, Command::Dht(_)) { 65 } else { 25 };
         self.timeout.unwrap_or(Duration::from_secs(usual))
     }
 }

@@ -50,8 +50,8 @@ pub fn key(peer: &PeerId, name: &str) -> Option<Bytes> {
     fine.then(|| format!("{PREFIX}{peer}/{name}").into())
 }
 
-/// Whose place a key is; `None` where it is nobody's.
-pub fn owner(key: &[u8]) -> Option<PeerId> {
+/// Whose place a key is.
+fn owner(key: &[u8]) -> Option<PeerId> {
     let (peer, name) = std::str::from_utf8(key).ok()?.strip_prefix(PREFIX)?.split_once('/')?;
     let peer = peer.parse().ok()?;
     (self::key(&peer, name)? == key).then_some(peer)

@@ -35,11 +35,19 @@ pub(crate) fn scope_of(address: &Multiaddr) -> Scope {
 /// Addresses kept of what one peer says of itself.
 const MAX_SAID: usize = 8;
 
+/// A connection.
+struct Link {
+    peer: PeerId,
+    /// How far the address reaches that it leads to.
+    scope: Scope,
+    /// As it was dialled.
+    address: Multiaddr,
+}
+
 pub(crate) struct Dht {
     kad: Kad,
     own: PeerId,
-    /// Whose each connection is, and how far its address reaches.
-    connections: HashMap<ConnectionId, (PeerId, Scope)>,
+    connections: HashMap<ConnectionId, Link>,
     /// Where we listen.
     listens: HashSet<Multiaddr>,
     providers: Providers,
@@ -75,21 +83,35 @@ impl Dht {
     }
 
     fn nearest(&self, of: impl Fn(&PeerId) -> bool) -> Scope {
-        let scopes = self.connections.values().filter(|(peer, _)| of(peer)).map(|(_, scope)| *scope);
+        let scopes = self.connections.values().filter(|link| of(&link.peer)).map(|link| link.scope);
         scopes.min().unwrap_or(Scope::World)
+    }
+
+    /// Takes up a connection. `leads_to` is where a name has led to, where one was dialled.
+    pub(crate) fn connected(&mut self, id: ConnectionId, peer: PeerId, dialled: &Multiaddr, leads_to: &Multiaddr) {
+        let before = self.nearest(|_| true);
+        let address = without_peer(dialled.clone());
+        self.connections.insert(id, Link { peer, scope: scope_of(leads_to), address });
+        if self.nearest(|_| true) != before {
+            self.say();
+        }
     }
 
     /// Takes up where a peer that answers in the DHT says that it is, in place of what it said before.
     pub(crate) fn learn(&mut self, peer: PeerId, said: Vec<Multiaddr>) {
-        let useful = said.into_iter().filter(|address| self.reaches_of(&peer, address)).take(MAX_SAID);
-        let useful: Vec<Multiaddr> = useful.collect();
-        let before = self.known(peer);
+        let said = said.into_iter().map(without_peer).filter(|address| self.reaches_of(&peer, address));
+        let useful: Vec<Multiaddr> = said.take(MAX_SAID).collect();
+        let before: Vec<Multiaddr> = self.known(peer).into_iter().map(without_peer).collect();
         for address in &useful {
             self.kad.add_address(&peer, address.clone());
         }
-        // The first may be where it was dialled.
-        for address in before.iter().skip(1).filter(|address| !useful.contains(&without_peer((*address).clone()))) {
-            self.kad.remove_address(&peer, address);
+        let stands = |address: &Multiaddr| self.connections.values().any(|link| link.address == *address);
+        let outdated: Vec<_> = before.iter().filter(|old| !useful.contains(old) && !stands(old)).collect();
+        // An empty entry is none.
+        if !useful.is_empty() {
+            for address in outdated {
+                self.kad.remove_address(&peer, address);
+            }
         }
     }
 
@@ -178,15 +200,15 @@ impl NetworkBehaviour for Dht {
         match event {
             FromSwarm::NewListenAddr(new) => {
                 self.listens.insert(new.addr.clone());
+                if self.connections.is_empty() {
+                    // There may be a way again. Fails while no peer is known, which is no news.
+                    let _ = self.kad.bootstrap();
+                }
                 return self.say();
             }
             FromSwarm::ExpiredListenAddr(old) => {
                 self.listens.remove(old.addr);
                 return self.kad.on_swarm_event(FromSwarm::ExternalAddrExpired(ExternalAddrExpired { addr: old.addr }));
-            }
-            FromSwarm::ConnectionEstablished(new) => {
-                let scope = scope_of(new.endpoint.get_remote_address());
-                self.connections.insert(new.connection_id, (new.peer_id, scope));
             }
             FromSwarm::ConnectionClosed(old) => {
                 self.connections.remove(&old.connection_id);
@@ -224,7 +246,7 @@ mod tests {
             dht.learn(peer, addresses(round));
         }
         let known = dht.known(peer);
-        assert!(known.len() <= MAX_SAID + 1, "{known:?}");
+        assert_eq!(known.len(), MAX_SAID, "{known:?}");
         let newest = |known: &[Multiaddr]| {
             let known: Vec<_> = known.iter().cloned().map(without_peer).collect();
             addresses(99).iter().take(MAX_SAID).all(|newest| known.contains(newest))

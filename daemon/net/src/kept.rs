@@ -9,7 +9,6 @@ use libp2p::{
         store::{MemoryStore, MemoryStoreConfig, RecordStore},
     },
 };
-use p2pd_core::value;
 
 use crate::NetError;
 
@@ -30,6 +29,12 @@ fn room(ours: usize, none: &'static str) -> Result<(), NetError> {
     if ours < OF_ONE { Ok(()) } else { Err(NetError::Limit(none)) }
 }
 
+/// What the keys of one owner's values begin with: all but the name.
+fn whose(key: &RecordKey) -> Option<&[u8]> {
+    let key = key.as_ref();
+    key.get(..key.iter().rposition(|byte| *byte == b'/')?)
+}
+
 /// Whether this peer may provide another key.
 pub(crate) fn room_to_provide(store: &MemoryStore, key: &RecordKey) -> Result<(), NetError> {
     let others = store.provided().filter(|record| record.key != *key);
@@ -38,17 +43,15 @@ pub(crate) fn room_to_provide(store: &MemoryStore, key: &RecordKey) -> Result<()
 
 /// Whether this peer may put another value.
 pub(crate) fn room_to_put(store: &MemoryStore, key: &RecordKey) -> Result<(), NetError> {
-    let owner = value::owner(key.as_ref());
-    let others = store.records().filter(|record| record.key != *key && value::owner(record.key.as_ref()) == owner);
+    let others = store.records().filter(|record| record.key != *key && whose(&record.key) == whose(key));
     room(others.count(), "this daemon has put 1,024 values already; try again when some have expired")
 }
 
 /// Keeps a value of another peer.
 pub(crate) fn keep_value(store: &mut MemoryStore, own: &PeerId, record: Record) {
-    let owner = value::owner(record.key.as_ref());
     let (mut of_owner, mut of_others) = (0, 0);
     for kept in store.records().filter(|kept| kept.key != record.key && kept.publisher.as_ref() != Some(own)) {
-        of_owner += usize::from(value::owner(kept.key.as_ref()) == owner);
+        of_owner += usize::from(whose(&kept.key) == whose(&record.key));
         of_others += 1;
     }
     if of_owner < OF_ONE && of_others < OF_OTHERS {
@@ -119,6 +122,32 @@ mod tests {
         providers.keep(&mut store, new.clone(), much_later);
         assert_eq!(store.providers(&new.key), [new]);
         assert_eq!((providers.0.len(), store.provided().count()), (1, OF_ONE));
+    }
+
+    #[test]
+    fn values_of_others_take_no_room_of_ours_and_those_of_one_a_part() {
+        let own = PeerId::random();
+        let mut store = store(own);
+        let value = |owner: &str, n: usize, publisher: PeerId| Record {
+            publisher: Some(publisher),
+            ..Record::new(format!("/p2pd/value/{owner}/{n}").into_bytes(), vec![1])
+        };
+        for n in 0..OF_ONE + 1 {
+            keep_value(&mut store, &own, value("one", n, PeerId::random()));
+        }
+        assert_eq!(store.records().count(), OF_ONE);
+        for n in 0..OF_OTHERS {
+            keep_value(&mut store, &own, value(&n.to_string(), n, PeerId::random()));
+        }
+        assert_eq!(store.records().count(), OF_OTHERS);
+        for n in 0..OF_ONE {
+            let ours = value("ours", n, own);
+            room_to_put(&store, &ours.key).unwrap();
+            store.put(ours).unwrap();
+        }
+        let ours = |n| value("ours", n, own).key;
+        assert!(room_to_put(&store, &ours(OF_ONE)).is_err());
+        room_to_put(&store, &ours(0)).expect("once more");
     }
 
     #[test]

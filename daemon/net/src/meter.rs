@@ -72,7 +72,7 @@ impl Counter {
 pub(crate) struct Meter {
     pub(crate) security: &'static str,
     pub(crate) muxer: &'static str,
-    address: Multiaddr,
+    pub(crate) address: Multiaddr,
     max_inbound: usize,
     total: Counter,
     protocols: Mutex<HashMap<String, Arc<Counter>>>,

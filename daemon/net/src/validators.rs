@@ -70,6 +70,8 @@ pub(crate) struct Ruled(pub(crate) Waiting, pub(crate) Ruling);
 /// A program that judges a topic.
 struct Program {
     questions: mpsc::Sender<ValidatorEvent>,
+    /// Number of the last message before it came; those are none of its own.
+    before: u64,
     undecided: usize,
 }
 
@@ -87,8 +89,9 @@ impl Validators {
         if self.attached.get(&topic).is_some_and(|there| !there.questions.is_closed()) {
             return None;
         }
-        let (questions, asked) = mpsc::channel(WAITING);
-        self.attached.insert(topic, Program { questions, undecided: 0 });
+        // Each message may become late.
+        let (questions, asked) = mpsc::channel(2 * WAITING);
+        self.attached.insert(topic, Program { questions, before: self.next, undecided: 0 });
         Some(asked)
     }
 
@@ -133,7 +136,7 @@ impl Validators {
     fn take(&mut self, number: u64) -> Option<Pending> {
         let pending = self.pending.remove(&number)?;
         self.bytes = self.bytes.saturating_sub(pending.ruled.incoming.weight());
-        if let Some(program) = self.attached.get_mut(&pending.topic) {
+        if let Some(program) = self.attached.get_mut(&pending.topic).filter(|program| number > program.before) {
             program.undecided = program.undecided.saturating_sub(1);
         }
         Some(pending)
@@ -151,7 +154,8 @@ impl Validators {
         let numbers: Vec<u64> = self.pending.iter().filter(|(_, p)| late(p)).map(|(number, _)| *number).collect();
         for number in &numbers {
             let topic = self.pending.get(number).map(|pending| &pending.topic);
-            if let Some(program) = topic.and_then(|topic| self.attached.get(topic)) {
+            let program = topic.and_then(|topic| self.attached.get(topic));
+            if let Some(program) = program.filter(|program| *number > program.before) {
                 // One that reads nothing need not be told.
                 let _ = program.questions.try_send(ValidatorEvent::Late(*number));
             }

@@ -68,7 +68,7 @@ impl Tunnels {
             if listen.strip_prefix("unix:").is_some_and(|path| !path.starts_with('/')) {
                 bail!("tunnels.forward listen: `{listen}` is relative to wherever the daemon runs; takes unix:/PATH");
             }
-            if self.forward.iter().take(n).any(|other| other.listen == *listen && !listen.ends_with(":0")) {
+            if self.forward.iter().take(n).any(|other| other.listen == *listen) {
                 bail!("tunnels.forward listens twice on {listen}; one address leads to one protocol of one peer");
             }
             if peer.parse::<PeerId>().is_err() {

@@ -75,7 +75,7 @@ impl Node {
         let store = self.0.store.clone();
         let kept = blocking(move || store.events_after(None)).await?;
         let oldest = kept.first().map(|(n, _)| *n).or(unwritten.first().map(|e| e.cursor)).unwrap_or(0);
-        if let Some(asked) = after.filter(|n| n.saturating_add(1) < oldest || *n >= next) {
+        if let Some(asked) = after.filter(|n| *n > 0 && (n.saturating_add(1) < oldest || *n >= next)) {
             return Err(NodeError::CursorExpired { asked, oldest });
         }
         let written = kept.last().map(|(n, _)| *n);

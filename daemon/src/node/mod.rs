@@ -31,7 +31,7 @@ use p2pd_core::{
 use p2pd_net::{Event, Handle, Identity, Incoming, NetError, PeerInfo, queue};
 use p2pd_store::{Store, StoreError};
 use tokio::{
-    sync::{Notify, broadcast, mpsc},
+    sync::{Notify, Semaphore, broadcast, mpsc},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -49,6 +49,8 @@ pub(crate) use streams::StreamItem;
 
 use crate::config::Config;
 
+/// Changes to what is kept that are under way at once.
+const CHANGES: usize = 64;
 /// Changes that a watcher may be behind before it is cut off.
 const WATCH: usize = 256;
 
@@ -95,6 +97,9 @@ struct Inner {
     counters: Counters,
     /// What must end before the network does: deregistrations of publications, messages on their way, attempts, tunnels.
     farewells: TaskTracker,
+    /// What is written to disk though its caller may be gone, and how much of that there may be.
+    changes: TaskTracker,
+    room_to_change: Arc<Semaphore>,
     /// Told when the daemon stops, to attempts that would go on for long.
     stopping: CancellationToken,
 }
@@ -172,6 +177,8 @@ impl Node {
             peers_changed: broadcast::Sender::new(WATCH),
             counters: Counters::default(),
             farewells: TaskTracker::new(),
+            changes: TaskTracker::new(),
+            room_to_change: Arc::new(Semaphore::new(CHANGES)),
             stopping: CancellationToken::new(),
         }));
         node.restore_rules().await?;
@@ -254,7 +261,13 @@ impl Node {
         T: Send + 'static,
         F: Future<Output = Result<T, NodeError>> + Send + 'static,
     {
-        let changing = self.0.farewells.spawn(change(self.clone()));
+        let room =
+            self.0.room_to_change.clone().acquire_owned().await.map_err(|e| NodeError::Internal(e.to_string()))?;
+        let change = change(self.clone());
+        let changing = self.0.changes.spawn(async move {
+            let _room = room;
+            change.await
+        });
         changing.await.map_err(|e| NodeError::Internal(e.to_string()))?
     }
 
@@ -275,6 +288,8 @@ impl Node {
         self.0.farewells.close();
         self.0.farewells.wait().await;
         tokio::join!(self.hear_everyone(), self.flush_logs());
+        self.0.changes.close();
+        self.0.changes.wait().await;
         if let Err(error) = self.persist(true).await {
             tracing::error!(%error, "the last state was not written");
         }

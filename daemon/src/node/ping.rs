@@ -44,17 +44,25 @@ impl Node {
         let peer = self.0.net.connect(address).await?;
         let mut changes = self.0.peers_changed.subscribe();
         let gone = async {
-            match self.answer_over_what_stands(&peer).await {
+            let answer = match self.answer_over_what_stands(&peer).await {
+                // The daemon's own ping may have come between.
+                Err(NodeError::Reset(_)) => self.answer_over_what_stands(&peer).await,
+                other => other,
+            };
+            match answer {
                 Ok(_) | Err(NodeError::Net(NetError::Unsupported { .. })) => {}
                 // Its stream ends a little before it does.
                 Err(_) => while self.peer(&peer).await.is_ok() && changes.recv().await != Err(RecvError::Closed) {},
             }
         };
         let _ = timeout(LAST, gone).await;
-        self.peer(&peer).await.map(|_| peer.clone()).map_err(|_| {
-            let fault = "it hung up at once; it may deny this daemon, or have no room".into();
-            NetError::Unreachable { peer: peer.to_string(), fault }.into()
-        })
+        match self.peer(&peer).await {
+            Err(NodeError::Net(NetError::NotConnected(_))) => {
+                let fault = "it hung up at once; it may deny this daemon, or have no room".into();
+                Err(NetError::Unreachable { peer: peer.to_string(), fault }.into())
+            }
+            other => other.map(|_| peer),
+        }
     }
 
     /// Takes one round trip to every peer, so that each connection has had its turn with all that was sent before. Over QUIC, or

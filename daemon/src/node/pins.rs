@@ -104,6 +104,19 @@ impl Node {
         Ok(changed)
     }
 
+    /// A pinned peer that went is dialled where it was last.
+    pub(super) fn look_for_pinned(&self, peer: &PeerId) {
+        let pins = self.pins();
+        if pins.0.contains_key(peer) {
+            let node = self.clone();
+            self.until_stop(async move {
+                if let Err(error) = node.dial_pins(pins).await {
+                    tracing::error!(%error, "where pinned peers were is not known");
+                }
+            });
+        }
+    }
+
     /// Has the network stay connected to these, also at the addresses of the peer book.
     async fn dial_pins(&self, mut pins: Pins) -> Result<(), NodeError> {
         let store = self.0.store.clone();

@@ -65,6 +65,7 @@ impl Node {
                 self.happened("peer-disconnected", &peer.to_string());
                 self.changed(&peer);
                 self.0.topics_changed.notify_waiters();
+                self.look_for_pinned(&peer);
                 if for_good {
                     self.give_up(&peer);
                 } else {

@@ -22,13 +22,6 @@ enum Tunnel {
     Expose(Expose),
 }
 
-/// Carries bytes both ways until both sides are closed. A local connection breaks where the stream does.
-async fn join(mut here: LocalStream, mut there: ByteStream) {
-    if tokio::io::copy_bidirectional(&mut here, &mut there).await.is_err() {
-        local::reset(here);
-    }
-}
-
 impl Node {
     /// Keeps the tunnels up.
     pub(crate) fn dig(&self) {
@@ -58,6 +51,15 @@ impl Node {
         }
     }
 
+    /// Carries bytes both ways until both sides are closed. A local connection breaks where the stream does, or the daemon
+    /// stops.
+    async fn join(&self, mut here: LocalStream, mut there: ByteStream) {
+        let whole = tokio::io::copy_bidirectional(&mut here, &mut there);
+        if !matches!(self.0.stopping.run_until_cancelled(whole).await, Some(Ok(_))) {
+            local::reset(here);
+        }
+    }
+
     fn stands(&self, name: &str) {
         lock(&self.0.fallen).remove(name);
     }
@@ -84,15 +86,14 @@ impl Node {
             };
             let Ok(room) = room.clone().try_acquire_owned() else { continue };
             let (node, tunnel) = (self.clone(), tunnel.clone());
-            self.until_stop(async move {
+            self.0.farewells.spawn(async move {
                 let _room = room;
-                match node.reach(&tunnel).await {
-                    Ok(there) => join(here, there).await,
-                    Err(error) => {
-                        tracing::warn!(%error, tunnel.listen, "a connection leads nowhere");
-                        local::reset(here);
-                    }
+                match node.0.stopping.run_until_cancelled(node.reach(&tunnel)).await {
+                    Some(Ok(there)) => return node.join(here, there).await,
+                    Some(Err(error)) => tracing::warn!(%error, tunnel.listen, "a connection leads nowhere"),
+                    None => {}
                 }
+                local::reset(here);
             });
         }
     }
@@ -123,12 +124,13 @@ impl Node {
                 tracing::warn!(%peer, tunnel.protocol, "a peer that tunnels.expose does not allow was turned away");
                 continue;
             }
-            let target = tunnel.target.clone();
-            self.until_stop(async move {
+            let (node, target) = (self.clone(), tunnel.target.clone());
+            self.0.farewells.spawn(async move {
                 let _room = room;
-                match local::connect(&target).await {
-                    Ok(here) => join(here, there).await,
-                    Err(error) => tracing::warn!(%error, target, "a tunnel's end does not answer"),
+                match node.0.stopping.run_until_cancelled(local::connect(&target)).await {
+                    Some(Ok(here)) => node.join(here, there).await,
+                    Some(Err(error)) => tracing::warn!(%error, target, "a tunnel's end does not answer"),
+                    None => {}
                 }
             });
         }

@@ -193,6 +193,9 @@ impl Store {
 
     /// Appends events and drops those beyond the newest 10,000.
     pub fn append_events(&self, events: &[(u64, EventRecord)]) -> Result<(), StoreError> {
+        if events.is_empty() {
+            return Ok(());
+        }
         let table = self.table(EVENTS)?;
         let mut batch = WriteBatch::default();
         let newest = &events[events.len().saturating_sub(MAX_EVENTS)..];

@@ -27,7 +27,12 @@ impl Task {
             self.swarm.behaviour_mut().kad.set_mode(Some(kad::Mode::Server));
             self.say_protocols = true;
         }
-        let meter = self.meters.claim(&peer, endpoint.get_remote_address());
+        let address = endpoint.get_remote_address();
+        let meter = self.meters.claim(&peer, address);
+        // Counted below names.
+        let leads_to = meter.as_ref().map_or(address, |meter| &meter.address);
+        self.swarm.behaviour_mut().kad.connected(id, peer, address, leads_to);
+        self.gone.remove(&peers::from_libp2p(&peer));
         if self.peers.opened(peer, id, endpoint, meter, Self::wall()) {
             self.tell(Event::Connected(peers::from_libp2p(&peer)));
         }
