@@ -19,7 +19,7 @@ use super::{Node, NodeError};
 const PROTOCOL: &str = "/ipfs/ping/1.0.0";
 /// Longest that one may take.
 const WITHIN: Duration = Duration::from_secs(10);
-/// Longest that all together may take at the end.
+/// Longest to wait for all peers at the end, and for the word of a new one.
 const LAST: Duration = Duration::from_secs(1);
 
 impl Node {
