@@ -232,8 +232,8 @@ fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
     // Over TCP, nobody takes what leads nowhere for a whole answer. (A reset of the peer's may look like an end.)
     let (cut, line) = ready(c.ctl(&["forward", "127.0.0.1:0", &id(&a), "/nobody/1"]));
     let mut stream = TcpStream::connect(line.split(' ').next().unwrap()).unwrap();
-    let _ = stream.write_all(b"let me in");
-    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let broken = stream.write_all(b"let me in").and_then(|()| stream.read(&mut [0])).unwrap_err();
+    assert_eq!(broken.kind(), ErrorKind::ConnectionReset);
     let (refused, _) = ready(c.ctl(&["forward", &listen, &id(&a), "/shout/1"]));
     let mut stream = UnixStream::connect(&path).unwrap();
     let _ = stream.write_all(b"let me in");
