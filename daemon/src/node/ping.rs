@@ -1,4 +1,5 @@
-//! Round trips on request, by libp2p's ping protocol: 32 bytes there, and the same back.
+//! Round trips, by libp2p's ping protocol: 32 bytes there, and the same back. On request, before the end, and to see whether
+//! a peer that was dialled lets us stay.
 
 use std::{
     io,
