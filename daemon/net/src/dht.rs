@@ -74,25 +74,30 @@ impl Dht {
 
     /// Whether an address is of use, whoever told of it: it reaches as far as the nearest connection.
     pub(crate) fn reaches(&self, address: &Multiaddr) -> bool {
-        scope_of(address) >= self.nearest(|_| true)
+        scope_of(address) >= self.nearest()
     }
 
     /// Whether an address that a peer says it has is of use: it reaches as far as the nearest one that it is connected at.
     pub(crate) fn reaches_of(&self, peer: &PeerId, address: &Multiaddr) -> bool {
-        scope_of(address) >= self.nearest(|connected| connected == peer)
+        scope_of(address) >= self.nearest_where(|connected| connected == peer)
     }
 
-    fn nearest(&self, of: impl Fn(&PeerId) -> bool) -> Scope {
+    /// How far the nearest connection reaches.
+    fn nearest(&self) -> Scope {
+        self.nearest_where(|_| true)
+    }
+
+    fn nearest_where(&self, of: impl Fn(&PeerId) -> bool) -> Scope {
         let scopes = self.connections.values().filter(|link| of(&link.peer)).map(|link| link.scope);
         scopes.min().unwrap_or(Scope::World)
     }
 
     /// Takes up a connection. `leads_to` is where a name has led to, where one was dialled.
     pub(crate) fn connected(&mut self, id: ConnectionId, peer: PeerId, dialled: &Multiaddr, leads_to: &Multiaddr) {
-        let before = self.nearest(|_| true);
+        let before = self.nearest();
         let address = without_peer(dialled.clone());
         self.connections.insert(id, Link { peer, scope: scope_of(leads_to), address });
-        if self.nearest(|_| true) != before {
+        if self.nearest() != before {
             self.say();
         }
     }
@@ -196,7 +201,7 @@ impl NetworkBehaviour for Dht {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        let before = self.nearest(|_| true);
+        let before = self.nearest();
         match event {
             FromSwarm::NewListenAddr(new) => {
                 self.listens.insert(new.addr.clone());
@@ -216,7 +221,7 @@ impl NetworkBehaviour for Dht {
             _ => {}
         }
         self.kad.on_swarm_event(event);
-        if self.nearest(|_| true) != before {
+        if self.nearest() != before {
             self.say();
         }
     }
