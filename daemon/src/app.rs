@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -23,12 +23,15 @@ use crate::{
     config::{Config, Dht},
     lock::{self, Lock},
     node::{self, Node},
-    paths::{Mode, Paths},
+    paths::{Mode, Named, Paths},
+    signals::Signals,
     systemd, telemetry,
 };
 
 /// Name of the identity's file in the data directory.
 pub const IDENTITY_FILE: &str = "identity.key";
+/// Exit code when a part of the daemon has died.
+const PART_DIED: u8 = 70;
 const STOP: Duration = Duration::from_secs(10);
 
 /// What a daemon is started with.
@@ -61,6 +64,18 @@ impl Setup {
         };
         Ok(Setup { config, paths, temporary: Some(directory) })
     }
+
+    /// The same daemon with these places. Its temporary directory keeps a link to the socket, by which p2pctl finds it.
+    pub(crate) fn moved(mut self, named: Named) -> anyhow::Result<Self> {
+        if let Some(data) = named.data {
+            self.paths.data = data;
+        }
+        if let Some(socket) = named.socket {
+            let link = std::mem::replace(&mut self.paths.socket, std::path::absolute(socket)?);
+            symlink(&self.paths.socket, link)?;
+        }
+        Ok(self)
+    }
 }
 
 /// A daemon that runs.
@@ -76,7 +91,7 @@ pub struct Daemon {
     stop_api: CancellationToken,
     stop_network: CancellationToken,
     _lock: Lock,
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
 }
 
 /// Makes the directory of identity and database, for its owner's eyes alone.
@@ -118,7 +133,7 @@ impl Daemon {
             stop_api,
             stop_network,
             _lock: lock,
-            _temporary: temporary,
+            temporary,
         })
     }
 
@@ -137,7 +152,9 @@ impl Daemon {
             self.stop_network.cancel();
             self.server.abort();
         }
-        let _ = fs::remove_file(&self.socket);
+        if fs::symlink_metadata(&self.socket).is_ok_and(|found| found.file_type().is_socket()) {
+            let _ = fs::remove_file(&self.socket);
+        }
     }
 
     /// Waits for a part to end, which none does by itself.
@@ -193,15 +210,26 @@ fn net_config(config: &Config, meshes: Vec<(String, usize)>) -> p2pd_net::Config
     }
 }
 
+/// Ends the process when any part of it panics: a daemon that has lost a part, or a lock, would only look alive.
+pub fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(i32::from(PART_DIED));
+    }));
+}
+
 /// Runs a daemon until it is told to stop, and says how it ended.
 pub fn main(setup: Setup) -> ExitCode {
     let fail = |error: anyhow::Error, code: u8| {
-        eprintln!("p2pd: {error:#}");
+        telemetry::say(format_args!("p2pd: {error:#}"));
         ExitCode::from(code)
     };
-    if let Err(error) = telemetry::start(&setup.config.log) {
-        return fail(error, 78);
-    }
+    let _log = match telemetry::start(&setup.config.log) {
+        Ok(guard) => guard,
+        Err(error) => return fail(error, 78),
+    };
+    end_on_panic();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(error.into(), 1),
@@ -217,24 +245,24 @@ pub fn main(setup: Setup) -> ExitCode {
 }
 
 async fn until_stopped(mut daemon: Daemon) -> ExitCode {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        eprintln!("p2pd: cannot listen for signals");
-        return ExitCode::FAILURE;
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            telemetry::say(format_args!("p2pd: cannot listen for signals: {error}"));
+            return ExitCode::FAILURE;
+        }
     };
     let watchdog = systemd::watchdog(daemon.node.clone(), daemon.socket.clone(), daemon.stop_api.clone());
     let watchdog = tokio::spawn(watchdog);
     systemd::notify(NotifyState::Ready);
     announce(&daemon);
     let died = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+        () = signals.stop() => None,
         part = daemon.part_ended() => Some(part),
     };
     if let Some(part) = died {
-        eprintln!("p2pd: the {part} part has died; the log above says why");
-        return ExitCode::from(70);
+        telemetry::say(format_args!("p2pd: the {part} part has died; the log above says why"));
+        return ExitCode::from(PART_DIED);
     }
     systemd::notify(NotifyState::Stopping);
     daemon.stop().await;
@@ -248,6 +276,9 @@ fn announce(daemon: &Daemon) {
     let _ = writeln!(out, "ready: socket {}", daemon.socket.display());
     for address in &daemon.addresses {
         let _ = writeln!(out, "address: {address}");
+    }
+    if daemon.temporary.is_some() {
+        let _ = writeln!(out, "for p2pctl in another terminal: export P2PD_SOCKET={}", daemon.socket.display());
     }
     let _ = out.flush();
 }

@@ -13,7 +13,8 @@ use p2pd_net::Identity;
 use crate::{
     app::{self, Setup},
     config::Config,
-    paths::Paths,
+    paths::{self, Named, Paths},
+    telemetry,
 };
 
 const AFTER: &str = "Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage, 70 a part of the daemon died, 78 bad configuration.\n\
@@ -113,7 +114,7 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("p2pd: {error:#}");
+    telemetry::say(format_args!("p2pd: {error:#}"));
     ExitCode::from(code)
 }
 
@@ -125,23 +126,19 @@ fn run(flags: Run) -> ExitCode {
 }
 
 fn setup(flags: Run) -> anyhow::Result<Setup> {
+    let named = Named { config: given(flags.config), data: given(flags.data), socket: given(flags.socket) };
     let mut setup = if flags.dev {
-        let config = match &flags.config {
+        let config = match &named.config {
             Some(file) => Config::load(Some(file), file)?,
-            None => Config::load(None, std::path::Path::new("/nonexistent"))?,
+            None => Config::load(None, std::path::Path::new(""))?,
         };
-        Setup::temporary(config)?
+        Setup::temporary(config)?.moved(named)?
     } else {
-        let paths = Paths::find()?;
-        let config = Config::load(flags.config.as_deref(), &paths.config)?;
+        let file = named.config.clone();
+        let paths = Paths::find(named)?;
+        let config = Config::load(file.as_deref(), &paths.config)?;
         Setup::new(config, paths)
     };
-    if let Some(data) = flags.data {
-        setup.paths.data = data;
-    }
-    if let Some(socket) = flags.socket {
-        setup.paths.socket = socket;
-    }
     if !flags.listen.is_empty() {
         setup.config.network.listen = flags.listen;
     }
@@ -153,6 +150,11 @@ fn setup(flags: Run) -> anyhow::Result<Setup> {
     Ok(setup)
 }
 
+/// A path from a flag or variable; an empty one counts as not given.
+fn given(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|path| !path.as_os_str().is_empty())
+}
+
 /// Writes to standard output; that its reader has gone is no fault.
 fn say(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
@@ -162,23 +164,26 @@ fn say(text: &str) -> anyhow::Result<()> {
 }
 
 fn config(command: ConfigCommand) -> anyhow::Result<()> {
-    let usual = || Paths::find().map(|paths| paths.config);
     match command {
         ConfigCommand::Default => say(&Config::template()),
         ConfigCommand::Check { file } => {
-            let usual = usual()?;
+            let usual = paths::usual_config();
+            let file = given(file);
             Config::load(file.as_deref(), &usual)?;
             let file = file.unwrap_or(usual);
             let absent = if file.exists() { "" } else { " is not there, so the defaults hold" };
             say(&format!("good: {}{absent}\n", file.display()))
         }
-        ConfigCommand::Show { config } => say(&toml::to_string(&Config::load(config.as_deref(), &usual()?)?)?),
+        ConfigCommand::Show { config } => {
+            say(&toml::to_string(&Config::load(given(config).as_deref(), &paths::usual_config())?)?)
+        }
     }
 }
 
 fn identity(command: IdentityCommand) -> anyhow::Result<()> {
     let (IdentityCommand::Show(flags) | IdentityCommand::Import(flags) | IdentityCommand::Export(flags)) = &command;
-    let data = flags.data.clone().map_or_else(|| Paths::find().map(|paths| paths.data), Ok)?;
+    let data =
+        given(flags.data.clone()).or_else(paths::usual_data).context("no home directory is known; name --data")?;
     let file = data.join(app::IDENTITY_FILE);
     if let IdentityCommand::Import(_) = command {
         let mut bytes = Vec::new();

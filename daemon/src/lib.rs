@@ -8,6 +8,7 @@ pub mod flags;
 mod lock;
 mod node;
 mod paths;
+mod signals;
 mod systemd;
 mod telemetry;
 

@@ -54,6 +54,13 @@ pub enum NetError {
     /// The identity file cannot be used.
     #[error("identity: {0}")]
     Identity(String),
+    /// Another program has the port.
+    #[error(
+        "cannot listen on {0}: another program has that port, perhaps another p2pd. Take free ports with \
+         `--listen /ip4/0.0.0.0/tcp/0` or `network.listen`, or use the daemon that is there; the machine's answers at \
+         /run/p2pd/api.sock"
+    )]
+    InUse(String),
     /// The swarm could not be built or cannot listen.
     #[error("{0}")]
     Setup(String),

@@ -8,6 +8,7 @@ use std::{
 };
 
 use libp2p::{Multiaddr, Swarm, SwarmBuilder, core::upgrade::Version, multiaddr::Protocol};
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
 
 use crate::{
@@ -28,7 +29,7 @@ fn causes(error: &dyn std::error::Error) -> String {
     causes.join(": ")
 }
 
-/// Fails where another program listens on this TCP port. The library's listeners share theirs (SO_REUSEPORT): a second
+/// Fails where another program listens on this port. The library's TCP listeners share theirs (SO_REUSEPORT): a second
 /// daemon of the same user would start in peace, and each would get half of the other's connections.
 fn check_free(address: &Multiaddr) -> io::Result<()> {
     let mut parts = address.iter();
@@ -37,9 +38,15 @@ fn check_free(address: &Multiaddr) -> io::Result<()> {
         Some(Protocol::Ip6(ip)) => (AddressFamily::Inet6, IpAddr::V6(ip)),
         _ => return Ok(()),
     };
-    let Some(Protocol::Tcp(port)) = parts.next() else { return Ok(()) };
-    let probe = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    setsockopt(&probe, sockopt::ReuseAddr, &true)?;
+    let (kind, port) = match parts.next() {
+        Some(Protocol::Tcp(port)) => (SockType::Stream, port),
+        Some(Protocol::Udp(port)) => (SockType::Datagram, port),
+        _ => return Ok(()),
+    };
+    let probe = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if kind == SockType::Stream {
+        setsockopt(&probe, sockopt::ReuseAddr, &true)?;
+    }
     if ip.is_ipv6() {
         setsockopt(&probe, sockopt::Ipv6V6Only, &true)?;
     }
@@ -72,11 +79,30 @@ pub(crate) fn build(
                 .with_idle_connection_timeout(Duration::from_secs(3600))
         })
         .build();
-    for address in &config.listen {
+    listen(&mut swarm, &config.listen)?;
+    Ok(swarm)
+}
+
+/// Listens on each address. A machine without IPv6, or without IPv4, does without the addresses of that kind.
+fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[String]) -> Result<(), NetError> {
+    let mut missing = Vec::new();
+    for address in addresses {
         let parsed = crate::dial::parse_listen(address)?;
         let failed = |e: &dyn std::error::Error| NetError::Setup(format!("cannot listen on {address}: {}", causes(e)));
-        check_free(&parsed).map_err(|e| failed(&e))?;
+        match check_free(&parsed) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => {
+                tracing::info!(address, "this machine has no such addresses, so nothing listens there");
+                missing.push(failed(&error));
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(NetError::InUse(address.clone())),
+            Err(error) => return Err(failed(&error)),
+        }
         swarm.listen_on(parsed).map_err(|e| failed(&e))?;
     }
-    Ok(swarm)
+    match missing.pop() {
+        Some(error) if missing.len() + 1 == addresses.len() => Err(error),
+        _ => Ok(()),
+    }
 }

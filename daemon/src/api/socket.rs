@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -37,6 +37,11 @@ pub(crate) fn bind(paths: &Paths) -> anyhow::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         bail!("another daemon answers at {}; stop it, or choose another --socket", path.display());
     }
+    if let Ok(found) = fs::symlink_metadata(path)
+        && !found.file_type().is_socket()
+    {
+        bail!("{} is there and is no socket; move it away, or choose another --socket", path.display());
+    }
     // Made under another name, and moved to its own once only the right callers can open it.
     let unready = path.with_extension("new");
     let _ = fs::remove_file(&unready);
@@ -44,15 +49,22 @@ pub(crate) fn bind(paths: &Paths) -> anyhow::Result<UnixListener> {
         UnixListener::bind(&unready).with_context(|| format!("cannot make the socket {}", path.display()))?;
     fs::set_permissions(&unready, fs::Permissions::from_mode(0o660))?;
     if paths.mode == Mode::System {
-        match Group::from_name("p2pd") {
-            Ok(Some(group)) => {
-                chown(&unready, None, Some(group.gid)).context("cannot give the socket to group p2pd")?
-            }
-            _ => tracing::warn!("there is no group p2pd: only root and the daemon's own user can call"),
-        }
+        give_to_group(&unready)?;
     }
     fs::rename(&unready, path).with_context(|| format!("cannot make the socket {}", path.display()))?;
     Ok(listener)
+}
+
+/// Lets group p2pd use the socket. Under systemd the group is the daemon's own already, and `chown` is forbidden there.
+fn give_to_group(socket: &Path) -> anyhow::Result<()> {
+    match Group::from_name("p2pd") {
+        Ok(Some(group)) if fs::metadata(socket)?.gid() == group.gid.as_raw() => Ok(()),
+        Ok(Some(group)) => chown(socket, None, Some(group.gid)).context("cannot give the socket to group p2pd"),
+        _ => {
+            tracing::warn!("there is no group p2pd: only root and the daemon's own user can call");
+            Ok(())
+        }
+    }
 }
 
 type Open = Arc<Mutex<HashMap<u32, u32>>>;

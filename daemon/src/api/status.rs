@@ -101,7 +101,7 @@ fn of_net(error: NetError, message: String) -> Status {
         NetError::TooLarge => field("data", &message),
         NetError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),
         NetError::Stopped => stopping(),
-        NetError::Identity(_) | NetError::Setup(_) => {
+        NetError::Identity(_) | NetError::InUse(_) | NetError::Setup(_) => {
             tracing::error!(error = message, "call failed");
             status(Code::Internal, Reason::Internal, "internal error; the daemon's log says more")
         }

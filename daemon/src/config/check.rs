@@ -99,7 +99,7 @@ pub(super) fn place(error: &anyhow::Error, file: &Path, text: &str) -> String {
     let key = key.split_whitespace().next().unwrap_or_default();
     // Which goes before the file.
     let variable = format!("P2PD_{}", key.replace('.', "_").to_uppercase());
-    if std::env::var_os(&variable).is_some() {
+    if std::env::var_os(&variable).is_some_and(|value| !value.is_empty()) {
         return format!(" (from {variable})");
     }
     let (section, name) = key.split_once('.').unwrap_or_default();

@@ -38,18 +38,22 @@ pub struct Config {
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Network {
     /// Name of the network. Peers of one name find each other's streams; it is the prefix of topics and of the DHT.
-    #[config(default = "argus-defense", env = "P2PD_NETWORK_NAME")]
+    #[config(default = "argus-defense", env = "P2PD_NETWORK_NAME", parse_env = text)]
     pub name: String,
 
-    /// Multiaddrs to listen on. /tcp/0 and /udp/0 take any free port.
+    /// Multiaddrs to listen on. /tcp/0 and /udp/0 take any free port. A machine without IPv6, or without IPv4, does
+    /// without the addresses of that kind.
     #[config(
-        default = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4002/ws"],
-        env = "P2PD_NETWORK_LISTEN", parse_env = confique::env::parse::list_by_comma
+        default = [
+            "/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4002/ws",
+            "/ip6/::/tcp/4001", "/ip6/::/udp/4001/quic-v1", "/ip6/::/tcp/4002/ws",
+        ],
+        env = "P2PD_NETWORK_LISTEN", parse_env = list
     )]
     pub listen: Vec<String>,
 
     /// Peers to stay connected to, as multiaddrs that end in /p2p/ and the peer id.
-    #[config(default = [], env = "P2PD_NETWORK_BOOTSTRAP", parse_env = confique::env::parse::list_by_comma)]
+    #[config(default = [], env = "P2PD_NETWORK_BOOTSTRAP", parse_env = list)]
     pub bootstrap: Vec<String>,
 
     /// Find peers on the LAN by multicast DNS. This announces the peer id and addresses of this machine there.
@@ -198,7 +202,7 @@ pub const ANYBODY: &str = "any";
 pub struct Log {
     /// Which lines: error, warn, info, debug, trace, also per part, as in "info,p2pd_net=debug". libp2p_gossipsub tells errors
     /// only, unless it is named.
-    #[config(default = "info", env = "P2PD_LOG_FILTER")]
+    #[config(default = "info", env = "P2PD_LOG_FILTER", parse_env = text)]
     pub filter: String,
 
     /// "text" or "json".
@@ -248,6 +252,19 @@ impl Config {
     pub fn template() -> String {
         confique::toml::template::<Config>(confique::toml::FormatOptions::default())
     }
+}
+
+/// An empty variable counts as not set: confique takes it so where the parser fails.
+#[derive(Debug, thiserror::Error)]
+#[error("empty")]
+struct Empty;
+
+fn text(value: &str) -> Result<String, Empty> {
+    if value.is_empty() { Err(Empty) } else { Ok(value.into()) }
+}
+
+fn list(value: &str) -> Result<Vec<String>, Empty> {
+    Ok(text(value)?.split(',').map(String::from).collect())
 }
 
 /// A variable that was meant to set something, and sets nothing.

@@ -1,7 +1,4 @@
 //! What connections carry and are bounded by: traffic per protocol, round trips, streams, memory.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::collections::HashSet;
 
@@ -12,7 +9,8 @@ use p2pd_api::v1::{
     exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
     protocol_service_client::ProtocolServiceClient,
 };
-use support::{channel, id, peers, setup, start, until};
+
+use crate::support::{channel, id, peers, setup, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Streaming};

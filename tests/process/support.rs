@@ -1,5 +1,4 @@
 //! Real processes: daemons in temporary directories on free ports of loopback, and p2pctl as a person runs it.
-#![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::{
     io::{BufRead, BufReader, Write},

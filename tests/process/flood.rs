@@ -1,8 +1,5 @@
 //! Floods against a real daemon, of bad connections, of sound that nobody takes, and of messages: its memory stays, and the
 //! others come through.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     fs::{self, File},
@@ -19,7 +16,8 @@ use p2pd_api::v1::{
     Frame, OpenStream, PublishStreamRequest, StreamConfig, SubscribeStreamRequest, WireFormat,
     publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
-use support::{Daemon, id, pair, signal, until};
+
+use crate::support::{self, Daemon, id, pair, signal, until};
 use tokio::{runtime::Runtime, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 

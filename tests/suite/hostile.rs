@@ -1,8 +1,5 @@
 //! What strangers send: forged, replayed, oversized, malformed and future-dated messages, against a daemon that serves
 //! an honest stream meanwhile.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,7 +17,8 @@ use p2pd_core::{
 };
 use p2pd_net::{DhtMode, Event, Handle, Identity, Incoming, Running, TopicRule};
 use serde_json::json;
-use support::{DEADLINE, list, listen, next, open, publish, start, stranger, until};
+
+use crate::support::{self, DEADLINE, list, listen, next, open, publish, start, stranger, until};
 use tokio_util::sync::CancellationToken;
 
 const NETWORK: &str = topic::DEFAULT_NETWORK;

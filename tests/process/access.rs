@@ -1,7 +1,4 @@
 //! The way to the daemon: who finds its socket, and who is let in.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     fs::{self, File, Permissions},
@@ -16,8 +13,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::support::{self, Daemon, P2PCTL, p2pd, ready, said};
 use nix::unistd::Uid;
-use support::{Daemon, P2PCTL, p2pd, ready, said};
 
 const LISTEN: [&str; 2] = ["--listen", "/ip4/127.0.0.1/tcp/0"];
 /// Users that no machine has, one of them with the number that stands for such.

@@ -1,8 +1,5 @@
 //! Peers that others wrote: js-libp2p on a current Node, the Go p2pd.
 //! `./x test` installs them where they can be had and names the directory in X_INTEROP.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     fs,
@@ -14,9 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{self, Daemon, id, part, ready, said, source, until};
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use serde_json::{Value, json};
-use support::{Daemon, id, part, ready, said, source, until};
 
 const NETWORK: &str = "argus-defense";
 const DEADLINE: Duration = Duration::from_secs(30);

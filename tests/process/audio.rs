@@ -1,7 +1,4 @@
 //! What is published is what is heard: known signals through real daemons, judged by what comes out.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     f64::consts::TAU,
@@ -13,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{self, Daemon, heard_in_peace, hertz, pair, said};
 use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
-use support::{Daemon, heard_in_peace, hertz, pair, said};
 
 /// Samples of one group, 100 ms at 48 kHz.
 const GROUP: usize = 4_800;

@@ -1,7 +1,4 @@
 //! The contract of pub/sub: what a publisher is told, what each kind of subscription gets, who judges.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     sync::{
@@ -23,7 +20,8 @@ use p2pd_api::{
     },
 };
 use p2pd_core::{contract::dated, time::UnixMs};
-use support::{DEADLINE, channel, pair, peers, setup_at, standstill, start, until};
+
+use crate::support::{DEADLINE, channel, pair, peers, setup_at, standstill, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming, transport::Channel};

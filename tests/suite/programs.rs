@@ -1,7 +1,4 @@
 //! What other programs use: pub/sub, peers, events, health and reflection.
-#![allow(missing_docs)]
-
-mod support;
 
 use p2pd::config::Dht;
 use p2pd_api::{
@@ -15,7 +12,8 @@ use p2pd_api::{
         watch_peers_response,
     },
 };
-use support::{channel, pair, peers, setup_at, start, until};
+
+use crate::support::{self, channel, pair, peers, setup_at, start, until};
 use tonic::{Code, transport::Channel};
 
 #[tokio::test(flavor = "multi_thread")]

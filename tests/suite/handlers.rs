@@ -1,7 +1,4 @@
 //! Who handles a protocol: alone, sharing, under a lease; and calls with answers.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::Duration;
 
@@ -16,7 +13,8 @@ use p2pd_api::{
         protocol_service_client::ProtocolServiceClient, serve_protocol_request, serve_protocol_response,
     },
 };
-use support::{DEADLINE, id, pair, protocols, setup_at, start, until};
+
+use crate::support::{self, DEADLINE, id, pair, protocols, setup_at, start, until};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};

@@ -1,8 +1,6 @@
 //! Streams from the command line: a pipe to a pipe, and a local port that leads to one of another machine.
-#![allow(missing_docs)]
 
-mod support;
-
+use crate::support::{self, Daemon, id, interrupt, pair, ready, said, terminate, until};
 use std::{
     fs,
     io::{BufRead, BufReader, ErrorKind, Read, Write},
@@ -12,8 +10,6 @@ use std::{
     process::{Command, Stdio},
     thread,
 };
-
-use support::{Daemon, id, interrupt, pair, ready, said, terminate, until};
 
 #[test]
 fn a_pipe_leads_to_a_pipe() {

@@ -1,7 +1,4 @@
 //! More than can be taken at once: it is held back, or whoever waits for it is told.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +8,8 @@ use p2pd_api::{
 };
 use p2pd_core::ring::Next;
 use p2pd_net::{DhtMode, Event, Identity, Incoming, Running, TopicRule};
-use support::{open, publish, start, stranger, streams, until};
+
+use crate::support::{open, publish, start, stranger, streams, until};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 

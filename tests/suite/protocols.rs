@@ -1,7 +1,4 @@
 //! Streams between programs on protocols of their own, over two daemons.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     path::Path,
@@ -22,7 +19,8 @@ use p2pd_api::{
         peer_service_client::PeerServiceClient, protocol_service_client::ProtocolServiceClient,
     },
 };
-use support::{DEADLINE, channel, id, pair, peers, protocols, standstill, start, until};
+
+use crate::support::{self, DEADLINE, channel, id, pair, peers, protocols, standstill, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};

@@ -1,8 +1,6 @@
 //! What `packaging/examples` shows, run as its readers would. Python comes from where `./x test` installs it.
-#![allow(missing_docs)]
 
-mod support;
-
+use crate::support::{self, Daemon, P2PCTL, id, pair, part, source, terminate, until};
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -12,8 +10,6 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-
-use support::{Daemon, P2PCTL, id, pair, part, source, terminate, until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 

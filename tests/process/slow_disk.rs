@@ -1,7 +1,4 @@
 //! A disk that hangs: what is live goes on, and what a log could not take its readers are told.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     fs,
@@ -15,7 +12,8 @@ use p2pd_api::v1::{
     Durable, PublishManyRequest, PublishRequest, SubscribeRequest, SubscribeResponse,
     pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
 };
-use support::{Daemon, said, until};
+
+use crate::support::{Daemon, said, until};
 use tokio::{runtime::Runtime, time::timeout};
 use tonic::{Streaming, transport::Channel};
 

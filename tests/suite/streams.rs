@@ -1,7 +1,4 @@
 //! The main job: a stream published on one daemon is listed and heard on others, whatever happens between.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +17,8 @@ use p2pd_api::{
         publish_stream_request::Item, subscribe_stream_response::Event,
     },
 };
-use support::{frame, list, listen, next, open, pair, publish, setup, start, streams, until};
+
+use crate::support::{self, frame, list, listen, next, open, pair, publish, setup, start, streams, until};
 use tonic::Code;
 
 /// Reads groups until the stream ends; the frames in the order of their numbers, and the numbers.

@@ -1,7 +1,4 @@
 //! Who may connect, and who is let go of.
-#![allow(missing_docs)]
-
-mod support;
 
 use p2pd::app::Daemon;
 use p2pd_api::{
@@ -13,7 +10,8 @@ use p2pd_api::{
     },
 };
 use p2pd_core::id::PeerId;
-use support::{channel, id, pair, peers, setup_at, start, until};
+
+use crate::support::{self, channel, id, pair, peers, setup_at, start, until};
 use tonic::{Code, transport::Channel};
 
 fn rule(subject: &str, verdict: Verdict) -> SetRuleRequest {

@@ -1,8 +1,5 @@
 //! What others rely on, held against files in `tests/golden`: the API's shape, the command line, and what it prints.
 //! `UPDATE_GOLDEN=1` writes the files anew.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     fmt::Write,
@@ -11,10 +8,10 @@ use std::{
     process::{Command, Output},
 };
 
+use crate::support::{Daemon, P2PCTL, interrupt};
 use prost::Message;
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet, field_descriptor_proto::Label};
 use serde_json::Value;
-use support::{Daemon, P2PCTL, interrupt};
 
 fn compare(name: &str, now: &str) {
     let path = Path::new("../tests/golden").join(name);

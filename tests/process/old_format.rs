@@ -1,12 +1,9 @@
 //! Streams in the old JSON format: joined late, decoded, kept as they come.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{fs, io::Read, path::Path, process::Stdio};
 
+use crate::support::{hertz, interrupt, pair, said};
 use hound::WavReader;
-use support::{hertz, interrupt, pair, said};
 
 /// Until a listener who was there from the start has this many Ogg pages.
 fn pages(sound: &mut impl Read, count: usize) {

@@ -1,7 +1,4 @@
 //! Peers that are not ours, where others differ from us, or say what they should not.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{io::Write, process::Command, time::Duration};
 
@@ -23,7 +20,8 @@ use p2pd_api::v1::{
     subscribe_response::Event,
 };
 use p2pd_core::topic::DEFAULT_NETWORK;
-use support::{DEADLINE, channel, peers, setup, setup_at, start, until};
+
+use crate::support::{DEADLINE, channel, peers, setup, setup_at, start, until};
 use tokio::{
     net::TcpListener,
     sync::mpsc,

@@ -1,7 +1,4 @@
 //! What bounds connections, with peers that take as many as they get.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     io::Read,
@@ -9,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{self, peers, setup, start, until};
 use libp2p::{
     Multiaddr, Swarm, SwarmBuilder,
     futures::StreamExt,
@@ -24,7 +22,6 @@ use p2pd::app::Daemon;
 use p2pd_api::v1::{
     ClosedConnection, ConnectRequest, ListClosedConnectionsRequest, ListPeersRequest, Peer, PinPeerRequest,
 };
-use support::{peers, setup, start, until};
 
 /// A peer that speaks nothing and stays.
 fn guest() -> Swarm<dummy::Behaviour> {

@@ -1,8 +1,5 @@
 //! Longer ways than loopback: daemons in network namespaces of their own, that reach each other over links with a delay
 //! only, which can be cut.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     fs::File,
@@ -19,8 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::support::{self, Daemon, heard_in_peace, id, interrupt, p2pd, ready, said, until};
 use nix::sched::{CloneFlags, setns};
-use support::{Daemon, heard_in_peace, id, interrupt, p2pd, ready, said, until};
 
 /// How much longer a transfer takes that stalls.
 const STALL: Duration = Duration::from_millis(200);

@@ -1,5 +1,4 @@
 //! Whole daemons in this process, over loopback, in temporary directories.
-#![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::{
     future::{Future, ready},
@@ -29,6 +28,8 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 pub fn setup(bootstrap: &[String]) -> Setup {
     let mut config = Config::defaults().unwrap();
     config.network.bootstrap = bootstrap.to_vec();
+    // All daemons of the suite share one process: its memory says nothing of any one of them.
+    config.network.memory_mib = 0;
     Setup::temporary(config).unwrap()
 }
 

@@ -1,7 +1,4 @@
 //! What a shell and those who write for it expect: signals, pipes that close, colours, completion.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::{
     fs,
@@ -11,8 +8,8 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{self, Daemon, P2PCTL, p2pd, pair, ready, said, terminate, until, within};
 use p2pd_audio::ogg_opus::OpusFile;
-use support::{Daemon, P2PCTL, p2pd, pair, ready, said, terminate, until, within};
 
 /// A tone that is published, and listed at both daemons.
 fn tone(a: &Daemon, b: &Daemon) -> Child {

@@ -1,7 +1,4 @@
 //! Values in the DHT: put by one, got by another, and filled by nobody but their owner.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +13,8 @@ use p2pd_core::{
     value::{self, ValueBody},
 };
 use p2pd_net::{DhtMode, Event, Identity, Running};
-use support::{channel, id, start, stranger, until};
+
+use crate::support::{self, channel, id, start, stranger, until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 

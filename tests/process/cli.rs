@@ -1,16 +1,12 @@
 //! The real binaries, as a person or a script meets them.
-#![allow(missing_docs)]
 
-mod support;
-
+use crate::support::{self, Daemon, P2PCTL, hertz, id, interrupt, pair, ready, said, until};
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Stdio},
 };
-
-use support::{Daemon, P2PCTL, hertz, id, interrupt, pair, ready, said, until};
 
 #[test]
 fn a_tone_is_received_whole_in_every_shape() {

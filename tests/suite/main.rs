@@ -1,0 +1,16 @@
+//! Whole daemons in this process, over loopback and real Unix sockets: one program, so that it is linked once.
+#![allow(missing_docs, unreachable_pub)]
+
+mod connections;
+mod foreign;
+mod handlers;
+mod hostile;
+mod limits;
+mod overload;
+mod programs;
+mod protocols;
+mod pubsub;
+mod rules;
+mod streams;
+mod support;
+mod values;
