@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use p2pd_net::Identity;
 
 use crate::{
@@ -38,6 +38,12 @@ enum Command {
     /// Look at or move the key that is this peer.
     #[command(subcommand)]
     Identity(IdentityCommand),
+    /// Write the manual pages into a directory.
+    #[command(hide = true)]
+    Manual {
+        /// It must be there.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -106,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Run(flags) => return run(flags),
         Command::Config(command) => (config(command), 78),
         Command::Identity(command) => (identity(command), 1),
+        Command::Manual { directory } => (clap_mangen::generate_to(Flags::command(), directory).map_err(Into::into), 1),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

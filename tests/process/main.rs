@@ -10,6 +10,7 @@ mod flood;
 mod golden;
 mod interop;
 mod links;
+mod machine;
 mod old_format;
 mod shell;
 mod slow_disk;

@@ -175,6 +175,12 @@ pub(crate) enum Command {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages into a directory.
+    #[command(hide = true)]
+    Manual {
+        /// It must be there.
+        directory: PathBuf,
+    },
     /// Versions of p2pctl and the daemon.
     Version,
     /// Call any unary method of the API with a JSON message.

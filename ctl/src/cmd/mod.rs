@@ -44,6 +44,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         clap_complete::generate(shell, &mut Cli::command(), "p2pctl", &mut script);
         return Ok(output::line(String::from_utf8(script)?.trim_end())?);
     }
+    if let Command::Manual { directory } = cli.command {
+        return Ok(clap_mangen::generate_to(Cli::command(), directory)?);
+    }
     if let Command::Wait { condition } = cli.command {
         return wait::run(cli.socket, timeout, &condition).await;
     }
@@ -89,6 +92,6 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Serve { protocol, hold, command } => call::serve(&context, hold.of(&protocol), &command).await,
         Command::Events { from_oldest, after, count } => events::run(&context, from_oldest, after, count).await,
-        Command::Wait { .. } | Command::Completion { .. } => Ok(()),
+        Command::Wait { .. } | Command::Completion { .. } | Command::Manual { .. } => Ok(()),
     }
 }
