@@ -12,6 +12,7 @@ mod interop;
 mod links;
 mod machine;
 mod old_format;
+mod player;
 mod shell;
 mod slow_disk;
 mod support;

@@ -4,7 +4,7 @@ mod call;
 #[cfg(feature = "soundcard")]
 mod card;
 #[cfg(not(feature = "soundcard"))]
-#[path = "no_card.rs"]
+#[path = "player.rs"]
 mod card;
 mod chunks;
 mod dht;

@@ -1,0 +1,60 @@
+//! Where p2pctl has no sound card of its own: the machine's programs play and record in its place.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::support::{Daemon, hertz, pair, said, skip};
+
+/// A card for ALSA's programs that plays into a file.
+fn card(place: &Path) -> PathBuf {
+    let config = place.join("alsa.conf");
+    let out = place.join("played.raw");
+    let text = format!(
+        "pcm.!default {{ type file file \"{}\" format raw slave.pcm {{ type null }} }}\n",
+        out.display()
+    );
+    fs::write(&config, text).unwrap();
+    config
+}
+
+/// A command that finds these programs alone, and this card.
+fn with(daemon: &Daemon, path: &Path, card: &Path, args: &[&str]) -> Command {
+    let mut command = daemon.ctl(args);
+    command.env("PATH", path).env("ALSA_CONFIG_PATH", card);
+    command
+}
+
+#[test]
+fn a_program_of_the_machine_plays_in_place_of_a_card() {
+    let (place, a, b) = pair();
+    let (path, config) = (place.path().join("bin"), card(place.path()));
+    fs::create_dir(&path).unwrap();
+    let listen = |args: &[&str]| with(&b, &path, &config, args).output().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+
+    let nothing = listen(&["-o", "card", "listen", "tone", "--wait", "20s", "--duration", "1s"]);
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(said(&nothing).contains("none of pw-play, paplay, aplay, ffplay, mpv is installed"), "{}", said(&nothing));
+
+    let Ok(aplay) = Command::new("sh").args(["-c", "command -v aplay"]).output() else { return };
+    if !aplay.status.success() {
+        publisher.kill().unwrap();
+        publisher.wait().unwrap();
+        return skip("playing through aplay: alsa-utils is not installed");
+    }
+    let aplay = String::from_utf8(aplay.stdout).unwrap();
+    std::os::unix::fs::symlink(aplay.trim(), path.join("aplay")).unwrap();
+    // One that finds no sound server is passed over.
+    std::os::unix::fs::symlink("/bin/false", path.join("paplay")).unwrap();
+    let heard = listen(&["-o", "card", "listen", "tone", "--duration", "2s"]);
+    publisher.kill().unwrap();
+    publisher.wait().unwrap();
+    assert!(heard.status.success() && said(&heard).contains("playing through aplay"), "{}", said(&heard));
+    let played = fs::read(place.path().join("played.raw")).unwrap();
+    let samples: Vec<i16> = played.chunks_exact(2).map(|s| i16::from_le_bytes([s[0], s[1]])).collect();
+    assert!(samples.len() >= 96_000 - 1024, "{} samples", samples.len());
+    assert!((hertz(&samples[24_000..90_000]) - 440.0).abs() < 1.0, "{}", hertz(&samples[24_000..90_000]));
+}
