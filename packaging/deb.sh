@@ -16,9 +16,6 @@ gzip -9n "$bin"/package/man/*
 for shell in bash zsh fish; do
     "$bin/p2pctl" completion "$shell" >"$bin/package/p2pctl.$shell"
 done
-if [ "$profile" = release ]; then
-    cargo deb --quiet --locked --no-build -p p2pd --profile release --dbgsym --output "$out"
-else
-    # For tests: small is not worth the time.
-    cargo deb --quiet --locked --no-build -p p2pd --profile dev --fast --output "$out/p2pd.deb"
-fi
+# Of the build for tests, small is not worth the time.
+if [ "$profile" = dev ]; then more=--fast; else more=--dbgsym; fi
+cargo deb --quiet --locked --no-build -p p2pd --profile "$profile" "$more" --output "$out/p2pd.deb"

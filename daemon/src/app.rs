@@ -212,9 +212,8 @@ fn net_config(config: &Config, meshes: Vec<(String, usize)>) -> p2pd_net::Config
 
 /// Ends the process when any part of it panics: a daemon that has lost a part, or a lock, would only look alive.
 pub fn end_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
+    std::panic::set_hook(Box::new(|panic| {
+        telemetry::say(format_args!("p2pd: {panic}\n{}", std::backtrace::Backtrace::capture()));
         std::process::exit(i32::from(PART_DIED));
     }));
 }
@@ -225,10 +224,9 @@ pub fn main(setup: Setup) -> ExitCode {
         telemetry::say(format_args!("p2pd: {error:#}"));
         ExitCode::from(code)
     };
-    let _log = match telemetry::start(&setup.config.log) {
-        Ok(guard) => guard,
-        Err(error) => return fail(error, 78),
-    };
+    if let Err(error) = telemetry::start(&setup.config.log) {
+        return fail(error, 78);
+    }
     end_on_panic();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -241,6 +239,7 @@ pub fn main(setup: Setup) -> ExitCode {
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
+    telemetry::flush();
     code
 }
 

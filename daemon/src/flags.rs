@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use p2pd_net::Identity;
 
 use crate::{
@@ -49,16 +52,16 @@ enum Command {
 #[derive(Args)]
 struct Run {
     /// Configuration file instead of the usual one.
-    #[arg(long, env = "P2PD_CONFIG")]
+    #[arg(long, env = "P2PD_CONFIG", value_parser = path())]
     config: Option<PathBuf>,
     /// For demos and tests: everything in a temporary directory, free ports on loopback, no mDNS.
     #[arg(long)]
     dev: bool,
     /// Directory of identity and database.
-    #[arg(long, env = "P2PD_DATA")]
+    #[arg(long, env = "P2PD_DATA", value_parser = path())]
     data: Option<PathBuf>,
     /// Socket of the API.
-    #[arg(long, env = "P2PD_SOCKET")]
+    #[arg(long, env = "P2PD_SOCKET", value_parser = path())]
     socket: Option<PathBuf>,
     /// Listen here instead; may be repeated.
     #[arg(long)]
@@ -78,13 +81,13 @@ enum ConfigCommand {
     /// Say whether a file (or the usual one) is good.
     Check {
         /// The file.
-        #[arg(env = "P2PD_CONFIG")]
+        #[arg(env = "P2PD_CONFIG", value_parser = path())]
         file: Option<PathBuf>,
     },
     /// Print what is in force: defaults, file and environment together.
     Show {
         /// Configuration file instead of the usual one.
-        #[arg(long, env = "P2PD_CONFIG")]
+        #[arg(long, env = "P2PD_CONFIG", value_parser = path())]
         config: Option<PathBuf>,
     },
 }
@@ -102,7 +105,7 @@ enum IdentityCommand {
 #[derive(Args)]
 struct Data {
     /// Directory of identity and database.
-    #[arg(long, env = "P2PD_DATA")]
+    #[arg(long, env = "P2PD_DATA", value_parser = path())]
     data: Option<PathBuf>,
 }
 
@@ -155,6 +158,11 @@ fn setup(flags: Run) -> anyhow::Result<Setup> {
     }
     setup.config.check()?;
     Ok(setup)
+}
+
+/// Takes an empty path too, as an empty variable is.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// A path from a flag or variable; an empty one counts as not given.

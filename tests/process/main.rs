@@ -4,6 +4,7 @@
 mod access;
 mod audio;
 mod cli;
+mod endurance;
 mod examples;
 mod failures;
 mod flood;

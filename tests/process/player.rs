@@ -12,10 +12,8 @@ use crate::support::{Daemon, hertz, pair, said, skip};
 fn card(place: &Path) -> PathBuf {
     let config = place.join("alsa.conf");
     let out = place.join("played.raw");
-    let text = format!(
-        "pcm.!default {{ type file file \"{}\" format raw slave.pcm {{ type null }} }}\n",
-        out.display()
-    );
+    let text =
+        format!("pcm.!default {{ type file file \"{}\" format raw slave.pcm {{ type null }} }}\n", out.display());
     fs::write(&config, text).unwrap();
     config
 }

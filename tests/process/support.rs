@@ -45,7 +45,13 @@ impl Daemon {
 
     /// By the whole command; returns once it has said where it listens.
     pub fn spawn(mut command: Command, socket: PathBuf) -> Self {
-        command.env_remove("P2PD_SOCKET").stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stderr(Stdio::null());
+        Self::spawn_logging(command, socket)
+    }
+
+    /// The same, with its log where the command has it.
+    pub fn spawn_logging(mut command: Command, socket: PathBuf) -> Self {
+        command.env_remove("P2PD_SOCKET").stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address =

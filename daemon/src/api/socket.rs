@@ -37,13 +37,13 @@ pub(crate) fn bind(paths: &Paths) -> anyhow::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         bail!("another daemon answers at {}; stop it, or choose another --socket", path.display());
     }
-    if let Ok(found) = fs::symlink_metadata(path)
-        && !found.file_type().is_socket()
-    {
-        bail!("{} is there and is no socket; move it away, or choose another --socket", path.display());
-    }
     // Made under another name, and moved to its own once only the right callers can open it.
     let unready = path.with_extension("new");
+    for place in [path, &unready] {
+        if fs::symlink_metadata(place).is_ok_and(|found| !found.file_type().is_socket()) {
+            bail!("{} is there and is no socket; move it away, or choose another --socket", place.display());
+        }
+    }
     let _ = fs::remove_file(&unready);
     let listener =
         UnixListener::bind(&unready).with_context(|| format!("cannot make the socket {}", path.display()))?;
