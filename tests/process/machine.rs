@@ -186,6 +186,14 @@ fn an_operator_installs_runs_upgrades_and_removes_the_package() {
     assert_ne!(machine.property("MainPID"), second, "the new program runs");
     assert_eq!(machine.good("p2pd config show | grep max_publications"), "max_publications = 3");
 
+    // As in a kernel without IPv6.
+    let without =
+        "printf '[Service]\\nRestrictAddressFamilies=~AF_INET6\\n' >/etc/systemd/system/p2pd.service.d/v4.conf";
+    machine.good(&format!("mkdir /etc/systemd/system/p2pd.service.d && {without} && systemctl daemon-reload"));
+    machine.good("systemctl restart p2pd");
+    let addresses = machine.good("p2pctl status | grep ^address");
+    assert!(addresses.contains("/ip4/") && !addresses.contains("/ip6/"), "{addresses}");
+
     machine.good("systemctl stop p2pd");
     assert_eq!((machine.property("Result"), machine.property("ExecMainStatus")), ("success".into(), "0".into()));
     machine.good("systemctl enable --quiet --now p2pd && dpkg -r p2pd");

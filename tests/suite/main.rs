@@ -7,6 +7,7 @@ mod handlers;
 mod hostile;
 mod limits;
 mod overload;
+mod panics;
 mod programs;
 mod protocols;
 mod pubsub;
