@@ -11,7 +11,7 @@ use p2pd_api::v1::{
     stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
 use p2pd_audio::{
-    codec::packet_ticks,
+    codec::{OpusDecoder, packet_ticks},
     jitter::{Arrival, Jitter, Playout},
 };
 use tonic::Streaming;
@@ -25,7 +25,7 @@ use crate::{
     cli::{Format, Listen},
     client,
     exit::{asked_to_stop, fail},
-    output,
+    output::{self, Tone, count},
 };
 
 /// Longest wait of one asking for a stream to come back, and the time between two.
@@ -33,6 +33,8 @@ const STAY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(250);
 /// How much of the past to ask for: enough to begin at once.
 const BURST_MS: u32 = 1_000;
+/// From one drawing of the line that moves to the next.
+const DRAW: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) -> anyhow::Result<()> {
     let path = file.map(PathBuf::from);
@@ -63,6 +65,7 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
         newest_title: None,
         gaps: 0,
         stats: flags.stats,
+        meter: Meter::new(config.channels)?,
     };
     hear(context, &flags, session, replies).await
 }
@@ -172,6 +175,7 @@ struct Session {
     newest_title: Option<u64>,
     gaps: u64,
     stats: bool,
+    meter: Option<Meter>,
 }
 
 impl Hearing for Session {
@@ -261,9 +265,28 @@ impl Session {
                     self.titles.remove(0);
                 }
             }
+            if let (Some(meter), Playout::Frame { packet, .. }) = (&mut self.meter, &playout) {
+                meter.take(packet);
+            }
             self.written += self.sink.play(playout)?;
         }
+        self.draw();
         Ok(())
+    }
+
+    /// The line that moves.
+    fn draw(&mut self) {
+        let Some(peak) = self.meter.as_mut().and_then(Meter::due) else { return };
+        let seconds = self.written as f64 / 48_000.0;
+        let stats = &self.jitter.stats;
+        let latency_ms = stats.median_latency_us().unwrap_or(0) / 1000;
+        let [bar, number] = output::level(peak);
+        let way = (Tone::Plain, format!("  {}, latency {latency_ms} ms", output::minutes(seconds)));
+        let concealed = match stats.concealed {
+            0 => String::new(),
+            frames => format!(", {} concealed", count(frames, "frame")),
+        };
+        output::progress(&[bar, number, way, (Tone::Warning, concealed)]);
     }
 
     fn numbers(&self) -> String {
@@ -284,6 +307,37 @@ impl Session {
     }
 }
 
+/// How loud it is, for a person who looks on.
+struct Meter {
+    decoder: OpusDecoder,
+    peak: f32,
+    drawn: Instant,
+}
+
+impl Meter {
+    /// `None` where nobody does.
+    fn new(channels: u32) -> anyhow::Result<Option<Self>> {
+        if !output::shows_progress() {
+            return Ok(None);
+        }
+        Ok(Some(Meter { decoder: OpusDecoder::new(channels)?, peak: 0.0, drawn: Instant::now() }))
+    }
+
+    fn take(&mut self, packet: &[u8]) {
+        let samples = self.decoder.decode(packet).unwrap_or_default();
+        self.peak = samples.iter().fold(self.peak, |peak, sample| peak.max(sample.abs()));
+    }
+
+    /// The peak since the last time, if it is time again.
+    fn due(&mut self) -> Option<f32> {
+        if self.drawn.elapsed() < DRAW {
+            return None;
+        }
+        self.drawn = Instant::now();
+        Some(std::mem::take(&mut self.peak))
+    }
+}
+
 fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, place: &str) -> (String, String) {
     let stats = &jitter.stats;
     let seconds = written as f64 / 48_000.0;
@@ -296,16 +350,16 @@ fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, pl
         "drift_ppm": stats.drift_ppm, "spread_ms": stats.spread_us / 1000, "first_sound_ms": first_ms as u64, "latency_ms": latency_ms, "buffer_ms": jitter.target_us() / 1000, "file": place,
     });
     let text = format!(
-        "received {seconds:.1} s in {} groups, {} repaired, {} lost: {} frames played, {} concealed, {} late, {} skipped, {} underruns\n\
+        "received {seconds:.1} s in {}, {} repaired, {} lost: {} played, {} concealed, {} late, {} skipped, {}\n\
          first sound after {first_ms} ms; capture to playout {latency_ms} ms in the median, as far as both clocks agree; buffer {} ms, spread {} ms{}{}",
-        stats.groups,
+        count(stats.groups, "group"),
         stats.repaired,
         stats.lost,
-        stats.played,
+        count(stats.played, "frame"),
         stats.concealed,
         stats.late,
         stats.skipped,
-        stats.underruns,
+        count(stats.underruns, "underrun"),
         jitter.target_us() / 1000,
         stats.spread_us / 1000,
         stats.drift_ppm.map(|ppm| format!(", drift {ppm:.0} ppm")).unwrap_or_default(),
