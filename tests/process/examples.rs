@@ -183,7 +183,7 @@ fn python_tells_of_the_node_and_its_peers() {
     let pinned = python.run(&c, "peers.py", &["pin", &b.address, "--tag", "relay"]);
     assert_eq!(pinned, format!("pinned {} [relay] connected", id(&b)));
     python.run(&c, "peers.py", &["unpin", &id(&b)]);
-    assert!(!c.good(&["peers", "pins"]).contains(&id(&b)));
+    assert!(!c.good(&["-o", "jsonl", "peers", "pins"]).contains(&id(&b)));
 }
 
 #[test]

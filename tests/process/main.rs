@@ -14,4 +14,5 @@ mod old_format;
 mod shell;
 mod slow_disk;
 mod support;
+mod terminal;
 mod tunnel;

@@ -59,7 +59,7 @@ pub(crate) fn level(peak: f32) -> [(Tone, String); 2] {
     let filled = ((decibels / 48.0 + 1.0).clamp(0.0, 1.0) * LEVEL as f32).round() as usize;
     let tone = match decibels {
         -1.0.. => Tone::Bad,
-        -6.0.. => Tone::Warning,
+        -3.0.. => Tone::Warning,
         _ => Tone::Good,
     };
     let number = if decibels < -99.0 { "silent".into() } else { format!("{decibels:.0} dB") };
