@@ -111,7 +111,7 @@ fn script(file: &str) -> Option<Command> {
 }
 
 /// Two connected daemons that both answer in the DHT and have seen that of each other.
-fn pair_with_dht() -> (tempfile::TempDir, Daemon, Daemon) {
+pub fn pair_with_dht() -> (tempfile::TempDir, Daemon, Daemon) {
     let place = tempfile::tempdir().unwrap();
     let server = [("P2PD_NETWORK_DHT", "server")];
     let a = Daemon::start_with(place.path(), "a", &[], &server);

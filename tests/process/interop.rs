@@ -420,6 +420,13 @@ fn the_go_p2pd_and_we_find_what_the_other_provides() {
     go.event("provided", |_| true);
     until("their announcement on our side", || found(&a, &their).contains(&theirs).then_some(()));
     assert!(a.good(&["dht", "find-peer", &theirs]).contains("/ip4/127.0.0.1/tcp/"));
+    // Among others alone, a value is kept by nobody else, and that is said.
+    drop(b);
+    a.good(&["wait", "peers=1", "--timeout", "20s"]);
+    until("no p2pd but this one", || (a.good(&["-o", "jsonl", "peers"]).lines().count() == 1).then_some(()));
+    let refused = a.run(&["dht", "put", "home", "x"]);
+    assert_eq!(refused.status.code(), Some(7), "{}", said(&refused));
+    assert!(said(&refused).contains("other programs refuse its values"), "{}", said(&refused));
     go.tell(&format!("find {us}"));
     assert_eq!(go.event("found", |_| true)["peer_id"], us.as_str());
 }

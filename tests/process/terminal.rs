@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::Value;
 
+use crate::examples::pair_with_dht;
 use crate::support::{Daemon, P2PCTL, id, interrupt, pair, part, ready, said, skip, source, until};
 
 fn short(id: &str) -> String {
@@ -20,7 +21,7 @@ fn printed(output: &Output) -> String {
 /// What a shell command prints on a terminal of 80 columns; p2pctl is `$CTL`, with the daemon's socket.
 fn on_a_terminal(daemon: &Daemon, command: &str, variables: &[(&str, &str)]) -> Option<String> {
     let mut script = Command::new("script");
-    script.args(["-qec", &format!("stty cols 80; {command}"), "/dev/null"]).stdin(Stdio::null());
+    script.args(["-qec", &format!("stty rows 24 cols 80; {command}"), "/dev/null"]).stdin(Stdio::null());
     script.env_remove("NO_COLOR").env("TERM", "xterm").env("TZ", "UTC").env("CTL", P2PCTL);
     script.env("P2PD_SOCKET", &daemon.socket).envs(variables.iter().copied());
     let output = script.output();
@@ -138,8 +139,8 @@ fn a_cid_is_its_multihash_and_what_is_not_found_fails() {
     const V0: &str = "QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMnR";
     const V1: &str = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi";
     const HEX: &str = "hex:1220c3c4733ec8affd06cf9e9ff50ffc6bcd2ec85a6170004bb709669c31de94391a";
-    let (_place, a, b) = pair();
-    until("the DHT", || a.run(&["dht", "provide", V1]).status.success().then_some(()));
+    let (_place, a, b) = pair_with_dht();
+    a.good(&["dht", "provide", V1]);
     for key in [V0, V1, HEX, &format!("/ipfs/{V1}"), &format!("ipfs://{V0}")] {
         until(key, || printed(&b.run(&["dht", "providers", key])).contains(&id(&a)).then_some(()));
     }
@@ -158,12 +159,12 @@ fn a_cid_is_its_multihash_and_what_is_not_found_fails() {
 
 #[test]
 fn a_value_may_begin_with_a_hyphen() {
-    let (_place, a, b) = pair();
+    let (_place, a, b) = pair_with_dht();
     let subscriber = b.ctl(&["sub", "temp", "-n", "2"]).spawn().unwrap();
     until("a subscriber", || a.run(&["pub", "temp", "-5"]).status.success().then_some(()));
     a.good(&["pub", "temp", "--wait", "1s", "-6.5 degrees"]);
     assert_eq!(printed(&subscriber.wait_with_output().unwrap()), "-5\n-6.5 degrees\n");
-    until("the DHT", || a.run(&["dht", "put", "temp", "-7", "--ttl", "1h"]).status.success().then_some(()));
+    a.good(&["dht", "put", "temp", "-7", "--ttl", "1h"]);
     assert_eq!(a.good(&["dht", "get", "temp"]), "-7\n");
 }
 
