@@ -112,28 +112,7 @@ pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<
             };
             output::message(context.format, "PutValueResponse", &put, |p| format!("put {name}, number {}", p.seq))
         }
-        DhtAction::Get { name, peer } => {
-            let peer_id = match peer {
-                Some(peer) => resolve(context, "PEER", &peer).await?,
-                None => String::new(),
-            };
-            let request = GetValueRequest { peer_id, name };
-            let mut found = context.client.answer(dht.get_value(request)).await?;
-            let mut newest = None;
-            let search = async {
-                while let Some(value) = found.message().await? {
-                    newest = Some(value);
-                }
-                Err(client::closed())
-            };
-            let end: anyhow::Result<()> = context.client.in_time("no end of the search", search).await;
-            // What was found in time is worth having.
-            let Some(value) = newest else { return end };
-            let text = |value: &GetValueResponse| {
-                String::from_utf8_lossy(&value.data).chars().filter(|c| output::is_harmless(*c)).collect()
-            };
-            output::message(context.format, "GetValueResponse", &value, text)
-        }
+        DhtAction::Get { name, peer } => get(context, name, peer).await,
         DhtAction::Providers { key } => {
             let request = FindProvidersRequest { key: self::key(&key)? };
             let text = |next: &FindProvidersResponse| place(&next.peer_id, &next.addresses);
@@ -141,4 +120,29 @@ pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<
             each(context, dht.find_providers(request), "FindProvidersResponse", &empty, text).await
         }
     }
+}
+
+/// The newest value that is found.
+async fn get(context: &Context, name: String, peer: Option<String>) -> anyhow::Result<()> {
+    let mut dht = DhtServiceClient::new(context.client.channel.clone());
+    let peer_id = match peer {
+        Some(peer) => resolve(context, "PEER", &peer).await?,
+        None => String::new(),
+    };
+    let request = GetValueRequest { peer_id, name };
+    let mut found = context.client.answer(dht.get_value(request)).await?;
+    let mut newest = None;
+    let search = async {
+        while let Some(value) = found.message().await? {
+            newest = Some(value);
+        }
+        Err(client::closed())
+    };
+    let end: anyhow::Result<()> = context.client.in_time("no end of the search", search).await;
+    // What was found in time is worth having.
+    let Some(value) = newest else { return end };
+    let text = |value: &GetValueResponse| {
+        String::from_utf8_lossy(&value.data).chars().filter(|c| output::is_harmless(*c)).collect()
+    };
+    output::message(context.format, "GetValueResponse", &value, text)
 }

@@ -11,7 +11,7 @@ use p2pd_api::v1::{
     stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
 use p2pd_audio::{
-    codec::{OpusDecoder, packet_ticks},
+    codec::packet_ticks,
     jitter::{Arrival, Jitter, Playout},
 };
 use tonic::Streaming;
@@ -19,13 +19,14 @@ use tonic::Streaming;
 use super::{
     Context,
     chunks::Slices,
+    lines::Meter,
     sink::{Kind, Sink},
 };
 use crate::{
     cli::{Format, Listen},
     client,
     exit::{asked_to_stop, fail},
-    output::{self, Tone, count},
+    output::{self, count},
 };
 
 /// Longest wait of one asking for a stream to come back, and the time between two.
@@ -33,8 +34,6 @@ const STAY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(250);
 /// How much of the past to ask for: enough to begin at once.
 const BURST_MS: u32 = 1_000;
-/// From one drawing of the line that moves to the next.
-const DRAW: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) -> anyhow::Result<()> {
     let path = file.map(PathBuf::from);
@@ -270,23 +269,10 @@ impl Session {
             }
             self.written += self.sink.play(playout)?;
         }
-        self.draw();
+        if let Some(meter) = &mut self.meter {
+            meter.draw(self.written, &self.jitter.stats);
+        }
         Ok(())
-    }
-
-    /// The line that moves.
-    fn draw(&mut self) {
-        let Some(peak) = self.meter.as_mut().and_then(Meter::due) else { return };
-        let seconds = self.written as f64 / 48_000.0;
-        let stats = &self.jitter.stats;
-        let latency_ms = stats.median_latency_us().unwrap_or(0) / 1000;
-        let [bar, number] = output::level(peak);
-        let way = (Tone::Plain, format!("  {}, latency {latency_ms} ms", output::minutes(seconds)));
-        let concealed = match stats.concealed {
-            0 => String::new(),
-            frames => format!(", {} concealed", count(frames, "frame")),
-        };
-        output::progress(&[bar, number, way, (Tone::Warning, concealed)]);
     }
 
     fn numbers(&self) -> String {
@@ -304,37 +290,6 @@ impl Session {
             stats.underruns,
             stats.median_latency_us().unwrap_or(0) / 1000,
         )
-    }
-}
-
-/// How loud it is, for a person who looks on.
-struct Meter {
-    decoder: OpusDecoder,
-    peak: f32,
-    drawn: Instant,
-}
-
-impl Meter {
-    /// `None` where nobody does.
-    fn new(channels: u32) -> anyhow::Result<Option<Self>> {
-        if !output::shows_progress() {
-            return Ok(None);
-        }
-        Ok(Some(Meter { decoder: OpusDecoder::new(channels)?, peak: 0.0, drawn: Instant::now() }))
-    }
-
-    fn take(&mut self, packet: &[u8]) {
-        let samples = self.decoder.decode(packet).unwrap_or_default();
-        self.peak = samples.iter().fold(self.peak, |peak, sample| peak.max(sample.abs()));
-    }
-
-    /// The peak since the last time, if it is time again.
-    fn due(&mut self) -> Option<f32> {
-        if self.drawn.elapsed() < DRAW {
-            return None;
-        }
-        self.drawn = Instant::now();
-        Some(std::mem::take(&mut self.peak))
     }
 }
 

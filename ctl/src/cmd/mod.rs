@@ -11,6 +11,7 @@ mod cid;
 mod dht;
 mod events;
 mod feed;
+mod lines;
 mod listen;
 mod node;
 mod peer_id;

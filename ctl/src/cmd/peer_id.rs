@@ -19,7 +19,7 @@ const FORMS: [(&str, usize); 3] = [("12D3KooW", 52), ("16Uiu2HA", 53), ("Qm", 46
 /// The whole id. `name` is what stands for it on the command line.
 pub(super) async fn resolve(context: &Context, name: &str, text: &str) -> anyhow::Result<String> {
     match text.strip_prefix("..") {
-        Some(end) => by_end(context, name, end).await,
+        Some(end) => by_end(&known(context).await?, name, end),
         None => check(name, text),
     }
 }
@@ -67,25 +67,20 @@ pub(super) fn check(name: &str, text: &str) -> anyhow::Result<String> {
     Ok(text.into())
 }
 
-async fn by_end(context: &Context, name: &str, end: &str) -> anyhow::Result<String> {
-    let known = known(context).await?;
+/// The one id that has this end.
+fn by_end(known: &BTreeSet<String>, name: &str, end: &str) -> anyhow::Result<String> {
     let mut fitting = known.iter().filter(|id| !end.is_empty() && id.ends_with(end));
-    match (fitting.next(), fitting.next()) {
-        (Some(id), None) => Ok(id.clone()),
-        (Some(one), Some(other)) => Err(fail(
-            2,
-            format!(
-                "{name} `..{end}`: more than one known peer has this end, such as {one} and {other}; give more of it"
-            ),
-        )),
-        (None, _) => Err(fail(
-            5,
-            format!(
-                "{name} `..{end}`: no known peer has this end: none that is connected, pinned, ruled, a publisher, or was \
-                 connected lately; give the whole id"
-            ),
-        )),
-    }
+    let fault = match (fitting.next(), fitting.next()) {
+        (Some(id), None) => return Ok(id.clone()),
+        (Some(one), Some(other)) => {
+            (2, format!("several known peers have this end, such as {one} and {other}; give more of it"))
+        }
+        (None, _) => {
+            let known = "none that is connected, or was lately, pinned, ruled, or publishes a stream";
+            (5, format!("no known peer has this end: {known}; give the whole id"))
+        }
+    };
+    Err(fail(fault.0, format!("{name} `..{end}`: {}", fault.1)))
 }
 
 /// Every peer whose id a table may show.
@@ -109,6 +104,15 @@ async fn known(context: &Context) -> anyhow::Result<BTreeSet<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_end_names_one_peer_or_says_why_not() {
+        let known = ["12D3KooWAAAA1234", "12D3KooWBBBB1234"].map(String::from).into();
+        assert_eq!(by_end(&known, "PEER", "A1234").unwrap(), "12D3KooWAAAA1234");
+        let words = |end: &str| by_end(&known, "PEER", end).unwrap_err().to_string();
+        assert!(words("1234").contains("several known peers") && words("1234").contains("12D3KooWBBBB1234"));
+        assert!(words("9999").contains("no known peer") && words("").contains("no known peer"));
+    }
 
     #[test]
     fn a_form_that_is_wrong_is_told_how() {

@@ -21,12 +21,13 @@ use tonic::Streaming;
 use super::{
     Context,
     feed::{self, Packet, Packets},
+    lines,
 };
 use crate::{
     cli::{PublishStream, WireArg},
     client,
     exit::{asked_to_stop, fail},
-    output::{self, Tone, count},
+    output,
 };
 
 /// Requests between us and the connection; more would be delay.
@@ -96,12 +97,10 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
 
 /// How it went.
 fn summary(context: &Context, last: Option<PublishStreamResponse>, sent: Duration) -> anyhow::Result<()> {
-    let Some(Event::Acknowledgement(a)) = last.and_then(|reply| reply.event) else { return Ok(()) };
-    let seconds = sent.as_secs_f64();
-    output::message(context.format, "Acknowledgement", &a, |a| {
-        let (groups, listeners) = (count(a.groups, "group"), count(a.listeners, "listener"));
-        format!("sent {seconds:.1} s in {groups}, {} dropped, {listeners} at the end", a.dropped)
-    })
+    match last.and_then(|reply| reply.event) {
+        Some(Event::Acknowledgement(a)) => lines::published(context, &a, sent),
+        _ => Ok(()),
+    }
 }
 
 /// Tells listeners that this is the end, and waits until the daemon has. Its last word.
@@ -141,13 +140,8 @@ impl Meter {
 
 fn progress(reply: Option<&PublishStreamResponse>, meter: &Meter) {
     let Some(Event::Acknowledgement(a)) = reply.and_then(|reply| reply.event.as_ref()) else { return };
-    let seconds = meter.sent().as_secs_f64();
-    let kbits = meter.bytes.load(Ordering::Relaxed) as f64 * 8.0 / 1000.0 / seconds.max(0.02);
-    let listeners = count(a.listeners, "listener");
-    let dropped = (if a.dropped > 0 { Tone::Warning } else { Tone::Plain }, format!(", {} dropped", a.dropped));
-    let [bar, number] = output::level(meter.peak.load(Ordering::Relaxed) as f32 / 1000.0);
-    let way = (Tone::Plain, format!("  {}, {kbits:.0} kbit/s, {listeners}", output::minutes(seconds)));
-    output::progress(&[bar, number, way, dropped]);
+    let peak = meter.peak.load(Ordering::Relaxed) as f32 / 1000.0;
+    lines::publishing(a, meter.sent(), meter.bytes.load(Ordering::Relaxed), peak);
 }
 
 /// Sends packets when they are due. Returns how much was sent, or nothing if the daemon went away before all was.
