@@ -60,7 +60,7 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
             let settings = Some(settings(&set));
             let request = SetTopicRequest { topic: set.topic, settings };
             let set = context.client.answer(pubsub.set_topic(request)).await?;
-            output::message(context.format, "TopicSettings", &set.settings.unwrap_or_default(), settings_text)
+            output::message(context.format, "TopicSettings", &set.settings.unwrap_or_default(), settings_page)
         }
         Some(TopicsAction::Forget { topic }) => {
             let request = ForgetTopicRequest { topic: topic.clone() };
@@ -112,37 +112,45 @@ fn who(topic: &Topic) -> String {
 
 fn page(topic: &Topic) -> String {
     let log = topic.log.as_ref().map_or_else(
-        || "no log".into(),
+        || "none".into(),
         |log| {
             let (bytes, readers) = (count(log.bytes, "byte"), count(log.readers, "reader"));
-            format!("log from {} to {}, {bytes}, {readers}", log.oldest, log.newest)
+            format!("messages {} to {}, {bytes}, {readers}", log.oldest, log.newest)
         },
     );
-    let validated = if topic.validated { "judged by a program" } else { "not judged" };
-    let settings = topic.settings.as_ref().map_or_else(String::new, settings_text);
-    format!("{}\n{}, {} in the mesh\n{log}\n{validated}\n{settings}", topic.name, who(topic), topic.mesh_peers)
+    let judged = if topic.validated { toned(Tone::Good, "by a program") } else { "by nobody".into() };
+    let mut items: Vec<(&str, Cell)> = vec![
+        ("topic", topic.name.as_str().into()),
+        ("followers", format!("{}, {} in the mesh", who(topic), topic.mesh_peers).into()),
+        ("log", log.into()),
+        ("judged", judged),
+    ];
+    items.extend(topic.settings.iter().flat_map(settings_items));
+    output::page(items)
 }
 
-fn settings_text(s: &TopicSettings) -> String {
+fn settings_page(settings: &TopicSettings) -> String {
+    output::page(settings_items(settings))
+}
+
+fn settings_items(s: &TopicSettings) -> [(&'static str, Cell); 4] {
     let identity = match s.identity() {
         MessageIdentity::Content => "content",
         MessageIdentity::Key => "key",
         MessageIdentity::Sender | MessageIdentity::Unspecified => "sender",
     };
-    let unjudged = if s.fail_closed { "refused" } else { "accepted" };
     let age = match s.max_age_ms {
         0 => String::new(),
-        ms => format!(" and at most {ms} ms old"),
+        ms => format!(", at most {ms} ms old"),
     };
-    let unsigned = if s.allow_unsigned { " signed or not," } else { "" };
-    format!(
-        "messages up to {} bytes{age},{unsigned} told apart by {identity}; what is not judged within {} ms is {unjudged}; the log keeps {} s and {} bytes; a mesh of {}",
-        s.max_message_bytes,
-        s.judging_ms,
-        s.keep_s,
-        s.keep_bytes,
-        count(s.mesh, "peer")
-    )
+    let unsigned = if s.allow_unsigned { ", signed or not" } else { "" };
+    let (bytes, unjudged) = (s.max_message_bytes, if s.fail_closed { "refused" } else { "accepted" });
+    [
+        ("messages", format!("up to {bytes} bytes{age}{unsigned}, told apart by {identity}").into()),
+        ("not judged", format!("{unjudged} after {} ms", s.judging_ms).into()),
+        ("log keeps", format!("{} s and {} bytes", s.keep_s, s.keep_bytes).into()),
+        ("mesh", count(s.mesh, "peer").into()),
+    ]
 }
 
 /// Has a command judge each message of a topic.
