@@ -2,7 +2,10 @@
 
 use std::{
     env, fs, io,
-    os::unix::{fs::FileTypeExt, net::UnixStream},
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +19,10 @@ use crate::v1::{GetInfoRequest, node_service_client::NodeServiceClient};
 const SYSTEM_SOCKET: &str = "/run/p2pd/api.sock";
 /// How long to wait for the first answer; a daemon that is slower is left to the deadlines of the calls to come.
 const FIRST_ANSWER: Duration = Duration::from_secs(1);
+
+/// Entries of the temporary directory that are looked at for daemons, and how many daemons are named.
+const MOST_SEEN: usize = 10_000;
+const MOST_NAMED: usize = 3;
 
 /// Largest HTTP/2 frame that either side takes, in bytes: a message of 64 KiB goes in one and not in five.
 pub const MAX_FRAME: u32 = 128 * 1024;
@@ -31,9 +38,7 @@ pub const WINDOWS: u32 = (CALLS + 1) * WINDOW;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// No socket there.
-    #[error(
-        "p2pd is not running: there is no {0}. Start it with `sudo systemctl start p2pd`, or for yourself with `p2pd run`"
-    )]
+    #[error("p2pd is not running: there is no {0}. Start it {start}{others}", start = start(), others = others())]
     Missing(PathBuf),
     /// Not allowed.
     #[error("no permission for {0}. Join its group with `sudo usermod -aG p2pd $USER`, then log in again")]
@@ -44,30 +49,73 @@ pub enum ConnectError {
     )]
     Refused(PathBuf),
     /// Nobody answers behind the socket.
-    #[error("nobody answers at {0}: the daemon has died. See `journalctl{user} -u p2pd -n 50`, then start it again", user = of_user(.0))]
+    #[error("nobody answers at {0}: the daemon has died. {log}tart it again{others}", log = log(.0), others = others())]
     Stale(PathBuf),
     /// Anything else.
     #[error("cannot use the socket {0}: {1}")]
     Other(PathBuf, String),
 }
 
-fn of_user(socket: &Path) -> &'static str {
-    if socket == Path::new(SYSTEM_SOCKET) { "" } else { " --user" }
+fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
+fn start() -> &'static str {
+    if has_systemd() { "with `sudo systemctl start p2pd`, or for yourself with `p2pd run`" } else { "with `p2pd run`" }
+}
+
+/// Where the log of the daemon behind `socket` is, as far as systemd started it.
+fn log(socket: &Path) -> &'static str {
+    match socket {
+        _ if !has_systemd() => "S",
+        socket if socket == Path::new(SYSTEM_SOCKET) => "See `journalctl -u p2pd -n 50`, then s",
+        socket if users_sockets().any(|own| own == socket) => "See `journalctl --user -u p2pd -n 50`, then s",
+        _ => "S",
+    }
+}
+
+/// Names the daemons that this user runs with --dev.
+fn others() -> String {
+    let found = dev_sockets();
+    let Some(first) = found.first() else { return String::new() };
+    let all: Vec<_> = found.iter().map(|socket| socket.display().to_string()).collect();
+    format!("; a daemon of --dev answers at {}: export P2PD_SOCKET={}", all.join(", and one at "), first.display())
+}
+
+/// Sockets of running `p2pd run --dev` of this user, which keeps each, or a link to it, in a temporary directory.
+fn dev_sockets() -> Vec<PathBuf> {
+    // Whose /proc/self is, we are.
+    let Ok(me) = fs::metadata("/proc/self").map(|own| own.uid()) else { return Vec::new() };
+    let is_ours = |entry: &fs::DirEntry| {
+        let named = entry.file_name().to_string_lossy().starts_with("p2pd-");
+        named && entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == me)
+    };
+    let entries = fs::read_dir(env::temp_dir()).into_iter().flatten().take(MOST_SEEN).flatten().filter(is_ours);
+    let sockets = entries.filter_map(|entry| fs::canonicalize(entry.path().join("api.sock")).ok());
+    sockets.filter(|socket| answers(socket).is_ok()).take(MOST_NAMED).collect()
+}
+
+/// What is set, and not to nothing.
+fn variable(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Where a user's own daemon listens.
+fn users_sockets() -> impl Iterator<Item = PathBuf> {
+    let inside = |name: &str, path: &str| variable(name).map(|directory| directory.join(path));
+    let sockets = [
+        inside("XDG_RUNTIME_DIR", "p2pd/api.sock"),
+        // Where it listens when there is no runtime directory.
+        inside("XDG_STATE_HOME", "p2pd/api.sock"),
+        inside("HOME", ".local/state/p2pd/api.sock"),
+    ];
+    sockets.into_iter().flatten()
 }
 
 /// The socket to use when none was named: `P2PD_SOCKET`, else the user's own daemon if it runs, else the system's.
 pub fn default_socket() -> PathBuf {
-    if let Some(path) = env::var_os("P2PD_SOCKET").filter(|path| !path.is_empty()) {
-        return path.into();
-    }
-    let inside = |dir: &str, path: &str| env::var_os(dir).map(|dir| Path::new(&dir).join(path));
-    let users = [
-        inside("XDG_RUNTIME_DIR", "p2pd/api.sock"),
-        // Where a user's daemon listens when there is no runtime directory.
-        inside("XDG_STATE_HOME", "p2pd/api.sock"),
-        inside("HOME", ".local/state/p2pd/api.sock"),
-    ];
-    users.into_iter().flatten().find(|path| path.exists()).unwrap_or_else(|| SYSTEM_SOCKET.into())
+    let own = || users_sockets().find(|path| path.exists());
+    variable("P2PD_SOCKET").or_else(own).unwrap_or_else(|| SYSTEM_SOCKET.into())
 }
 
 /// Whether somebody answers behind `socket`. A plain connect tells what is wrong more exactly than the channel would.

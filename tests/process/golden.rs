@@ -47,6 +47,8 @@ fn the_contract() {
     let set = FileDescriptorSet::decode(p2pd_api::v1::DESCRIPTORS).unwrap();
     let mut out = String::new();
     for file in set.file.iter().filter(|f| f.package() == "p2pd.v1") {
+        let go_package = file.options.as_ref().map(|options| options.go_package());
+        assert_eq!(go_package, Some("p2pd/v1;p2pdv1"), "{}", file.name());
         for service in &file.service {
             writeln!(out, "service {}", service.name()).unwrap();
             for method in &service.method {

@@ -323,7 +323,7 @@ fn after_a_cut_of_ten_seconds_it_is_live_again() {
     };
     let (before, _) = latency("3s");
     let listener = b.ctl(&["-o", "json", "listen", "tone", "--duration", "10s"]).spawn().unwrap();
-    until("sound", || b.good(&["status"]).contains("1 local listeners").then_some(()));
+    until("sound", || b.good(&["status"]).contains("1 local listener").then_some(()));
     link.cut(true);
     let began = Instant::now();
     until("ten seconds", || (began.elapsed() > Duration::from_secs(10)).then_some(()));

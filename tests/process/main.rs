@@ -17,4 +17,5 @@ mod player;
 mod shell;
 mod slow_disk;
 mod support;
+mod terminal;
 mod tunnel;

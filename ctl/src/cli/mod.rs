@@ -116,6 +116,7 @@ pub(crate) enum Command {
         /// Such as /weather/1.0.0
         protocol: String,
         /// The request; else standard input.
+        #[arg(allow_hyphen_values = true)]
         data: Option<String>,
         /// A protocol to ask on where the peer does not speak the first; may be repeated.
         #[arg(long)]
@@ -229,6 +230,7 @@ pub(crate) enum DhtAction {
         /// 1 to 64 characters.
         name: String,
         /// At most 4096 bytes.
+        #[arg(allow_hyphen_values = true)]
         data: String,
         /// How long it holds, 1s to 48h.
         #[arg(long, value_parser = duration, default_value = "24h")]
@@ -248,12 +250,12 @@ pub(crate) enum DhtAction {
     },
     /// The peers closest to a key.
     Closest {
-        /// Any text, or hex: and bytes in hexadecimal, such as the multihash of a CID
+        /// A CID, with /ipfs/ or without; or any text, or hex: and bytes in hexadecimal
         key: String,
     },
     /// Say that this daemon has what a key names.
     Provide {
-        /// Any text, or hex: and bytes in hexadecimal, such as the multihash of a CID
+        /// A CID, with /ipfs/ or without; or any text, or hex: and bytes in hexadecimal
         key: String,
     },
     /// Say it no more.
@@ -263,7 +265,7 @@ pub(crate) enum DhtAction {
     },
     /// Who has what a key names.
     Providers {
-        /// Any text, or hex: and bytes in hexadecimal, such as the multihash of a CID
+        /// A CID, with /ipfs/ or without; or any text, or hex: and bytes in hexadecimal
         key: String,
     },
 }

@@ -11,6 +11,7 @@ pub(crate) struct Pub {
     /// Topic.
     pub(crate) topic: String,
     /// The message.
+    #[arg(allow_hyphen_values = true)]
     pub(crate) message: Option<String>,
     /// How long to wait for somebody who follows the topic.
     #[arg(long, value_parser = duration, default_value = "0s")]

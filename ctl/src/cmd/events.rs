@@ -1,9 +1,13 @@
 //! `events`.
 
-use p2pd_api::v1::{WatchEventsRequest, node_service_client::NodeServiceClient};
+use p2pd_api::v1::{WatchEventsRequest, WatchEventsResponse, node_service_client::NodeServiceClient};
 
 use super::Context;
-use crate::{cli::Format, client, output};
+use crate::{
+    cli::Format,
+    client,
+    output::{self, Tone},
+};
 
 pub(super) async fn run(
     context: &Context,
@@ -21,8 +25,26 @@ pub(super) async fn run(
             output::line(&output::to_json("WatchEventsResponse", &event, false)?)?;
             continue;
         }
-        let time = output::time(event.time_ms);
-        output::line(&format!("{:>6}  {time}  {:<18} {}", event.cursor, event.kind, event.subject))?;
+        let (time, tone) = (output::time(event.time_ms), tone(&event.kind));
+        let kind = output::paint(tone, format_args!("{:<17}", event.kind));
+        output::show(&format!("{:>6}  {time}  {kind}  {}", event.cursor, subject(&event)))?;
     }
     Ok(())
+}
+
+/// A peer id or stream@publisher with the id as it fits; anything else as it is.
+fn subject(event: &WatchEventsResponse) -> String {
+    match event.subject.rsplit_once('@') {
+        Some((stream, publisher)) => format!("{stream}@{}", output::id(publisher)),
+        None if event.kind.starts_with("peer-") => output::id(&event.subject),
+        None => event.subject.clone(),
+    }
+}
+
+fn tone(kind: &str) -> Tone {
+    match kind {
+        "peer-connected" | "stream-present" | "started" => Tone::Good,
+        "peer-disconnected" | "stream-ended" => Tone::Dim,
+        _ => Tone::Warning,
+    }
 }

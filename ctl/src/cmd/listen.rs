@@ -19,13 +19,14 @@ use tonic::Streaming;
 use super::{
     Context,
     chunks::Slices,
+    lines::Meter,
     sink::{Kind, Sink},
 };
 use crate::{
     cli::{Format, Listen},
     client,
     exit::{asked_to_stop, fail},
-    output,
+    output::{self, count},
 };
 
 /// Longest wait of one asking for a stream to come back, and the time between two.
@@ -63,6 +64,7 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
         newest_title: None,
         gaps: 0,
         stats: flags.stats,
+        meter: Meter::new(config.channels)?,
     };
     hear(context, &flags, session, replies).await
 }
@@ -172,6 +174,7 @@ struct Session {
     newest_title: Option<u64>,
     gaps: u64,
     stats: bool,
+    meter: Option<Meter>,
 }
 
 impl Hearing for Session {
@@ -261,7 +264,13 @@ impl Session {
                     self.titles.remove(0);
                 }
             }
+            if let (Some(meter), Playout::Frame { packet, .. }) = (&mut self.meter, &playout) {
+                meter.take(packet);
+            }
             self.written += self.sink.play(playout)?;
+        }
+        if let Some(meter) = &mut self.meter {
+            meter.draw(self.written, &self.jitter.stats);
         }
         Ok(())
     }
@@ -296,16 +305,16 @@ fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, pl
         "drift_ppm": stats.drift_ppm, "spread_ms": stats.spread_us / 1000, "first_sound_ms": first_ms as u64, "latency_ms": latency_ms, "buffer_ms": jitter.target_us() / 1000, "file": place,
     });
     let text = format!(
-        "received {seconds:.1} s in {} groups, {} repaired, {} lost: {} frames played, {} concealed, {} late, {} skipped, {} underruns\n\
+        "received {seconds:.1} s in {}, {} repaired, {} lost: {} played, {} concealed, {} late, {} skipped, {}\n\
          first sound after {first_ms} ms; capture to playout {latency_ms} ms in the median, as far as both clocks agree; buffer {} ms, spread {} ms{}{}",
-        stats.groups,
+        count(stats.groups, "group"),
         stats.repaired,
         stats.lost,
-        stats.played,
+        count(stats.played, "frame"),
         stats.concealed,
         stats.late,
         stats.skipped,
-        stats.underruns,
+        count(stats.underruns, "underrun"),
         jitter.target_us() / 1000,
         stats.spread_us / 1000,
         stats.drift_ppm.map(|ppm| format!(", drift {ppm:.0} ppm")).unwrap_or_default(),

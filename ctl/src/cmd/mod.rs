@@ -7,11 +7,14 @@ mod card;
 #[path = "player.rs"]
 mod card;
 mod chunks;
+mod cid;
 mod dht;
 mod events;
 mod feed;
+mod lines;
 mod listen;
 mod node;
+mod peer_id;
 mod peers;
 mod program;
 mod protocol;
@@ -75,12 +78,18 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Dht(dht) => dht::run(&context, dht.action).await,
         Command::Streams { category, watch } => streams::run(&context, category, watch).await,
         Command::PublishStream(flags) => publish::run(&context, flags).await,
-        Command::Listen(flags) => listen::run(&context, flags, file.filter(|file| file != "-")).await,
+        Command::Listen(mut flags) => {
+            flags.stream = peer_id::resolve_stream(&context, &flags.stream).await?;
+            listen::run(&context, flags, file.filter(|file| file != "-")).await
+        }
         Command::Pub(flags) => pubsub::publish(&context, flags).await,
         Command::Sub(flags) => pubsub::subscribe(&context, flags).await,
         Command::Topics(topics) => topics::run(&context, topics.action).await,
         Command::Validate { topic, command } => topics::validate(&context, topic, command).await,
-        Command::Open { peer, protocols } => protocol::open(&context, &peer, &protocols).await,
+        Command::Open { peer, protocols } => {
+            let peer = peer_id::resolve(&context, "PEER", &peer).await?;
+            protocol::open(&context, &peer, &protocols).await
+        }
         Command::Handle { protocol, hold } => protocol::handle(&context, &hold.of(&protocol)).await,
         Command::Forward { listen, peer, protocol } => protocol::forward(&context, &listen, &peer, &protocol).await,
         Command::Expose { protocol, target, allow, hold } => {
@@ -88,6 +97,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Call { peer, protocol, data, or } => {
             let protocols = std::iter::once(protocol).chain(or).collect();
+            let peer = peer_id::resolve(&context, "PEER", &peer).await?;
             call::call(&context, peer, protocols, data).await
         }
         Command::Serve { protocol, hold, command } => call::serve(&context, hold.of(&protocol), &command).await,

@@ -1,52 +1,77 @@
 //! `status` and `version`.
 
-use p2pd_api::v1::{GetInfoRequest, GetStateRequest, GetStatisticsRequest, node_service_client::NodeServiceClient};
+use p2pd_api::v1::{
+    GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse, GetStatisticsRequest, GetStatisticsResponse,
+    NodeState, node_service_client::NodeServiceClient,
+};
 
 use super::Context;
-use crate::{cli::Format, output};
+use crate::{
+    cli::Format,
+    output::{self, Cell, Tone, count, toned},
+};
 
 pub(super) async fn status(context: &Context) -> anyhow::Result<()> {
     let mut node = NodeServiceClient::new(context.client.channel.clone());
     let info = context.client.answer(node.get_info(GetInfoRequest {})).await?;
     let numbers = context.client.answer(node.get_statistics(GetStatisticsRequest {})).await?;
     let state = context.client.answer(node.get_state(GetStateRequest {})).await?;
-    if context.format != Format::Table {
-        let part = |name, text: String| format!("\"{name}\":{text}");
-        let info = part("info", output::to_json("GetInfoResponse", &info, false)?);
-        let numbers = part("statistics", output::to_json("GetStatisticsResponse", &numbers, false)?);
-        let state = part("state", output::to_json("GetStateResponse", &state, false)?);
-        return Ok(output::line(&format!("{{{info},{state},{numbers}}}"))?);
+    if context.format == Format::Table {
+        return Ok(output::show(&page(&info, &state, &numbers))?);
     }
-    let mut text = format!(
-        "peer id      {}\nversion      {}\nnetwork      {}\npeers        {}\nstreams      {} listed, {} published here, {} local listeners\naudio        {} groups in, {} out, {} messages dropped\n",
-        info.peer_id,
-        info.version,
-        info.network,
-        numbers.peers,
-        numbers.streams,
-        numbers.publications,
-        numbers.listeners,
-        numbers.groups_in,
-        numbers.groups_out,
-        numbers.dropped,
-    );
-    for address in &info.addresses {
-        text.push_str(&format!("address      {address}\n"));
+    // One object with the fields of all three.
+    let parts = [
+        output::to_json("GetInfoResponse", &info, false)?,
+        output::to_json("GetStateResponse", &state, false)?,
+        output::to_json("GetStatisticsResponse", &numbers, false)?,
+    ];
+    let mut all = serde_json::Map::new();
+    for part in &parts {
+        all.append(&mut serde_json::from_str(part)?);
     }
-    for address in &state.bootstrap_missing {
-        text.push_str(&format!("not reached  {address}\n"));
-    }
-    text.push_str(&state.advice);
-    Ok(output::line(text.trim_end())?)
+    object(context, &all.into())
+}
+
+/// Writes JSON that is no message of the API as one is written.
+fn object(context: &Context, value: &serde_json::Value) -> anyhow::Result<()> {
+    let pretty = context.format == Format::Json;
+    Ok(output::line(&if pretty { format!("{value:#}") } else { value.to_string() })?)
+}
+
+fn page(info: &GetInfoResponse, state: &GetStateResponse, numbers: &GetStatisticsResponse) -> String {
+    let how = match state.state() {
+        NodeState::Connected => toned(Tone::Good, "connected"),
+        NodeState::Alone => toned(Tone::Warning, "alone"),
+        NodeState::Stopping => toned(Tone::Warning, "stopping"),
+        NodeState::Unspecified => Cell::default(),
+    };
+    let listeners = count(numbers.listeners, "local listener");
+    let streams = format!("{} listed, {} published here, {listeners}", numbers.streams, numbers.publications);
+    let groups = count(numbers.groups_in, "group");
+    let dropped = count(numbers.dropped, "message");
+    let audio = format!("{groups} in, {} out, {dropped} dropped", numbers.groups_out);
+    let mut items: Vec<(&str, Cell)> = vec![
+        ("peer id", info.peer_id.as_str().into()),
+        ("version", info.version.as_str().into()),
+        ("network", info.network.as_str().into()),
+        ("state", how),
+        ("peers", numbers.peers.to_string().into()),
+        ("streams", streams.into()),
+        ("audio", audio.into()),
+    ];
+    items.extend(info.addresses.iter().map(|address| ("address", address.as_str().into())));
+    let missing = |address: &String| ("not reached", toned(Tone::Warning, address));
+    items.extend(state.bootstrap_missing.iter().map(missing));
+    items.extend(state.advice.lines().map(|line| ("advice", toned(Tone::Warning, line))));
+    output::page(items)
 }
 
 pub(super) async fn version(context: &Context) -> anyhow::Result<()> {
     let mut node = NodeServiceClient::new(context.client.channel.clone());
     let info = context.client.answer(node.get_info(GetInfoRequest {})).await?;
     let ours = env!("CARGO_PKG_VERSION");
-    let both = match context.format {
-        Format::Table => format!("p2pctl {ours}\np2pd   {}", info.version),
-        _ => serde_json::json!({ "p2pctl": ours, "p2pd": info.version }).to_string(),
-    };
-    Ok(output::line(&both)?)
+    match context.format {
+        Format::Table => Ok(output::line(&format!("p2pctl {ours}\np2pd   {}", info.version))?),
+        _ => object(context, &serde_json::json!({ "p2pctl": ours, "p2pd": info.version })),
+    }
 }

@@ -8,8 +8,22 @@ use p2pd_api::v1::{
 };
 use tonic::transport::Channel;
 
-use super::Context;
-use crate::{cli::PeersAction, client, output};
+use super::{
+    Context,
+    peer_id::{resolve, resolve_address, resolve_any},
+};
+use crate::{
+    cli::PeersAction,
+    client,
+    output::{self, Cell, Fit, Tone, count, short, toned},
+};
+
+const NO_PEERS: &str = "no peer is connected: `p2pctl peers connect ADDRESS` dials one, network.bootstrap and network.mdns \
+    find them; `p2pctl status` prints the addresses that others dial";
+const NO_PINS: &str = "no peer is pinned: `p2pctl peers pin ADDRESS` stays connected to one";
+const NONE_CLOSED: &str = "no connection has closed since the daemon began";
+const NO_RULES: &str =
+    "nothing is ruled, and any peer may connect: `p2pctl peers deny` and `allow` take a peer id or addresses";
 
 pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyhow::Result<()> {
     let mut peers = PeerServiceClient::new(context.client.channel.clone());
@@ -20,20 +34,23 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
         }
         None | Some(PeersAction::List) => {
             let list = context.client.answer(peers.list_peers(ListPeersRequest {})).await?;
-            output::list(context.format, ("ListPeersResponse", &list), ("Peer", &list.peers), table)
+            output::list(context.format, ("ListPeersResponse", &list), ("Peer", &list.peers), NO_PEERS, table)
         }
         Some(PeersAction::Connect { address }) => {
+            let address = resolve_address(context, "ADDRESS", &address).await?;
             let connected = context.client.answer(peers.connect(ConnectRequest { address })).await?;
             output::message(context.format, "ConnectResponse", &connected, |c| format!("connected to {}", c.peer_id))
         }
         Some(PeersAction::Show { peer }) => {
-            let shown = context.client.answer(peers.get_peer(GetPeerRequest { peer_id: peer })).await?;
+            let peer_id = resolve(context, "PEER", &peer).await?;
+            let shown = context.client.answer(peers.get_peer(GetPeerRequest { peer_id })).await?;
             let peer = shown.peer.unwrap_or_default();
             output::message(context.format, "Peer", &peer, details)
         }
         Some(PeersAction::Ping { peer, count, interval }) => {
             let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
-            let request = PingPeerRequest { peer_id: peer, count, interval_ms };
+            let peer_id = resolve(context, "PEER", &peer).await?;
+            let request = PingPeerRequest { peer_id, count, interval_ms };
             let mut answers = context.client.answer(peers.ping_peer(request)).await?;
             let client =
                 client::Client { timeout: context.client.timeout.saturating_add(interval), ..context.client.clone() };
@@ -45,17 +62,20 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
             Ok(())
         }
         Some(PeersAction::Disconnect { peer }) => {
-            let peer_id = peer.clone();
-            let done = context.client.answer(peers.disconnect(DisconnectRequest { peer_id })).await?;
-            output::message(context.format, "DisconnectResponse", &done, |_| format!("disconnected from {peer}"))
+            let peer_id = resolve(context, "PEER", &peer).await?;
+            let request = DisconnectRequest { peer_id: peer_id.clone() };
+            let done = context.client.answer(peers.disconnect(request)).await?;
+            output::message(context.format, "DisconnectResponse", &done, |_| format!("disconnected from {peer_id}"))
         }
         Some(PeersAction::Pin { peer, tag, passive }) => {
+            let peer = resolve_address(context, "PEER", &peer).await?;
             let request = PinPeerRequest { peer, tags: tag, passive };
             let pinned = context.client.answer(peers.pin_peer(request)).await?;
             let how = if passive { "never lets go of" } else { "stays connected to" };
             output::message(context.format, "PinPeerResponse", &pinned, |p| format!("{how} {}", p.peer_id))
         }
         Some(PeersAction::Unpin { peer, tag }) => {
+            let peer = resolve(context, "PEER", &peer).await?;
             let request = UnpinPeerRequest { peer_id: peer.clone(), tags: tag };
             let done = context.client.answer(peers.unpin_peer(request)).await?;
             output::message(context.format, "UnpinPeerResponse", &done, |done| {
@@ -65,20 +85,21 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
         }
         Some(PeersAction::Pins) => {
             let list = context.client.answer(peers.list_pins(ListPinsRequest {})).await?;
-            output::list(context.format, ("ListPinsResponse", &list), ("Pin", &list.pins), pins_table)
+            output::list(context.format, ("ListPinsResponse", &list), ("Pin", &list.pins), NO_PINS, pins_table)
         }
         Some(PeersAction::Closed) => {
             let list = context.client.answer(peers.list_closed_connections(ListClosedConnectionsRequest {})).await?;
             let items = ("ClosedConnection", &list.connections[..]);
-            output::list(context.format, ("ListClosedConnectionsResponse", &list), items, closed_table)
+            output::list(context.format, ("ListClosedConnectionsResponse", &list), items, NONE_CLOSED, closed_table)
         }
         Some(PeersAction::Rules) => {
             let list = context.client.answer(peers.list_rules(ListRulesRequest {})).await?;
-            output::list(context.format, ("ListRulesResponse", &list), ("Rule", &list.rules), rules_table)
+            output::list(context.format, ("ListRulesResponse", &list), ("Rule", &list.rules), NO_RULES, rules_table)
         }
         Some(PeersAction::Allow { subject }) => rule(context, peers, subject, Verdict::Allow).await,
         Some(PeersAction::Deny { subject }) => rule(context, peers, subject, Verdict::Deny).await,
         Some(PeersAction::Unrule { subject }) => {
+            let subject = resolve_any(context, "SUBJECT", &subject).await?;
             let request = RemoveRuleRequest { subject: subject.clone() };
             let done = context.client.answer(peers.remove_rule(request)).await?;
             output::message(context.format, "RemoveRuleResponse", &done, |_| format!("forgotten: {subject}"))
@@ -92,6 +113,7 @@ async fn rule(
     subject: String,
     verdict: Verdict,
 ) -> anyhow::Result<()> {
+    let subject = resolve_any(context, "SUBJECT", &subject).await?;
     let rule = Rule { subject, verdict: verdict.into() };
     let done = context.client.answer(peers.set_rule(SetRuleRequest { rule: Some(rule.clone()) })).await?;
     output::message(context.format, "SetRuleResponse", &done, |_| format!("{} {}", word(&rule), rule.subject))
@@ -102,62 +124,92 @@ fn word(rule: &Rule) -> &'static str {
 }
 
 fn pins_table(pins: &[Pin]) -> String {
+    let heads = [
+        ("PEER", Fit::Whole),
+        ("CONNECTED", Fit::Whole),
+        ("DIALLED", Fit::Whole),
+        ("TAGS", Fit::Wrap),
+        ("ADDRESSES", Fit::Wrap),
+    ];
     let row = |pin: &Pin| {
-        let connected = if pin.connected { "yes" } else { "-" };
+        let connected = if pin.connected { toned(Tone::Good, "yes") } else { toned(Tone::Warning, "no") };
         let dialled = if pin.passive { "-" } else { "yes" };
-        vec![pin.peer_id.clone(), connected.into(), dialled.into(), pin.tags.join(" "), pin.addresses.join(" ")]
+        [
+            short(&pin.peer_id).into(),
+            connected,
+            dialled.into(),
+            pin.tags.join(" ").into(),
+            pin.addresses.join(" ").into(),
+        ]
     };
-    output::rows(&["PEER", "CONNECTED", "DIALLED", "TAGS", "ADDRESSES"], pins.iter().map(row))
+    output::rows(&heads, pins.iter().map(row))
 }
 
 fn closed_table(closed: &[ClosedConnection]) -> String {
+    let heads = [("PEER", Fit::Whole), ("LASTED", Fit::Whole), ("ADDRESS", Fit::Cut), ("WHY", Fit::Wrap)];
     let row = |closed: &ClosedConnection| {
         let connection = closed.connection.clone().unwrap_or_default();
         let lasted = closed.closed_ms.saturating_sub(connection.opened_ms) as f64 / 1000.0;
-        vec![closed.peer_id.clone(), format!("{lasted:.1} s"), connection.address, closed.why.clone()]
+        let lasted = format!("{lasted:.1} s");
+        [short(&closed.peer_id).into(), lasted.into(), connection.address.into(), closed.why.as_str().into()]
     };
-    output::rows(&["PEER", "LASTED", "ADDRESS", "WHY"], closed.iter().map(row))
+    output::rows(&heads, closed.iter().map(row))
 }
 
 fn rules_table(rules: &[Rule]) -> String {
-    output::rows(&["RULE", "SUBJECT"], rules.iter().map(|rule| vec![word(rule).into(), rule.subject.clone()]))
+    let row = |rule: &Rule| {
+        let tone = if rule.verdict() == Verdict::Allow { Tone::Good } else { Tone::Bad };
+        // Whole: who may come in is not left to eight characters.
+        [toned(tone, word(rule)), rule.subject.as_str().into()]
+    };
+    output::rows(&[("RULE", Fit::Whole), ("SUBJECT", Fit::Whole)], rules.iter().map(row))
 }
 
+fn score(peer: &Peer) -> Cell {
+    toned(if peer.score < 0.0 { Tone::Bad } else { Tone::Plain }, format!("{:.1}", peer.score))
+}
+
+/// One peer on a page: who it is, each connection, and what each protocol has carried.
 fn details(peer: &Peer) -> String {
+    let tags = if peer.tags.is_empty() { String::new() } else { format!(" ({})", peer.tags.join(" ")) };
+    let kept = if peer.kept.is_empty() { "-".into() } else { peer.kept.join(" ") };
     let connection = |c: &Connection| {
-        let carried = format!("{} {}", bytes(c.received), bytes(c.sent));
+        let direction = if c.inbound { "in from" } else { "out to" };
         let relayed = if c.relayed { "relayed " } else { "" };
         let way = format!("{relayed}{}, {}, {}", c.transport, c.security, c.muxer);
-        let streams = format!("{} {}", c.streams_in, c.streams_out);
+        let carried = format!("{} received, {} sent", bytes(c.received), bytes(c.sent));
+        let streams = format!("{} in and {} out", count(c.streams_in, "stream"), c.streams_out);
         let since = output::time(c.opened_ms);
-        vec![if c.inbound { "in" } else { "out" }.into(), since, way, carried, streams, c.address.clone()]
+        format!("{direction} {}\n{way}, since {since}\n{carried}; {streams}", c.address).into()
     };
-    let connections = output::rows(
-        &["DIRECTION", "OPENED", "WAY", "RECEIVED, SENT", "STREAMS IN, OUT", "ADDRESS"],
-        peer.connections.iter().map(connection),
-    );
-    let protocol = |t: &ProtocolTraffic| vec![t.protocol.clone(), bytes(t.received), bytes(t.sent)];
-    let traffic = output::rows(&["PROTOCOL", "RECEIVED", "SENT"], peer.traffic.iter().map(protocol));
-    let kept = if peer.kept.is_empty() { "-".into() } else { peer.kept.join(" ") };
-    let tags = if peer.tags.is_empty() { String::new() } else { format!(" ({})", peer.tags.join(" ")) };
-    let lost = match peer.messages_lost {
-        0 => String::new(),
-        lost => format!(", missed {lost} messages that it took too slowly"),
-    };
-    let Peer { peer_id: id, agent, score, .. } = peer;
-    let (says, speaks, rtt) = (peer.addresses.join(" "), peer.protocols.join(" "), rtt(peer));
-    format!(
-        "{id}  {agent}, score {score:.1}, round trip {rtt}, kept: {kept}{tags}{lost}\nlistens on {says}\nspeaks {speaks}\n{connections}\n{traffic}"
-    )
+    let mut items: Vec<(&str, Cell)> = vec![
+        ("peer id", peer.peer_id.as_str().into()),
+        ("agent", peer.agent.as_str().into()),
+        ("score", score(peer)),
+        ("round trip", rtt(peer).into()),
+        ("kept", format!("{kept}{tags}").into()),
+    ];
+    if peer.messages_lost > 0 {
+        let lost = format!("{} that it took too slowly", count(peer.messages_lost, "message"));
+        items.push(("missed", toned(Tone::Warning, lost)));
+    }
+    items.push(("listens on", peer.addresses.join("\n").into()));
+    items.push(("speaks", peer.protocols.join(" ").into()));
+    items.extend(peer.connections.iter().map(|c| ("connection", connection(c))));
+    let heads = [("PROTOCOL", Fit::Whole), ("RECEIVED", Fit::Whole), ("SENT", Fit::Whole)];
+    let protocol = |t: &ProtocolTraffic| [t.protocol.as_str().into(), bytes(t.received).into(), bytes(t.sent).into()];
+    let traffic = output::rows(&heads, peer.traffic.iter().map(protocol));
+    format!("{}\n\n{traffic}", output::page(items))
 }
 
 fn change(change: &WatchPeersResponse) -> String {
     match &change.event {
         Some(Event::Present(peer)) => {
             let address = peer.connections.first().map_or("", |c| c.address.as_str());
-            format!("present  {}  {}  {address}", peer.peer_id, peer.agent)
+            let present = output::paint(Tone::Good, "present");
+            format!("{present}  {}  {}  {address}", output::id(&peer.peer_id), peer.agent)
         }
-        Some(Event::Gone(peer)) => format!("gone     {peer}"),
+        Some(Event::Gone(peer)) => format!("{}     {}", output::paint(Tone::Dim, "gone"), output::id(peer)),
         _ => "these are all; changes follow".into(),
     }
 }
@@ -175,12 +227,21 @@ fn bytes(count: u64) -> String {
 }
 
 fn table(peers: &[Peer]) -> String {
+    let heads = [
+        ("PEER", Fit::Whole),
+        ("WAY", Fit::Whole),
+        ("RTT", Fit::Whole),
+        ("SCORE", Fit::Whole),
+        ("KEPT", Fit::Cut),
+        ("AGENT", Fit::Cut),
+        ("ADDRESS", Fit::Cut),
+    ];
     let row = |peer: &Peer| {
         let first = peer.connections.first();
         let address = first.map(|c| c.address.clone()).unwrap_or_default();
         let direction = first.map_or("", |c| if c.inbound { "in" } else { "out" });
-        let (score, kept) = (format!("{:.1}", peer.score), peer.kept.join(" "));
-        vec![peer.peer_id.clone(), direction.into(), rtt(peer), score, kept, peer.agent.clone(), address]
+        let (id, kept, agent) = (short(&peer.peer_id), peer.kept.join(" "), peer.agent.as_str());
+        [id.into(), direction.into(), rtt(peer).into(), score(peer), kept.into(), agent.into(), address.into()]
     };
-    output::rows(&["PEER", "DIRECTION", "RTT", "SCORE", "KEPT", "AGENT", "ADDRESS"], peers.iter().map(row))
+    output::rows(&heads, peers.iter().map(row))
 }

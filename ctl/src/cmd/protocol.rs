@@ -15,7 +15,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, transport::Channel};
 
-use super::Context;
+use super::{Context, peer_id};
 use crate::{
     client,
     exit::{Failure, fail, is_ours, words},
@@ -56,7 +56,7 @@ pub(super) async fn handle(context: &Context, claim: &HandleProtocolRequest) -> 
 /// Joins each connection to a local address with a new stream to the peer.
 pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protocol: &str) -> anyhow::Result<()> {
     local::check(listen).map_err(|fault| fail(2, fault))?;
-    check_peer("PEER", peer)?;
+    let peer = peer_id::resolve(context, "PEER", peer).await?;
     if !protocol.starts_with('/') {
         return Err(fail(2, format!("PROTOCOL `{protocol}`: begins with /, as in /ssh/1.0.0")));
     }
@@ -65,7 +65,7 @@ pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protoco
     output::say(format_args!("{} leads to {protocol} of {peer}", listener.place()?));
     loop {
         let here = listener.accept().await?;
-        let (client, first) = (context.client.clone(), new_stream(peer, &[protocol.to_owned()]));
+        let (client, first) = (context.client.clone(), new_stream(&peer, &[protocol.to_owned()]));
         let service = service(context);
         tokio::spawn(async move {
             match client.in_time("no stream", start(service, first)).await {
@@ -88,14 +88,6 @@ async fn lead(stream: Started, here: LocalStream) {
     }
 }
 
-fn check_peer(name: &str, id: &str) -> anyhow::Result<()> {
-    // The shortest there are, of Ed25519 and RSA keys in base58, have 46 characters.
-    if id.len() >= 46 && id.chars().all(|c| c.is_ascii_alphanumeric()) {
-        return Ok(());
-    }
-    Err(fail(2, format!("{name} `{id}`: takes a peer id such as 12D3KooW...")))
-}
-
 /// Joins each stream that an allowed peer opens with a new connection to a local address.
 pub(super) async fn expose(
     context: &Context,
@@ -105,9 +97,13 @@ pub(super) async fn expose(
 ) -> anyhow::Result<()> {
     let protocol = &claim.protocol;
     local::check(target).map_err(|fault| fail(2, fault))?;
-    allow.iter().filter(|a| *a != "any").try_for_each(|a| check_peer("--allow", a))?;
+    let mut allowed = Vec::new();
+    for peer in allow {
+        let any = peer == "any";
+        allowed.push(if any { peer.clone() } else { peer_id::resolve(context, "--allow", peer).await? });
+    }
     let mut handler = Handler::of(context, claim).await?;
-    output::say(format_args!("{protocol} leads to {target} for {}", allow.join(", ")));
+    output::say(format_args!("{protocol} leads to {target} for {}", allowed.join(", ")));
     loop {
         let stream = match handler.next(context).await {
             Ok(stream) => stream,
@@ -120,7 +116,7 @@ pub(super) async fn expose(
             Err(error) => return Err(error),
         };
         let peer = &stream.peer;
-        if !allow.iter().any(|a| a == peer || a == "any") {
+        if !allowed.iter().any(|a| a == peer || a == "any") {
             // Let go: the stream is reset.
             output::say(format_args!("p2pctl: {peer} is not allowed; `--allow {peer}` would let it in"));
             continue;

@@ -1,7 +1,6 @@
 //! `publish-stream`: reads a source, encodes, and sends frames in real time.
 
 use std::{
-    io::IsTerminal,
     path::PathBuf,
     sync::{
         Arc,
@@ -22,6 +21,7 @@ use tonic::Streaming;
 use super::{
     Context,
     feed::{self, Packet, Packets},
+    lines,
 };
 use crate::{
     cli::{PublishStream, WireArg},
@@ -79,8 +79,9 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
             },
             () = asked_to_stop() => {
                 sending.abort();
-                farewell(&items, &mut replies).await;
-                output::say("\nstopped");
+                last = farewell(&items, &mut replies).await.or(last);
+                summary(context, last, meter.sent())?;
+                output::say("stopped");
                 return Err(fail(130, ""));
             }
         }
@@ -91,26 +92,31 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
         None => sending.await??,
     };
     let Some(sent) = sent else { return Err(client::closed()) };
-    if std::io::stderr().is_terminal() {
-        output::say("");
-    }
-    if let Some(Event::Acknowledgement(a)) = last.and_then(|reply| reply.event) {
-        let seconds = sent.as_secs_f64();
-        output::message(context.format, "Acknowledgement", &a, |a| {
-            let (groups, dropped, listeners) = (a.groups, a.dropped, a.listeners);
-            format!("sent {seconds:.1} s in {groups} groups, {dropped} dropped, {listeners} listeners at the end")
-        })?;
-    }
-    Ok(())
+    summary(context, last, sent)
 }
 
-/// Tells listeners that this is the end, and waits until the daemon has.
-async fn farewell(items: &mpsc::Sender<PublishStreamRequest>, replies: &mut Streaming<PublishStreamResponse>) {
+/// How it went.
+fn summary(context: &Context, last: Option<PublishStreamResponse>, sent: Duration) -> anyhow::Result<()> {
+    match last.and_then(|reply| reply.event) {
+        Some(Event::Acknowledgement(a)) => lines::published(context, &a, sent),
+        _ => Ok(()),
+    }
+}
+
+/// Tells listeners that this is the end, and waits until the daemon has. Its last word.
+async fn farewell(
+    items: &mpsc::Sender<PublishStreamRequest>,
+    replies: &mut Streaming<PublishStreamResponse>,
+) -> Option<PublishStreamResponse> {
+    let mut last = None;
     let said = async {
         let _ = items.send(request(Item::Finish(true))).await;
-        while let Ok(Some(_)) = replies.message().await {}
+        while let Ok(Some(reply)) = replies.message().await {
+            last = Some(reply);
+        }
     };
     let _ = tokio::time::timeout(FAREWELL, said).await;
+    last
 }
 
 fn request(item: Item) -> PublishStreamRequest {
@@ -126,16 +132,16 @@ struct Meter {
     peak: AtomicU64,
 }
 
+impl Meter {
+    fn sent(&self) -> Duration {
+        Duration::from_micros(self.media_us.load(Ordering::Relaxed))
+    }
+}
+
 fn progress(reply: Option<&PublishStreamResponse>, meter: &Meter) {
     let Some(Event::Acknowledgement(a)) = reply.and_then(|reply| reply.event.as_ref()) else { return };
-    if !std::io::stderr().is_terminal() {
-        return;
-    }
-    let seconds = meter.media_us.load(Ordering::Relaxed) as f64 / 1e6;
-    let kbits = meter.bytes.load(Ordering::Relaxed) as f64 * 8.0 / 1000.0 / seconds.max(0.02);
-    let peak = meter.peak.load(Ordering::Relaxed) as f64 / 1000.0;
-    let level = if peak > 0.0 { format!(", peak {:.0} dB", 20.0 * peak.log10()) } else { String::new() };
-    eprint!("\r{seconds:.1} s, {kbits:.0} kbit/s, {} listeners, {} groups dropped{level}   ", a.listeners, a.dropped);
+    let peak = meter.peak.load(Ordering::Relaxed) as f32 / 1000.0;
+    lines::publishing(a, meter.sent(), meter.bytes.load(Ordering::Relaxed), peak);
 }
 
 /// Sends packets when they are due. Returns how much was sent, or nothing if the daemon went away before all was.

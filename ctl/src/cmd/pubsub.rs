@@ -9,7 +9,7 @@ use p2pd_api::{
     Reason,
     v1::{
         Block, DropOldest, Durable, PublishManyRequest, PublishManyResponse, PublishRequest, PublishResponse,
-        SubscribeRequest, pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract,
+        SubscribeRequest, TopicMessage, pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract,
         subscribe_response::Event,
     },
 };
@@ -21,7 +21,7 @@ use crate::{
     cli::{Format, Pub, Sub},
     client,
     exit::fail,
-    output,
+    output::{self, Tone, count},
 };
 
 /// More than the largest message holds, bytes.
@@ -44,7 +44,8 @@ pub(super) async fn publish(context: &Context, flags: Pub) -> anyhow::Result<()>
 fn tell(context: &Context, sent: &PublishResponse) -> anyhow::Result<()> {
     output::message(context.format, "PublishResponse", sent, |PublishResponse { peers, behind }| {
         let slow = if *behind > 0 { format!(", {behind} too slowly, who may miss it") } else { String::new() };
-        format!("sent; {peers} connected peers follow{slow}")
+        let follow = if *peers == 1 { "follows" } else { "follow" };
+        format!("sent; {} {follow}{slow}", count(*peers, "connected peer"))
     })
 }
 
@@ -88,8 +89,10 @@ async fn publish_lines(
     match lost {
         0 => Ok(()),
         // As of a message that is given as an argument.
-        _ if wrong == lost => Err(fail(2, format!("{lost} lines were not sent"))),
-        _ => Err(fail(7, format!("{lost} lines were not sent"))),
+        _ => {
+            let code = if wrong == lost { 2 } else { 7 };
+            Err(fail(code, format!("{} {} not sent", count(lost, "line"), if lost == 1 { "was" } else { "were" })))
+        }
     }
 }
 
@@ -122,7 +125,7 @@ pub(super) async fn subscribe(context: &Context, flags: Sub) -> anyhow::Result<(
             Some(Event::Message(message)) => {
                 left -= 1;
                 if context.format == Format::Table {
-                    line(&message.data)?;
+                    line(&message)?;
                 }
             }
             Some(Event::Gap(gap)) if gap.reason == "daemon-away" => {
@@ -191,16 +194,17 @@ fn keep(path: &Path, cursor: u64) -> anyhow::Result<()> {
     written.map_err(|error| fail(1, format!("{}: {error}", path.display())))
 }
 
-/// Writes a message as a line; on a terminal what a stranger sent must not control it.
-fn line(data: &[u8]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+/// Writes a message as a line; on a terminal with when and who, and what a stranger sent must not control it.
+fn line(message: &TopicMessage) -> io::Result<()> {
     if io::stdout().is_terminal() {
-        let text = String::from_utf8_lossy(data);
         let harmless = |c: char| if output::is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER };
-        out.write_all(text.chars().map(harmless).collect::<String>().as_bytes())?;
-    } else {
-        out.write_all(data)?;
+        let text: String = String::from_utf8_lossy(&message.data).chars().map(harmless).collect();
+        let who = if message.sender.is_empty() { "unsigned".into() } else { output::short(&message.sender) };
+        let head = format!("{}  {who:<10}", output::clock(message.received_ms));
+        return output::show(&format!("{}  {text}", output::paint(Tone::Dim, head)));
     }
+    let mut out = io::stdout().lock();
+    out.write_all(&message.data)?;
     out.write_all(b"\n")?;
     out.flush()
 }

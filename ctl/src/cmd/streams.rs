@@ -1,19 +1,27 @@
 //! `streams`.
 
 use p2pd_api::v1::{
-    ListStreamsRequest, WatchStreamsRequest, stream_service_client::StreamServiceClient, watch_streams_response::Event,
+    ListStreamsRequest, Stream, WatchStreamsRequest, stream_service_client::StreamServiceClient,
+    watch_streams_response::Event,
 };
 
 use super::Context;
-use crate::{cli::Format, client, output};
+use crate::{
+    cli::Format,
+    client,
+    output::{self, Cell, Fit, Tone, toned},
+};
 
 pub(super) async fn run(context: &Context, category: String, watch: bool) -> anyhow::Result<()> {
     let mut streams = StreamServiceClient::new(context.client.channel.clone());
     if !watch {
+        let empty = match category.as_str() {
+            "" => "no stream is live: `p2pctl publish-stream ID FILE` starts one; those of others come from peers (`p2pctl peers`)".into(),
+            named => format!("no live stream has the category `{named}`; `p2pctl streams` lists all"),
+        };
         let list = context.client.answer(streams.list_streams(ListStreamsRequest { category })).await?;
-        return output::list(context.format, ("ListStreamsResponse", &list), ("Stream", &list.streams), |streams| {
-            output::rows(&output::STREAM_HEADS, streams.iter().map(output::stream_row))
-        });
+        let items = ("Stream", &list.streams[..]);
+        return output::list(context.format, ("ListStreamsResponse", &list), items, &empty, table);
     }
     let mut changes = context.client.answer(streams.watch_streams(WatchStreamsRequest {})).await?;
     loop {
@@ -27,12 +35,56 @@ pub(super) async fn run(context: &Context, category: String, watch: bool) -> any
         }
         match change.event {
             Some(Event::Present(s)) => {
-                output::line(&format!("live   {}", output::stream_row(&s).join("  ")))?;
+                let live = output::paint(Tone::Good, "live  ");
+                output::show(&format!("{live} {}", row(&s).map(|cell| cell.to_string()).join("  ")))?;
             }
             Some(Event::Gone(gone)) => {
-                output::line(&format!("{:6} {}  {}", gone.reason, gone.stream_id, output::short(&gone.publisher)))?;
+                let reason = output::paint(Tone::Dim, format_args!("{:6}", gone.reason));
+                output::show(&format!("{reason} {}  {}", gone.stream_id, output::short(&gone.publisher)))?;
             }
             _ => {}
         }
     }
+}
+
+fn table(streams: &[Stream]) -> String {
+    let heads = [
+        ("STREAM", Fit::Whole),
+        ("PUBLISHER", Fit::Whole),
+        ("NAME", Fit::Cut),
+        ("CATEGORY", Fit::Cut),
+        ("CODEC", Fit::Cut),
+        ("LISTENERS", Fit::Whole),
+        ("HEARD", Fit::Whole),
+    ];
+    output::rows(&heads, streams.iter().map(row))
+}
+
+fn row(stream: &Stream) -> [Cell; 7] {
+    let codec = match &stream.config {
+        Some(config) => {
+            let sound = if config.channels == 1 { "mono" } else { "stereo" };
+            // Of packets that are passed through as they are, nobody says a rate.
+            match config.bitrate / 1000 {
+                0 => format!("{} {sound}", config.codec),
+                kbits => format!("{} {kbits}k {sound}", config.codec),
+            }
+        }
+        None => "json".into(),
+    };
+    let heard = match stream {
+        Stream { local: true, .. } => "here".into(),
+        Stream { confirmed: false, .. } => toned(Tone::Warning, "not yet"),
+        Stream { age_ms, .. } => output::age(*age_ms).into(),
+    };
+    let listeners = stream.listeners.map_or_else(|| "-".into(), |n| n.to_string());
+    [
+        stream.stream_id.clone().into(),
+        output::short(&stream.publisher).into(),
+        stream.name.clone().into(),
+        stream.category.clone().into(),
+        codec.into(),
+        listeners.into(),
+        heard,
+    ]
 }

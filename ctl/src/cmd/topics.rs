@@ -16,45 +16,51 @@ use super::{
 };
 use crate::{
     cli::{Format, IdentityArg, TopicSet, TopicsAction},
-    client, output,
+    client,
+    output::{self, Cell, Fit, Tone, count, toned},
 };
+
+const NO_TOPICS: &str =
+    "no topic here yet: `p2pctl sub TOPIC` follows one, `p2pctl topics set TOPIC` gives one settings";
 
 pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyhow::Result<()> {
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
     match action {
         None => {
             let list = context.client.answer(pubsub.list_topics(ListTopicsRequest {})).await?;
-            output::list(context.format, ("ListTopicsResponse", &list), ("Topic", &list.details), table)
+            output::list(context.format, ("ListTopicsResponse", &list), ("Topic", &list.details), NO_TOPICS, table)
         }
         Some(TopicsAction::Show { topic }) => {
             let found = context.client.answer(pubsub.get_topic(GetTopicRequest { topic })).await?;
-            output::message(context.format, "GetTopicResponse", &found, |f| {
-                f.topic.as_ref().map_or_else(String::new, page)
-            })
+            output::message(context.format, "Topic", &found.topic.unwrap_or_default(), page)
         }
         Some(TopicsAction::Peers { topic }) => {
-            let list = context.client.answer(pubsub.list_topic_peers(ListTopicPeersRequest { topic })).await?;
+            let request = ListTopicPeersRequest { topic: topic.clone() };
+            let list = context.client.answer(pubsub.list_topic_peers(request)).await?;
             if context.format == Format::Table && list.peer_ids.is_empty() {
-                output::say("no connected peer follows it");
+                output::say(format_args!(
+                    "no connected peer follows `{topic}`: one does with `p2pctl sub {topic}` there"
+                ));
                 return Ok(());
             }
             output::message(context.format, "ListTopicPeersResponse", &list, |l| l.peer_ids.join("\n"))
         }
         Some(TopicsAction::Watch { topic }) => {
-            let watch = context.client.answer(pubsub.watch_topic(WatchTopicRequest { topic })).await?;
-            output::each(context.format, "WatchTopicResponse", watch, |w| {
-                w.topic.as_ref().map_or_else(String::new, who)
-            })
-            .await
-            .map(drop)
+            let mut watch = context.client.answer(pubsub.watch_topic(WatchTopicRequest { topic })).await?;
+            while let Some(now) = watch.message().await? {
+                let topic = now.topic.unwrap_or_default();
+                match context.format {
+                    Format::Table => output::show(&who(&topic))?,
+                    Format::Json | Format::Jsonl => output::line(&output::to_json("Topic", &topic, false)?)?,
+                }
+            }
+            Ok(())
         }
         Some(TopicsAction::Set(set)) => {
             let settings = Some(settings(&set));
             let request = SetTopicRequest { topic: set.topic, settings };
             let set = context.client.answer(pubsub.set_topic(request)).await?;
-            output::message(context.format, "SetTopicResponse", &set, |s| {
-                s.settings.as_ref().map_or_else(String::new, settings_text)
-            })
+            output::message(context.format, "TopicSettings", &set.settings.unwrap_or_default(), settings_page)
         }
         Some(TopicsAction::Forget { topic }) => {
             let request = ForgetTopicRequest { topic: topic.clone() };
@@ -85,46 +91,66 @@ fn settings(set: &TopicSet) -> TopicSettings {
 }
 
 fn table(topics: &[Topic]) -> String {
+    let heads = ["TOPIC", "PEERS", "MESH", "READERS", "LOG", "VALIDATED"].map(|head| (head, Fit::Whole));
     let row = |topic: &Topic| {
         let log = topic.log.as_ref().map_or_else(|| "-".into(), |log| format!("{} kB", log.bytes.div_ceil(1000)));
-        let validated = if topic.validated { "yes" } else { "-" };
-        let numbers = [topic.peers, topic.mesh_peers, topic.readers + topic.log.as_ref().map_or(0, |log| log.readers)];
-        let numbers = numbers.iter().map(ToString::to_string);
-        std::iter::once(topic.name.clone()).chain(numbers).chain([log, validated.into()]).collect()
+        let validated = if topic.validated { toned(Tone::Good, "yes") } else { Cell::from("-") };
+        let [peers, mesh, readers] = [topic.peers, topic.mesh_peers, readers(topic)].map(|n| Cell::from(n.to_string()));
+        [topic.name.as_str().into(), peers, mesh, readers, log.into(), validated]
     };
-    output::rows(&["TOPIC", "PEERS", "MESH", "READERS", "LOG", "VALIDATED"], topics.iter().map(row))
+    output::rows(&heads, topics.iter().map(row))
+}
+
+/// Live readers of this daemon and those of the log.
+fn readers(topic: &Topic) -> u32 {
+    topic.readers.saturating_add(topic.log.as_ref().map_or(0, |log| log.readers))
 }
 
 fn who(topic: &Topic) -> String {
-    format!("{} peers, {} readers here", topic.peers, topic.readers + topic.log.as_ref().map_or(0, |log| log.readers))
+    format!("{}, {} here", count(topic.peers, "peer"), count(readers(topic), "reader"))
 }
 
 fn page(topic: &Topic) -> String {
     let log = topic.log.as_ref().map_or_else(
-        || "no log".into(),
-        |log| format!("log from {} to {}, {} bytes, {} readers", log.oldest, log.newest, log.bytes, log.readers),
+        || "none".into(),
+        |log| {
+            let (bytes, readers) = (count(log.bytes, "byte"), count(log.readers, "reader"));
+            format!("messages {} to {}, {bytes}, {readers}", log.oldest, log.newest)
+        },
     );
-    let validated = if topic.validated { "judged by a program" } else { "not judged" };
-    let settings = topic.settings.as_ref().map_or_else(String::new, settings_text);
-    format!("{}\n{}, {} in the mesh\n{log}\n{validated}\n{settings}", topic.name, who(topic), topic.mesh_peers)
+    let judged = if topic.validated { toned(Tone::Good, "by a program") } else { "by nobody".into() };
+    let mut items: Vec<(&str, Cell)> = vec![
+        ("topic", topic.name.as_str().into()),
+        ("followers", format!("{}, {} in the mesh", who(topic), topic.mesh_peers).into()),
+        ("log", log.into()),
+        ("judged", judged),
+    ];
+    items.extend(topic.settings.iter().flat_map(settings_items));
+    output::page(items)
 }
 
-fn settings_text(s: &TopicSettings) -> String {
+fn settings_page(settings: &TopicSettings) -> String {
+    output::page(settings_items(settings))
+}
+
+fn settings_items(s: &TopicSettings) -> [(&'static str, Cell); 4] {
     let identity = match s.identity() {
         MessageIdentity::Content => "content",
         MessageIdentity::Key => "key",
         MessageIdentity::Sender | MessageIdentity::Unspecified => "sender",
     };
-    let unjudged = if s.fail_closed { "refused" } else { "accepted" };
     let age = match s.max_age_ms {
         0 => String::new(),
-        ms => format!(" and at most {ms} ms old"),
+        ms => format!(", at most {ms} ms old"),
     };
-    let unsigned = if s.allow_unsigned { " signed or not," } else { "" };
-    format!(
-        "messages up to {} bytes{age},{unsigned} told apart by {identity}; what is not judged within {} ms is {unjudged}; the log keeps {} s and {} bytes; a mesh of {} peers",
-        s.max_message_bytes, s.judging_ms, s.keep_s, s.keep_bytes, s.mesh
-    )
+    let unsigned = if s.allow_unsigned { ", signed or not" } else { "" };
+    let (bytes, unjudged) = (s.max_message_bytes, if s.fail_closed { "refused" } else { "accepted" });
+    [
+        ("messages", format!("up to {bytes} bytes{age}{unsigned}, told apart by {identity}").into()),
+        ("not judged", format!("{unjudged} after {} ms", s.judging_ms).into()),
+        ("log keeps", format!("{} s and {} bytes", s.keep_s, s.keep_bytes).into()),
+        ("mesh", count(s.mesh, "peer").into()),
+    ]
 }
 
 /// Has a command judge each message of a topic.

@@ -11,7 +11,8 @@ use p2pd_api::{
 };
 use tonic::{Code, Status};
 
-use crate::{client::Client, exit::fail};
+use super::{Context, peer_id::resolve_stream};
+use crate::{cli::Format, client::Client, exit::fail};
 
 const TRY_EVERY: Duration = Duration::from_millis(100);
 
@@ -66,8 +67,9 @@ async fn check(socket: Option<PathBuf>, timeout: Duration, condition: &Condition
             client.answer(peers.list_peers(ListPeersRequest {})).await?.peers.len() >= *n
         }
         Condition::Stream(id) => {
-            let request = GetStreamRequest { stream: id.clone() };
-            match client.answer(StreamServiceClient::new(channel).get_stream(request)).await {
+            let context = Context { client, format: Format::Table };
+            let request = GetStreamRequest { stream: resolve_stream(&context, id).await? };
+            match context.client.answer(StreamServiceClient::new(channel).get_stream(request)).await {
                 Ok(_) => true,
                 Err(error) => match error.downcast_ref::<Status>().and_then(reason_of) {
                     // One is there, and another one besides.

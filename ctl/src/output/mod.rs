@@ -1,25 +1,40 @@
 //! What goes to standard output: tables for people, the API's own JSON for programs. Everything else goes to standard error.
 
 mod json;
+mod progress;
+mod style;
 mod table;
 
 use std::{
     fmt::Display,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
 };
 
-use p2pd_api::v1 as pb;
+use anstream::AutoStream;
 use prost::Message;
 use tonic::Streaming;
 
 use crate::cli::Format;
 
 pub(crate) use json::{call_method, to_json};
-pub(crate) use table::{age, rows, short, time};
+pub(crate) use progress::{level, minutes, progress, shows_progress};
+pub(crate) use style::{Tone, paint, width};
+pub(crate) use table::{Cell, Fit, age, clock, count, page, rows, short, time, toned};
+
+/// A peer id in a line of a list without an end: short where there is no room for it whole.
+pub(crate) fn id(peer: &str) -> String {
+    if width().is_some() { short(peer) } else { peer.into() }
+}
 
 /// Tells the user something beside the results. Whoever reads it may have gone, which is no reason to stop.
 pub(crate) fn say(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    progress::end_progress();
+    let text = text.to_string();
+    let text = match text.strip_prefix("p2pctl: ") {
+        Some(fault) => format!("{} {fault}", paint(Tone::Bad, "p2pctl:")),
+        None => text,
+    };
+    let _ = writeln!(AutoStream::auto(io::stderr().lock()), "{text}");
 }
 
 /// Whether a character can be shown without controlling the terminal or turning the text around.
@@ -30,8 +45,19 @@ pub(crate) fn is_harmless(c: char) -> bool {
     c == '\t' || c == '\n' || !(c.is_control() || hidden)
 }
 
-/// Writes one line.
+/// Writes text for people, without its colours where nobody would see them.
+pub(crate) fn show(text: &str) -> io::Result<()> {
+    progress::end_progress();
+    let mut out = AutoStream::auto(io::stdout().lock());
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Writes one line as it is.
 pub(crate) fn line(text: &str) -> io::Result<()> {
+    if io::stdout().is_terminal() {
+        progress::end_progress();
+    }
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
@@ -45,20 +71,25 @@ pub(crate) fn message<M: Message>(
     table: impl FnOnce(&M) -> String,
 ) -> anyhow::Result<()> {
     match format {
-        Format::Table => line(table(message).trim_end())?,
+        Format::Table => show(table(message).trim_end())?,
         Format::Json => line(&to_json(name, message, true)?)?,
         Format::Jsonl => line(&to_json(name, message, false)?)?,
     }
     Ok(())
 }
 
-/// Writes a list in the user's format: as JSON lines, an item a line.
+/// Writes a list in the user's format: as JSON lines, an item a line. People are told what would fill an `empty` one.
 pub(crate) fn list<M: Message, I: Message>(
     format: Format,
     (name, whole): (&str, &M),
     (item_name, items): (&str, &[I]),
+    empty: &str,
     table: impl FnOnce(&[I]) -> String,
 ) -> anyhow::Result<()> {
+    if format == Format::Table && items.is_empty() {
+        say(empty);
+        return Ok(());
+    }
     if format != Format::Jsonl {
         return message(format, name, whole, |_| table(items));
     }
@@ -74,37 +105,11 @@ pub(crate) async fn each<M: Message + Default>(
 ) -> anyhow::Result<u64> {
     let mut count = 0;
     while let Some(answer) = answers.message().await? {
-        line(&if format == Format::Table { text(&answer) } else { to_json(name, &answer, false)? })?;
+        match format {
+            Format::Table => show(&text(&answer))?,
+            Format::Json | Format::Jsonl => line(&to_json(name, &answer, false)?)?,
+        }
         count += 1;
     }
     Ok(count)
 }
-
-/// Rows of a table of streams.
-pub(crate) fn stream_row(stream: &pb::Stream) -> Vec<String> {
-    let codec = match &stream.config {
-        Some(config) => {
-            let sound = if config.channels == 1 { "mono" } else { "stereo" };
-            // Of packets that are passed through as they are, nobody says a rate.
-            match config.bitrate / 1000 {
-                0 => format!("{} {sound}", config.codec),
-                kbits => format!("{} {kbits}k {sound}", config.codec),
-            }
-        }
-        None => "json".into(),
-    };
-    let fresh = if stream.confirmed { age(stream.age_ms) } else { "not heard yet".into() };
-    let listeners = stream.listeners.map_or_else(|| "-".into(), |n| n.to_string());
-    vec![
-        stream.stream_id.clone(),
-        short(&stream.publisher),
-        stream.name.clone(),
-        stream.category.clone(),
-        codec,
-        listeners,
-        fresh,
-    ]
-}
-
-/// Heads of a table of streams.
-pub(crate) const STREAM_HEADS: [&str; 7] = ["STREAM", "PUBLISHER", "NAME", "CATEGORY", "CODEC", "LISTENERS", "HEARD"];

@@ -1,15 +1,127 @@
-//! Tables for people.
+//! Tables for people, as wide as they need and the terminal allows.
 
-use comfy_table::{Table, presets};
+use super::{
+    is_harmless,
+    style::{Tone, columns, cut, paint, width, wrap},
+};
 
-/// A table without lines, as wide as it needs.
-pub(crate) fn rows(heads: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(heads);
-    rows.into_iter().for_each(|row| {
-        table.add_row(row);
-    });
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+/// Between two columns.
+const GAP: usize = 2;
+/// Columns for the names of a page.
+const NAMES: usize = 13;
+/// What a column keeps of its texts, however narrow the terminal.
+const LEAST: usize = 8;
+
+/// What becomes of a column's texts where the terminal is too narrow for them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// They stay whole: a command takes them.
+    Whole,
+    /// They end in `…`.
+    Cut,
+    /// They go on in the next line.
+    Wrap,
+}
+
+/// A text of a row.
+#[derive(Default)]
+pub(crate) struct Cell {
+    text: String,
+    tone: Tone,
+}
+
+impl<T: Into<String>> From<T> for Cell {
+    fn from(text: T) -> Self {
+        Cell { text: text.into(), tone: Tone::Plain }
+    }
+}
+
+impl std::fmt::Display for Cell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&paint(self.tone, &self.text))
+    }
+}
+
+/// A text that is coloured.
+pub(crate) fn toned(tone: Tone, text: impl Into<String>) -> Cell {
+    Cell { text: text.into(), tone }
+}
+
+/// A table; what strangers gave cannot control the terminal.
+pub(crate) fn rows<const N: usize>(heads: &[(&str, Fit); N], rows: impl IntoIterator<Item = [Cell; N]>) -> String {
+    let titles = heads.map(|(title, _)| toned(Tone::Head, title));
+    let mut rows: Vec<[Cell; N]> = std::iter::once(titles).chain(rows).collect();
+    rows.iter_mut().flatten().for_each(|cell| cell.text.retain(|c| is_harmless(c) && c != '\n' && c != '\t'));
+    let natural = |n: usize| rows.iter().map(|row| row.get(n).map_or(0, |cell| columns(&cell.text))).max().unwrap_or(0);
+    let mut widths: [usize; N] = std::array::from_fn(natural);
+    if let Some(room) = width() {
+        narrow(&mut widths, heads, room);
+    }
+    rows.iter().map(|row| lines(row, heads, &widths)).collect::<Vec<_>>().join("\n")
+}
+
+/// Takes from the widest of the columns that can be narrower until all fit, or no more can be taken.
+fn narrow<const N: usize>(widths: &mut [usize; N], heads: &[(&str, Fit); N], room: usize) {
+    let room = room.saturating_sub(GAP * N.saturating_sub(1));
+    loop {
+        let over = widths.iter().sum::<usize>().saturating_sub(room);
+        let least = |title: &str| columns(title).max(LEAST);
+        let narrowable =
+            widths.iter_mut().zip(heads).filter(|(w, (title, fit))| *fit != Fit::Whole && **w > least(title));
+        match narrowable.map(|(width, _)| width).max() {
+            Some(widest) if over > 0 => *widest -= 1,
+            _ => return,
+        }
+    }
+}
+
+/// A row: one line, or as many as its wrapped texts need.
+fn lines<const N: usize>(row: &[Cell; N], heads: &[(&str, Fit); N], widths: &[usize; N]) -> String {
+    let pieces: Vec<Vec<String>> = row
+        .iter()
+        .zip(heads)
+        .zip(widths)
+        .map(|((cell, (_, fit)), width)| match fit {
+            Fit::Whole => vec![cell.text.clone()],
+            Fit::Cut => vec![cut(&cell.text, *width)],
+            Fit::Wrap => wrap(&cell.text, *width),
+        })
+        .collect();
+    let height = pieces.iter().map(Vec::len).max().unwrap_or(0);
+    let line = |n: usize| {
+        let (mut line, mut owed) = (String::new(), 0);
+        for ((piece, cell), width) in pieces.iter().zip(row).zip(widths) {
+            let text = piece.get(n).map_or("", String::as_str);
+            if !text.is_empty() {
+                line.push_str(&" ".repeat(owed));
+                line.push_str(&paint(cell.tone, text));
+                owed = 0;
+            }
+            owed += width.saturating_sub(columns(text)) + GAP;
+        }
+        line
+    };
+    (0..height).map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Names and what there is to say of each, one below the other; texts of several lines keep to their column.
+pub(crate) fn page<'a>(items: impl IntoIterator<Item = (&'a str, Cell)>) -> String {
+    let room = width().map_or(usize::MAX, |width| width.saturating_sub(NAMES).max(LEAST));
+    let mut page = Vec::new();
+    for (name, mut cell) in items {
+        cell.text.retain(is_harmless);
+        for (n, text) in cell.text.lines().flat_map(|line| wrap(line, room)).enumerate() {
+            let name = if n == 0 { name } else { "" };
+            page.push(format!("{name:NAMES$}{}", paint(cell.tone, text)));
+        }
+    }
+    page.join("\n")
+}
+
+/// So many things, of which one has no s.
+pub(crate) fn count(number: impl Into<u64>, thing: &str) -> String {
+    let number = number.into();
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 /// How long ago, in the largest unit that fits.
@@ -25,12 +137,46 @@ pub(crate) fn age(ms: u64) -> String {
 
 /// Milliseconds since 1970 as a time in UTC.
 pub(crate) fn time(ms: u64) -> String {
-    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    time.map(|time| time.strftime("%FT%TZ").to_string()).unwrap_or_default()
+    moment(ms).map(|time| time.strftime("%FT%TZ").to_string()).unwrap_or_default()
 }
 
-/// The end of a peer id, which is where they differ.
+/// The same as a time of day where the user is.
+pub(crate) fn clock(ms: u64) -> String {
+    let here = |time: jiff::Timestamp| time.to_zoned(jiff::tz::TimeZone::system()).strftime("%T").to_string();
+    moment(ms).map(here).unwrap_or_default()
+}
+
+fn moment(ms: u64) -> Option<jiff::Timestamp> {
+    i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+}
+
+/// The end of a peer id, which is where they differ; commands take it again.
 pub(crate) fn short(peer: &str) -> String {
     let from = peer.len().saturating_sub(8);
-    peer.get(from..).map_or_else(|| peer.into(), |end| format!("..{end}"))
+    peer.get(from..).filter(|_| from > 0).map_or_else(|| peer.into(), |end| format!("..{end}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_get_narrower_where_they_may() {
+        let heads = [("ID", Fit::Whole), ("NAME", Fit::Cut), ("WHY", Fit::Wrap)];
+        let mut widths = [10, 40, 30];
+        narrow(&mut widths, &heads, 44);
+        assert_eq!(widths, [10, 15, 15]);
+        narrow(&mut widths, &heads, 1);
+        assert_eq!(widths, [10, LEAST, LEAST], "nothing is narrower than this");
+        let row = ["12D3".into(), toned(Tone::Plain, "a name"), "for one reason or two".into()];
+        assert_eq!(
+            lines(&row, &heads, &[6, 4, 10]),
+            "12D3    a n…  for one\n              reason or\n              two"
+        );
+    }
+
+    #[test]
+    fn one_is_one() {
+        assert_eq!([0u32, 1, 2].map(|n| count(n, "listener")), ["0 listeners", "1 listener", "2 listeners"]);
+    }
 }

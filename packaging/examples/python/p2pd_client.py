@@ -28,7 +28,7 @@ sys.stdout.reconfigure(line_buffering=True)
 def default_socket():
     """Where p2pctl looks too: P2PD_SOCKET, the user's own daemon, the machine's."""
     here = [("XDG_RUNTIME_DIR", "p2pd"), ("XDG_STATE_HOME", "p2pd"), ("HOME", ".local/state/p2pd")]
-    own = [Path(os.environ[name], below, "api.sock") for name, below in here if name in os.environ]
+    own = [Path(os.environ[name], below, "api.sock") for name, below in here if os.environ.get(name)]
     found = next((path for path in own if path.exists()), "/run/p2pd/api.sock")
     return os.environ.get("P2PD_SOCKET") or str(found)
 

@@ -1,0 +1,70 @@
+//! What a person sees of `listen` and `publish-stream`: a line that moves while sound goes on, and how it went.
+
+use std::time::{Duration, Instant};
+
+use p2pd_api::v1::Acknowledgement;
+use p2pd_audio::{RATE, codec::OpusDecoder, stats::Stats};
+
+use super::Context;
+use crate::output::{self, Tone, count};
+
+/// From one drawing to the next.
+const DRAW: Duration = Duration::from_millis(200);
+
+/// How loud it is what is heard.
+pub(super) struct Meter {
+    decoder: OpusDecoder,
+    peak: f32,
+    drawn: Instant,
+}
+
+impl Meter {
+    /// `None` where nobody looks on.
+    pub(super) fn new(channels: u32) -> anyhow::Result<Option<Self>> {
+        if !output::shows_progress() {
+            return Ok(None);
+        }
+        Ok(Some(Meter { decoder: OpusDecoder::new(channels)?, peak: 0.0, drawn: Instant::now() }))
+    }
+
+    pub(super) fn take(&mut self, packet: &[u8]) {
+        let samples = self.decoder.decode(packet).unwrap_or_default();
+        self.peak = samples.iter().fold(self.peak, |peak, sample| peak.max(sample.abs()));
+    }
+
+    /// Draws the line, if it is time again.
+    pub(super) fn draw(&mut self, ticks: u64, stats: &Stats) {
+        if self.drawn.elapsed() < DRAW {
+            return;
+        }
+        self.drawn = Instant::now();
+        let [bar, number] = output::level(std::mem::take(&mut self.peak));
+        let time = output::minutes(ticks as f64 / f64::from(RATE));
+        let latency_ms = stats.median_latency_us().unwrap_or(0) / 1000;
+        let concealed = match stats.concealed {
+            0 => String::new(),
+            frames => format!(", {} concealed", count(frames, "frame")),
+        };
+        let way = (Tone::Plain, format!("  {time}, latency {latency_ms} ms"));
+        output::progress(&[bar, number, way, (Tone::Warning, concealed)]);
+    }
+}
+
+/// The line of `publish-stream`: what was sent, and its peak, 1.0 at most.
+pub(super) fn publishing(a: &Acknowledgement, sent: Duration, bytes: u64, peak: f32) {
+    let seconds = sent.as_secs_f64();
+    let kbits = bytes as f64 * 8.0 / 1000.0 / seconds.max(0.02);
+    let [bar, number] = output::level(peak);
+    let (time, listeners) = (output::minutes(seconds), count(a.listeners, "listener"));
+    let way = (Tone::Plain, format!("  {time}, {kbits:.0} kbit/s, {listeners}"));
+    let dropped = (if a.dropped > 0 { Tone::Warning } else { Tone::Plain }, format!(", {} dropped", a.dropped));
+    output::progress(&[bar, number, way, dropped]);
+}
+
+/// How it went, at its end as after Ctrl-C.
+pub(super) fn published(context: &Context, a: &Acknowledgement, sent: Duration) -> anyhow::Result<()> {
+    output::message(context.format, "Acknowledgement", a, |a| {
+        let (groups, listeners) = (count(a.groups, "group"), count(a.listeners, "listener"));
+        format!("sent {:.1} s in {groups}, {} dropped, {listeners} at the end", sent.as_secs_f64(), a.dropped)
+    })
+}

@@ -1,0 +1,130 @@
+//! Peer ids as people write them: whole, as a CID, or by an end that only one known peer has, such as ..mv1eVMvL, which is
+//! how tables show them.
+
+use std::collections::BTreeSet;
+
+use multibase::Base;
+use p2pd_api::v1::{
+    GetInfoRequest, ListClosedConnectionsRequest, ListPeersRequest, ListPinsRequest, ListRulesRequest,
+    ListStreamsRequest, node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
+    stream_service_client::StreamServiceClient,
+};
+
+use super::{Context, cid::Cid};
+use crate::exit::fail;
+
+/// How ids of the usual keys begin, and how long they are: Ed25519, secp256k1, RSA.
+const FORMS: [(&str, usize); 3] = [("12D3KooW", 52), ("16Uiu2HA", 53), ("Qm", 46)];
+
+/// The whole id. `name` is what stands for it on the command line.
+pub(super) async fn resolve(context: &Context, name: &str, text: &str) -> anyhow::Result<String> {
+    match text.strip_prefix("..") {
+        Some(end) => by_end(&known(context).await?, name, end),
+        None => check(name, text),
+    }
+}
+
+/// The same where something else may stand, such as an IP address: that stays as it is.
+pub(super) async fn resolve_any(context: &Context, name: &str, text: &str) -> anyhow::Result<String> {
+    let like_one = text.starts_with("..") || FORMS.iter().any(|(start, _)| text.starts_with(start));
+    if like_one { resolve(context, name, text).await } else { Ok(text.into()) }
+}
+
+/// A multiaddr with the whole id, or an id alone.
+pub(super) async fn resolve_address(context: &Context, name: &str, text: &str) -> anyhow::Result<String> {
+    match text.rsplit_once("/p2p/") {
+        Some((address, id)) => Ok(format!("{address}/p2p/{}", resolve_any(context, name, id).await?)),
+        None => resolve_any(context, name, text).await,
+    }
+}
+
+/// `stream@publisher` with the whole id, or a stream alone.
+pub(super) async fn resolve_stream(context: &Context, text: &str) -> anyhow::Result<String> {
+    match text.split_once('@') {
+        Some((stream, publisher)) => Ok(format!("{stream}@{}", resolve(context, "PUBLISHER", publisher).await?)),
+        None => Ok(text.into()),
+    }
+}
+
+/// A peer id by its form alone; one that a CID holds is written in the usual way.
+pub(super) fn check(name: &str, text: &str) -> anyhow::Result<String> {
+    let fault = |fault: String| {
+        let takes = "takes a peer id such as 12D3KooW..., or an end that only one known peer has, such as ..mv1eVMvL";
+        Err(fail(2, format!("{name} `{text}`: {fault}{takes}")))
+    };
+    if let Some(id) = Cid::parse(text).and_then(|cid| cid.peer_id()) {
+        return Ok(id);
+    }
+    let length = text.chars().count();
+    if let Some((start, whole)) = FORMS.iter().find(|(start, whole)| text.starts_with(start) && length != *whole) {
+        let how = if length < *whole { "cut off" } else { "too long" };
+        return fault(format!("{how}: an id that begins with {start} has {whole} characters, this one {length}; "));
+    }
+    // The shortest there are, of Ed25519 and RSA keys in base58, have 46 characters.
+    if length < 46 || Base::Base58Btc.decode(text).is_err() {
+        return fault(String::new());
+    }
+    Ok(text.into())
+}
+
+/// The one id that has this end.
+fn by_end(known: &BTreeSet<String>, name: &str, end: &str) -> anyhow::Result<String> {
+    let mut fitting = known.iter().filter(|id| !end.is_empty() && id.ends_with(end));
+    let fault = match (fitting.next(), fitting.next()) {
+        (Some(id), None) => return Ok(id.clone()),
+        (Some(one), Some(other)) => {
+            (2, format!("several known peers have this end, such as {one} and {other}; give more of it"))
+        }
+        (None, _) => {
+            let known = "none that is connected, or was lately, pinned, ruled, or publishes a stream";
+            (5, format!("no known peer has this end: {known}; give the whole id"))
+        }
+    };
+    Err(fail(fault.0, format!("{name} `..{end}`: {}", fault.1)))
+}
+
+/// Every peer whose id a table may show.
+async fn known(context: &Context) -> anyhow::Result<BTreeSet<String>> {
+    let (client, channel) = (&context.client, &context.client.channel);
+    let mut peers = PeerServiceClient::new(channel.clone());
+    let mut known = BTreeSet::new();
+    known.insert(client.answer(NodeServiceClient::new(channel.clone()).get_info(GetInfoRequest {})).await?.peer_id);
+    known.extend(client.answer(peers.list_peers(ListPeersRequest {})).await?.peers.into_iter().map(|p| p.peer_id));
+    known.extend(client.answer(peers.list_pins(ListPinsRequest {})).await?.pins.into_iter().map(|p| p.peer_id));
+    let closed = client.answer(peers.list_closed_connections(ListClosedConnectionsRequest {})).await?.connections;
+    known.extend(closed.into_iter().map(|c| c.peer_id));
+    let rules = client.answer(peers.list_rules(ListRulesRequest {})).await?.rules;
+    known.extend(rules.into_iter().map(|r| r.subject).filter(|s| !s.contains(['.', ':', '/'])));
+    let mut streams = StreamServiceClient::new(channel.clone());
+    let listed = client.answer(streams.list_streams(ListStreamsRequest::default())).await?.streams;
+    known.extend(listed.into_iter().map(|s| s.publisher));
+    Ok(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_names_one_peer_or_says_why_not() {
+        let known = ["12D3KooWAAAA1234", "12D3KooWBBBB1234"].map(String::from).into();
+        assert_eq!(by_end(&known, "PEER", "A1234").unwrap(), "12D3KooWAAAA1234");
+        let words = |end: &str| by_end(&known, "PEER", end).unwrap_err().to_string();
+        assert!(words("1234").contains("several known peers") && words("1234").contains("12D3KooWBBBB1234"));
+        assert!(words("9999").contains("no known peer") && words("").contains("no known peer"));
+    }
+
+    #[test]
+    fn a_form_that_is_wrong_is_told_how() {
+        let good = "12D3KooWGf5CLoGzVhGgr98wUUGZy2VkGj8JuavYd8odRFNRWYYX";
+        assert_eq!(check("PEER", good).unwrap(), good);
+        let words = |text: &str| check("PEER", text).unwrap_err().to_string();
+        assert!(words("12D3KooWAqyv").contains("has 52 characters, this one 12"));
+        assert!(words("12D3KooWAqyv...").contains("cut off"));
+        assert!(words(&format!("{good}X")).contains("too long"));
+        // 0, O, I and l are no digits of base58.
+        for bad in ["", "foo", "0OIl0OIl0OIl0OIl0OIl0OIl0OIl0OIl0OIl0OIl0OIl0OIl0OIl"] {
+            assert!(words(bad).starts_with(&format!("PEER `{bad}`: takes a peer id")), "{bad}");
+        }
+    }
+}

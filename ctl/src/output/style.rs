@@ -1,0 +1,93 @@
+//! Colours and the widths of terminals. Colours are written always, and taken out again on the way to a pipe, with NO_COLOR
+//! and on TERM=dumb (anstream).
+
+use std::{env, fmt::Display, io};
+
+use anstyle::{AnsiColor, Style};
+use terminal_size::terminal_size_of;
+use unicode_width::UnicodeWidthChar;
+
+/// What a text is coloured for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tone {
+    #[default]
+    Plain,
+    Head,
+    Dim,
+    Good,
+    Warning,
+    Bad,
+}
+
+/// The text in its colour.
+pub(crate) fn paint(tone: Tone, text: impl Display) -> String {
+    let colour = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
+    let style = match tone {
+        Tone::Plain => return text.to_string(),
+        Tone::Head => Style::new().bold(),
+        Tone::Dim => Style::new().dimmed(),
+        Tone::Good => colour(AnsiColor::Green),
+        Tone::Warning => colour(AnsiColor::Yellow),
+        Tone::Bad => colour(AnsiColor::Red),
+    };
+    format!("{style}{text}{style:#}")
+}
+
+/// Columns for results: of the terminal, else as COLUMNS says; `None` where nothing bounds them.
+pub(crate) fn width() -> Option<usize> {
+    let told = || env::var("COLUMNS").ok()?.parse().ok().filter(|columns| *columns > 0);
+    terminal_size_of(io::stdout()).map(|(columns, _)| columns.0.into()).or_else(told)
+}
+
+/// How many columns a text takes.
+pub(crate) fn columns(text: &str) -> usize {
+    text.chars().map(|c| c.width().unwrap_or(0)).sum()
+}
+
+/// The beginning of a text that fits; `…` stands for the rest.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    if columns(text) <= width {
+        return text.into();
+    }
+    let mut room = width.saturating_sub(1);
+    let fits = |c: &char| {
+        let taken = c.width().unwrap_or(0);
+        let fits = taken <= room;
+        room = room.saturating_sub(taken);
+        fits
+    };
+    text.chars().take_while(fits).chain((width > 0).then_some('…')).collect()
+}
+
+/// The text in lines that fit, broken between words; a word that is longer stays whole.
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let Some(line) = lines.last_mut() else { break };
+        if line.is_empty() {
+            line.push_str(word);
+        } else if columns(line) + 1 + columns(word) <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.into());
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_and_wrapped_by_the_columns_they_take() {
+        assert_eq!(cut("radio", 5), "radio");
+        assert_eq!(cut("radios", 5), "radi…");
+        assert_eq!(cut("日本語", 5), "日本…");
+        assert_eq!(cut("日本語", 4), "日…");
+        assert_eq!(cut("x", 0), "");
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("/ip4/127.0.0.1 b", 4), ["/ip4/127.0.0.1", "b"]);
+    }
+}
