@@ -67,11 +67,18 @@ impl Bytes {
         self.lock().until = until;
     }
 
+    /// How many bytes are missing of those that were to come.
+    pub(crate) fn missing(&self) -> u64 {
+        match self.lock().until {
+            Until::Bytes(left) => left,
+            _ => 0,
+        }
+    }
+
     /// Goes to the next place where a decoder can begin; says which. `name` is for errors.
     pub(crate) fn seek(&self, name: &str) -> Result<Kind, AudioError> {
         let mut inner = self.lock();
         inner.until = Until::End;
-        let bad = |fault: &str| AudioError::Unsupported { path: name.into(), fault: fault.into() };
         loop {
             let step = match detect::detect(&inner.pending, inner.ended) {
                 Found::At(kind, at) => {
@@ -81,9 +88,9 @@ impl Bytes {
                 Found::Tag(length) => inner.leave_out(length),
                 Found::More => inner.more(),
                 Found::MiddleOfOgg => return inner.next_page(name),
-                Found::Nothing(_) if inner.pending.is_empty() => return Err(bad("it holds nothing")),
                 Found::Nothing(what) => {
-                    return Err(bad(&format!("{what}; raw samples need --format s16 or f32, and this")));
+                    let what = if inner.pending.is_empty() { "it is empty" } else { what };
+                    return Err(AudioError::Unknown { path: name.into(), what });
                 }
             };
             step.map_err(AudioError::io(name))?;

@@ -17,7 +17,7 @@ use symphonia::{
             },
         },
         errors::Error,
-        formats::{FormatOptions, FormatReader, Track, TrackType},
+        formats::{FormatOptions, FormatReader, Track, TrackType, well_known::FORMAT_ID_OGG},
         io::{MediaSource, MediaSourceStream, ReadOnlySource},
         packet::Packet,
     },
@@ -71,6 +71,11 @@ fn decode(decoder: &mut dyn AudioDecoder, packet: &Packet) -> Option<Block> {
     Some(Block { samples, rate: buffer.spec().rate(), channels: buffer.spec().channels().count() })
 }
 
+/// It ended after so many seconds without its end.
+fn cut(path: &str, there: f64) -> AudioError {
+    AudioError::Cut { path: path.into(), there }
+}
+
 /// It ended before it was to: seconds of sound that there were, and by its header.
 fn truncated(path: &str, there: f64, said: f64) -> AudioError {
     AudioError::Truncated { path: path.into(), there, said }
@@ -83,15 +88,12 @@ pub(crate) struct Framed {
     /// What the last file said of itself, and how many of its frames have come.
     info: Option<Info>,
     count: u64,
-    /// Whether it is a file, which has an end to come to.
-    whole: bool,
     path: String,
 }
 
 impl Framed {
     fn new(bytes: Bytes, path: &str) -> Self {
-        let whole = bytes.left().is_some();
-        Framed { frames: Frames::new(bytes), decoder: None, info: None, count: 0, whole, path: path.into() }
+        Framed { frames: Frames::new(bytes), decoder: None, info: None, count: 0, path: path.into() }
     }
 
     fn block(&mut self) -> Result<Option<Block>, AudioError> {
@@ -112,7 +114,7 @@ impl Framed {
                 return Ok(Some(self.trimmed(block, &header)));
             }
         }
-        let all = self.info.as_ref().and_then(|info| info.frames).filter(|_| self.whole);
+        let all = self.info.as_ref().and_then(|info| info.frames);
         let Some((all, (header, _))) = all.zip(self.decoder.as_ref()) else { return Ok(None) };
         let seconds = |frames: u64| (frames * u64::from(header.samples)) as f64 / f64::from(header.rate);
         // Encoders round up to whole frames.
@@ -163,21 +165,20 @@ pub(crate) struct Container {
     /// Samples per channel so far, and in all as the header has it.
     decoded: u64,
     expected: Option<u64>,
-    /// Bytes that a header claims, and those that are there.
-    claimed: Option<(u64, u64)>,
+    /// Bytes of sound by the header of a WAV.
+    length: Option<u64>,
     faults: u32,
 }
 
 impl Container {
     fn open(kind: Kind, bytes: Bytes, path: &str) -> Result<Self, AudioError> {
         let bad = |fault: &str| AudioError::Unsupported { path: path.into(), fault: fault.into() };
-        let (mut head, mut claimed) = (Vec::new(), None);
+        let (mut head, mut length) = (Vec::new(), None);
         match kind {
             Kind::Wav => {
                 let wav = Head::read(&mut bytes.clone()).ok().flatten().ok_or_else(|| bad("its header is cut off"))?;
-                let left = bytes.left();
-                bytes.limit(Until::Bytes(wav.length(left).unwrap_or(u64::MAX)));
-                claimed = wav.missing(left).zip(left).map(|(missing, left)| (left.saturating_add(missing), left));
+                length = wav.length(bytes.left());
+                bytes.limit(length.map_or(Until::End, Until::Bytes));
                 head = wav.head;
             }
             Kind::Flac => {
@@ -188,9 +189,8 @@ impl Container {
         }
         let source = Box::new(ReadOnlySource::new(Cursor::new(head).chain(bytes.clone())));
         let mut container = Self::read(kind, source, path)?;
-        // What a pipe's header says of its length is a guess, and so is a WAV's of which we wrote the header.
-        container.expected = container.expected.filter(|_| bytes.left().is_some() && kind == Kind::Flac);
-        (container.bytes, container.claimed) = (Some(bytes).filter(|_| matches!(kind, Kind::Wav | Kind::Flac)), claimed);
+        container.length = length;
+        container.bytes = matches!(kind, Kind::Wav | Kind::Flac).then_some(bytes);
         Ok(container)
     }
 
@@ -218,7 +218,8 @@ impl Container {
         })?;
         let (track, decoder) = selected(format.as_ref()).map_err(|fault| bad(fault.to_string()))?;
         let rate = decoder.codec_params().sample_rate.unwrap_or(crate::RATE);
-        let (id, expected) = (track.id, track.num_frames);
+        // The header of a WAV is ours.
+        let (id, expected) = (track.id, track.num_frames.filter(|_| kind != Kind::Wav));
         Ok(Container {
             bytes: None,
             format,
@@ -228,7 +229,7 @@ impl Container {
             rate,
             decoded: 0,
             expected,
-            claimed: None,
+            length: None,
             faults: 0,
         })
     }
@@ -246,7 +247,12 @@ impl Container {
                     }
                 }
                 Ok(None) => return self.next(),
-                Err(Error::IoError(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return self.next(),
+                Err(Error::IoError(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    if self.format.format_info().format == FORMAT_ID_OGG {
+                        return Err(cut(&self.path, self.decoded as f64 / f64::from(self.rate)));
+                    }
+                    return self.next();
+                }
                 Err(Error::IoError(error)) => return Err(AudioError::io(&self.path)(error)),
                 // A station's next song.
                 Err(Error::ResetRequired) => {
@@ -261,9 +267,11 @@ impl Container {
 
     /// What there is has been played. Was that all, and does another file follow?
     fn next(&mut self) -> Result<Option<Block>, AudioError> {
-        let expected = match self.claimed {
-            Some((said, there)) => Some((self.decoded as f64 * said as f64 / there.max(1) as f64) as u64),
-            None => self.expected,
+        let expected = match (self.length, self.bytes.as_ref().map_or(0, Bytes::missing)) {
+            (Some(all), missing) if missing > 0 => {
+                Some((self.decoded as f64 * all as f64 / (all - missing).max(1) as f64) as u64)
+            }
+            _ => self.expected,
         };
         // Encoders round up to whole packets.
         if let Some(all) = expected.filter(|all| self.decoded.saturating_add(u64::from(self.rate) / 5) < *all) {

@@ -30,6 +30,8 @@ pub struct OpusFile<R: Read> {
     repeated: u64,
     /// Where the header asks for another loudness, which packets by themselves cannot carry.
     gain: Option<Gain>,
+    /// How much was given out, in 48 kHz ticks.
+    ticks: u64,
 }
 
 /// An identification header (RFC 7845, 5.1).
@@ -105,6 +107,7 @@ impl<R: Read> OpusFile<R> {
             first: None,
             repeated: 0,
             gain,
+            ticks: 0,
         };
         // Shows whether there is any sound, before anything is announced.
         file.first = file.next_packet()?;
@@ -134,8 +137,14 @@ impl<R: Read> OpusFile<R> {
             };
             match self.repeated.checked_sub(ticks) {
                 Some(rest) => self.repeated = rest,
-                None => return Ok(Some(packet)),
+                None => {
+                    self.ticks += ticks;
+                    return Ok(Some(packet));
+                }
             }
+        }
+        if self.packets.torn {
+            return Err(AudioError::Cut { path: self.path.clone(), there: self.ticks as f64 / 48_000.0 });
         }
         Ok(None)
     }

@@ -22,6 +22,8 @@ pub(crate) struct Packets<R> {
     serial: Option<u32>,
     sequence: u32,
     over: bool,
+    /// Whether the bytes end within a page.
+    pub(crate) torn: bool,
     /// The beginning of a packet that the next page goes on with.
     partial: Option<Vec<u8>>,
 }
@@ -29,7 +31,7 @@ pub(crate) struct Packets<R> {
 impl<R: Read> Packets<R> {
     pub(crate) fn new(reader: R) -> Self {
         let (buffer, ready) = (Vec::new(), VecDeque::new());
-        Packets { reader, buffer, ended: false, ready, serial: None, sequence: 0, over: false, partial: None }
+        Packets { reader, buffer, ended: false, ready, serial: None, sequence: 0, over: false, torn: false, partial: None }
     }
 
     /// The next packet; `None` at the end.
@@ -58,11 +60,13 @@ impl<R: Read> Packets<R> {
                 if is_whole(page) {
                     let page = page.to_vec();
                     self.buffer.drain(..page.len());
+                    self.torn = false;
                     return Ok(Some(page));
                 }
                 self.buffer.drain(..4);
             } else if self.ended && start.is_some() {
-                // Damage has made it longer than it is, or it is cut off.
+                // It is cut off, or damage has made it longer than it is.
+                self.torn = true;
                 self.buffer.drain(..4);
             } else if self.ended {
                 return Ok(None);

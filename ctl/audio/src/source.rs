@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     AudioError, FRAME, RATE,
-    bytes::{Bytes, Reader},
+    bytes::Bytes,
     decoding::{Container, Decoding},
     detect::Kind,
     ogg_opus::OpusFile,
@@ -38,7 +38,7 @@ pub enum Source {
 /// What samples are made of.
 pub(crate) enum Input {
     File(Decoding),
-    Raw { reader: Reader, rate: u32, format: SampleFormat, name: String },
+    Raw { reader: Box<dyn Read + Send>, rate: u32, format: SampleFormat, name: String },
     Tone { hertz: f32, at: u64 },
 }
 
@@ -87,7 +87,7 @@ fn source(bytes: Bytes, name: &str) -> Result<Source, AudioError> {
 
 /// Raw interleaved samples from a pipe or a file.
 pub fn raw(
-    reader: Box<dyn Read + Send + Sync>,
+    reader: Box<dyn Read + Send>,
     rate: u32,
     channels: u32,
     format: SampleFormat,
@@ -131,7 +131,7 @@ impl Input {
 }
 
 /// Reads 960 samples of each channel or what there is, in whole samples; nothing at the end.
-fn read_raw(reader: &mut Reader, format: SampleFormat, channels: usize) -> io::Result<Vec<f32>> {
+fn read_raw(reader: &mut Box<dyn Read + Send>, format: SampleFormat, channels: usize) -> io::Result<Vec<f32>> {
     let width = if format == SampleFormat::S16 { 2 } else { 4 };
     let mut bytes = Vec::new();
     reader.by_ref().take((FRAME * channels * width) as u64).read_to_end(&mut bytes)?;

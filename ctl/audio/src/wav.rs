@@ -54,18 +54,10 @@ impl Head {
         }
     }
 
-    /// How much sound there is, in bytes, of a file that has so many left. In a pipe the largest sizes mean nothing.
+    /// How much sound there is to be, in bytes, if the header knows; a file has so many `left`.
     pub(crate) fn length(&self, left: Option<u64>) -> Option<u64> {
-        match left {
-            Some(left) => Some(self.said.map_or(left, |said| said.min(left))),
-            None => self.said.filter(|said| *said < UNKNOWN || *said > ELSEWHERE.into()),
-        }
-    }
-
-    /// Bytes that were claimed beyond those that are there.
-    pub(crate) fn missing(&self, left: Option<u64>) -> Option<u64> {
-        let missing = self.said?.checked_sub(left?)?;
-        (missing > 0 && self.said.is_some_and(|said| said < UNKNOWN || said > ELSEWHERE.into())).then_some(missing)
+        let largest = |said: &u64| (UNKNOWN..=ELSEWHERE.into()).contains(said);
+        self.said.filter(|said| !largest(said) || left.is_some_and(|left| *said <= left))
     }
 }
 
@@ -108,6 +100,11 @@ impl<W: Write + Seek> WavWriter<W> {
     /// Bytes of sound.
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// Where it is written to.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
     }
 
     /// Gives back where it was written to.
@@ -167,12 +164,12 @@ mod tests {
         let head = |whole, data| read(&file(whole, &[(b"LIST", b"abc"), (b"fmt ", PCM)], data)).unwrap();
         // Recorders that were killed, ffmpeg and arecord into a pipe, RIFF sizes that are a few bytes off.
         for (whole, data) in [(0, 0), (u32::MAX, u32::MAX), (u32::MAX, 0x7fff_ff00), (1030, 1000), (36, 1000)] {
-            let head = head(whole, data);
-            assert_eq!((head.length(Some(1000)), head.missing(Some(1000))), (Some(1000), None), "{whole} {data}");
-            assert_eq!(head.length(None), (data == 1000).then_some(1000));
+            for left in [Some(1000), None] {
+                assert_eq!(head(whole, data).length(left), (data == 1000).then_some(1000), "{whole} {data}");
+            }
         }
-        assert_eq!(head(1036, 1000).length(Some(1100)), Some(1000), "what follows is no sound");
-        assert_eq!(head(4036, 4000).missing(Some(1000)), Some(3000), "it was cut off");
+        assert_eq!(head(u32::MAX, 0x8000_0000).length(Some(3 << 30)), Some(1 << 31), "a large file");
+        assert_eq!(head(4036, 4000).length(Some(1000)), Some(4000), "it was cut off");
         assert_eq!(read(&file(0, &[(b"LIST", b"abc")], 9)), None);
         assert!(Head::read(&mut Cursor::new(b"RIFF\xff\xff\xff\xffWAVEfmt ")).is_err());
     }

@@ -220,13 +220,40 @@ fn an_m4a_with_its_index_at_the_end_is_read_from_a_file_alone() {
 #[test]
 fn a_file_that_was_cut_off_says_so() {
     let Some(place) = formats() else { return };
-    for name in ["a.mp3", "a.flac", "a.wav", "rf64.wav"] {
+    for name in ["a.mp3", "a.flac", "a.wav", "rf64.wav", "a.ogg", "a.opus"] {
         let path = place.path().join(name);
         let bytes = fs::read(&path).unwrap();
-        fs::write(&path, &bytes[..bytes.len() * 3 / 4]).unwrap();
-        let heard = file(&path);
-        assert!(matches!(heard.fault, Some(AudioError::Truncated { .. })), "{name}: {:?}", heard.fault);
-        assert!((heard.seconds() - 1.5).abs() < 0.2, "{name}: {} s", heard.seconds());
+        let cut = bytes[..bytes.len() * 3 / 4].to_vec();
+        fs::write(&path, &cut).unwrap();
+        for heard in [file(&path), pipe(cut)] {
+            let told = heard.fault.as_ref().map(ToString::to_string).unwrap_or_default();
+            assert!(told.contains("it was cut off"), "{name}: {told}");
+            assert!((heard.seconds() - 1.5).abs() < 0.6, "{name}: {} s", heard.seconds());
+        }
+    }
+}
+
+#[test]
+fn what_programs_write_into_a_pipe_is_whole() {
+    let Some(place) = formats() else { return };
+    for line in [
+        "lame --quiet a.wav -",
+        "lame --quiet - - <a.wav",
+        "ffmpeg -v error -i a.wav -f mp3 -",
+        "ffmpeg -v error -i a.wav -f wav -",
+        "ffmpeg -v error -i a.wav -f flac -",
+        "ffmpeg -v error -i a.wav -f adts -",
+        "ffmpeg -v error -i a.wav -c:a libvorbis -f ogg -",
+        "ffmpeg -v error -i a.wav -c:a aac -movflags frag_keyframe+empty_moov -f mp4 -",
+        "opusenc --quiet a.wav -",
+        "sox a.wav -t wav -",
+        "sox a.wav -t flac -",
+        "sox a.wav -t mp3 -",
+    ] {
+        let told = Command::new("sh").args(["-c", line]).current_dir(place.path()).output().unwrap();
+        let heard = pipe(told.stdout);
+        assert!(heard.fault.is_none(), "{line}: {:?}", heard.fault);
+        assert!((heard.seconds() - 2.0).abs() < 0.1, "{line}: {} s", heard.seconds());
     }
 }
 
