@@ -1,6 +1,8 @@
 //! `publish-stream`: reads a source, encodes, and sends frames in real time.
 
 use std::{
+    collections::VecDeque,
+    convert::Infallible,
     io::{IsTerminal, Write},
     path::PathBuf,
     sync::{
@@ -86,7 +88,7 @@ async fn come_back(context: &Context, flags: &PublishStream, show: &mut Show) ->
             show.titles.again();
             Ok(call)
         }
-        () = show.pass() => Err(client::closed()),
+        never = show.pass() => match never {},
         () = asked_to_stop() => Err(stopped()),
     }
 }
@@ -105,37 +107,40 @@ struct Show {
     meter: Meter,
     /// How much has been sent, in 48 kHz ticks.
     media: u64,
-    /// How often the source kept us waiting, of late: what is live does each time.
-    waits: u32,
-    /// What the source ended with, while nobody could be told.
-    fault: Option<anyhow::Error>,
+    /// What came while the daemon was away.
+    waiting: VecDeque<anyhow::Result<Packet>>,
 }
 
-/// Packets that tell whether a source is live.
-const WAITS: u32 = 50;
+/// What is read of a source while the daemon is away, in 48 kHz ticks. A file gives that at once; what is live, and at
+/// most a pipe behind, does not in this time.
+const LOOK: u64 = 2 * 48_000;
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 impl Show {
     fn new(feed: Feed, flags: &PublishStream) -> Self {
         let Feed { config, packets, sliced } = feed;
         let titles = Titles { given: flags.title.clone(), file: flags.title_file.clone(), ..Titles::default() };
-        Show { config, packets, sliced, titles, meter: Meter::default(), media: 0, waits: 0, fault: None }
+        Show { config, packets, sliced, titles, meter: Meter::default(), media: 0, waiting: VecDeque::new() }
     }
 
     async fn next(&mut self) -> anyhow::Result<Option<Packet>> {
-        if let Some(fault) = self.fault.take() {
-            return Err(fault);
+        match self.waiting.pop_front() {
+            Some(packet) => packet.map(Some),
+            None => self.packets.recv().await.transpose(),
         }
-        self.waits = if self.packets.is_empty() { (self.waits + 1).min(WAITS) } else { self.waits.saturating_sub(1) };
-        self.packets.recv().await.transpose()
     }
 
-    /// Lets a live source pass unheard, and others wait; never ends.
-    async fn pass(&mut self) {
-        while self.waits > WAITS / 2 {
-            match self.packets.recv().await {
-                Some(Ok(_)) => {}
-                end => {
-                    self.fault = end.and_then(Result::err);
+    /// Lets a live source pass unheard; others wait.
+    async fn pass(&mut self) -> Infallible {
+        let began = Instant::now();
+        let mut ticks = 0;
+        while let Some(packet) = self.packets.recv().await {
+            ticks += packet.as_ref().map_or(0, |packet| packet.ticks);
+            if began.elapsed() > AT_ONCE && packet.is_ok() {
+                self.waiting.clear();
+            } else {
+                self.waiting.push_back(packet);
+                if ticks >= LOOK {
                     break;
                 }
             }
