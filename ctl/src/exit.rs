@@ -38,7 +38,7 @@ pub(crate) fn fail(code: u8, message: impl Into<String>) -> anyhow::Error {
     Failure { code, message: message.into() }.into()
 }
 
-/// Waits until the user has had enough: Ctrl-C, or SIGTERM as `timeout` sends it. May be asked again and again; what came
+/// Waits until the user has had enough: Ctrl-C, SIGTERM as `timeout` sends it, or SIGHUP of a terminal that closes. May be asked again and again; what came
 /// while nobody asked counts too.
 pub(crate) async fn asked_to_stop() {
     static ASKED: OnceLock<CancellationToken> = OnceLock::new();
@@ -51,20 +51,28 @@ pub(crate) async fn asked_to_stop() {
 }
 
 async fn watch_signals(asked: CancellationToken) {
-    let terminate = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => terminate.recv().await,
-            Err(_) => std::future::pending().await,
-        }
+    let comes = async |kind| match signal(kind) {
+        Ok(mut signal) => drop(signal.recv().await),
+        Err(_) => std::future::pending().await,
     };
+    // Taken before our own handler is in its place.
+    let hangup_ignored = is_hangup_ignored();
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
-        _ = terminate => {}
+        () = comes(SignalKind::terminate()) => {}
+        () = comes(SignalKind::hangup()), if !hangup_ignored => {}
     }
     asked.cancel();
     // Whatever still waits then, as for a reader who has stopped, waits in vain.
     tokio::time::sleep(ORDERLY).await;
     std::process::exit(130);
+}
+
+/// Whether SIGHUP, the first bit of the mask, is ignored, as nohup has it (proc(5), status).
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Runs the command and turns its end into an exit code.

@@ -43,7 +43,12 @@ impl OpusEncoder {
     pub fn encode(&mut self, samples: &[f32]) -> Result<Vec<u8>, AudioError> {
         let mut frame = samples.to_vec();
         frame.resize(FRAME * self.channels, 0.0);
-        self.encoder.encode_vec_float(&frame, 4000).map_err(fault)
+        self.encode_all(&frame)
+    }
+
+    /// Encodes as many samples as a packet may have: 2.5, 5, 10 or 20 ms, or a multiple of 20 ms up to 120.
+    pub(crate) fn encode_all(&mut self, samples: &[f32]) -> Result<Vec<u8>, AudioError> {
+        self.encoder.encode_vec_float(samples, 4000).map_err(fault)
     }
 }
 
@@ -59,6 +64,11 @@ impl OpusDecoder {
     pub fn new(count: u32) -> Result<Self, AudioError> {
         let decoder = Decoder::new(RATE, channels(count)?).map_err(fault)?;
         Ok(OpusDecoder { decoder, channels: count as usize, concealed: 0 })
+    }
+
+    /// Plays all louder by so many 1/256 dB, as a header may ask for (RFC 7845, 5.1).
+    pub(crate) fn amplify(&mut self, gain: i16) -> Result<(), AudioError> {
+        self.decoder.set_gain(gain.into()).map_err(fault)
     }
 
     /// Decodes a packet to interleaved samples.

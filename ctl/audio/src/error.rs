@@ -21,6 +21,22 @@ pub enum AudioError {
         /// Seconds that its header says.
         said: f64,
     },
+    /// It has no end; what there is was given out.
+    #[error("{path}: it breaks off after {there:.1} s; it was cut off, get it whole")]
+    Cut {
+        /// Which file.
+        path: String,
+        /// Seconds of sound in it.
+        there: f64,
+    },
+    /// It is nothing that could be decoded.
+    #[error("{path}: {what}; takes WAV, FLAC, MP3, Vorbis, AAC/M4A and Ogg/Opus")]
+    Unknown {
+        /// Which file.
+        path: String,
+        /// What it is.
+        what: &'static str,
+    },
     /// It can be read but holds no sound that we know.
     #[error("{path}: {fault}; takes WAV, FLAC, MP3, Vorbis, AAC/M4A and Ogg/Opus")]
     Unsupported {

@@ -1,15 +1,21 @@
 //! The audio of p2pctl: where sound comes from, Opus, Ogg, the jitter buffer and its statistics. The daemon carries
 //! audio and never decodes it; everything that knows a codec is here.
 
+mod bytes;
 pub mod codec;
+mod decoding;
+mod detect;
 pub mod error;
 pub mod follow;
+mod frames;
 pub mod jitter;
 pub mod ogg_opus;
+mod ogg_pages;
 pub mod pace;
+mod samples;
 pub mod source;
 pub mod stats;
-mod wav;
+pub mod wav;
 
 pub use error::AudioError;
 

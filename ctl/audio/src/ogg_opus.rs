@@ -1,19 +1,24 @@
 //! Ogg/Opus files (RFC 7845): read packet by packet without decoding, written with exact packets.
 
 use std::{
-    collections::VecDeque,
-    io::{self, Read, Seek, Write},
+    collections::{VecDeque, hash_map::RandomState},
+    hash::{BuildHasher, Hasher},
+    io::{self, Read, Write},
 };
 
-use ogg::{PacketReader, PacketWriteEndInfo, PacketWriter};
+use ogg::{PacketWriteEndInfo, PacketWriter};
 
-use crate::{AudioError, codec::packet_ticks};
+use crate::{
+    AudioError,
+    codec::{OpusDecoder, OpusEncoder, packet_ticks},
+    ogg_pages::Packets,
+};
 
-/// The packets of an Ogg/Opus file.
-pub struct OpusFile<R: Read + Seek> {
-    reader: PacketReader<R>,
+/// The packets of an Ogg/Opus file, or of a chain of them.
+pub struct OpusFile<R: Read> {
+    packets: Packets<R>,
     path: String,
-    /// 1 or 2.
+    /// 1 or 2, in the first link. Decoders mix packets of another number.
     pub channels: u32,
     /// Samples at 48 kHz to drop at the start.
     pub pre_skip: u32,
@@ -23,36 +28,87 @@ pub struct OpusFile<R: Read + Seek> {
     first: Option<Vec<u8>>,
     /// What the header of a later link asks to drop, in 48 kHz ticks.
     repeated: u64,
+    /// Where the header asks for another loudness, which packets by themselves cannot carry.
+    gain: Option<Gain>,
+    /// How much was given out, in 48 kHz ticks.
+    ticks: u64,
 }
 
-/// Samples at 48 kHz to drop at the start, by an identification header.
-fn pre_skip(head: &[u8]) -> Option<u32> {
-    let skip: [u8; 2] = head.get(10..12)?.try_into().ok()?;
-    Some(u16::from_le_bytes(skip).into())
+/// An identification header (RFC 7845, 5.1).
+struct Head {
+    channels: u32,
+    pre_skip: u32,
+    /// In 1/256 dB.
+    gain: i16,
 }
 
-impl<R: Read + Seek> OpusFile<R> {
+impl Head {
+    fn parse(head: &[u8]) -> Result<Self, String> {
+        let field = |at: usize| head.get(at..at + 2).and_then(|bytes| bytes.try_into().ok());
+        let known = head.starts_with(b"OpusHead");
+        let (true, Some(&count), Some(skip), Some(gain)) = (known, head.get(9), field(10), field(16)) else {
+            return Err("an Ogg file without Opus".into());
+        };
+        let (family, one_stream) = match head.get(18..) {
+            Some([0, ..]) => (0, true),
+            // Streams, and how many of them are stereo.
+            Some([1, 1, coupled, mapping @ ..]) => (1, *coupled + 1 == count && mapping.is_sorted()),
+            Some([family, ..]) => (*family, false),
+            _ => return Err("its Opus header is cut off".into()),
+        };
+        match (family, count) {
+            (2.., _) => Err(format!("channel mapping family {family}, of which only 0 and 1 are known")),
+            (_, 1 | 2) if one_stream => {
+                let (channels, pre_skip) = (count.into(), u16::from_le_bytes(skip).into());
+                Ok(Head { channels, pre_skip, gain: i16::from_le_bytes(gain) })
+            }
+            (_, 1 | 2) => Err("channels in streams of their own".into()),
+            _ => Err(format!("{count} channels, of which only 1 or 2 are carried")),
+        }
+    }
+}
+
+/// Makes packets louder or softer, by decoding them and encoding them again.
+struct Gain {
+    decoder: OpusDecoder,
+    encoder: OpusEncoder,
+}
+
+impl Gain {
+    fn new(head: &Head, channels: u32) -> Result<Option<Self>, AudioError> {
+        if head.gain == 0 {
+            return Ok(None);
+        }
+        let mut decoder = OpusDecoder::new(channels)?;
+        decoder.amplify(head.gain)?;
+        Ok(Some(Gain { decoder, encoder: OpusEncoder::new(channels, None)? }))
+    }
+
+    fn apply(&mut self, packet: &[u8]) -> Result<Vec<u8>, AudioError> {
+        self.encoder.encode_all(&self.decoder.decode(packet)?)
+    }
+}
+
+impl<R: Read> OpusFile<R> {
     /// Reads the two headers. `path` names the file in errors.
     pub fn open(reader: R, path: &str) -> Result<Self, AudioError> {
         let bad = |fault: &str| AudioError::Unsupported { path: path.into(), fault: fault.into() };
-        let mut reader = PacketReader::new(reader);
-        let head = reader.read_packet().ok().flatten().ok_or_else(|| bad("no Ogg stream"))?.data;
-        let (Some(channels), Some(pre_skip)) = (head.get(9), pre_skip(&head)) else {
-            return Err(bad("no Opus header"));
+        let mut packets = Packets::new(reader);
+        let head = packets.next().map_err(AudioError::io(path))?.ok_or_else(|| bad("no Ogg stream"))?;
+        let head = Head::parse(&head).map_err(|fault| bad(&fault))?;
+        let gain = Gain::new(&head, head.channels)?;
+        let delay = gain.as_ref().map_or(0, |gain| gain.encoder.pre_skip);
+        let mut file = OpusFile {
+            packets,
+            path: path.into(),
+            channels: head.channels,
+            pre_skip: head.pre_skip + delay,
+            first_ticks: 0,
+            first: None,
+            repeated: 0,
+            gain,
+            ticks: 0,
         };
-        if !head.starts_with(b"OpusHead") {
-            return Err(bad("an Ogg file without Opus"));
-        }
-        let channels = u32::from(*channels);
-        if !(1..=2).contains(&channels) {
-            return Err(bad(&format!("{channels} channels, of which only 1 or 2 are carried")));
-        }
-        let tags = reader.read_packet().ok().flatten().ok_or_else(|| bad("truncated after its header"))?.data;
-        if !tags.starts_with(b"OpusTags") {
-            return Err(bad("no Opus comment header"));
-        }
-        let path = path.into();
-        let mut file = OpusFile { reader, path, channels, pre_skip, first_ticks: 0, first: None, repeated: 0 };
         // Shows whether there is any sound, before anything is announced.
         file.first = file.next_packet()?;
         file.first_ticks = file.first.as_deref().and_then(packet_ticks).ok_or_else(|| bad("it holds no sound"))?;
@@ -64,25 +120,36 @@ impl<R: Read + Seek> OpusFile<R> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
         }
-        let bad = |fault: String| AudioError::Unsupported { path: self.path.clone(), fault };
-        loop {
-            let Some(packet) = self.reader.read_packet().map_err(|e| bad(format!("damaged Ogg: {e}")))? else {
-                return Ok(None);
-            };
+        while let Some(packet) = self.packets.next().map_err(AudioError::io(&self.path))? {
             // A station begins a new link of the chain with each song, with packets that only prepare the decoder.
-            if packet.data.starts_with(b"OpusHead") {
-                self.repeated = pre_skip(&packet.data).unwrap_or(0).into();
+            if packet.starts_with(b"OpusHead") || packet.starts_with(b"\x01vorbis") {
+                let fault = |fault| AudioError::Unsupported {
+                    path: self.path.clone(),
+                    fault: format!("it goes on as {fault}"),
+                };
+                let head = Head::parse(&packet).map_err(fault)?;
+                self.repeated = head.pre_skip.into();
+                self.gain = Gain::new(&head, self.channels)?;
                 continue;
             }
-            if packet.data.starts_with(b"OpusTags") {
-                continue;
-            }
-            let Some(ticks) = packet_ticks(&packet.data) else { return Err(bad("a packet that is not Opus".into())) };
+            // What is no packet of Opus is damage, which costs its own sound only.
+            let Some(ticks) = packet_ticks(&packet).filter(|_| !packet.starts_with(b"OpusTags")) else { continue };
+            let packet = match &mut self.gain {
+                Some(gain) => gain.apply(&packet).unwrap_or(packet),
+                None => packet,
+            };
             match self.repeated.checked_sub(ticks) {
                 Some(rest) => self.repeated = rest,
-                None => return Ok(Some(packet.data)),
+                None => {
+                    self.ticks += ticks;
+                    return Ok(Some(packet));
+                }
             }
         }
+        if self.packets.torn {
+            return Err(AudioError::Cut { path: self.path.clone(), there: self.ticks as f64 / 48_000.0 });
+        }
+        Ok(None)
     }
 }
 
@@ -95,12 +162,15 @@ pub struct OpusWriter<W: Write> {
     held: Option<Vec<u8>>,
 }
 
-const SERIAL: u32 = 0x7032_7064;
+/// A number that no other recording has, so that both can be joined.
+fn random_serial() -> u32 {
+    RandomState::new().build_hasher().finish() as u32
+}
 
 impl<W: Write> OpusWriter<W> {
     /// Writes the headers.
     pub fn new(out: W, channels: u32, pre_skip: u32) -> io::Result<Self> {
-        Self::link(out, SERIAL, channels, pre_skip)
+        Self::link(out, random_serial(), channels, pre_skip)
     }
 
     fn link(out: W, serial: u32, channels: u32, pre_skip: u32) -> io::Result<Self> {
@@ -130,6 +200,11 @@ impl<W: Write> OpusWriter<W> {
             (false, false) => PacketWriteEndInfo::NormalPacket,
         };
         self.writer.write_packet(packet, self.serial, info, self.ticks)
+    }
+
+    /// Where it is written to.
+    pub fn get_mut(&mut self) -> &mut W {
+        self.writer.inner_mut()
     }
 
     /// Writes the end mark and gives back the sink.

@@ -1,81 +1,219 @@
-//! WAV headers that do not tell the truth: recorders that were killed leave sizes of nought, programs that write into a
-//! pipe the largest number there is, and what was cut off claims more than there is.
+//! Headers of WAV and RF64 (EBU Tech 3306). Many do not tell the truth: recorders that were killed leave sizes of nought,
+//! programs that write into a pipe the largest number there is, and what was cut off claims more than there is. So what
+//! is decoded gets a header of ours, and the length of the sound is told apart.
 
-/// Sizes from here on mean "unknown".
-const UNKNOWN: u32 = 0x7fff_0000;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 
-/// A header put right.
+/// Sizes from here on may mean "unknown".
+const UNKNOWN: u64 = 0x7fff_0000;
+/// Stands for a size that another place tells.
+const ELSEWHERE: u32 = u32::MAX;
+/// The longest format chunk that anybody writes is 40 bytes.
+const FORMAT: u32 = 1024;
+
+/// A header as it was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Righted {
-    /// In place of the file's first bytes.
+pub(crate) struct Head {
+    /// A header in its place, of unknown length.
     pub(crate) head: Vec<u8>,
-    /// Bytes of sound that were claimed, where there are fewer, and those that are there.
-    pub(crate) claimed: Option<(u32, u32)>,
+    /// Bytes of sound by the header, if it knows.
+    said: Option<u64>,
 }
 
-/// Puts the header right of a file of `size` bytes that begins with `head`; `None` when it is right, or no WAV.
-pub(crate) fn right(head: &[u8], size: u64) -> Option<Righted> {
-    if head.get(..4)? != b"RIFF" || head.get(8..12)? != b"WAVE" {
-        return None;
-    }
-    let size = u32::try_from(size).ok()?;
-    let data = data_chunk(head)?;
-    let (whole, said) = (number(head, 4)?, number(head, data.checked_add(4)?)?);
-    let there = size.checked_sub(u32::try_from(data).ok()?.checked_add(8)?)?;
-    if said > 0 && said <= there && whole >= said && whole <= size.saturating_sub(8) {
-        return None;
-    }
-    let real = if said == 0 { there } else { said.min(there) };
-    let mut righted = head.to_vec();
-    righted.get_mut(4..8)?.copy_from_slice(&size.saturating_sub(8).to_le_bytes());
-    righted.get_mut(data + 4..data + 8)?.copy_from_slice(&real.to_le_bytes());
-    let claimed = (said > there && said < UNKNOWN).then_some((said, there));
-    Some(Righted { head: righted, claimed })
-}
-
-/// Where the chunk with the sound begins.
-fn data_chunk(head: &[u8]) -> Option<usize> {
-    let mut at = 12usize;
-    loop {
-        if head.get(at..at.checked_add(4)?)? == b"data" {
-            return Some(at);
+impl Head {
+    /// Reads up to the first sample; `None` where the header is cut off, or has no format.
+    pub(crate) fn read(reader: &mut impl Read) -> io::Result<Option<Self>> {
+        let mut head = [0; 12];
+        reader.read_exact(&mut head)?;
+        let (mut format, mut long) = (Vec::new(), None);
+        loop {
+            let mut chunk = [0; 8];
+            reader.read_exact(&mut chunk)?;
+            let [id @ .., a, b, c, d] = chunk;
+            let size = u32::from_le_bytes([a, b, c, d]);
+            let mut body = reader.by_ref().take(u64::from(size) + u64::from(size & 1));
+            match &id {
+                b"fmt " if size <= FORMAT => drop(body.read_to_end(&mut format)?),
+                b"ds64" => {
+                    let mut sizes = [0; 16];
+                    body.read_exact(&mut sizes)?;
+                    long = sizes.last_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+                }
+                b"data" if format.is_empty() => return Ok(None),
+                b"data" => {
+                    let said = if size == ELSEWHERE { long } else { Some(size.into()) };
+                    let said = said.filter(|size| *size > 0);
+                    let length = u32::try_from(format.len()).unwrap_or_default().to_le_bytes();
+                    let all = ELSEWHERE.to_le_bytes();
+                    let head = [b"RIFF", &all[..], b"WAVEfmt ", &length, &format, b"data", &all].concat();
+                    return Ok(Some(Head { head, said }));
+                }
+                _ => {}
+            }
+            io::copy(&mut body, &mut io::sink())?;
         }
-        let length = usize::try_from(number(head, at.checked_add(4)?)?).ok()?;
-        at = at.checked_add(8)?.checked_add(length)?.checked_add(length % 2)?;
+    }
+
+    /// How much sound there is to be, in bytes, if the header knows; a file has so many `left`.
+    pub(crate) fn length(&self, left: Option<u64>) -> Option<u64> {
+        let largest = |said: &u64| (UNKNOWN..=ELSEWHERE.into()).contains(said);
+        self.said.filter(|said| !largest(said) || left.is_some_and(|left| *said <= left))
     }
 }
 
-fn number(head: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(head.get(at..at.checked_add(4)?)?.try_into().ok()?))
+/// Bytes of the header that is written.
+const HEADER: u64 = 80;
+
+/// Writes a WAV of 16 bit samples whose header tells the truth whenever it is refreshed. Beyond 4 GiB it is RF64, for
+/// which room is kept from the start.
+pub struct WavWriter<W: Write + Seek> {
+    out: W,
+    channels: u32,
+    rate: u32,
+    /// Bytes of sound.
+    length: u64,
+}
+
+impl<W: Write + Seek> WavWriter<W> {
+    /// Writes the header.
+    pub fn new(mut out: W, channels: u32, rate: u32) -> io::Result<Self> {
+        out.write_all(&header(channels, rate, 0))?;
+        Ok(WavWriter { out, channels, rate, length: 0 })
+    }
+
+    /// Adds interleaved samples, all of them or none.
+    pub fn write(&mut self, samples: &[i16]) -> io::Result<()> {
+        let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
+        self.out.write_all(&bytes)?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Tells in the header how much sound there is.
+    pub fn refresh(&mut self) -> io::Result<()> {
+        self.out.seek(SeekFrom::Start(0))?;
+        self.out.write_all(&header(self.channels, self.rate, self.length))?;
+        self.out.seek(SeekFrom::Start(HEADER + self.length))?;
+        Ok(())
+    }
+
+    /// Bytes of sound.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Where it is written to.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.out
+    }
+
+    /// Gives back where it was written to.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+}
+
+fn header(channels: u32, rate: u32, length: u64) -> Vec<u8> {
+    let whole = length + HEADER - 8;
+    let block = channels * 2;
+    let short = |size: u64| u32::try_from(size).unwrap_or(ELSEWHERE).to_le_bytes();
+    let long = whole >= ELSEWHERE.into();
+    let mut head = Vec::new();
+    let mut put = |bytes: &[u8]| head.extend_from_slice(bytes);
+    put(if long { b"RF64" } else { b"RIFF" });
+    put(&short(if long { ELSEWHERE.into() } else { whole }));
+    put(b"WAVE");
+    put(if long { b"ds64" } else { b"JUNK" });
+    put(&28u32.to_le_bytes());
+    for size in [whole, length, length / u64::from(block.max(1))] {
+        put(&if long { size } else { 0 }.to_le_bytes());
+    }
+    put(&[0; 4]);
+    put(b"fmt \x10\0\0\0\x01\0");
+    put(&(channels as u16).to_le_bytes());
+    put(&rate.to_le_bytes());
+    put(&(rate * block).to_le_bytes());
+    put(&(block as u16).to_le_bytes());
+    put(&16u16.to_le_bytes());
+    put(b"data");
+    put(&short(if long { ELSEWHERE.into() } else { length }));
+    head
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Cursor;
 
-    fn header(whole: u32, data: u32) -> Vec<u8> {
-        let mut head = b"RIFF".to_vec();
-        head.extend(whole.to_le_bytes());
-        head.extend(b"WAVEfmt ");
-        head.extend(16u32.to_le_bytes());
-        head.extend([0; 16]);
-        head.extend(b"data");
-        head.extend(data.to_le_bytes());
-        head
+    const PCM: &[u8] = b"\x01\0\x01\0\x80\xbb\0\0\0\x77\x01\0\x02\0\x10\0";
+
+    fn file(whole: u32, chunks: &[(&[u8], &[u8])], data: u32) -> Vec<u8> {
+        let mut file = [b"RIFF", &whole.to_le_bytes()[..], b"WAVE"].concat();
+        for (id, body) in chunks {
+            file.extend([id, &(body.len() as u32).to_le_bytes()[..], body, &vec![0; body.len() % 2]].concat());
+        }
+        [&file[..], b"data", &data.to_le_bytes()].concat()
+    }
+
+    fn read(file: &[u8]) -> Option<Head> {
+        Head::read(&mut Cursor::new(file)).unwrap()
     }
 
     #[test]
-    fn headers_are_put_right() {
-        assert_eq!(right(&header(1036, 1000), 1044), None);
-        assert_eq!(right(b"fLaC", 1044), None);
-        assert_eq!(right(b"RIFF\xff\xff\xff\xffWAVEfmt ", 16), None);
-        for (whole, data) in [(0, 0), (u32::MAX, 0x7fff_ff00), (u32::MAX, u32::MAX), (36, 0)] {
-            let righted = right(&header(whole, data), 1044).unwrap();
-            assert_eq!(righted, Righted { head: header(1036, 1000), claimed: None }, "{whole} {data}");
+    fn the_length_is_what_is_there() {
+        let head = |whole, data| read(&file(whole, &[(b"LIST", b"abc"), (b"fmt ", PCM)], data)).unwrap();
+        // Recorders that were killed, ffmpeg and arecord into a pipe, RIFF sizes that are a few bytes off.
+        for (whole, data) in [(0, 0), (u32::MAX, u32::MAX), (u32::MAX, 0x7fff_ff00), (1030, 1000), (36, 1000)] {
+            for left in [Some(1000), None] {
+                assert_eq!(head(whole, data).length(left), (data == 1000).then_some(1000), "{whole} {data}");
+            }
         }
-        for (whole, data) in [(4036, 4000), (1036, 4000)] {
-            let righted = right(&header(whole, data), 1044).unwrap();
-            assert_eq!(righted, Righted { head: header(1036, 1000), claimed: Some((4000, 1000)) });
+        assert_eq!(head(u32::MAX, 0x8000_0000).length(Some(3 << 30)), Some(1 << 31), "a large file");
+        assert_eq!(head(4036, 4000).length(Some(1000)), Some(4000), "it was cut off");
+        assert_eq!(read(&file(0, &[(b"LIST", b"abc")], 9)), None);
+        assert!(Head::read(&mut Cursor::new(b"RIFF\xff\xff\xff\xffWAVEfmt ")).is_err());
+    }
+
+    /// Keeps what is written into the first bytes and forgets the rest.
+    struct Abyss {
+        head: Vec<u8>,
+        at: u64,
+    }
+
+    impl Write for Abyss {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            for (at, byte) in (self.at..HEADER).zip(bytes) {
+                self.head[at as usize] = *byte;
+            }
+            self.at += bytes.len() as u64;
+            Ok(bytes.len())
         }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Seek for Abyss {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            let SeekFrom::Start(at) = to else { panic!("from the start") };
+            self.at = at;
+            Ok(at)
+        }
+    }
+
+    #[test]
+    fn beyond_four_gibibytes_it_goes_on_as_rf64() {
+        let mut writer = WavWriter::new(Abyss { head: vec![0; 80], at: 0 }, 2, 48_000).unwrap();
+        let samples = vec![0; 1 << 20];
+        for (count, magic) in [(2047, b"RIFF"), (1, b"RF64"), (1000, b"RF64")] {
+            (0..count).for_each(|_| writer.write(&samples).unwrap());
+            writer.refresh().unwrap();
+            let head = &writer.out.head;
+            assert!(head.starts_with(magic));
+            assert_eq!(read(head).unwrap().length(Some(u64::MAX)), Some(writer.length()));
+            assert_eq!(writer.out.at, HEADER + writer.length());
+        }
+        assert_eq!(writer.length(), 3048 << 21);
     }
 }

@@ -6,11 +6,11 @@ use clap::{Args, ValueEnum};
 
 use super::duration;
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct PublishStream {
     /// Id of the stream: 1 to 128 characters, printable, without spaces, / or @.
     pub(crate) id: String,
-    /// WAV, FLAC, MP3, Vorbis, AAC/M4A or Ogg/Opus file; - for raw samples on standard input; card, or card:NAME, to record.
+    /// WAV, FLAC, MP3, Vorbis, AAC/M4A or Ogg/Opus, a file or a pipe; - for standard input; card, or card:NAME, to record.
     #[arg(required_unless_present = "tone")]
     pub(crate) source: Option<String>,
     /// A sine of so many Hz instead of a file.
@@ -40,18 +40,21 @@ pub(crate) struct PublishStream {
     /// Format on the wire; json is what older JavaScript peers hear.
     #[arg(long, value_enum, default_value = "native")]
     pub(crate) wire: WireArg,
-    /// Samples per second on standard input.
+    /// Samples per second, of raw samples.
     #[arg(long, default_value_t = 48_000)]
     pub(crate) rate: u32,
-    /// Channels on standard input or of the card.
+    /// Channels of raw samples or of the card.
     #[arg(long, default_value_t = 1)]
     pub(crate) channels: u32,
-    /// What standard input holds.
+    /// What the source holds.
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) format: SampleArg,
     /// End after this time.
     #[arg(long, value_parser = duration)]
     pub(crate) duration: Option<Duration>,
+    /// When the daemon goes away, wait for it to come back and go on; what is recorded meanwhile is lost.
+    #[arg(long)]
+    pub(crate) stay: bool,
 }
 
 /// Format on the wire.
@@ -63,14 +66,14 @@ pub(crate) enum WireArg {
     Json,
 }
 
-/// What a pipe holds.
+/// What a source holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum SampleArg {
-    /// An encoded stream where it begins like one, else s16.
+    /// Encoded sound, known by its bytes.
     Auto,
-    /// Signed 16 bit, little-endian.
+    /// Raw samples of 16 bits, signed, little-endian.
     S16,
-    /// 32 bit float, little-endian.
+    /// Raw samples of 32 bits, float, little-endian.
     F32,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal, Read, Write},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +18,6 @@ use p2pd_audio::{
     pace::Pace,
     source::{self, Source},
 };
-use tempfile::NamedTempFile;
 use tokio::{
     sync::{mpsc, oneshot},
     time::sleep,
@@ -27,6 +26,7 @@ use tonic::Streaming;
 
 use super::{
     listen::{End, Hearing},
+    recording::Recording,
     sink::{self, Kind, Sink},
 };
 use crate::{
@@ -52,7 +52,7 @@ pub(super) struct Slices {
 
 /// Where the slices go.
 enum To {
-    File(NamedTempFile, PathBuf),
+    File(Recording),
     Stdout,
     Decoder(Decoder),
     /// Only the numbers are wanted.
@@ -67,7 +67,7 @@ impl Slices {
         let to = match path {
             _ if format != Format::Table => To::Nowhere,
             path if sound && !flags.raw => To::Decoder(Decoder::start(path, flags.duration)?),
-            Some(path) => To::File(sink::beside(path)?, path.into()),
+            Some(path) => To::File(Recording::create(path)?),
             None if io::stdout().is_terminal() => {
                 return Err(fail(2, "--raw writes an encoded file: name one with -o, or pipe it into a player"));
             }
@@ -81,7 +81,10 @@ impl Slices {
     async fn take(&mut self, slice: Bytes) -> anyhow::Result<()> {
         self.bytes += slice.len();
         match &mut self.to {
-            To::File(file, _) => file.write_all(&slice)?,
+            To::File(file) => {
+                file.heard = true;
+                file.append(&slice).map_err(|error| file.fault(&error))?;
+            }
             To::Stdout => {
                 let mut out = io::stdout().lock();
                 out.write_all(&slice)?;
@@ -145,11 +148,7 @@ impl Hearing for Slices {
         let mut place = None;
         let failed = matches!(ended, Ok(End::Lost(_)) | Err(_));
         match self.to {
-            To::File(file, path) => {
-                let path = if failed { path.with_added_extension("partial") } else { path };
-                file.persist(&path).map_err(|e| fail(1, format!("cannot write {}: {}", path.display(), e.error)))?;
-                place = Some(path.display().to_string());
-            }
+            To::File(file) => place = Some(file.finish(failed, Ok(()))?).filter(|path| !path.is_empty()),
             To::Decoder(decoder) => place = Some(decoder.finish(failed).await?).filter(|path| !path.is_empty()),
             To::Stdout | To::Nowhere => {}
         }
@@ -220,7 +219,7 @@ impl Read for Feed {
 
 /// Decodes to the end of the feed, or `limit` ticks of 48 kHz. Returns where the sound was written.
 fn decode(feed: Feed, kind: Kind, path: Option<&Path>, limit: u64, cut: &AtomicBool) -> anyhow::Result<String> {
-    let source = source::join(Box::new(feed))
+    let source = source::pipe(Box::new(feed), "the stream")
         .map_err(|error| fail(1, format!("{error}; --raw keeps the stream as it comes")))?;
     let (channels, pre_skip) = match &source {
         Source::Samples(samples) => (samples.channels, 0),

@@ -1,21 +1,25 @@
 //! Where the packets of `publish-stream` come from: a thread that reads and encodes, a few packets ahead.
 
 use std::{
-    path::{Path, PathBuf},
+    io::{BufReader, Read},
+    panic::{self, AssertUnwindSafe},
+    path::Path,
     time::Duration,
 };
 
 use p2pd_api::v1::StreamConfig;
 use p2pd_audio::{
-    FRAME,
+    AudioError, FRAME,
     codec::{OpusEncoder, packet_ticks},
-    ogg_opus::OpusFile,
-    source::{self, Ogg, SampleFormat, Samples, Source},
+    source::{self, SampleFormat, Samples, Source},
 };
 use tokio::sync::mpsc;
 
 use super::{card, sink};
-use crate::cli::{PublishStream, SampleArg, WireArg};
+use crate::{
+    cli::{PublishStream, SampleArg, WireArg},
+    exit::fail,
+};
 
 /// Packets between the reader and the sender; more would be delay.
 const AHEAD: usize = 4;
@@ -33,48 +37,67 @@ pub(super) struct Packet {
 pub(super) type Packets = mpsc::Receiver<anyhow::Result<Packet>>;
 
 pub(super) enum Opened {
-    Samples(Box<Samples>, Option<PathBuf>),
-    Packets(OpusFile<Box<dyn Ogg>>, Option<PathBuf>),
+    Source(Source),
     /// An encoded file whose bytes go out as they are.
     Bytes(Vec<u8>, Duration),
 }
 
 /// Opens the source, so that a bad one is refused before anything is announced.
 pub(super) fn open(flags: &PublishStream) -> anyhow::Result<Opened> {
+    let (source, again) = source(flags)?;
+    if flags.repeat && !again {
+        return Err(fail(2, "--loop: this source cannot be read again; name a file"));
+    }
+    let name = flags.source.as_deref().unwrap_or_default().to_ascii_lowercase();
+    let encoded = [".mp3", ".m4a", ".aac"].iter().any(|end| name.ends_with(end));
+    Ok(match (source, &flags.source) {
+        (Source::Samples(samples), Some(path))
+            if flags.wire == WireArg::Json && encoded && again && flags.format == SampleArg::Auto =>
+        {
+            Opened::Bytes(std::fs::read(path)?, samples_duration(*samples)?)
+        }
+        (source, _) => Opened::Source(source),
+    })
+}
+
+/// The source from its beginning, and whether that may be had again.
+fn source(flags: &PublishStream) -> anyhow::Result<(Source, bool)> {
     if let Some(hertz) = flags.tone {
-        return Ok(Opened::Samples(source::tone(hertz)?.into(), None));
+        return Ok((Source::Samples(source::tone(hertz)?.into()), true));
     }
     let name = flags.source.as_deref().unwrap_or("-");
-    if name == "-" {
-        let (stdin, rate, channels) = (Box::new(std::io::stdin()), flags.rate, flags.channels);
-        let source = match flags.format {
-            SampleArg::Auto => source::pipe(stdin, rate, channels)?,
-            SampleArg::S16 => Source::Samples(source::raw(stdin, rate, channels, SampleFormat::S16)?.into()),
-            SampleArg::F32 => Source::Samples(source::raw(stdin, rate, channels, SampleFormat::F32)?.into()),
-        };
-        return Ok(match source {
-            Source::Samples(samples) => Opened::Samples(samples, None),
-            Source::Packets(packets) => Opened::Packets(packets, None),
-        });
-    }
+    let raw = |reader: Box<dyn Read + Send>, rate, format, name| -> anyhow::Result<Source> {
+        Ok(Source::Samples(source::raw(reader, rate, flags.channels, format, name)?.into()))
+    };
     if let Some(card) = sink::card(name) {
         let reader = card::record(card, flags.channels)?;
-        return Ok(Opened::Samples(
-            source::raw(reader, p2pd_audio::RATE, flags.channels, SampleFormat::F32)?.into(),
-            None,
-        ));
+        return Ok((raw(reader, p2pd_audio::RATE, SampleFormat::F32, "the sound card")?, false));
+    }
+    let format = match flags.format {
+        SampleArg::S16 => Some(SampleFormat::S16),
+        SampleArg::F32 => Some(SampleFormat::F32),
+        SampleArg::Auto => None,
+    };
+    if name == "-" {
+        let (stdin, name) = (Box::new(std::io::stdin()), "standard input");
+        return Ok(match format {
+            Some(format) => (raw(stdin, flags.rate, format, name)?, false),
+            None => (source::pipe(stdin, name).map_err(hint)?, false),
+        });
     }
     let path = Path::new(name);
-    let encoded = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| ["mp3", "m4a", "aac"].contains(&e.to_ascii_lowercase().as_str()));
-    match source::open(path)? {
-        Source::Samples(samples) if flags.wire == WireArg::Json && encoded => {
-            Ok(Opened::Bytes(std::fs::read(path)?, samples_duration(*samples)?))
-        }
-        Source::Samples(samples) => Ok(Opened::Samples(samples, Some(path.into()))),
-        Source::Packets(packets) => Ok(Opened::Packets(packets, Some(path.into()))),
+    let again = path.is_file();
+    Ok(match format {
+        Some(format) => (raw(Box::new(BufReader::new(source::file(path)?.0)), flags.rate, format, name)?, again),
+        None => (source::open(path).map_err(hint)?, again),
+    })
+}
+
+/// What is not recognised may be meant as it is.
+fn hint(error: AudioError) -> anyhow::Error {
+    match error {
+        AudioError::Unknown { .. } => fail(1, format!("{error}; if it is raw samples, say --format s16 or f32")),
+        error => error.into(),
     }
 }
 
@@ -86,8 +109,16 @@ fn samples_duration(mut samples: Samples) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(20 * frames))
 }
 
+/// What is published, and how its packets come.
+pub(super) struct Feed {
+    pub(super) config: StreamConfig,
+    pub(super) packets: Packets,
+    /// They are slices of a file, which has a format of its own.
+    pub(super) sliced: bool,
+}
+
 /// Starts the thread that reads and encodes; it runs ahead by a few frames only.
-pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<(StreamConfig, Packets)> {
+pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<Feed> {
     let (sender, packets) = mpsc::channel(AHEAD);
     let mut config = StreamConfig {
         codec: "opus".into(),
@@ -98,16 +129,19 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<(Str
         pre_skip: 0,
         bitrate: flags.bitrate.unwrap_or(0),
     };
-    let repeat = flags.repeat;
+    let sliced = matches!(opened, Opened::Bytes(..));
+    let again = flags.repeat.then(|| flags.clone());
     match opened {
-        Opened::Samples(mut samples, path) => {
+        Opened::Source(Source::Samples(mut samples)) => {
             let mut encoder = OpusEncoder::new(samples.channels, flags.bitrate)?;
             (config.channels, config.pre_skip, config.bitrate) = (samples.channels, encoder.pre_skip, encoder.bitrate);
-            let mut next = move || -> anyhow::Result<Option<Packet>> {
-                let frame = match (samples.frame()?, &path) {
-                    (None, Some(path)) if repeat => {
-                        let Source::Samples(again) = source::open(path)? else { return Ok(None) };
-                        samples = again;
+            spawn(sender, move || {
+                let frame = match (samples.frame()?, &again) {
+                    (None, Some(flags)) => {
+                        samples = match source(flags)?.0 {
+                            Source::Samples(again) if again.channels == samples.channels => again,
+                            _ => return Err(fail(1, "the file has become another one: publish it anew")),
+                        };
                         samples.frame()?
                     }
                     (frame, _) => frame,
@@ -115,40 +149,55 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<(Str
                 let Some(frame) = frame else { return Ok(None) };
                 let level = frame.iter().fold(0f32, |peak, sample| peak.max(sample.abs()));
                 Ok(Some(Packet { data: encoder.encode(&frame)?, ticks: FRAME as u64, level }))
-            };
-            std::thread::spawn(move || while forward(&sender, next()) {});
+            });
         }
-        Opened::Packets(mut file, path) => {
+        Opened::Source(Source::Packets(mut file)) => {
             (config.channels, config.pre_skip) = (file.channels, file.pre_skip);
             config.frame_us = u32::try_from(file.first_ticks * 125 / 6)?;
             let group_us = if flags.low_latency { 40_000 } else { 100_000 };
             config.frames_per_group = (group_us / config.frame_us).max(1);
-            let mut next = move || -> anyhow::Result<Option<Packet>> {
-                let data = match (file.next_packet()?, &path) {
-                    (None, Some(path)) if repeat => {
-                        let Source::Packets(again) = source::open(path)? else { return Ok(None) };
+            spawn(sender, move || {
+                let data = match (file.next_packet()?, &again) {
+                    (None, Some(flags)) => {
+                        let Source::Packets(again) = source(flags)?.0 else {
+                            return Err(fail(1, "the file has become another one: publish it anew"));
+                        };
                         file = again;
                         file.next_packet()?
                     }
                     (data, _) => data,
                 };
                 Ok(data.map(|data| Packet { ticks: packet_ticks(&data).unwrap_or(FRAME as u64), data, level: 0.0 }))
-            };
-            std::thread::spawn(move || while forward(&sender, next()) {});
+            });
         }
         Opened::Bytes(bytes, duration) => {
             let each =
                 u64::try_from(SLICE * duration.as_millis() as usize * 48 / bytes.len().max(1)).unwrap_or(u64::MAX);
-            std::thread::spawn(move || {
-                while bytes
-                    .chunks(SLICE)
-                    .all(|slice| forward(&sender, Ok(Some(Packet { data: slice.into(), ticks: each, level: 0.0 }))))
-                    && repeat
-                {}
+            let (mut at, repeat) = (0, flags.repeat);
+            spawn(sender, move || {
+                if repeat && at >= bytes.len() {
+                    at = 0;
+                }
+                let slice = bytes.get(at..).unwrap_or_default().chunks(SLICE).next();
+                at += SLICE;
+                Ok(slice.map(|slice| Packet { data: slice.into(), ticks: each, level: 0.0 }))
             });
         }
     }
-    Ok((config, packets))
+    Ok(Feed { config, packets, sliced })
+}
+
+/// Hands on what `next` gives, from a thread of its own.
+fn spawn(
+    sender: mpsc::Sender<anyhow::Result<Packet>>,
+    mut next: impl FnMut() -> anyhow::Result<Option<Packet>> + Send + 'static,
+) {
+    // A decoder that fails on damage must not look like the end of the sound.
+    let mut caught = move || {
+        let failed = |_| Err(fail(1, "the decoder has failed on this source"));
+        panic::catch_unwind(AssertUnwindSafe(&mut next)).unwrap_or_else(failed)
+    };
+    std::thread::spawn(move || while forward(&sender, caught()) {});
 }
 
 /// Hands on a packet; false when there is no more, or nobody who takes it.

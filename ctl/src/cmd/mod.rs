@@ -20,6 +20,7 @@ mod program;
 mod protocol;
 mod publish;
 mod pubsub;
+mod recording;
 mod sink;
 mod streams;
 mod topics;

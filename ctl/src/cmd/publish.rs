@@ -1,6 +1,8 @@
 //! `publish-stream`: reads a source, encodes, and sends frames in real time.
 
 use std::{
+    collections::VecDeque,
+    convert::Infallible,
     path::PathBuf,
     sync::{
         Arc,
@@ -10,23 +12,23 @@ use std::{
 };
 
 use p2pd_api::v1::{
-    Frame, Frames, OpenStream, PublishStreamRequest, PublishStreamResponse, StreamConfig, WireFormat,
+    Acknowledgement, Frame, Frames, OpenStream, PublishStreamRequest, PublishStreamResponse, StreamConfig, WireFormat,
     publish_stream_request::Item, publish_stream_response::Event, stream_service_client::StreamServiceClient,
 };
 use p2pd_audio::{ogg_opus::OpusChain, pace::Pace};
 use tokio::sync::mpsc::{self, error::SendError};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
 use super::{
     Context,
-    feed::{self, Packet, Packets},
+    feed::{self, Feed, Packet, Packets},
     lines,
 };
 use crate::{
     cli::{PublishStream, WireArg},
     client,
-    exit::{asked_to_stop, fail},
+    exit::{asked_to_stop, fail, is_ours, words},
     output,
 };
 
@@ -36,96 +38,221 @@ const AHEAD: usize = 4;
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How often the file with the title is looked at.
 const TITLE_EVERY: Duration = Duration::from_secs(1);
+/// Time between two attempts to be heard again.
+const RETRY: Duration = Duration::from_millis(250);
+
 pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Result<()> {
-    let opened = feed::open(&flags)?;
-    let (config, packets) = feed::read(opened, &flags)?;
-    let open = OpenStream {
-        stream_id: flags.id.clone(),
-        name: flags.name.clone(),
-        category: flags.category.clone(),
-        wire: if flags.wire == WireArg::Json { WireFormat::Json } else { WireFormat::Native }.into(),
-        config: Some(config.clone()),
-        metadata_json: String::new(),
-    };
-    let (items, requests) = mpsc::channel(AHEAD);
-    items.send(request(Item::Open(open))).await?;
-    let mut streams = StreamServiceClient::new(context.client.channel.clone());
-    let mut replies = context.client.answer(streams.publish_stream(ReceiverStream::new(requests))).await?;
-    let Some(PublishStreamResponse { event: Some(Event::Opened(stream)) }) = replies.message().await? else {
-        return Err(fail(1, "the daemon did not open the stream"));
-    };
-    output::say(format_args!("publishing {}@{}", stream.stream_id, stream.publisher));
-    let meter = Arc::new(Meter::default());
-    let mut sending = tokio::spawn(send(packets, items.clone(), config, flags, meter.clone()));
-    let mut last = None;
-    let mut sent = None;
+    let feed = feed::read(feed::open(&flags)?, &flags)?;
+    let mut show = Show::new(feed, &flags);
+    let mut call = Call::open(context, &flags, &show.config).await?;
+    let mut earlier = Acknowledgement::default();
     loop {
-        tokio::select! {
-            done = &mut sending, if sent.is_none() => match done? {
-                Ok(duration) => sent = Some(duration),
-                // What came before the fault was sent; the stream ends with it.
-                Err(error) => {
-                    farewell(&items, &mut replies).await;
-                    return Err(error);
-                }
-            },
-            reply = replies.message() => match reply {
-                Ok(Some(reply)) => last = Some(reply),
-                Ok(None) => break,
-                Err(status) => {
-                    sending.abort();
-                    return Err(status.into());
-                }
-            },
-            () = asked_to_stop() => {
-                sending.abort();
-                last = farewell(&items, &mut replies).await.or(last);
-                summary(context, last, meter.sent())?;
-                output::say("stopped");
-                return Err(fail(130, ""));
+        let End { acknowledged, why } = call.follow(&mut show, &flags).await?;
+        earlier.groups += acknowledged.as_ref().map_or(0, |a| a.groups);
+        earlier.dropped += acknowledged.as_ref().map_or(0, |a| a.dropped);
+        if let Why::Lost(fault) = why {
+            if !flags.stay {
+                return Err(fault);
+            }
+            output::say(format_args!("{}; waiting for it to come back", words(&fault)));
+            call = come_back(context, &flags, &mut show).await?;
+            continue;
+        }
+        if let Some(last) = acknowledged {
+            let all = Acknowledgement { groups: earlier.groups, dropped: earlier.dropped, ..last };
+            lines::published(context, &all, Duration::from_micros(show.media * 125 / 6))?;
+        }
+        return if matches!(why, Why::Stopped) { Err(stopped()) } else { Ok(()) };
+    }
+}
+
+/// Publishes again once the daemon is there again. A file or a pipe waits meanwhile; what is live passes.
+async fn come_back(context: &Context, flags: &PublishStream, show: &mut Show) -> anyhow::Result<Call> {
+    let config = show.config.clone();
+    let back = async {
+        loop {
+            // The channel dials anew by itself.
+            match Call::open(context, flags, &config).await {
+                Ok(call) => return call,
+                Err(_) => tokio::time::sleep(RETRY).await,
             }
         }
-        progress(last.as_ref(), &meter);
-    }
-    let sent = match sent {
-        Some(sent) => sent,
-        None => sending.await??,
     };
-    let Some(sent) = sent else { return Err(client::closed()) };
-    summary(context, last, sent)
-}
-
-/// How it went.
-fn summary(context: &Context, last: Option<PublishStreamResponse>, sent: Duration) -> anyhow::Result<()> {
-    match last.and_then(|reply| reply.event) {
-        Some(Event::Acknowledgement(a)) => lines::published(context, &a, sent),
-        _ => Ok(()),
-    }
-}
-
-/// Tells listeners that this is the end, and waits until the daemon has. Its last word.
-async fn farewell(
-    items: &mpsc::Sender<PublishStreamRequest>,
-    replies: &mut Streaming<PublishStreamResponse>,
-) -> Option<PublishStreamResponse> {
-    let mut last = None;
-    let said = async {
-        let _ = items.send(request(Item::Finish(true))).await;
-        while let Ok(Some(reply)) = replies.message().await {
-            last = Some(reply);
+    tokio::select! {
+        call = back => {
+            show.titles.again();
+            Ok(call)
         }
-    };
-    let _ = tokio::time::timeout(FAREWELL, said).await;
-    last
+        never = show.pass() => match never {},
+        () = asked_to_stop() => Err(stopped()),
+    }
+}
+
+fn stopped() -> anyhow::Error {
+    output::say("stopped");
+    fail(130, "")
+}
+
+/// What is published, wherever it has come to.
+struct Show {
+    config: StreamConfig,
+    packets: Packets,
+    sliced: bool,
+    titles: Titles,
+    meter: Meter,
+    /// How much has been sent, in 48 kHz ticks.
+    media: u64,
+    /// What came while the daemon was away.
+    waiting: VecDeque<anyhow::Result<Packet>>,
+}
+
+/// What is read of a source while the daemon is away, in 48 kHz ticks. A file gives that at once; what is live, and at
+/// most a pipe behind, does not in this time.
+const LOOK: u64 = 2 * 48_000;
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+impl Show {
+    fn new(feed: Feed, flags: &PublishStream) -> Self {
+        let Feed { config, packets, sliced } = feed;
+        let titles = Titles { given: flags.title.clone(), file: flags.title_file.clone(), ..Titles::default() };
+        Show { config, packets, sliced, titles, meter: Meter::default(), media: 0, waiting: VecDeque::new() }
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Option<Packet>> {
+        match self.waiting.pop_front() {
+            Some(packet) => packet.map(Some),
+            None => self.packets.recv().await.transpose(),
+        }
+    }
+
+    /// Lets a live source pass unheard; others wait.
+    async fn pass(&mut self) -> Infallible {
+        let began = Instant::now();
+        let mut ticks = 0;
+        while let Some(packet) = self.packets.recv().await {
+            ticks += packet.as_ref().map_or(0, |packet| packet.ticks);
+            if began.elapsed() > AT_ONCE && packet.is_ok() {
+                self.waiting.clear();
+            } else {
+                self.waiting.push_back(packet);
+                if ticks >= LOOK {
+                    break;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// A publication as the daemon knows it.
+struct Call {
+    items: mpsc::Sender<PublishStreamRequest>,
+    replies: Streaming<PublishStreamResponse>,
+}
+
+/// How a call ended.
+struct End {
+    /// The daemon's last word.
+    acknowledged: Option<Acknowledgement>,
+    why: Why,
+}
+
+enum Why {
+    /// All was sent.
+    Done,
+    /// The user has had enough.
+    Stopped,
+    /// The daemon has gone.
+    Lost(anyhow::Error),
+}
+
+impl Call {
+    async fn open(context: &Context, flags: &PublishStream, config: &StreamConfig) -> anyhow::Result<Self> {
+        let open = OpenStream {
+            stream_id: flags.id.clone(),
+            name: flags.name.clone(),
+            category: flags.category.clone(),
+            wire: if flags.wire == WireArg::Json { WireFormat::Json } else { WireFormat::Native }.into(),
+            config: Some(config.clone()),
+            metadata_json: String::new(),
+        };
+        let (items, requests) = mpsc::channel(AHEAD);
+        items.send(request(Item::Open(open))).await?;
+        let mut streams = StreamServiceClient::new(context.client.channel.clone());
+        let mut replies = context.client.answer(streams.publish_stream(ReceiverStream::new(requests))).await?;
+        let Some(PublishStreamResponse { event: Some(Event::Opened(stream)) }) = replies.message().await? else {
+            return Err(fail(1, "the daemon did not open the stream"));
+        };
+        output::say(format_args!("publishing {}@{}", stream.stream_id, stream.publisher));
+        Ok(Call { items, replies })
+    }
+
+    /// Sends until the show, the user or the daemon ends it.
+    async fn follow(mut self, show: &mut Show, flags: &PublishStream) -> anyhow::Result<End> {
+        let meter = show.meter.clone();
+        let mut sending = Box::pin(send(show, &self.items, flags));
+        let mut acknowledged = None;
+        let mut sent = false;
+        loop {
+            tokio::select! {
+                done = &mut sending, if !sent => match done {
+                    Ok(()) => sent = true,
+                    // What came before the fault was sent; the stream ends with it.
+                    Err(error) => {
+                        drop(sending);
+                        self.farewell().await;
+                        return Err(error);
+                    }
+                },
+                reply = self.replies.message() => match reply {
+                    Ok(Some(reply)) => if let Some(Event::Acknowledgement(a)) = reply.event {
+                        acknowledged = Some(a);
+                    },
+                    Ok(None) => {
+                        let why = if sent { Why::Done } else { Why::Lost(client::closed()) };
+                        return Ok(End { acknowledged, why });
+                    }
+                    Err(status) if is_ours(&status) || status.code() == Code::Unavailable => {
+                        return Ok(End { acknowledged, why: Why::Lost(status.into()) });
+                    }
+                    Err(status) => return Err(status.into()),
+                },
+                () = asked_to_stop() => {
+                    drop(sending);
+                    let acknowledged = self.farewell().await.or(acknowledged);
+                    return Ok(End { acknowledged, why: Why::Stopped });
+                }
+            }
+            progress(acknowledged.as_ref(), &meter);
+        }
+    }
+
+    /// Tells listeners that this is the end, and waits until the daemon has. Its last word.
+    async fn farewell(&mut self) -> Option<Acknowledgement> {
+        let mut last = None;
+        let said = async {
+            let _ = self.items.send(request(Item::Finish(true))).await;
+            while let Ok(Some(reply)) = self.replies.message().await {
+                if let Some(Event::Acknowledgement(a)) = reply.event {
+                    last = Some(a);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, said).await;
+        last
+    }
 }
 
 fn request(item: Item) -> PublishStreamRequest {
     PublishStreamRequest { item: Some(item) }
 }
 
-/// What the sending task tells the progress line.
+/// What sending tells the progress line.
+#[derive(Clone, Default)]
+struct Meter(Arc<Numbers>);
+
 #[derive(Default)]
-struct Meter {
+struct Numbers {
     media_us: AtomicU64,
     bytes: AtomicU64,
     /// Peak of the last packet, in thousandths.
@@ -134,90 +261,88 @@ struct Meter {
 
 impl Meter {
     fn sent(&self) -> Duration {
-        Duration::from_micros(self.media_us.load(Ordering::Relaxed))
+        Duration::from_micros(self.0.media_us.load(Ordering::Relaxed))
     }
 }
 
-fn progress(reply: Option<&PublishStreamResponse>, meter: &Meter) {
-    let Some(Event::Acknowledgement(a)) = reply.and_then(|reply| reply.event.as_ref()) else { return };
-    let peak = meter.peak.load(Ordering::Relaxed) as f32 / 1000.0;
-    lines::publishing(a, meter.sent(), meter.bytes.load(Ordering::Relaxed), peak);
+fn progress(acknowledged: Option<&Acknowledgement>, meter: &Meter) {
+    let Some(a) = acknowledged else { return };
+    let peak = meter.0.peak.load(Ordering::Relaxed) as f32 / 1000.0;
+    lines::publishing(a, meter.sent(), meter.0.bytes.load(Ordering::Relaxed), peak);
 }
 
-/// Sends packets when they are due. Returns how much was sent, or nothing if the daemon went away before all was.
+/// Sends packets when they are due, until there are no more; waits for the end of the call where the daemon is gone.
 async fn send(
-    mut packets: Packets,
-    items: mpsc::Sender<PublishStreamRequest>,
-    config: StreamConfig,
-    flags: PublishStream,
-    meter: Arc<Meter>,
-) -> anyhow::Result<Option<Duration>> {
+    show: &mut Show,
+    items: &mpsc::Sender<PublishStreamRequest>,
+    flags: &PublishStream,
+) -> anyhow::Result<()> {
+    match send_all(show, items, flags).await {
+        Err(fault) if fault.is::<SendError<PublishStreamRequest>>() => std::future::pending().await,
+        sent => sent,
+    }
+}
+
+async fn send_all(
+    show: &mut Show,
+    items: &mpsc::Sender<PublishStreamRequest>,
+    flags: &PublishStream,
+) -> anyhow::Result<()> {
     let began = Instant::now();
     let now = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let mut pace = Pace::new(0);
-    let mut media = 0u64;
-    let mut titles = Titles { given: flags.title.clone(), file: flags.title_file.clone(), ..Titles::default() };
-    let json = flags.wire == WireArg::Json;
-    let raw = json
-        && flags
-            .source
-            .as_deref()
-            .is_some_and(|s| [".mp3", ".m4a", ".aac"].iter().any(|e| s.to_ascii_lowercase().ends_with(e)));
+    let (mut pace, from) = (Pace::new(0), show.media);
+    let Meter(meter) = show.meter.clone();
     // The old format carries an encoded file: frames are put into an Ogg stream.
-    let mut ogg = if json && !raw { Some(OpusChain::new(config.channels, config.pre_skip)?) } else { None };
+    let json = flags.wire == WireArg::Json && !show.sliced;
+    let mut ogg = if json { Some(OpusChain::new(show.config.channels, show.config.pre_skip)?) } else { None };
     let mut group = Vec::new();
     let limit = flags.duration.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
-    while let Some(packet) = packets.recv().await {
-        let packet = match packet {
-            Ok(packet) => packet,
+    loop {
+        let packet = match show.next().await {
+            Ok(Some(packet)) => packet,
+            Ok(None) => break,
             Err(fault) => {
-                let _ = flush(&mut group, &items).await;
+                let _ = flush(&mut group, items).await;
                 return Err(fault);
             }
         };
         let Packet { data, ticks, level } = packet;
+        let us = |ticks: u64| ticks.saturating_mul(125) / 6;
         meter.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
         meter.peak.store((level * 1000.0) as u64, Ordering::Relaxed);
-        meter.media_us.store(media.saturating_mul(125) / 6, Ordering::Relaxed);
-        let media_us = media.saturating_mul(125) / 6;
-        if media_us >= limit {
+        meter.media_us.store(us(show.media), Ordering::Relaxed);
+        if us(show.media) >= limit {
             break;
         }
-        if let Some(title) = titles.changed(began.elapsed()).await {
+        if let Some(title) = show.titles.changed(began.elapsed()).await {
             // It begins with the next frame.
-            let _ = flush(&mut group, &items).await;
+            flush(&mut group, items).await?;
             items.send(request(Item::Title(title))).await?;
         }
+        show.media += ticks;
         // A frame is ready when its last sample would have been captured.
-        let due = media_us + ticks * 125 / 6;
-        tokio::time::sleep(Duration::from_micros(pace.wait(now(), due))).await;
-        media += ticks;
+        tokio::time::sleep(Duration::from_micros(pace.wait(now(), us(show.media - from)))).await;
         let chunk = match &mut ogg {
-            _ if raw => data,
+            _ if show.sliced => data,
             Some(ogg) => ogg.packet(data)?,
             None => {
-                group.push(Frame {
-                    data: data.into(),
-                    capture_us: wall_us().saturating_sub(ticks * 125 / 6),
-                    duration_us: u32::try_from(ticks * 125 / 6)?,
-                });
+                let (capture_us, duration_us) = (wall_us().saturating_sub(us(ticks)), u32::try_from(us(ticks))?);
+                group.push(Frame { data: data.into(), capture_us, duration_us });
                 Vec::new()
             }
         };
-        let full = group.len() >= config.frames_per_group as usize;
-        if full && flush(&mut group, &items).await.is_err() {
-            return Ok(None);
+        if group.len() >= show.config.frames_per_group as usize {
+            flush(&mut group, items).await?;
         }
-        if !chunk.is_empty() && items.send(request(Item::Chunk(chunk.into()))).await.is_err() {
-            return Ok(None);
+        if !chunk.is_empty() {
+            items.send(request(Item::Chunk(chunk.into()))).await?;
         }
     }
-    let _ = flush(&mut group, &items).await;
+    flush(&mut group, items).await?;
     if let Some(ogg) = ogg {
-        let _ = items.send(request(Item::Chunk(ogg.finish()?.into()))).await;
+        items.send(request(Item::Chunk(ogg.finish()?.into()))).await?;
     }
-    let finished = items.send(request(Item::Finish(true))).await.is_ok();
-    Ok(finished.then(|| Duration::from_micros(media * 125 / 6)))
+    Ok(items.send(request(Item::Finish(true))).await?)
 }
 
 /// Sends what there is of a group. The daemon would keep its first frames until the last one comes.
@@ -241,6 +366,13 @@ struct Titles {
 }
 
 impl Titles {
+    /// To be told again.
+    fn again(&mut self) {
+        if !self.last.is_empty() {
+            self.given.get_or_insert_with(|| self.last.clone());
+        }
+    }
+
     /// The title, if it is new.
     async fn changed(&mut self, now: Duration) -> Option<String> {
         if let Some(file) = &self.file
@@ -259,7 +391,9 @@ impl Titles {
                 self.given = Some(self.last.clone());
             }
         }
-        self.given.take()
+        let title = self.given.take()?;
+        self.last.clone_from(&title);
+        Some(title)
     }
 }
 

@@ -1,25 +1,22 @@
 //! Where the sound of `listen` goes: the exact packets or the sound into a file, or samples to standard output.
 
 use std::{
-    fs::File,
-    io::{self, BufWriter, IsTerminal, Write},
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    io::{self, IsTerminal, Write},
+    path::Path,
     sync::mpsc::{self, SyncSender, TrySendError},
     thread::{self, JoinHandle},
 };
 
-use hound::{WavSpec, WavWriter};
 use p2pd_api::v1::StreamConfig;
 use p2pd_audio::{
     FRAME,
     codec::{OpusDecoder, packet_ticks, to_i16},
     jitter::Playout,
     ogg_opus::OpusWriter,
+    wav::WavWriter,
 };
-use tempfile::NamedTempFile;
 
-use super::card::Player;
+use super::{card::Player, recording::Recording};
 use crate::exit::fail;
 
 /// What a name asks for.
@@ -64,10 +61,11 @@ impl Kind {
     }
 }
 
-/// Where sound goes. A file is made under a temporary name beside its place, and moved there when it is whole.
+/// Where sound goes.
 pub(super) enum Sink {
-    Opus(OpusWriter<BufWriter<NamedTempFile>>, PathBuf),
-    Wav(Box<WavWriter<BufWriter<File>>>, NamedTempFile, PathBuf, OpusDecoder),
+    /// Pages are made in memory, and written whole.
+    Opus(Box<OpusWriter<Vec<u8>>>, Recording),
+    Wav(Box<WavWriter<Recording>>, OpusDecoder),
     Pcm(Pipe, OpusDecoder),
     Card(Box<Player>, OpusDecoder),
     Nothing,
@@ -86,19 +84,15 @@ impl Sink {
                 Sink::Card(Box::new(Player::open(name, config.channels)?), decoder()?)
             }
             Kind::Opus => {
-                let file = BufWriter::new(beside(path)?);
-                Sink::Opus(OpusWriter::new(file, config.channels, config.pre_skip)?, path.into())
+                let writer = OpusWriter::new(Vec::new(), config.channels, config.pre_skip)?;
+                let mut sink = Sink::Opus(Box::new(writer), Recording::create(path)?);
+                sink.written(Ok(()))?;
+                sink
             }
             Kind::Wav => {
-                let spec = WavSpec {
-                    channels: u16::try_from(config.channels)?,
-                    sample_rate: p2pd_audio::RATE,
-                    bits_per_sample: 16,
-                    sample_format: hound::SampleFormat::Int,
-                };
-                let file = beside(path)?;
-                let writer = Box::new(WavWriter::new(BufWriter::new(file.reopen()?), spec)?);
-                Sink::Wav(writer, file, path.into(), decoder()?)
+                let decoder = decoder()?;
+                let writer = WavWriter::new(Recording::create(path)?, config.channels, p2pd_audio::RATE)?;
+                Sink::Wav(Box::new(writer), decoder)
             }
         })
     }
@@ -109,10 +103,12 @@ impl Sink {
             let samples = sound(decoder, playout)?;
             return self.samples(&samples);
         }
-        match (self, playout) {
-            (Sink::Opus(writer, _), Playout::Frame { packet, .. }) => {
+        match (&mut *self, playout) {
+            (Sink::Opus(writer, recording), Playout::Frame { packet, .. }) => {
                 let ticks = packet_ticks(&packet).unwrap_or(0);
-                writer.packet(packet)?;
+                recording.heard = true;
+                let added = writer.packet(packet);
+                self.written(added)?;
                 Ok(ticks)
             }
             (Sink::Nothing, Playout::Frame { packet, .. }) => Ok(packet_ticks(&packet).unwrap_or(0)),
@@ -132,7 +128,12 @@ impl Sink {
     /// Plays interleaved samples. Returns how much that was, in 48 kHz ticks.
     pub(super) fn samples(&mut self, samples: &[f32]) -> anyhow::Result<u64> {
         match self {
-            Sink::Wav(writer, ..) => samples.iter().try_for_each(|sample| writer.write_sample(to_i16(*sample)))?,
+            Sink::Wav(writer, _) => {
+                writer.get_mut().heard |= !samples.is_empty();
+                let samples: Vec<i16> = samples.iter().map(|sample| to_i16(*sample)).collect();
+                let added = writer.write(&samples);
+                self.written(added)?;
+            }
             Sink::Pcm(pipe, _) => pipe.write(samples.iter().flat_map(|s| to_i16(*s).to_le_bytes()).collect())?,
             Sink::Card(player, _) => player.play(samples)?,
             Sink::Opus(..) => {
@@ -153,37 +154,42 @@ impl Sink {
         }
     }
 
+    /// Brings to the file what is whole of it, so that it plays if this is all. `added` is how it went so far.
+    fn written(&mut self, added: io::Result<()>) -> anyhow::Result<()> {
+        match self {
+            Sink::Opus(writer, recording) => {
+                let pages = std::mem::take(writer.get_mut());
+                added.and_then(|()| recording.append(&pages)).map_err(|error| recording.fault(&error))
+            }
+            Sink::Wav(writer, _) => {
+                added.and_then(|()| writer.refresh()).map_err(|error| writer.get_mut().fault(&error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Ends the file; after a failure it is kept under a name that says so. Returns where it is.
     pub(super) fn finish(&mut self, failed: bool) -> anyhow::Result<String> {
-        let (file, path) = match std::mem::replace(self, Sink::Done) {
-            Sink::Opus(writer, path) => (writer.finish()?.into_inner().map_err(|e| e.into_error())?, path),
-            Sink::Wav(writer, file, path, _) => {
-                writer.finalize()?;
-                (file, path)
+        match std::mem::replace(self, Sink::Done) {
+            Sink::Opus(writer, mut recording) => {
+                let ended = writer.finish().and_then(|pages| recording.append(&pages));
+                recording.finish(failed, ended)
+            }
+            Sink::Wav(mut writer, _) => {
+                let ended = writer.refresh();
+                writer.into_inner().finish(failed, ended)
             }
             Sink::Pcm(pipe, _) => {
                 pipe.close()?;
-                return Ok(String::new());
+                Ok(String::new())
             }
             Sink::Card(player, _) => {
                 player.finish();
-                return Ok(String::new());
+                Ok(String::new())
             }
-            Sink::Nothing | Sink::Done => return Ok(String::new()),
-        };
-        let path = if failed { path.with_added_extension("partial") } else { path };
-        file.persist(&path).map_err(|e| fail(1, format!("cannot write {}: {}", path.display(), e.error)))?;
-        Ok(path.display().to_string())
+            Sink::Nothing | Sink::Done => Ok(String::new()),
+        }
     }
-}
-
-/// A file in the same directory, to be moved to the path when it is whole.
-pub(super) fn beside(path: &Path) -> anyhow::Result<NamedTempFile> {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // As the user's umask has it, like any file that is made.
-    let readable = std::fs::Permissions::from_mode(0o666);
-    let file = tempfile::Builder::new().permissions(readable).tempfile_in(directory);
-    file.map_err(|e| fail(1, format!("cannot write in {}: {}", directory.display(), e.kind())))
 }
 
 /// Standard output behind a thread, so that a reader who stops holds up nothing else.

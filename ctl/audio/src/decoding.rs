@@ -1,0 +1,300 @@
+//! Encoded sound that is decoded here: frames without a container, and what symphonia reads. Damage costs its own sound,
+//! and where one file ends another may follow.
+
+use std::{
+    fs::File,
+    io::{self, Cursor, Read},
+};
+
+use symphonia::{
+    core::{
+        audio::layouts::{CHANNEL_LAYOUT_MONO, CHANNEL_LAYOUT_STEREO},
+        codecs::{
+            CodecParameters,
+            audio::{
+                AudioCodecParameters, AudioDecoder, AudioDecoderOptions,
+                well_known::{CODEC_ID_AAC, CODEC_ID_MP3},
+            },
+        },
+        errors::Error,
+        formats::{FormatOptions, FormatReader, Track, TrackType, well_known::FORMAT_ID_OGG},
+        io::{MediaSource, MediaSourceStream, ReadOnlySource},
+        packet::Packet,
+    },
+    default::formats::{FlacReader, IsoMp4Reader, OggReader, WavReader},
+};
+
+use crate::{
+    AudioError,
+    bytes::{Bytes, Until},
+    detect::Kind,
+    frames::{Codec, Frames, Header, Info},
+    samples::Block,
+    wav::Head,
+};
+
+/// Faults one after the other with which a file ends.
+const FAULTS: u32 = 1_000;
+
+/// What is being decoded.
+pub(crate) enum Decoding {
+    Frames(Box<Framed>),
+    Container(Box<Container>),
+}
+
+impl Decoding {
+    /// Decodes what `bytes` are at.
+    pub(crate) fn open(kind: Kind, bytes: Bytes, name: &str) -> Result<Self, AudioError> {
+        if kind == Kind::Frames {
+            return Ok(Decoding::Frames(Box::new(Framed::new(bytes, name))));
+        }
+        Ok(Decoding::Container(Box::new(Container::open(kind, bytes, name)?)))
+    }
+
+    /// What comes next; `None` at the end.
+    pub(crate) fn block(&mut self) -> Result<Option<Block>, AudioError> {
+        match self {
+            Decoding::Frames(frames) => frames.block(),
+            Decoding::Container(container) => container.block(),
+        }
+    }
+}
+
+fn make(parameters: &AudioCodecParameters) -> Result<Box<dyn AudioDecoder>, Error> {
+    symphonia::default::get_codecs().make_audio_decoder(parameters, &AudioDecoderOptions::default())
+}
+
+fn decode(decoder: &mut dyn AudioDecoder, packet: &Packet) -> Option<Block> {
+    let buffer = decoder.decode(packet).ok()?;
+    let mut samples = vec![0.0; buffer.samples_interleaved()];
+    buffer.copy_to_slice_interleaved(&mut samples);
+    Some(Block { samples, rate: buffer.spec().rate(), channels: buffer.spec().channels().count() })
+}
+
+/// It ended after so many seconds without its end.
+fn cut(path: &str, there: f64) -> AudioError {
+    AudioError::Cut { path: path.into(), there }
+}
+
+/// It ended before it was to: seconds of sound that there were, and by its header.
+fn truncated(path: &str, there: f64, said: f64) -> AudioError {
+    AudioError::Truncated { path: path.into(), there, said }
+}
+
+/// MP3 or AAC without a container.
+pub(crate) struct Framed {
+    frames: Frames<Bytes>,
+    decoder: Option<(Header, Box<dyn AudioDecoder>)>,
+    /// What the last file said of itself, and how many of its frames have come.
+    info: Option<Info>,
+    count: u64,
+    path: String,
+}
+
+impl Framed {
+    fn new(bytes: Bytes, path: &str) -> Self {
+        Framed { frames: Frames::new(bytes), decoder: None, info: None, count: 0, path: path.into() }
+    }
+
+    fn block(&mut self) -> Result<Option<Block>, AudioError> {
+        while let Some((header, frame)) = self.frames.next().map_err(AudioError::io(&self.path))? {
+            if let Some(info) = Info::of(&header, frame).filter(|_| header.codec == Codec::Mp3) {
+                (self.info, self.count, self.decoder) = (Some(info), 0, None);
+                continue;
+            }
+            let packet = Packet::new(0, 0.into(), 0u32.into(), frame.get(header.skip..).unwrap_or_default());
+            let decoder = match self.decoder.take().filter(|(last, _)| last.is_like(&header)) {
+                Some((_, decoder)) => decoder,
+                None => decoder(&header)
+                    .map_err(|e| AudioError::Unsupported { path: self.path.clone(), fault: e.to_string() })?,
+            };
+            let (_, decoder) = self.decoder.insert((header, decoder));
+            self.count += 1;
+            if let Some(block) = decode(decoder.as_mut(), &packet) {
+                return Ok(Some(self.trimmed(block, &header)));
+            }
+        }
+        let all = self.info.as_ref().and_then(|info| info.frames);
+        let Some((all, (header, _))) = all.zip(self.decoder.as_ref()) else { return Ok(None) };
+        let seconds = |frames: u64| (frames * u64::from(header.samples)) as f64 / f64::from(header.rate);
+        // Encoders round up to whole frames.
+        match seconds(all.saturating_sub(self.count)) > 0.2 {
+            true => Err(truncated(&self.path, seconds(self.count), seconds(all))),
+            false => Ok(None),
+        }
+    }
+
+    /// Drops what the encoder put before the sound and behind it.
+    fn trimmed(&self, mut block: Block, header: &Header) -> Block {
+        let Some(info) = &self.info else { return block };
+        let length = u64::from(header.samples);
+        let from = self.count.saturating_sub(1) * length;
+        let end = info.frames.map_or(u64::MAX, |frames| (frames * length).saturating_sub(info.padding));
+        let drop = |count: u64| usize::try_from(count.min(length)).unwrap_or(0) * block.channels;
+        let (start, keep) = (drop(info.delay.saturating_sub(from)), drop(end.saturating_sub(from)));
+        // What comes after all that was announced is of another file.
+        if info.frames.is_none_or(|frames| self.count <= frames) {
+            block.samples.truncate(keep);
+            block.samples.drain(..start.min(block.samples.len()));
+        }
+        block
+    }
+}
+
+fn decoder(header: &Header) -> Result<Box<dyn AudioDecoder>, Error> {
+    let mut parameters = AudioCodecParameters::new();
+    let codec = if header.codec == Codec::Mp3 { CODEC_ID_MP3 } else { CODEC_ID_AAC };
+    let channels = match header.channels {
+        1 => CHANNEL_LAYOUT_MONO,
+        2 => CHANNEL_LAYOUT_STEREO,
+        _ => return Err(Error::Unsupported("more than two channels of AAC")),
+    };
+    parameters.for_codec(codec).with_sample_rate(header.rate).with_channels(channels);
+    make(&parameters)
+}
+
+/// A file that symphonia reads.
+pub(crate) struct Container {
+    /// Nothing where no other file may follow.
+    bytes: Option<Bytes>,
+    format: Box<dyn FormatReader>,
+    decoder: Box<dyn AudioDecoder>,
+    track: u32,
+    path: String,
+    rate: u32,
+    /// Samples per channel so far, and in all as the header has it.
+    decoded: u64,
+    expected: Option<u64>,
+    /// Bytes of sound by the header of a WAV.
+    length: Option<u64>,
+    faults: u32,
+}
+
+impl Container {
+    fn open(kind: Kind, bytes: Bytes, path: &str) -> Result<Self, AudioError> {
+        let bad = |fault: &str| AudioError::Unsupported { path: path.into(), fault: fault.into() };
+        let (mut head, mut length) = (Vec::new(), None);
+        match kind {
+            Kind::Wav => {
+                let wav = Head::read(&mut bytes.clone()).ok().flatten().ok_or_else(|| bad("its header is cut off"))?;
+                length = wav.length(bytes.left());
+                bytes.limit(length.map_or(Until::End, Until::Bytes));
+                head = wav.head;
+            }
+            Kind::Flac => {
+                bytes.clone().take(8).read_to_end(&mut head).map_err(AudioError::io(path))?;
+                bytes.limit(Until::Flac);
+            }
+            _ => {}
+        }
+        let source = Box::new(ReadOnlySource::new(Cursor::new(head).chain(bytes.clone())));
+        let mut container = Self::read(kind, source, path)?;
+        container.length = length;
+        container.bytes = matches!(kind, Kind::Wav | Kind::Flac).then_some(bytes);
+        Ok(container)
+    }
+
+    /// An MP4 file, whose index may be at its end.
+    pub(crate) fn mp4(file: File, path: &str) -> Result<Self, AudioError> {
+        Self::read(Kind::Mp4, Box::new(file), path)
+    }
+
+    fn read(kind: Kind, source: Box<dyn MediaSource>, path: &str) -> Result<Self, AudioError> {
+        let bad = |fault: String| AudioError::Unsupported { path: path.into(), fault };
+        let pipe = !source.is_seekable();
+        let stream = MediaSourceStream::new(source, Default::default());
+        let options = FormatOptions::default();
+        let format = match kind {
+            Kind::Wav => WavReader::try_new(stream, options).map(|format| Box::new(format) as Box<dyn FormatReader>),
+            Kind::Flac => FlacReader::try_new(stream, options).map(|format| Box::new(format) as _),
+            Kind::Mp4 => IsoMp4Reader::try_new(stream, options).map(|format| Box::new(format) as _),
+            _ => OggReader::try_new(stream, options).map(|format| Box::new(format) as _),
+        };
+        let format = format.map_err(|fault| match kind {
+            Kind::Mp4 if pipe => {
+                bad("M4A can be read from a pipe only if its index comes first: name the file, or write \
+                it by `ffmpeg -movflags +faststart`"
+                    .into())
+            }
+            _ => bad(format!("no sound found ({fault})")),
+        })?;
+        let (track, decoder) = selected(format.as_ref()).map_err(|fault| bad(fault.to_string()))?;
+        let rate = decoder.codec_params().sample_rate.unwrap_or(crate::RATE);
+        // The header of a WAV is ours.
+        let (id, expected) = (track.id, track.num_frames.filter(|_| kind != Kind::Wav));
+        Ok(Container {
+            bytes: None,
+            format,
+            decoder,
+            track: id,
+            path: path.into(),
+            rate,
+            decoded: 0,
+            expected,
+            length: None,
+            faults: 0,
+        })
+    }
+
+    fn block(&mut self) -> Result<Option<Block>, AudioError> {
+        let bad = |path: &str, fault: &Error| AudioError::Unsupported { path: path.into(), fault: fault.to_string() };
+        loop {
+            match self.format.next_packet() {
+                Ok(Some(packet)) if packet.track_id != self.track => {}
+                Ok(Some(packet)) => {
+                    if let Some(block) = decode(self.decoder.as_mut(), &packet) {
+                        let frames = block.samples.len() / block.channels.max(1);
+                        (self.decoded, self.faults) = (self.decoded.saturating_add(frames as u64), 0);
+                        return Ok(Some(block));
+                    }
+                }
+                Ok(None) => return self.next(),
+                Err(Error::IoError(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    if self.format.format_info().format == FORMAT_ID_OGG {
+                        return Err(cut(&self.path, self.decoded as f64 / f64::from(self.rate)));
+                    }
+                    return self.next();
+                }
+                Err(Error::IoError(error)) => return Err(AudioError::io(&self.path)(error)),
+                // A station's next song.
+                Err(Error::ResetRequired) => {
+                    let (track, decoder) = selected(self.format.as_ref()).map_err(|fault| bad(&self.path, &fault))?;
+                    (self.track, self.decoder) = (track.id, decoder);
+                }
+                Err(fault) if self.faults >= FAULTS => return Err(bad(&self.path, &fault)),
+                Err(_) => self.faults += 1,
+            }
+        }
+    }
+
+    /// What there is has been played. Was that all, and does another file follow?
+    fn next(&mut self) -> Result<Option<Block>, AudioError> {
+        let expected = match (self.length, self.bytes.as_ref().map_or(0, Bytes::missing)) {
+            (Some(all), missing) if missing > 0 => {
+                Some((self.decoded as f64 * all as f64 / (all - missing).max(1) as f64) as u64)
+            }
+            _ => self.expected,
+        };
+        // Encoders round up to whole packets.
+        if let Some(all) = expected.filter(|all| self.decoded.saturating_add(u64::from(self.rate) / 5) < *all) {
+            let seconds = |frames: u64| frames as f64 / f64::from(self.rate);
+            return Err(truncated(&self.path, seconds(self.decoded), seconds(all)));
+        }
+        let Some(bytes) = self.bytes.take() else { return Ok(None) };
+        match bytes.seek(&self.path) {
+            Ok(kind @ (Kind::Wav | Kind::Flac)) => {
+                *self = Self::open(kind, bytes, &self.path)?;
+                self.block()
+            }
+            // What has another form is no sound: lists of who made it stand behind it.
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The first track with sound, and what decodes it.
+fn selected(format: &dyn FormatReader) -> Result<(&Track, Box<dyn AudioDecoder>), Error> {
+    let track = format.default_track(TrackType::Audio).ok_or(Error::Unsupported("no track with sound"))?;
+    let parameters = track.codec_params.as_ref().and_then(CodecParameters::audio);
+    Ok((track, make(parameters.ok_or(Error::Unsupported("no track with sound"))?)?))
+}

@@ -1,0 +1,123 @@
+//! A file that is being recorded. From its first moment it is there, as NAME.partial, and plays however we end; once it
+//! is finished it takes its name, and only then the place of an older one.
+
+use std::{
+    fs::File,
+    io::{self, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::Duration,
+};
+
+use crate::exit::fail;
+
+/// How often it is brought to the disk, so that little is lost with the power.
+const SYNC: Duration = Duration::from_secs(5);
+/// How many others of its name, left by those that were killed, it makes way for.
+const OTHERS: u32 = 1_000;
+
+pub(super) struct Recording {
+    file: Arc<File>,
+    /// Where it is, and where it is to be.
+    partial: PathBuf,
+    path: PathBuf,
+    /// Whether anything was written that is worth keeping.
+    pub(super) heard: bool,
+    /// Ends the thread that brings it to the disk.
+    _syncing: Sender<()>,
+}
+
+impl Recording {
+    pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
+        let (file, partial) = beside(path)?;
+        let file = Arc::new(file);
+        let (_syncing, ended) = mpsc::channel::<()>();
+        let (synced, directory) = (file.clone(), directory(path).to_owned());
+        // The disk may take its time, which nothing else waits for.
+        thread::spawn(move || {
+            sync_directory(&directory);
+            while ended.recv_timeout(SYNC) == Err(RecvTimeoutError::Timeout) {
+                let _ = synced.sync_data();
+            }
+        });
+        Ok(Recording { file, partial, path: path.to_owned(), heard: false, _syncing })
+    }
+
+    /// Adds all of it, or nothing.
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let length = self.stream_position()?;
+        self.write_all(bytes).inspect_err(|_| {
+            let _ = self.file.set_len(length);
+            let _ = self.seek(SeekFrom::Start(length));
+        })
+    }
+
+    /// Ends it, which may have failed; after a failure it stays what it is. Returns where it is, if anything was heard.
+    pub(super) fn finish(self, failed: bool, ended: io::Result<()>) -> anyhow::Result<String> {
+        if !self.heard && (failed || self.path.exists()) {
+            std::fs::remove_file(&self.partial)?;
+            return Ok(String::new());
+        }
+        let ended = ended.and(self.file.sync_all());
+        if failed {
+            return Ok(self.partial.display().to_string());
+        }
+        ended.and_then(|()| std::fs::rename(&self.partial, &self.path)).map_err(|error| self.fault(&error))?;
+        sync_directory(directory(&self.path));
+        Ok(self.path.display().to_string())
+    }
+
+    /// What a write has failed with, in words.
+    pub(super) fn fault(&self, error: &io::Error) -> anyhow::Error {
+        fail(
+            1,
+            format!("cannot write {}: {error}; what came before is in {}", self.path.display(), self.partial.display()),
+        )
+    }
+}
+
+impl Write for Recording {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.file).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Recording {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        (&*self.file).seek(to)
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The name of a file in it survives the loss of power only once the directory is on the disk.
+fn sync_directory(directory: &Path) {
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+}
+
+/// A new file beside the one that it is to be.
+fn beside(path: &Path) -> anyhow::Result<(File, PathBuf)> {
+    let names = (0..OTHERS).map(|n| if n == 0 { "partial".into() } else { format!("{n}.partial") });
+    for name in names {
+        let partial = path.with_added_extension(name);
+        match File::create_new(&partial) {
+            Ok(file) => return Ok((file, partial)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                return Err(fail(1, format!("cannot write in {}: {}", directory(path).display(), error.kind())));
+            }
+        }
+    }
+    let left = path.with_added_extension("partial");
+    Err(fail(1, format!("cannot write {}: it and {OTHERS} others are there already; remove them", left.display())))
+}

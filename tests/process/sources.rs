@@ -1,0 +1,198 @@
+//! Where people take sound from: pipes of every kind, and a daemon that is started anew meanwhile.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use hound::WavReader;
+
+use crate::support::{self, Daemon, P2PCTL, hertz, interrupt, ready, said, until};
+
+/// Runs a line of shell in which `$ctl` is p2pctl for that daemon.
+fn shell(daemon: &Daemon, place: &Path, line: &str) -> std::process::Output {
+    let ctl = format!("{P2PCTL} -s {}", daemon.socket.display());
+    // What a shell runs is `bash`, for `<(command)`.
+    Command::new("bash").args(["-c", line]).env("ctl", ctl).current_dir(place).output().unwrap()
+}
+
+fn tool(place: &Path, line: &str) -> bool {
+    let made = Command::new("sh").args(["-c", line]).current_dir(place).status().is_ok_and(|made| made.success());
+    if !made {
+        support::skip(format_args!("{line}: not installed"));
+    }
+    made
+}
+
+#[test]
+fn what_is_no_sound_is_refused_and_not_broadcast() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let noise: Vec<u8> = (0..300_000u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    fs::write(place.path().join("noise"), noise).unwrap();
+    for (line, words) in [
+        ("echo Dear listeners | $ctl publish-stream x -", "standard input: text"),
+        ("cat noise | $ctl publish-stream x -", "standard input: no encoded sound"),
+        ("cat noise | $ctl publish-stream x - --rate 8000 --channels 2", "standard input: no encoded sound"),
+        ("gzip -c noise | $ctl publish-stream x /dev/stdin", "/dev/stdin: gzip"),
+        ("$ctl publish-stream x noise", "noise: no encoded sound"),
+        ("$ctl publish-stream x - --loop <noise", "no encoded sound"),
+        ("cat noise | $ctl publish-stream x - --format s16 --loop", "cannot be read again"),
+    ] {
+        let refused = shell(&a, place.path(), line);
+        let told = said(&refused);
+        assert!(!refused.status.success() && told.contains(words), "{line}: {told}");
+        assert!(!told.contains("publishing"), "{line}: {told}");
+        assert!(words.contains("again") || told.contains("--format s16"), "{line}: {told}");
+    }
+    let asked = shell(&a, place.path(), "cat noise | $ctl publish-stream x - --format s16 --rate 192000");
+    assert!(asked.status.success(), "{}", said(&asked));
+}
+
+#[test]
+fn a_pipe_is_a_pipe_whatever_its_name() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    if !tool(
+        place.path(),
+        "sox -n -r 44100 -c 1 -b 16 a.wav synth 1.5 sine 440 vol 0.5 && lame --quiet -b 64 a.wav a.mp3",
+    ) {
+        return;
+    }
+    for (n, line) in [
+        "lame --quiet -b 64 a.wav - | $ctl publish-stream x$n -",
+        "cat a.mp3 | $ctl publish-stream x$n /dev/stdin",
+        "$ctl publish-stream x$n /dev/stdin <a.mp3",
+        "$ctl publish-stream x$n <(cat a.wav)",
+        "$ctl publish-stream x$n /dev/fd/5 5< <(tail -c +3000 a.mp3)",
+        "mkfifo fifo; (cat a.mp3 >fifo &) ; $ctl publish-stream x$n fifo",
+        "sox a.wav -t raw -e signed -b 16 - | $ctl publish-stream x$n /dev/stdin --format s16 --rate 44100",
+        "sox a.wav -t raw -e signed -b 16 raw; $ctl publish-stream x$n raw --format s16 --rate 44100",
+        "sox a.wav -t raw -e float -b 32 - | $ctl publish-stream x$n - --format f32 --rate 44100",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let heard = place.path().join(format!("{n}.wav"));
+        let id = format!("x{n}");
+        let listener = a.ctl(&["listen", &id, "--wait", "20s", "-o", heard.to_str().unwrap()]).spawn().unwrap();
+        let sent = shell(&a, place.path(), &format!("n={n}; {line}"));
+        assert!(sent.status.success(), "{line}: {}", said(&sent));
+        let listened = listener.wait_with_output().unwrap();
+        assert!(listened.status.success(), "{line}: {}", said(&listened));
+        let samples: Vec<i16> = WavReader::open(&heard).unwrap().into_samples().map(Result::unwrap).collect();
+        assert!(samples.len() > 40_000, "{line}: {} samples", samples.len());
+        assert!(
+            (hertz(&samples[12_000..36_000]) - 440.0).abs() < 2.0,
+            "{line}: {} Hz",
+            hertz(&samples[12_000..36_000])
+        );
+        assert!(samples.iter().all(|s| s.unsigned_abs() < 20_000), "{line}: it is not noise");
+    }
+}
+
+/// The lines that a process says, as they come.
+fn lines(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok)
+}
+
+/// The stair that is heard: 400 Hz and 40 more each half second.
+fn stair(samples: &[i16]) -> f64 {
+    (hertz(samples) - 400.0) / 40.0
+}
+
+#[test]
+fn a_publisher_that_stays_goes_on_over_a_restart_of_its_daemon() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("data");
+    let start = || Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
+    let mut a = start();
+    let source = place.path().join("stairs.wav");
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 48_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(&source, spec).unwrap();
+    let mut phase = 0.0f64;
+    for n in 0..40 * 24_000 {
+        phase += std::f64::consts::TAU * (400.0 + 40.0 * f64::from(n / 24_000)) / 48_000.0;
+        writer.write_sample((phase.sin() * 12_000.0) as i16).unwrap();
+    }
+    writer.finalize().unwrap();
+    let publish = ["publish-stream", "stairs", source.to_str().unwrap(), "--stay", "--title", "A song"];
+    let mut publisher = a.ctl(&publish).spawn().unwrap();
+    let mut told = lines(&mut publisher);
+    told.find(|line| line.contains("publishing stairs")).unwrap();
+    a.good(&["listen", "stairs", "--duration", "2s", "-o", place.path().join("1.wav").to_str().unwrap()]);
+    a.kill_9();
+    told.find(|line| line.contains("waiting for it to come back")).unwrap();
+    // Longer than the file would last.
+    thread::sleep(Duration::from_secs(2));
+    let a = start();
+    told.find(|line| line.contains("publishing stairs")).unwrap();
+    let second = a.run(&["listen", "stairs", "--duration", "2s", "-o", place.path().join("2.wav").to_str().unwrap()]);
+    assert!(said(&second).contains("title: A song"), "{}", said(&second));
+    let read = |name: &str| -> Vec<i16> {
+        WavReader::open(place.path().join(name)).unwrap().into_samples().map(Result::unwrap).collect()
+    };
+    let (before, after) = (read("1.wav"), read("2.wav"));
+    let last = stair(&before[before.len() - 4_800..]);
+    let first = stair(&after[4_800..9_600]);
+    assert!((-1.0..8.0).contains(&(first - last)), "the file waited: from stair {last} to {first}");
+    interrupt(&publisher);
+    assert_eq!(publisher.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn what_is_live_passes_while_the_daemon_is_away() {
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("data");
+    let start = || Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
+    let mut a = start();
+    let mut publisher =
+        a.ctl(&["publish-stream", "mic", "-", "--format", "s16", "--stay"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut microphone = publisher.stdin.take().unwrap();
+    let speaking = thread::spawn(move || {
+        let began = std::time::Instant::now();
+        for frame in 0u32.. {
+            thread::sleep(
+                (began + Duration::from_millis(20) * frame).saturating_duration_since(std::time::Instant::now()),
+            );
+            if microphone.write_all(&[1; 1_920]).is_err() {
+                return frame;
+            }
+        }
+        0
+    });
+    let mut told = lines(&mut publisher);
+    told.find(|line| line.contains("publishing mic")).unwrap();
+    a.good(&["listen", "mic", "--duration", "2s", "-o", "json"]);
+    support::terminate(&a.child);
+    a.child.wait().unwrap();
+    told.find(|line| line.contains("waiting for it to come back")).unwrap();
+    thread::sleep(Duration::from_secs(4));
+    let a = start();
+    told.find(|line| line.contains("publishing mic")).unwrap();
+    until("the stream", || a.good(&["streams"]).contains("mic").then_some(()));
+    interrupt(&publisher);
+    let rest: Vec<String> = told.collect();
+    publisher.wait().unwrap();
+    // Had anything waited, the one who speaks would have been held up, and be behind.
+    let frames = speaking.join().unwrap();
+    assert!(frames > 300, "{frames} frames were spoken; {rest:?}");
+}
+
+#[test]
+fn without_stay_it_ends_with_its_daemon() {
+    let place = tempfile::tempdir().unwrap();
+    let mut a = Daemon::start(place.path(), "a", &[]);
+    let (mut publisher, _) = ready(a.ctl(&["publish-stream", "tone", "--tone", "440"]));
+    a.kill_9();
+    assert_eq!(publisher.wait().unwrap().code(), Some(8));
+}
