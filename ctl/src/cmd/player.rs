@@ -21,8 +21,12 @@ const AT_ONCE: Duration = Duration::from_millis(300);
 /// How long a program may take to play what it has.
 const LAST: Duration = Duration::from_secs(3);
 
+/// A program and its arguments.
+type Program = (&'static str, &'static str);
+
+const ALSA: [&str; 2] = ["aplay", "arecord"];
 /// Programs that play 16 bit samples from standard input, the best first.
-const PLAYERS: [(&str, &str); 5] = [
+const PLAYERS: [Program; 5] = [
     ("pw-play", "--raw --rate 48000 --format s16 --channels CHANNELS -"),
     ("paplay", "--raw --rate=48000 --format=s16le --channels=CHANNELS"),
     ("aplay", "-q -t raw -r 48000 -f S16_LE -c CHANNELS"),
@@ -34,15 +38,16 @@ const PLAYERS: [(&str, &str); 5] = [
     ),
 ];
 /// Programs that record 32 bit float samples to standard output.
-const RECORDERS: [(&str, &str); 2] = [
+const RECORDERS: [Program; 2] = [
     ("parec", "--raw --rate=48000 --format=float32le --channels=CHANNELS"),
     ("arecord", "-q -t raw -r 48000 -f FLOAT_LE -c CHANNELS"),
 ];
 
-/// Starts the first program that is installed and goes on, where a card was named one of ALSA's that takes its name.
-fn start(programs: &[(&'static str, &str)], card: Option<&str>, channels: u32) -> Option<(&'static str, Child)> {
-    programs.iter().filter(|(name, _)| card.is_none() || matches!(*name, "aplay" | "arecord")).find_map(
-        |(name, arguments)| {
+/// Starts the first of these programs that is installed and goes on, and says which; where a card was named, one of ALSA's,
+/// which take its name.
+fn start(programs: &[Program], card: Option<&str>, channels: u32) -> Option<(usize, Child)> {
+    programs.iter().enumerate().filter(|(_, (name, _))| card.is_none() || ALSA.contains(name)).find_map(
+        |(n, (name, arguments))| {
             let mut command = Command::new(name);
             command.args(arguments.replace("CHANNELS", &channels.to_string()).split_whitespace());
             command.args(card.into_iter().flat_map(|card| ["-D", card]));
@@ -55,12 +60,12 @@ fn start(programs: &[(&'static str, &str)], card: Option<&str>, channels: u32) -
                 }
                 thread::sleep(Duration::from_millis(10));
             }
-            Some((*name, child))
+            Some((n, child))
         },
     )
 }
 
-fn missing(what: &str, programs: &[(&str, &str)], instead: &str) -> anyhow::Error {
+fn missing(what: &str, programs: &[Program], instead: &str) -> anyhow::Error {
     let names: Vec<&str> = programs.iter().map(|(name, _)| *name).collect();
     let installed = |name: &&str| {
         let path = env::var_os("PATH").unwrap_or_default();
@@ -75,51 +80,77 @@ fn missing(what: &str, programs: &[(&str, &str)], instead: &str) -> anyhow::Erro
     fail(1, format!("nothing {what} sound here: {why}. {instead}"))
 }
 
-/// Plays through another program.
+/// Plays through another program; where that ends, as one does that finds no sound card, through the next.
 pub(super) struct Player {
-    name: &'static str,
-    child: Child,
-    frames: Option<SyncSender<Vec<u8>>>,
-    writer: Option<JoinHandle<()>>,
+    card: Option<String>,
+    channels: u32,
+    /// Those not tried yet.
+    others: &'static [Program],
+    running: Running,
 }
 
 impl Player {
     /// Starts a program that plays on the card of that name, or the default one.
     pub(super) fn open(card: Option<&str>, channels: u32) -> anyhow::Result<Self> {
+        let (running, others) = Running::first(&PLAYERS, card, channels)?;
+        Ok(Player { card: card.map(str::to_owned), channels, others, running })
+    }
+
+    /// Plays interleaved samples.
+    pub(super) fn play(&mut self, samples: &[f32]) -> anyhow::Result<()> {
+        let frame: Vec<u8> = samples.iter().flat_map(|sample| to_i16(*sample).to_le_bytes()).collect();
+        while self.running.has_ended(&frame) {
+            let next = Running::first(self.others, self.card.as_deref(), self.channels)?;
+            (self.running, self.others) = next;
+        }
+        Ok(())
+    }
+
+    /// Waits until what was given has been played.
+    pub(super) fn finish(mut self) {
+        self.running.frames = None;
+        let deadline = Instant::now() + LAST;
+        while Instant::now() < deadline && matches!(self.running.child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// A program that plays.
+struct Running {
+    child: Child,
+    frames: Option<SyncSender<Vec<u8>>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// The first of the programs that plays, and those behind it.
+    fn first(
+        programs: &'static [Program],
+        card: Option<&str>,
+        channels: u32,
+    ) -> anyhow::Result<(Self, &'static [Program])> {
         let instead = "Keep the sound in a file: listen -o FILE.opus";
-        let (name, mut child) = start(&PLAYERS, card, channels).ok_or_else(|| missing("plays", &PLAYERS, instead))?;
-        output::say(format_args!("playing through {name}"));
+        let (n, mut child) = start(programs, card, channels).ok_or_else(|| missing("plays", &PLAYERS, instead))?;
+        let (found, others) = programs.split_at(n + 1);
+        output::say(format_args!("playing through {}", found.last().map_or("", |(name, _)| name)));
         let (frames, waiting) = mpsc::sync_channel::<Vec<u8>>(WAITING);
         let mut input = child.stdin.take();
         let writer = thread::spawn(move || {
             let Some(input) = &mut input else { return };
             let _ = waiting.iter().try_for_each(|frame| input.write_all(&frame));
         });
-        Ok(Player { name, child, frames: Some(frames), writer: Some(writer) })
+        Ok((Running { child, frames: Some(frames), writer: Some(writer) }, others))
     }
 
-    /// Plays interleaved samples.
-    pub(super) fn play(&mut self, samples: &[f32]) -> anyhow::Result<()> {
-        let frame = samples.iter().flat_map(|sample| to_i16(*sample).to_le_bytes()).collect();
-        match self.frames.as_ref().map(|frames| frames.try_send(frame)) {
-            Some(Err(TrySendError::Disconnected(_))) => {
-                Err(fail(1, format!("{} has stopped; `p2pctl listen` again, or -o FILE.opus", self.name)))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Waits until what was given has been played.
-    pub(super) fn finish(mut self) {
-        self.frames = None;
-        let deadline = Instant::now() + LAST;
-        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
-            thread::sleep(Duration::from_millis(10));
-        }
+    /// Gives it samples, unless it has ended.
+    fn has_ended(&self, frame: &[u8]) -> bool {
+        let given = self.frames.as_ref().map(|frames| frames.try_send(frame.into()));
+        matches!(given, Some(Err(TrySendError::Disconnected(_))))
     }
 }
 
-impl Drop for Player {
+impl Drop for Running {
     fn drop(&mut self) {
         self.frames = None;
         let _ = self.child.kill();
@@ -133,9 +164,9 @@ impl Drop for Player {
 pub(super) fn record(card: Option<&str>, channels: u32) -> anyhow::Result<Box<dyn Read + Send>> {
     let instead = "Pipe sound in: PROGRAM | p2pctl publish-stream ID -";
     let started = start(&RECORDERS, card, channels);
-    let (name, mut child) = started.ok_or_else(|| missing("records", &RECORDERS, instead))?;
+    let (n, mut child) = started.ok_or_else(|| missing("records", &RECORDERS, instead))?;
     let output = child.stdout.take().ok_or_else(|| missing("records", &RECORDERS, instead))?;
-    output::say(format_args!("recording through {name}"));
+    output::say(format_args!("recording through {}", RECORDERS.get(n).map_or("", |(name, _)| name)));
     Ok(Box::new(Recorder { child, output }))
 }
 
