@@ -7,6 +7,7 @@ mod cli;
 mod examples;
 mod failures;
 mod flood;
+mod foreign_listeners;
 mod golden;
 mod interop;
 mod links;

@@ -6,6 +6,7 @@ mod foreign;
 mod handlers;
 mod hostile;
 mod limits;
+mod old_peers;
 mod overload;
 mod programs;
 mod protocols;

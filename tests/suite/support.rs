@@ -4,7 +4,7 @@ use std::{
     future::{Future, ready},
     path::Path,
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use p2pd::{
@@ -104,6 +104,11 @@ pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
         agent: "rogue".into(),
         drop_groups_percent: 0,
     }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
 /// Waits until `check` gives something.

@@ -33,8 +33,10 @@ pub(super) async fn status(context: &Context) -> anyhow::Result<()> {
     for address in &info.addresses {
         text.push_str(&format!("address      {address}\n"));
     }
-    for address in &state.bootstrap_missing {
-        text.push_str(&format!("not reached  {address}\n"));
+    for (n, address) in state.bootstrap_missing.iter().enumerate() {
+        let fault = state.bootstrap_faults.get(n).filter(|fault| !fault.is_empty());
+        let fault = fault.map_or_else(String::new, |fault| format!(": {fault}"));
+        text.push_str(&format!("not reached  {address}{fault}\n"));
     }
     text.push_str(&state.advice);
     Ok(output::line(text.trim_end())?)

@@ -144,10 +144,14 @@ fn details(peer: &Peer) -> String {
         0 => String::new(),
         lost => format!(", missed {lost} messages that it took too slowly"),
     };
+    let clock = peer.clock_ahead_ms.map_or_else(String::new, |ms| {
+        let way = if ms < 0 { "behind" } else { "ahead" };
+        format!(", its clock is {} s {way}", ms.unsigned_abs() / 1000)
+    });
     let Peer { peer_id: id, agent, score, .. } = peer;
     let (says, speaks, rtt) = (peer.addresses.join(" "), peer.protocols.join(" "), rtt(peer));
     format!(
-        "{id}  {agent}, score {score:.1}, round trip {rtt}, kept: {kept}{tags}{lost}\nlistens on {says}\nspeaks {speaks}\n{connections}\n{traffic}"
+        "{id}  {agent}, score {score:.1}, round trip {rtt}, kept: {kept}{tags}{lost}{clock}\nlistens on {says}\nspeaks {speaks}\n{connections}\n{traffic}"
     )
 }
 

@@ -112,8 +112,8 @@ fn page(topic: &Topic) -> String {
 fn settings_text(s: &TopicSettings) -> String {
     let identity = match s.identity() {
         MessageIdentity::Content => "content",
-        MessageIdentity::Key => "key",
-        MessageIdentity::Sender | MessageIdentity::Unspecified => "sender",
+        MessageIdentity::Sender => "sender",
+        MessageIdentity::Key | MessageIdentity::Unspecified => "key",
     };
     let unjudged = if s.fail_closed { "refused" } else { "accepted" };
     let age = match s.max_age_ms {

@@ -93,6 +93,8 @@ pub(crate) fn stream_row(stream: &pb::Stream) -> Vec<String> {
         }
         None => "json".into(),
     };
+    // It goes to listeners of the old format, too.
+    let codec = if stream.old_listeners > 0 { codec + " +json" } else { codec };
     let fresh = if stream.confirmed { age(stream.age_ms) } else { "not heard yet".into() };
     let listeners = stream.listeners.map_or_else(|| "-".into(), |n| n.to_string());
     vec![

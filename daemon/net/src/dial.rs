@@ -44,6 +44,10 @@ struct Wanted {
     passive: bool,
     next: MonoMs,
     wait: Duration,
+    /// The dial that is under way, or was last.
+    dial: Option<ConnectionId>,
+    /// Why that failed.
+    fault: Option<String>,
 }
 
 /// Pending dials by connection, since two callers may dial one peer.
@@ -124,7 +128,16 @@ pub(crate) fn parse_listen(address: &str) -> Result<Multiaddr, NetError> {
 
 impl Wanted {
     fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>, bootstrap: bool) -> Self {
-        Wanted { peer, addresses, bootstrap, passive: false, next: MonoMs(0), wait: RETRY_FIRST }
+        Wanted {
+            peer,
+            addresses,
+            bootstrap,
+            passive: false,
+            next: MonoMs(0),
+            wait: RETRY_FIRST,
+            dial: None,
+            fault: None,
+        }
     }
 }
 
@@ -214,9 +227,29 @@ impl Dial {
         for reply in self.joined(*peer) {
             let _ = reply.send(Ok(peers::from_libp2p(peer)));
         }
+        self.fell(peer, None);
+    }
+
+    /// Notes why a peer that was reached was lost again; `None` when it stands.
+    pub(crate) fn fell(&mut self, peer: &libp2p::PeerId, fault: Option<&str>) {
+        let of_peer = self.wanted.iter_mut().filter(|wanted| wanted.peer == *peer);
+        of_peer.for_each(|wanted| wanted.fault = fault.map(str::to_owned));
+    }
+
+    /// Why addresses of bootstrap peers were not reached.
+    pub(crate) fn faults(&self) -> Vec<(String, String)> {
+        let faults = self
+            .wanted
+            .iter()
+            .filter(|wanted| wanted.bootstrap)
+            .filter_map(|wanted| Some((wanted.addresses.first()?.to_string(), wanted.fault.clone()?)));
+        faults.collect()
     }
 
     pub(crate) fn failed(&mut self, peer: Option<libp2p::PeerId>, id: ConnectionId, error: &DialError) {
+        for wanted in self.wanted.iter_mut().filter(|wanted| wanted.dial == Some(id)) {
+            wanted.fault = Some(fault(error));
+        }
         for reply in peer.into_iter().flat_map(|peer| self.joined(peer).collect::<Vec<_>>()) {
             let _ = reply.send(Err(unreachable(&peer.map(|p| p.to_string()).unwrap_or_default(), error)));
         }
@@ -241,8 +274,11 @@ impl Dial {
             wanted.wait = (wanted.wait * 2).min(RETRY_MAX);
             let options = DialOpts::peer_id(wanted.peer).addresses(wanted.addresses.clone());
             let options = if wanted.bootstrap { options } else { options.extend_addresses_through_behaviour() };
-            if let Err(error) = swarm.dial(options.build()) {
-                tracing::debug!(peer = %wanted.peer, %error, "wanted peer not dialled");
+            let options = options.build();
+            wanted.dial = Some(options.connection_id());
+            match swarm.dial(options) {
+                Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+                Err(error) => wanted.fault = Some(fault(&error)),
             }
         }
     }
@@ -257,7 +293,12 @@ pub(crate) fn without_peer(mut address: Multiaddr) -> Multiaddr {
 }
 
 fn unreachable(peer: &str, error: &DialError) -> NetError {
-    let fault = match error {
+    NetError::Unreachable { peer: peer.to_owned(), fault: fault(error) }
+}
+
+/// Why a dial failed, and what to do about it.
+fn fault(error: &DialError) -> String {
+    match error {
         DialError::WrongPeerId { obtained, .. } => {
             format!("{obtained} answered there; use that id if it is the one you want")
         }
@@ -274,8 +315,7 @@ fn unreachable(peer: &str, error: &DialError) -> NetError {
             each.collect::<String>() + "see that it runs there and that no firewall is between"
         }
         other => other.to_string(),
-    };
-    NetError::Unreachable { peer: peer.to_owned(), fault }
+    }
 }
 
 /// The last cause of an error; the ones above it only say that something below failed.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use p2pd_core::{
     admission::{Verdict, Window},
+    clock::Clocks,
     group::{self, Group},
     history::History,
     id::StreamKey,
@@ -64,8 +65,10 @@ impl Stream {
         data: Bytes,
         now: MonoMs,
         wall: UnixMs,
+        clocks: &mut Clocks,
     ) -> Result<(Arc<Group>, Incoming), Verdict> {
         let group = group::read(data, &self.key).map_err(|_| Verdict::Reject("not a group of this stream"))?;
+        clocks.heard(now, &self.key.publisher, UnixMs(group.body.capture_us / 1000));
         self.admit(group, now, wall, false)
     }
 

@@ -25,8 +25,8 @@ use crate::node::Node;
 pub(super) struct Service(pub(super) Context);
 
 fn shown(node: &Node, peer: PeerInfo) -> Peer {
-    let tags = node.tags(&peer.peer);
-    convert::peer(peer, tags)
+    let (tags, clock) = (node.tags(&peer.peer), node.clock_of(&peer.peer));
+    convert::peer(peer, tags, clock)
 }
 
 fn event(event: Event) -> WatchPeersResponse {

@@ -126,7 +126,7 @@ impl StreamService for Service {
                 Next::Item(StreamItem::Group { group, repaired }) => Event::Group(convert::group(&group, repaired)),
                 Next::Item(StreamItem::Chunk(chunk)) => Event::Chunk(chunk),
                 Next::Item(StreamItem::Metadata(json)) => Event::MetadataJson(json),
-                Next::Gap { from, to, before } => Event::Gap(gap(from, to, before)),
+                Next::Gap { from, to, cause } => Event::Gap(gap(from, to, cause)),
                 Next::Item(StreamItem::Ended(reason)) => {
                     return Some((Event::Ended(StreamEnded { reason: reason.into() }), None));
                 }

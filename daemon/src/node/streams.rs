@@ -10,7 +10,7 @@ use p2pd_core::{
     audio_json::AudioMessage,
     group::Group,
     id::{PeerId, StreamId, StreamKey},
-    ring::Next,
+    ring::{Cause, Next},
     time::MonoMs,
     topic,
 };
@@ -186,6 +186,13 @@ impl Node {
         };
         if let Some(followed) = lock(&self.0.streams).get(key) {
             followed.readers.push(weight, item);
+        }
+    }
+
+    /// Tells the readers of a stream of a part that was larger than is taken.
+    pub(super) fn lose_of_stream(&self, key: &StreamKey) {
+        if let Some(followed) = lock(&self.0.streams).get(key) {
+            followed.readers.lose(1, Cause::TooLarge);
         }
     }
 
