@@ -15,3 +15,4 @@ mod rules;
 mod streams;
 mod support;
 mod values;
+mod waiting;

@@ -100,6 +100,7 @@ pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
         meshes: Vec::new(),
         dht,
         dht_protocol: None,
+        mplex: false,
         repair: false,
         agent: "rogue".into(),
         drop_groups_percent: 0,

@@ -114,7 +114,8 @@ fn closed_table(closed: &[ClosedConnection]) -> String {
     let row = |closed: &ClosedConnection| {
         let connection = closed.connection.clone().unwrap_or_default();
         let lasted = closed.closed_ms.saturating_sub(connection.opened_ms) as f64 / 1000.0;
-        vec![closed.peer_id.clone(), format!("{lasted:.1} s"), connection.address, closed.why.clone()]
+        let peer = if closed.peer_id.is_empty() { "-".into() } else { closed.peer_id.clone() };
+        vec![peer, format!("{lasted:.1} s"), connection.address, closed.why.clone()]
     };
     output::rows(&["PEER", "LASTED", "ADDRESS", "WHY"], closed.iter().map(row))
 }

@@ -44,7 +44,7 @@ pub struct Judgement {
 
 /// A difference for people.
 fn difference(ms: i64) -> String {
-    let (seconds, way) = (ms.unsigned_abs() / 1000, if ms < 0 { "behind" } else { "ahead" });
+    let (seconds, way) = (ms.unsigned_abs() / 1000, if ms < 0 { "behind" } else { "ahead of" });
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     let parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds % 60, "s")];
     let parts: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).take(2).map(|(n, unit)| format!("{n} {unit}")).collect();
@@ -55,7 +55,7 @@ impl Judgement {
     /// What is wrong with our own clock, for people.
     pub fn ours_for_people(&self) -> Option<String> {
         let Judgement { ours, agree, of, .. } = self;
-        Some(format!("{} of {agree} of {of} peers", difference((*ours)?)))
+        Some(format!("{} those of {agree} of {of} peers", difference((*ours)?)))
     }
 
     /// How far a peer's clock is ahead of ours, where it is wrong.
@@ -66,7 +66,7 @@ impl Judgement {
     /// What is wrong with the clocks of others while ours is right or not to be judged, for people.
     pub fn theirs_for_people(&self) -> impl Iterator<Item = (&PeerId, String)> {
         let theirs = self.theirs.iter().filter(|_| self.ours.is_none());
-        theirs.map(|(peer, ahead)| (peer, format!("{} of this machine's", difference(*ahead))))
+        theirs.map(|(peer, ahead)| (peer, format!("{} this machine's", difference(*ahead))))
     }
 
     /// What to do, a line each.
@@ -143,7 +143,9 @@ mod tests {
         clocks.heard(MonoMs(0), &peer(2), said(601_000));
         let judged = judge(&mut clocks);
         assert_eq!((judged.ours, judged.agree, judged.of), (Some(-601_000), 2, 2));
-        assert!(judged.advice()[0].starts_with("this machine's clock is 10 min 1 s behind of 2 of 2 peers; set it"));
+        assert!(
+            judged.advice()[0].starts_with("this machine's clock is 10 min 1 s behind those of 2 of 2 peers; set it")
+        );
         clocks.heard(MonoMs(0), &peer(3), said(-2_000));
         assert_eq!(judge(&mut clocks).ours, Some(-601_000));
         clocks.heard(MonoMs(0), &peer(4), said(10));

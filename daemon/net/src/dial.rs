@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use libp2p::{
-    Multiaddr, Swarm,
+    Multiaddr, Swarm, TransportError,
     multiaddr::Protocol,
     swarm::{ConnectionId, DialError, dial_opts::DialOpts},
 };
@@ -14,7 +14,7 @@ use p2pd_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::{NetError, behaviour::Behaviour, peers};
+use crate::{NetError, behaviour::Behaviour, peers, unshared::Unshared};
 
 /// Most dials on request that wait for their answer.
 const MAX_PENDING: usize = 128;
@@ -238,11 +238,12 @@ impl Dial {
 
     /// Why addresses of bootstrap peers were not reached.
     pub(crate) fn faults(&self) -> Vec<(String, String)> {
-        let faults = self
-            .wanted
-            .iter()
-            .filter(|wanted| wanted.bootstrap)
-            .filter_map(|wanted| Some((wanted.addresses.first()?.to_string(), wanted.fault.clone()?)));
+        let faults = self.wanted.iter().filter(|wanted| wanted.bootstrap).filter_map(|wanted| {
+            let (address, fault) = (wanted.addresses.first()?.to_string(), wanted.fault.as_deref()?);
+            // It stands beside it.
+            let fault = fault.strip_prefix(&format!("{address}: ")).unwrap_or(fault).to_owned();
+            Some((address, fault))
+        });
         faults.collect()
     }
 
@@ -308,7 +309,10 @@ fn fault(error: &DialError) -> String {
         DialError::Denied { cause } => innermost(cause),
         DialError::Transport(faults) => {
             let each = faults.iter().take(4).map(|(address, fault)| {
-                let fault = innermost(fault);
+                let fault = match fault {
+                    TransportError::MultiaddrNotSupported(_) => Unshared::Transport.to_string(),
+                    other => innermost(other),
+                };
                 // The resolver prints its whole question behind that; the name stands in the address.
                 format!("{address}: {}; ", fault.split(" for Query {").next().unwrap_or_default())
             });

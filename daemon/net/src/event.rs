@@ -107,6 +107,13 @@ pub enum Event {
     },
     /// A peer told who it is.
     Identified(PeerId),
+    /// A peer cannot be connected for what it lacks.
+    Incompatible {
+        /// Its id, or where it is.
+        who: String,
+        /// What.
+        why: String,
+    },
     /// Listening on an address.
     Listening(String),
     /// A peer follows a topic from now on.

@@ -33,6 +33,7 @@ mod substreams;
 mod swarm;
 mod task;
 mod transport;
+mod unshared;
 mod validators;
 mod worth;
 
@@ -49,4 +50,5 @@ pub use meter::Traffic;
 pub use peers::{Closed, Connection, PeerInfo};
 pub use protocols::{ByteStream, Duplex, Inbound, PeerStream, is_own, refused};
 pub use task::{Running, start};
+pub use unshared::UNSHARED;
 pub use validators::{Ruling, ToJudge, ValidatorEvent};

@@ -154,7 +154,7 @@ impl PeerService for Service {
         _: Request<ListClosedConnectionsRequest>,
     ) -> Result<Response<ListClosedConnectionsResponse>, Status> {
         let closed = |c: Closed| ClosedConnection {
-            peer_id: c.peer.to_string(),
+            peer_id: c.peer.map_or_else(String::new, |peer| peer.to_string()),
             connection: Some(convert::connection(c.connection)),
             closed_ms: c.closed.0,
             why: c.why,

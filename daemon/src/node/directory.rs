@@ -15,7 +15,7 @@ use p2pd_net::TopicRule;
 use p2pd_store::{DirectoryRecord, Store, StoreError};
 use tokio::sync::broadcast;
 
-use super::{Node, NodeError, WATCH, lock, wall};
+use super::{Node, NodeError, WATCH, lock, streams::Waiting, wall};
 
 /// Least time between two questions of ours, in milliseconds.
 const ASK_EVERY_MS: u64 = 300;
@@ -313,18 +313,27 @@ impl Node {
         }
     }
 
-    /// Like `find_stream`, and waits for the stream to appear.
-    pub(crate) async fn await_stream(&self, wanted: &StreamRef, wait: Duration) -> Result<Listed, NodeError> {
+    /// Like `find_stream`, and waits for the stream to appear. In the old format it is followed meanwhile, so that whoever reads it
+    /// before what is returned is dropped gets it from the first moment on.
+    pub(crate) async fn await_stream(
+        &self,
+        wanted: &StreamRef,
+        wait: Duration,
+    ) -> Result<(Listed, Option<Waiting>), NodeError> {
         let (_, mut changes) = self.watch_streams();
         let deadline = tokio::time::Instant::now() + wait;
+        let mut waiting = None;
         loop {
             match self.find_stream(wanted) {
                 Err(NodeError::StreamNotFound(name)) => {
+                    if waiting.is_none() && !wait.is_zero() {
+                        waiting = self.wait_in_old_format(&wanted.stream).await;
+                    }
                     if tokio::time::timeout_at(deadline, changes.recv()).await.is_err() {
                         return Err(NodeError::StreamNotFound(name));
                     }
                 }
-                found => return found,
+                found => return Ok((found?, waiting)),
             }
         }
     }

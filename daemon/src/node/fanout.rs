@@ -44,6 +44,13 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
+    /// Gives the reader who joined last an item that came before it.
+    pub(crate) fn push_to_last(&self, weight: usize, item: &T) {
+        if let Some((reader, _)) = self.readers.last() {
+            reader.push(weight, item.clone());
+        }
+    }
+
     /// Tells every reader that so many never came here.
     pub(crate) fn lose(&self, count: u64, cause: Cause) {
         self.readers.iter().for_each(|(reader, _)| reader.lose(count, cause));

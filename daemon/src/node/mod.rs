@@ -26,7 +26,7 @@ use std::{
 };
 
 use p2pd_core::{
-    id::{PeerId, StreamId, StreamKey},
+    id::{PeerId, StreamId},
     time::{MonoMs, UnixMs},
 };
 use p2pd_net::{Event, Handle, Identity, Incoming, NetError, PeerInfo, queue};
@@ -68,7 +68,7 @@ struct Inner {
     began: Instant,
     started: UnixMs,
     directory: Mutex<directory::State>,
-    streams: Mutex<HashMap<StreamKey, streams::Followed>>,
+    streams: Mutex<streams::Streams>,
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
     topics: Mutex<HashMap<String, pubsub::Topic>>,
     /// Told when a topic gets or loses a follower, here or elsewhere.

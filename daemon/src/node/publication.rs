@@ -16,7 +16,7 @@ use p2pd_core::{
     audio_json::{self, AudioMessage},
     directory::HEARTBEAT_MS,
     group::{FLAG_END, Group, MAX_FRAME, MAX_TITLE, StreamConfig},
-    id::{StreamId, StreamKey},
+    id::{PeerId, StreamId, StreamKey},
     ogg_link::Links,
     ring::Next,
     text,
@@ -210,9 +210,18 @@ impl Node {
             let Some(topic) = shared.old_topic.as_deref().filter(|topic| of_topic.is_none_or(|of| of == *topic)) else {
                 continue;
             };
-            let followers = self.0.net.topic_peers(topic).await.map_or(0, |peers| peers.followers.len());
-            shared.old_listeners.store(u32::try_from(followers).unwrap_or(u32::MAX), Ordering::Relaxed);
+            let followers = self.0.net.topic_peers(topic).await.unwrap_or_default().followers;
+            let old = if followers.is_empty() { 0 } else { self.without_daemons(followers).await };
+            shared.old_listeners.store(u32::try_from(old).unwrap_or(u32::MAX), Ordering::Relaxed);
         }
+    }
+
+    /// How many of these are no daemons like this one, which follow the old format only until they know better.
+    async fn without_daemons(&self, mut followers: Vec<PeerId>) -> usize {
+        let peers = self.0.net.peers().await.unwrap_or_default();
+        let is_daemon = |id: &PeerId| peers.iter().any(|peer| peer.peer == *id && peer.agent.starts_with("p2pd/"));
+        followers.retain(|follower| !is_daemon(follower));
+        followers.len()
     }
 
     /// How many connected peers follow a stream of ours in the old format though it is native.

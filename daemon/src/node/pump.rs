@@ -110,6 +110,10 @@ impl Node {
                 self.count_old_listeners(Some(&topic)).await;
                 self.0.topics_changed.notify_waiters();
             }
+            Event::Incompatible { who, why } => {
+                tracing::info!(who, why, "a peer cannot be connected");
+                self.happened("peer-incompatible", &format!("{who}: {why}"));
+            }
             Event::Listening(address) => tracing::info!(%address, "listening"),
         }
     }
