@@ -4,6 +4,7 @@
 mod access;
 mod audio;
 mod cli;
+mod clocks;
 mod examples;
 mod failures;
 mod flood;

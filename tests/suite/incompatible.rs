@@ -24,9 +24,21 @@ async fn old(both: bool) -> (Swarm<ping::Behaviour>, String) {
     let idle = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(Duration::from_secs(60));
     let mut swarm = if both {
         let muxers = (yamux::Config::default, mplex);
-        builder.with_tcp(socket, noise::Config::new, muxers).unwrap().with_behaviour(behaviour).unwrap().with_swarm_config(idle).build()
+        builder
+            .with_tcp(socket, noise::Config::new, muxers)
+            .unwrap()
+            .with_behaviour(behaviour)
+            .unwrap()
+            .with_swarm_config(idle)
+            .build()
     } else {
-        builder.with_tcp(socket, noise::Config::new, mplex).unwrap().with_behaviour(behaviour).unwrap().with_swarm_config(idle).build()
+        builder
+            .with_tcp(socket, noise::Config::new, mplex)
+            .unwrap()
+            .with_behaviour(behaviour)
+            .unwrap()
+            .with_swarm_config(idle)
+            .build()
     };
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
     let address = loop {
@@ -45,7 +57,8 @@ fn run(mut swarm: Swarm<ping::Behaviour>) -> tokio::task::JoinHandle<()> {
 /// Waits until a closed connection and an event say so; whose it was.
 async fn told(daemon: &Daemon, why: &str) -> String {
     let closed = until("the closed connection", async || {
-        let list = peers(daemon).await.list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap().into_inner();
+        let list =
+            peers(daemon).await.list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap().into_inner();
         list.connections.into_iter().find(|closed| closed.why.contains(why))
     })
     .await;

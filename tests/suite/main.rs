@@ -5,6 +5,7 @@ mod connections;
 mod foreign;
 mod handlers;
 mod hostile;
+mod incompatible;
 mod limits;
 mod old_peers;
 mod overload;

@@ -30,6 +30,12 @@ pub(super) async fn status(context: &Context) -> anyhow::Result<()> {
         numbers.groups_out,
         numbers.dropped,
     );
+    if numbers.too_large > 0 {
+        text.push_str(&format!(
+            "too large    {} messages of peers, refused; the log names the topics\n",
+            numbers.too_large
+        ));
+    }
     for address in &info.addresses {
         text.push_str(&format!("address      {address}\n"));
     }

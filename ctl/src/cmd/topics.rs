@@ -106,7 +106,16 @@ fn page(topic: &Topic) -> String {
     );
     let validated = if topic.validated { "judged by a program" } else { "not judged" };
     let settings = topic.settings.as_ref().map_or_else(String::new, settings_text);
-    format!("{}\n{}, {} in the mesh\n{log}\n{validated}\n{settings}", topic.name, who(topic), topic.mesh_peers)
+    let too_large = match topic.too_large {
+        0 => String::new(),
+        count => format!("\n{count} messages of peers were refused, being larger"),
+    };
+    format!(
+        "{}\n{}, {} in the mesh\n{log}\n{validated}\n{settings}{too_large}",
+        topic.name,
+        who(topic),
+        topic.mesh_peers
+    )
 }
 
 fn settings_text(s: &TopicSettings) -> String {
