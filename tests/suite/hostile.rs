@@ -1,8 +1,6 @@
 //! What strangers send: forged, replayed, oversized, malformed and future-dated messages, against a daemon that serves
 //! an honest stream meanwhile.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
@@ -18,7 +16,7 @@ use p2pd_core::{
 use p2pd_net::{DhtMode, Event, Handle, Identity, Incoming, Running, TopicRule};
 use serde_json::json;
 
-use crate::support::{self, DEADLINE, list, listen, next, open, publish, start, stranger, until};
+use crate::support::{self, DEADLINE, list, listen, next, now_ms as now, open, publish, start, stranger, until};
 use tokio_util::sync::CancellationToken;
 
 const NETWORK: &str = topic::DEFAULT_NETWORK;
@@ -69,10 +67,6 @@ async fn passed_on(observer: &mut Running, mut is_last: impl FnMut(&PeerId, &[u8
     };
     tokio::time::timeout(DEADLINE, until_last).await.expect("the last message");
     senders
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
 async fn score(daemon: &Daemon, peer: &PeerId) -> Option<f64> {
@@ -243,6 +237,8 @@ async fn a_message_of_another_network_s_size_is_not_taken_and_costs_nobody_the_l
         .await;
     rogue.handle.publish("big", vec![0; 1_000_000].into()).await.unwrap();
     rogue.handle.publish("big", Bytes::from_static(b"small")).await.unwrap();
+    let gap = messages.message().await.unwrap().unwrap().event;
+    assert!(matches!(gap, Some(subscribe_response::Event::Gap(_))), "{gap:?}");
     let Some(subscribe_response::Event::Message(heard)) = messages.message().await.unwrap().unwrap().event else {
         panic!("a message")
     };

@@ -4,7 +4,7 @@ use std::{
     future::{Future, ready},
     path::Path,
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use p2pd::{
@@ -100,10 +100,16 @@ pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
         meshes: Vec::new(),
         dht,
         dht_protocol: None,
+        mplex: false,
         repair: false,
         agent: "rogue".into(),
         drop_groups_percent: 0,
     }
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
 /// Waits until `check` gives something.

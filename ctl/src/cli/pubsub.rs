@@ -89,7 +89,7 @@ pub(crate) struct TopicSet {
     #[arg(long, default_value_t = 61_440)]
     pub(crate) max_message: u32,
     /// What makes two messages the same.
-    #[arg(long, value_enum, default_value = "sender")]
+    #[arg(long, value_enum, default_value = "key")]
     pub(crate) identity: IdentityArg,
     /// Refuse what no validator has judged.
     #[arg(long)]
@@ -117,10 +117,10 @@ pub(crate) struct TopicSet {
 /// What makes two messages the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum IdentityArg {
-    /// Sender and number, as go-libp2p has it.
-    Sender,
-    /// Likewise, as js-libp2p has it.
+    /// Sender and number, as js-libp2p has it.
     Key,
+    /// Likewise, as go-libp2p has it.
+    Sender,
     /// Bytes.
     Content,
 }

@@ -59,9 +59,16 @@ fn page(info: &GetInfoResponse, state: &GetStateResponse, numbers: &GetStatistic
         ("streams", streams.into()),
         ("audio", audio.into()),
     ];
+    if numbers.too_large > 0 {
+        let refused = format!("{} of peers refused; the log names the topics", count(numbers.too_large, "message"));
+        items.push(("too large", toned(Tone::Warning, refused)));
+    }
     items.extend(info.addresses.iter().map(|address| ("address", address.as_str().into())));
-    let missing = |address: &String| ("not reached", toned(Tone::Warning, address));
-    items.extend(state.bootstrap_missing.iter().map(missing));
+    for (n, address) in state.bootstrap_missing.iter().enumerate() {
+        let fault = state.bootstrap_faults.get(n).filter(|fault| !fault.is_empty());
+        let fault = fault.map_or_else(String::new, |fault| format!(": {fault}"));
+        items.push(("not reached", toned(Tone::Warning, format!("{address}{fault}"))));
+    }
     items.extend(state.advice.lines().map(|line| ("advice", toned(Tone::Warning, line))));
     output::page(items)
 }

@@ -151,7 +151,8 @@ fn closed_table(closed: &[ClosedConnection]) -> String {
         let connection = closed.connection.clone().unwrap_or_default();
         let lasted = closed.closed_ms.saturating_sub(connection.opened_ms) as f64 / 1000.0;
         let lasted = format!("{lasted:.1} s");
-        [short(&closed.peer_id).into(), lasted.into(), connection.address.into(), closed.why.as_str().into()]
+        let peer = if closed.peer_id.is_empty() { "-".into() } else { short(&closed.peer_id) };
+        [peer.into(), lasted.into(), connection.address.into(), closed.why.as_str().into()]
     };
     output::rows(&heads, closed.iter().map(row))
 }
@@ -192,6 +193,10 @@ fn details(peer: &Peer) -> String {
     if peer.messages_lost > 0 {
         let lost = format!("{} that it took too slowly", count(peer.messages_lost, "message"));
         items.push(("missed", toned(Tone::Warning, lost)));
+    }
+    if let Some(ms) = peer.clock_ahead_ms {
+        let way = if ms < 0 { "behind" } else { "ahead" };
+        items.push(("clock", toned(Tone::Warning, format!("{} s {way}", ms.unsigned_abs() / 1000))));
     }
     items.push(("listens on", peer.addresses.join("\n").into()));
     items.push(("speaks", peer.protocols.join(" ").into()));

@@ -72,6 +72,8 @@ fn row(stream: &Stream) -> [Cell; 7] {
         }
         None => "json".into(),
     };
+    // It goes to listeners of the old format, too.
+    let codec = if stream.old_listeners > 0 { codec + " +json" } else { codec };
     let heard = match stream {
         Stream { local: true, .. } => "here".into(),
         Stream { confirmed: false, .. } => toned(Tone::Warning, "not yet"),

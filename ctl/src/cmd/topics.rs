@@ -126,6 +126,10 @@ fn page(topic: &Topic) -> String {
         ("judged", judged),
     ];
     items.extend(topic.settings.iter().flat_map(settings_items));
+    if topic.too_large > 0 {
+        let refused = format!("{} of peers refused", count(topic.too_large, "message"));
+        items.push(("too large", toned(Tone::Warning, refused)));
+    }
     output::page(items)
 }
 
@@ -136,8 +140,8 @@ fn settings_page(settings: &TopicSettings) -> String {
 fn settings_items(s: &TopicSettings) -> [(&'static str, Cell); 4] {
     let identity = match s.identity() {
         MessageIdentity::Content => "content",
-        MessageIdentity::Key => "key",
-        MessageIdentity::Sender | MessageIdentity::Unspecified => "sender",
+        MessageIdentity::Sender => "sender",
+        MessageIdentity::Key | MessageIdentity::Unspecified => "key",
     };
     let age = match s.max_age_ms {
         0 => String::new(),

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{id::StreamId, time::UnixMs};
 
-/// Largest message read or written, in bytes; gossipsub's own bound is 64 KiB.
-pub const MAX_MESSAGE: usize = 60 * 1024;
-/// Most bytes of audio in one chunk, so that its base64 fits.
+/// Largest message read, in bytes: others send a slice as their source delivers it, such as 60 KiB.
+pub const MAX_MESSAGE: usize = 256 * 1024;
+/// Most bytes of audio in a chunk that is written, so that the message fits the 64 KiB that most peers take.
 pub const MAX_CHUNK: usize = 32 * 1024;
 
 /// One message of the format.
@@ -23,6 +23,16 @@ pub enum AudioMessage {
     Iq(Bytes),
     /// The stream is over, with the publisher's reason.
     End(Option<String>),
+}
+
+impl AudioMessage {
+    /// Bytes it holds, roughly.
+    pub fn weight(&self) -> usize {
+        match self {
+            AudioMessage::Audio(chunk) | AudioMessage::Iq(chunk) => chunk.len(),
+            AudioMessage::Metadata(_) | AudioMessage::End(_) => 1024,
+        }
+    }
 }
 
 /// Reads a message about `stream`; `None` if it is malformed, oversized or about another stream.

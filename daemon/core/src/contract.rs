@@ -28,11 +28,11 @@ const MESH: RangeInclusive<u64> = 2..=24;
 /// How a message is told apart from others, so that each is delivered once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Identity {
-    /// By its sender and the number that the sender gave it, as the specification and go-libp2p have it.
+    /// By its sender's public key and the number that the sender gave it, as js-libp2p has it.
     #[default]
-    Sender,
-    /// Likewise, by the sender's public key instead of its peer id, as js-libp2p has it.
     Key,
+    /// Likewise, by the sender's peer id instead of its key, as the specification and go-libp2p have it.
+    Sender,
     /// By its bytes: the same ones from two senders are one message.
     Content,
 }
@@ -64,7 +64,7 @@ impl Default for TopicSettings {
     fn default() -> Self {
         TopicSettings {
             max_message: USUAL_MESSAGE,
-            identity: Identity::Sender,
+            identity: Identity::Key,
             closed: false,
             judging_ms: 1_000,
             keep_s: 86_400,

@@ -13,9 +13,27 @@ pub enum Next<T> {
         from: u64,
         /// Last position lost.
         to: u64,
-        /// They never came here; else the reader was too slow for them.
-        before: bool,
+        /// Why.
+        cause: Cause,
     },
+}
+
+/// Why items are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The reader was too slow for them.
+    SlowReader,
+    /// They never came here: whoever brings them was too slow.
+    Busy,
+    /// They never came here: they are larger than is taken.
+    TooLarge,
+}
+
+/// How many items never came here.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lost {
+    busy: u64,
+    too_large: u64,
 }
 
 /// The queue; bounded by number of items and by their summed weight in bytes.
@@ -25,8 +43,8 @@ pub struct Ring<T> {
     max_items: usize,
     max_bytes: usize,
     bytes: usize,
-    /// Items lost before they came here, since the last push; the reader may know already.
-    lost: u64,
+    /// Since the last push; the reader may know already.
+    lost: Lost,
     /// Position of the next item that is pushed.
     next: u64,
     /// Position that the reader expects next.
@@ -36,8 +54,8 @@ pub struct Ring<T> {
 #[derive(Debug)]
 struct Held<T> {
     position: u64,
-    /// So many positions before this one were lost before they came here.
-    lost: u64,
+    /// Of the positions before this one.
+    lost: Lost,
     weight: usize,
     item: T,
 }
@@ -45,7 +63,8 @@ struct Held<T> {
 impl<T> Ring<T> {
     /// A ring of at most `max_items` items that weigh at most `max_bytes` together. One item always fits.
     pub fn new(max_items: usize, max_bytes: usize) -> Self {
-        Ring { items: VecDeque::new(), max_items: max_items.max(1), max_bytes, bytes: 0, lost: 0, next: 0, expected: 0 }
+        let (items, max_items, lost) = (VecDeque::new(), max_items.max(1), Lost::default());
+        Ring { items, max_items, max_bytes, bytes: 0, lost, next: 0, expected: 0 }
     }
 
     /// Adds an item, dropping the oldest as needed. Returns those.
@@ -64,22 +83,28 @@ impl<T> Ring<T> {
         dropped
     }
 
-    /// Counts items that were lost before they came here.
-    pub fn lose(&mut self, count: u64) {
+    /// Counts items that never came here; of a slow reader's, which did, the ring knows itself.
+    pub fn lose(&mut self, count: u64, cause: Cause) {
+        let lost = match cause {
+            Cause::TooLarge => &mut self.lost.too_large,
+            Cause::Busy | Cause::SlowReader => &mut self.lost.busy,
+        };
+        *lost = lost.saturating_add(count);
         self.next = self.next.saturating_add(count);
-        self.lost = self.lost.saturating_add(count);
     }
 
     /// The next item, or the gap before it; `None` when all is read.
     pub fn pop(&mut self) -> Option<Next<T>> {
         let newest = (self.next, self.lost);
         let (position, lost) = self.items.front().map_or(newest, |held| (held.position, held.lost));
-        let came = position.saturating_sub(lost);
+        let fitted = position.saturating_sub(lost.too_large);
         // First what this reader was too slow for, then what nobody got.
-        for (end, before) in [(came, false), (position, true)] {
+        let ends =
+            [(fitted.saturating_sub(lost.busy), Cause::SlowReader), (fitted, Cause::Busy), (position, Cause::TooLarge)];
+        for (end, cause) in ends {
             if self.expected < end {
                 let from = std::mem::replace(&mut self.expected, end);
-                return Some(Next::Gap { from, to: end - 1, before });
+                return Some(Next::Gap { from, to: end - 1, cause });
             }
         }
         let Held { position, weight, item, .. } = self.items.pop_front()?;
@@ -115,23 +140,30 @@ mod tests {
         for item in 0..4 {
             ring.push(1, item);
         }
-        ring.lose(3);
+        ring.lose(3, Busy);
         ring.push(1, 4);
         let all: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
-        let gap = |from, to, before| Next::Gap { from, to, before };
-        assert_eq!(all, [gap(0, 2, false), Next::Item(3), gap(4, 6, true), Next::Item(4)]);
+        let gap = |from, to, cause| Next::Gap { from, to, cause };
+        use Cause::{Busy, SlowReader, TooLarge};
+        assert_eq!(all, [gap(0, 2, SlowReader), Next::Item(3), gap(4, 6, Busy), Next::Item(4)]);
         // What was dropped with its gap before it.
-        ring.lose(1);
+        ring.lose(1, Busy);
         (5..8).for_each(|item| drop(ring.push(1, item)));
         let all: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
-        assert_eq!(all, [gap(8, 9, false), Next::Item(6), Next::Item(7)]);
+        assert_eq!(all, [gap(8, 9, SlowReader), Next::Item(6), Next::Item(7)]);
         // What nothing came after, and nothing told twice.
-        ring.lose(2);
-        assert_eq!(ring.pop(), Some(gap(12, 13, true)));
-        ring.lose(1);
+        ring.lose(2, Busy);
+        assert_eq!(ring.pop(), Some(gap(12, 13, Busy)));
+        ring.lose(1, Busy);
         ring.push(1, 8);
         let all: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
-        assert_eq!(all, [gap(14, 14, true), Next::Item(8)]);
+        assert_eq!(all, [gap(14, 14, Busy), Next::Item(8)]);
+        // What never came, for one reason and the other.
+        ring.lose(1, TooLarge);
+        ring.lose(2, Busy);
+        ring.push(1, 9);
+        let all: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
+        assert_eq!(all, [gap(16, 17, Busy), gap(18, 18, TooLarge), Next::Item(9)]);
     }
 
     proptest! {
@@ -150,7 +182,7 @@ mod tests {
             for (step, weight) in ops {
                 match step {
                     0 | 1 => { ring.push(weight, pushed); pushed += 1; }
-                    2 => { ring.lose(2); pushed += 2; }
+                    2 => { ring.lose(2, Cause::Busy); ring.lose(1, Cause::TooLarge); pushed += 3; }
                     _ => { read(&mut ring); }
                 }
                 prop_assert!(ring.len() <= max);

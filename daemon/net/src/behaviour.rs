@@ -126,6 +126,11 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         .mesh_n(MESH)
         .mesh_n_low(4)
         .mesh_n_high(12)
+        // Every follower outside the mesh is offered everything each second. By the library's usual quarter, somebody whose only
+        // peer this daemon is, as with many listeners of one publisher, would miss two messages of five.
+        .gossip_factor(1.0)
+        // By the library's usual five seconds, nobody outside the mesh hears anything so soon after the daemon's start.
+        .heartbeat_initial_delay(Duration::from_secs(1))
         .max_transmit_size(MAX_RPC)
         .connection_handler_queue_len(pace::QUEUE)
         // As long as a peer may be slow. The queue bounds what waits.

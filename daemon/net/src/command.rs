@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use libp2p::StreamProtocol;
-use p2pd_core::{access::Rules, contract::TopicSettings, group::Group, id::PeerId, keep::Pins};
+use p2pd_core::{access::Rules, clock::Judgement, contract::TopicSettings, group::Group, id::PeerId, keep::Pins};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Addresses { reply: oneshot::Sender<Vec<String>> },
     Subscribe { topic: String, rule: TopicRule, reply: oneshot::Sender<Result<(), NetError>> },
     Unsubscribe { topic: String },
-    Publish { topic: String, data: Bytes, reply: oneshot::Sender<Result<Sent, NetError>> },
+    Publish { topic: String, data: Bytes, also_to: Vec<PeerId>, reply: oneshot::Sender<Result<Sent, NetError>> },
     PublishAhead { topic: String, data: Bytes, reply: oneshot::Sender<Result<Sent, NetError>> },
     PublishGroup { topic: String, group: Arc<Group>, reply: oneshot::Sender<Result<(), NetError>> },
     Topics { reply: oneshot::Sender<Vec<String>> },
@@ -62,6 +62,8 @@ pub(crate) enum Command {
     StopProviding { key: Vec<u8> },
     SetRules { rules: Rules },
     SetPins { pins: Pins },
+    Clocks { reply: oneshot::Sender<Judgement> },
+    Faults { reply: oneshot::Sender<Vec<(String, String)>> },
     Closed { reply: oneshot::Sender<Vec<Closed>> },
     Recent { topic: String, ms: u64, reply: oneshot::Sender<Vec<Arc<Group>>> },
 }

@@ -33,6 +33,8 @@ pub struct Config {
     pub dht: DhtMode,
     /// Protocol of the distributed hash table; `None`: the network's own.
     pub dht_protocol: Option<String>,
+    /// Take the muxer mplex, too, where a peer has no yamux.
+    pub mplex: bool,
     /// Fetch groups that gossip did not bring.
     pub repair: bool,
     /// Sent to other peers by identify.

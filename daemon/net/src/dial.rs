@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use libp2p::{
-    Multiaddr, Swarm,
+    Multiaddr, Swarm, TransportError,
     multiaddr::Protocol,
     swarm::{ConnectionId, DialError, dial_opts::DialOpts},
 };
@@ -14,7 +14,7 @@ use p2pd_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::{NetError, behaviour::Behaviour, peers};
+use crate::{NetError, behaviour::Behaviour, peers, unshared::Unshared};
 
 /// Most dials on request that wait for their answer.
 const MAX_PENDING: usize = 128;
@@ -44,6 +44,10 @@ struct Wanted {
     passive: bool,
     next: MonoMs,
     wait: Duration,
+    /// The dial that is under way, or was last.
+    dial: Option<ConnectionId>,
+    /// Why that failed.
+    fault: Option<String>,
 }
 
 /// Pending dials by connection, since two callers may dial one peer.
@@ -124,7 +128,16 @@ pub(crate) fn parse_listen(address: &str) -> Result<Multiaddr, NetError> {
 
 impl Wanted {
     fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>, bootstrap: bool) -> Self {
-        Wanted { peer, addresses, bootstrap, passive: false, next: MonoMs(0), wait: RETRY_FIRST }
+        Wanted {
+            peer,
+            addresses,
+            bootstrap,
+            passive: false,
+            next: MonoMs(0),
+            wait: RETRY_FIRST,
+            dial: None,
+            fault: None,
+        }
     }
 }
 
@@ -214,9 +227,30 @@ impl Dial {
         for reply in self.joined(*peer) {
             let _ = reply.send(Ok(peers::from_libp2p(peer)));
         }
+        self.fell(peer, None);
+    }
+
+    /// Notes why a peer that was reached was lost again; `None` when it stands.
+    pub(crate) fn fell(&mut self, peer: &libp2p::PeerId, fault: Option<&str>) {
+        let of_peer = self.wanted.iter_mut().filter(|wanted| wanted.peer == *peer);
+        of_peer.for_each(|wanted| wanted.fault = fault.map(str::to_owned));
+    }
+
+    /// Why addresses of bootstrap peers were not reached.
+    pub(crate) fn faults(&self) -> Vec<(String, String)> {
+        let faults = self.wanted.iter().filter(|wanted| wanted.bootstrap).filter_map(|wanted| {
+            let (address, fault) = (wanted.addresses.first()?.to_string(), wanted.fault.as_deref()?);
+            // It stands beside it.
+            let fault = fault.strip_prefix(&format!("{address}: ")).unwrap_or(fault).to_owned();
+            Some((address, fault))
+        });
+        faults.collect()
     }
 
     pub(crate) fn failed(&mut self, peer: Option<libp2p::PeerId>, id: ConnectionId, error: &DialError) {
+        for wanted in self.wanted.iter_mut().filter(|wanted| wanted.dial == Some(id)) {
+            wanted.fault = Some(fault(error));
+        }
         for reply in peer.into_iter().flat_map(|peer| self.joined(peer).collect::<Vec<_>>()) {
             let _ = reply.send(Err(unreachable(&peer.map(|p| p.to_string()).unwrap_or_default(), error)));
         }
@@ -241,8 +275,11 @@ impl Dial {
             wanted.wait = (wanted.wait * 2).min(RETRY_MAX);
             let options = DialOpts::peer_id(wanted.peer).addresses(wanted.addresses.clone());
             let options = if wanted.bootstrap { options } else { options.extend_addresses_through_behaviour() };
-            if let Err(error) = swarm.dial(options.build()) {
-                tracing::debug!(peer = %wanted.peer, %error, "wanted peer not dialled");
+            let options = options.build();
+            wanted.dial = Some(options.connection_id());
+            match swarm.dial(options) {
+                Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+                Err(error) => wanted.fault = Some(fault(&error)),
             }
         }
     }
@@ -257,7 +294,12 @@ pub(crate) fn without_peer(mut address: Multiaddr) -> Multiaddr {
 }
 
 fn unreachable(peer: &str, error: &DialError) -> NetError {
-    let fault = match error {
+    NetError::Unreachable { peer: peer.to_owned(), fault: fault(error) }
+}
+
+/// Why a dial failed, and what to do about it.
+fn fault(error: &DialError) -> String {
+    match error {
         DialError::WrongPeerId { obtained, .. } => {
             format!("{obtained} answered there; use that id if it is the one you want")
         }
@@ -267,15 +309,17 @@ fn unreachable(peer: &str, error: &DialError) -> NetError {
         DialError::Denied { cause } => innermost(cause),
         DialError::Transport(faults) => {
             let each = faults.iter().take(4).map(|(address, fault)| {
-                let fault = innermost(fault);
+                let fault = match fault {
+                    TransportError::MultiaddrNotSupported(_) => Unshared::Transport.to_string(),
+                    other => innermost(other),
+                };
                 // The resolver prints its whole question behind that; the name stands in the address.
                 format!("{address}: {}; ", fault.split(" for Query {").next().unwrap_or_default())
             });
             each.collect::<String>() + "see that it runs there and that no firewall is between"
         }
         other => other.to_string(),
-    };
-    NetError::Unreachable { peer: peer.to_owned(), fault }
+    }
 }
 
 /// The last cause of an error; the ones above it only say that something below failed.

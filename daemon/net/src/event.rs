@@ -11,6 +11,23 @@ use p2pd_core::{
     time::UnixMs,
 };
 
+use crate::TopicRule;
+
+/// A message that was refused because it is larger than its topic takes.
+#[derive(Clone, Debug)]
+pub struct TooLarge {
+    /// Of which topic.
+    pub topic: String,
+    /// What that carries.
+    pub rule: TopicRule,
+    /// Who signed it, if anybody.
+    pub sender: Option<PeerId>,
+    /// How large it is, in bytes.
+    pub bytes: usize,
+    /// How large it may be.
+    pub most: usize,
+}
+
 /// An admitted message.
 #[derive(Clone, Debug)]
 pub enum Incoming {
@@ -52,6 +69,8 @@ pub enum Incoming {
         /// What tells it apart from others.
         id: Bytes,
     },
+    /// In the place of a message that was not admitted.
+    TooLarge(TooLarge),
 }
 
 impl Incoming {
@@ -60,7 +79,8 @@ impl Incoming {
         match self {
             Incoming::Directory { .. } => p2pd_core::announce::MAX_MESSAGE,
             Incoming::Group { group, .. } => group.signed.len(),
-            Incoming::Audio { .. } => p2pd_core::audio_json::MAX_CHUNK,
+            Incoming::Audio { message, .. } => message.weight(),
+            Incoming::TooLarge(_) => 0,
             Incoming::Message { data, .. } => data.len(),
         }
     }
@@ -87,6 +107,13 @@ pub enum Event {
     },
     /// A peer told who it is.
     Identified(PeerId),
+    /// A peer cannot be connected for what it lacks.
+    Incompatible {
+        /// Its id, or where it is.
+        who: String,
+        /// What.
+        why: String,
+    },
     /// Listening on an address.
     Listening(String),
     /// A peer follows a topic from now on.

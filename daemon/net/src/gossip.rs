@@ -7,15 +7,16 @@ use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishE
 use p2pd_core::{
     admission::{self, Bucket, Verdict},
     announce, audio_json,
+    clock::Clocks,
     contract::{self, Identity, TopicSettings},
-    group::Group,
+    group::{self, Group},
     id::{PeerId, StreamId, StreamKey},
     time::{MonoMs, UnixMs},
 };
 
 use crate::{
     NetError,
-    event::Incoming,
+    event::{Incoming, TooLarge},
     fetch, peers,
     settings::{Gossipsub, Ids, Settings},
     stream::{Ask, Stream},
@@ -81,6 +82,7 @@ pub(crate) struct Gossip {
     settings: Settings,
     pub(crate) validators: Validators,
     buckets: HashMap<PeerId, Bucket>,
+    pub(crate) clocks: Clocks,
     scored: usize,
     scored_streams: usize,
     repair: bool,
@@ -96,6 +98,7 @@ impl Gossip {
             settings,
             validators: Validators::default(),
             buckets: HashMap::new(),
+            clocks: Clocks::default(),
             scored: 0,
             scored_streams: 0,
             repair: config.repair,
@@ -123,11 +126,6 @@ impl Gossip {
         }
         gossipsub.subscribe(&ident).map_err(|e| NetError::Setup(e.to_string()))?;
         self.score(gossipsub, &ident, &rule);
-        if matches!(rule, TopicRule::Directory | TopicRule::Json(_)) {
-            // What js-libp2p peers speak.
-            let theirs = TopicSettings { identity: Identity::Key, ..TopicSettings::default() };
-            self.settings.set(ident.hash(), Some(theirs));
-        }
         if let TopicRule::Native(key) = &rule {
             self.streams.insert(ident.hash(), Stream::new(key.clone()));
         }
@@ -167,12 +165,9 @@ impl Gossip {
 
     pub(crate) fn unsubscribe(&mut self, gossipsub: &mut Gossipsub, topic: &str) {
         let ident = IdentTopic::new(topic);
-        if let Some(topic) = self.topics.remove(&ident.hash()) {
+        if self.topics.remove(&ident.hash()).is_some() {
             gossipsub.unsubscribe(&ident);
             self.streams.remove(&ident.hash());
-            if topic.rule != TopicRule::Open {
-                self.settings.set(ident.hash(), None);
-            }
         }
     }
 
@@ -238,12 +233,15 @@ impl Gossip {
         let Some(topic) = self.topics.get(&message.topic) else {
             return Some(ignored());
         };
+        if let Some(refused) = self.too_large(topic, &message) {
+            return Some(refused);
+        }
         let (verdict, incoming) = match (&topic.rule, sender) {
             (TopicRule::Open, sender) => return self.judge_open(from, sender, id, message, now, wall),
             (_, None) => (Verdict::Reject("unsigned"), None),
             (TopicRule::Directory, Some(sender)) => match announce::decode(&message.data, &sender) {
                 Err(_) => (Verdict::Reject("not a truthful directory message"), None),
-                Ok((said, time)) => match admission::judge_time(wall, time) {
+                Ok((said, time)) => match timely(&mut self.clocks, now, wall, &sender, time) {
                     Verdict::Accept if !within_rate(&mut self.buckets, &sender, now) => {
                         (Verdict::Ignore("too many"), None)
                     }
@@ -259,7 +257,7 @@ impl Gossip {
                     return Some(ignored());
                 }
                 let Some(stream) = self.streams.get_mut(&message.topic) else { return Some(ignored()) };
-                match stream.gossiped(message.data.into(), now, wall) {
+                match stream.gossiped(message.data.into(), now, wall, &mut self.clocks) {
                     Ok((group, incoming)) => {
                         let report = Report::Once(Unproven { topic: message.topic, group });
                         return Some(Judged { incoming: Some(incoming), report });
@@ -269,7 +267,7 @@ impl Gossip {
             }
             (TopicRule::Json(stream), Some(sender)) => match audio_json::decode(&message.data, stream) {
                 None => (Verdict::Reject("not a message of this stream"), None),
-                Some((said, time)) => match admission::judge_time(wall, time) {
+                Some((said, time)) => match timely(&mut self.clocks, now, wall, &sender, time) {
                     Verdict::Accept => {
                         let stream = stream.clone();
                         (Verdict::Accept, Some(Incoming::Audio { sender, stream, message: said }))
@@ -279,6 +277,35 @@ impl Gossip {
             },
         };
         Some(judged(verdict, incoming, from))
+    }
+
+    /// Refuses a message that is larger than its topic takes.
+    fn too_large(&self, topic: &Topic, message: &gossipsub::Message) -> Option<Judged> {
+        let bytes = message.data.len();
+        let most = match topic.rule {
+            TopicRule::Directory => announce::MAX_MESSAGE,
+            TopicRule::Native(_) => group::MAX_GROUP,
+            TopicRule::Json(_) => audio_json::MAX_MESSAGE,
+            TopicRule::Open => {
+                let settings = self.settings.of(&message.topic);
+                let time = if settings.max_age_ms > 0 { contract::TIME } else { 0 };
+                usize::try_from(settings.max_message).unwrap_or(usize::MAX).saturating_add(time)
+            }
+        };
+        if bytes <= most {
+            return None;
+        }
+        let acceptance = match topic.rule {
+            TopicRule::Directory | TopicRule::Native(_) => MessageAcceptance::Reject,
+            // Other networks may allow more, and whoever passed it on did nothing wrong.
+            TopicRule::Json(_) | TopicRule::Open => MessageAcceptance::Ignore,
+        };
+        let (topic, rule) = (message.topic.clone().into_string(), topic.rule.clone());
+        let sender = message.source.as_ref().map(peers::from_libp2p);
+        // Of what a stranger sends on a native stream nothing is missing.
+        let forged = matches!(&rule, TopicRule::Native(key) if sender.as_ref() != Some(&key.publisher));
+        let incoming = Incoming::TooLarge(TooLarge { topic, rule, sender, bytes, most });
+        Some(Judged { incoming: (!forged).then_some(incoming), report: Report::Now(acceptance) })
     }
 
     fn judge_open(
@@ -298,10 +325,6 @@ impl Gossip {
             if verdict != Verdict::Accept {
                 return Some(judged(verdict, None, from));
             }
-        }
-        // Ignored and not rejected: other networks may allow more, and whoever passed it on did nothing wrong.
-        if data.len() > usize::try_from(settings.max_message).unwrap_or(usize::MAX) {
-            return Some(ignored());
         }
         let (source, question) = (peers::from_libp2p(from), (sender.clone(), data.clone()));
         let question = |number| ToJudge { number, sender: question.0, source, data: question.1 };
@@ -367,6 +390,12 @@ impl Gossip {
 /// The connected peers that follow a topic.
 pub(crate) fn followers(gossipsub: &Gossipsub, topic: &TopicHash) -> Vec<libp2p::PeerId> {
     gossipsub.all_peers().filter(|(_, topics)| topics.contains(&topic)).map(|(peer, _)| *peer).collect()
+}
+
+/// Judges the time of a message, and notes what it tells of its sender's clock.
+fn timely(clocks: &mut Clocks, now: MonoMs, wall: UnixMs, sender: &PeerId, time: UnixMs) -> Verdict {
+    clocks.heard(now, sender, time);
+    admission::judge_time(wall, time)
 }
 
 fn judged(verdict: Verdict, incoming: Option<Incoming>, from: &libp2p::PeerId) -> Judged {

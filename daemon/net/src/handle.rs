@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use p2pd_core::{access::Rules, contract::TopicSettings, group::Group, id::PeerId, keep::Pins};
+use p2pd_core::{access::Rules, clock::Judgement, contract::TopicSettings, group::Group, id::PeerId, keep::Pins};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -74,6 +74,16 @@ impl Handle {
         self.commands.send(Command::SetPins { pins }).await.map_err(|_| NetError::Stopped)
     }
 
+    /// Whether our clock is wrong, or those of others are, by what these say.
+    pub async fn clocks(&self) -> Result<Judgement, NetError> {
+        self.ask(|reply| Command::Clocks { reply }).await
+    }
+
+    /// Why addresses of bootstrap peers were not reached when they were last dialled.
+    pub async fn bootstrap_faults(&self) -> Result<Vec<(String, String)>, NetError> {
+        self.ask(|reply| Command::Faults { reply }).await
+    }
+
     /// The connections that closed last, oldest first.
     pub async fn closed(&self) -> Result<Vec<Closed>, NetError> {
         self.ask(|reply| Command::Closed { reply }).await
@@ -107,7 +117,12 @@ impl Handle {
 
     /// Sends a message to a topic's followers; what finds the connections to all of them full is refused.
     pub async fn publish(&self, topic: &str, data: Bytes) -> Result<Sent, NetError> {
-        self.ask(|reply| Command::Publish { topic: topic.into(), data, reply }).await?
+        self.publish_also_to(topic, data, Vec::new()).await
+    }
+
+    /// The same, to these followers directly, whether or not they are in the topic's mesh.
+    pub async fn publish_also_to(&self, topic: &str, data: Bytes, also_to: Vec<PeerId>) -> Result<Sent, NetError> {
+        self.ask(|reply| Command::Publish { topic: topic.into(), data, also_to, reply }).await?
     }
 
     /// Hands a message over, after those of its topic that were handed over before. It is held back while connections to

@@ -7,7 +7,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -28,6 +28,8 @@ pub(crate) const YAMUX: &str = "yamux";
 const GOSSIPSUB: &str = "/meshsub/";
 /// Protocols of one connection that are counted by name; all others together are `other`.
 const MAX_PROTOCOLS: usize = 64;
+/// Connections that were refused whose peers are remembered.
+const MAX_REFUSED: usize = 64;
 
 /// Bytes both ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,7 +73,7 @@ impl Counter {
 #[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) security: &'static str,
-    pub(crate) muxer: &'static str,
+    muxer: OnceLock<&'static str>,
     pub(crate) address: Multiaddr,
     max_inbound: usize,
     total: Counter,
@@ -81,6 +83,16 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
+    /// Notes how it is divided into streams.
+    pub(crate) fn muxer(&self, name: &'static str) {
+        // Agreed on once.
+        let _ = self.muxer.set(name);
+    }
+
+    pub(crate) fn muxed_by(&self) -> &'static str {
+        self.muxer.get().copied().unwrap_or_default()
+    }
+
     /// What it has carried.
     pub(crate) fn total(&self) -> Traffic {
         self.total.read()
@@ -120,7 +132,11 @@ impl Meter {
     }
 }
 
-type New = (PeerId, Weak<Meter>);
+struct New {
+    peer: PeerId,
+    address: Multiaddr,
+    meter: Weak<Meter>,
+}
 
 /// The meters of connections, until the swarm has told of each.
 #[derive(Clone)]
@@ -136,16 +152,10 @@ impl Meters {
     }
 
     /// A meter for a new connection.
-    pub(crate) fn open(
-        &self,
-        peer: PeerId,
-        address: &Multiaddr,
-        security: &'static str,
-        muxer: &'static str,
-    ) -> Arc<Meter> {
+    pub(crate) fn open(&self, peer: PeerId, address: &Multiaddr, security: &'static str) -> Arc<Meter> {
         let meter = Arc::new(Meter {
             security,
-            muxer,
+            muxer: OnceLock::new(),
             address: without_peer(address.clone()),
             max_inbound: self.max_inbound,
             total: Counter::default(),
@@ -154,9 +164,15 @@ impl Meters {
             outbound: AtomicUsize::new(0),
         });
         let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
-        // A connection that was refused takes its meter with it.
-        new.retain(|(_, meter)| meter.strong_count() > 0);
-        new.push((peer, Arc::downgrade(&meter)));
+        // A connection that was refused takes its meter with it; the last of them are looked for by their address.
+        let gone = new.iter().filter(|new| new.meter.strong_count() == 0).count();
+        let mut more = gone.saturating_sub(MAX_REFUSED);
+        new.retain(|new| {
+            let goes = more > 0 && new.meter.strong_count() == 0;
+            more -= usize::from(goes);
+            !goes
+        });
+        new.push(New { peer, address: meter.address.clone(), meter: Arc::downgrade(&meter) });
         meter
     }
 
@@ -164,15 +180,22 @@ impl Meters {
     pub(crate) fn find(&self, peer: &PeerId, address: &Multiaddr) -> Option<Arc<Meter>> {
         let new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
         let address = without_peer(address.clone());
-        let of_peer = || new.iter().filter(|(id, _)| id == peer).filter_map(|(_, meter)| meter.upgrade());
+        let of_peer = || new.iter().filter(|new| new.peer == *peer).filter_map(|new| new.meter.upgrade());
         of_peer().find(|meter| meter.address == address).or_else(|| of_peer().next())
+    }
+
+    /// Who was at the other end of a connection that was secured and then refused.
+    pub(crate) fn refused(&self, address: &Multiaddr) -> Option<PeerId> {
+        let new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = without_peer(address.clone());
+        new.iter().rev().find(|new| new.address == address).map(|new| new.peer)
     }
 
     /// The same when the swarm has told of the connection, which then is new no more.
     pub(crate) fn claim(&self, peer: &PeerId, address: &Multiaddr) -> Option<Arc<Meter>> {
         let found = self.find(peer, address)?;
         let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
-        new.retain(|(_, meter)| !std::ptr::eq(meter.as_ptr(), Arc::as_ptr(&found)));
+        new.retain(|new| !std::ptr::eq(new.meter.as_ptr(), Arc::as_ptr(&found)));
         Some(found)
     }
 }
@@ -188,7 +211,7 @@ pub(crate) struct Metered<M> {
 
 impl<M> Metered<M> {
     pub(crate) fn new(inner: M, meter: Arc<Meter>) -> Self {
-        let doubtful_end = meter.muxer == YAMUX;
+        let doubtful_end = meter.muxed_by() == YAMUX;
         Metered { inner, meter, doubtful_end, closing: CancellationToken::new() }
     }
 

@@ -41,7 +41,7 @@ pub struct Connection {
     pub opened: UnixMs,
     /// `tls` or `noise`.
     pub security: &'static str,
-    /// `yamux`, or `quic`, which has streams of its own.
+    /// `yamux`, `mplex`, or `quic`, which has streams of its own.
     pub muxer: &'static str,
     /// What it has carried.
     pub traffic: Traffic,
@@ -93,8 +93,8 @@ pub struct PeerInfo {
 /// A connection that is no more.
 #[derive(Clone, Debug)]
 pub struct Closed {
-    /// With whom.
-    pub peer: PeerId,
+    /// With whom, if that came to be known.
+    pub peer: Option<PeerId>,
     /// How it was.
     pub connection: Connection,
     /// When it closed.
@@ -156,7 +156,7 @@ impl Peers {
             inbound: point.is_listener(),
             opened: now,
             security: meter.as_ref().map_or("", |meter| meter.security),
-            muxer: meter.as_ref().map_or("", |meter| meter.muxer),
+            muxer: meter.as_ref().map_or("", |meter| meter.muxed_by()),
             traffic: Traffic::default(),
             streams: (0, 0),
         };
@@ -169,16 +169,35 @@ impl Peers {
     pub(crate) fn closed(&mut self, peer: &libp2p::PeerId, id: ConnectionId, why: String, now: UnixMs) -> bool {
         let Some(entry) = self.0.get_mut(peer) else { return false };
         if let Some(connection) = entry.connections.remove(&id).map(|open| open.now()) {
-            self.1.push_back(Closed { peer: from_libp2p(peer), connection, closed: now, why });
-            if self.1.len() > MAX_CLOSED {
-                self.1.pop_front();
-            }
+            self.remember(Closed { peer: Some(from_libp2p(peer)), connection, closed: now, why });
         }
+        let Some(entry) = self.0.get_mut(peer) else { return false };
         let last = entry.connections.is_empty();
         if last {
             self.0.remove(peer);
         }
         last
+    }
+
+    fn remember(&mut self, closed: Closed) {
+        self.1.push_back(closed);
+        if self.1.len() > MAX_CLOSED {
+            self.1.pop_front();
+        }
+    }
+
+    /// Notes a connection that never stood, and why.
+    pub(crate) fn failed(&mut self, peer: Option<PeerId>, address: Multiaddr, inbound: bool, why: String, now: UnixMs) {
+        let connection = Connection {
+            address: without_peer(address).to_string(),
+            inbound,
+            opened: now,
+            security: "",
+            muxer: "",
+            traffic: Traffic::default(),
+            streams: (0, 0),
+        };
+        self.remember(Closed { peer, connection, closed: now, why });
     }
 
     pub(crate) fn identified(&mut self, peer: &libp2p::PeerId, info: &identify::Info, ours: bool) {

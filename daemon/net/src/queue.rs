@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use p2pd_core::ring::{Next, Ring};
+use p2pd_core::ring::{Cause, Next, Ring};
 use tokio::sync::Notify;
 
 struct Shared<T> {
@@ -45,9 +45,9 @@ impl<T> Writer<T> {
         dropped
     }
 
-    /// Tells the reader of items that were lost before they came here.
-    pub fn lose(&self, count: u64) {
-        self.0.lock().ring.lose(count);
+    /// Tells the reader of items that never came here.
+    pub fn lose(&self, count: u64, cause: Cause) {
+        self.0.lock().ring.lose(count, cause);
         self.0.filled.notify_one();
     }
 
@@ -134,7 +134,7 @@ mod tests {
             writer.push(1, n);
         }
         drop(writer);
-        assert_eq!(reader.next().await, Some(Next::Gap { from: 0, to: 2, before: false }));
+        assert_eq!(reader.next().await, Some(Next::Gap { from: 0, to: 2, cause: Cause::SlowReader }));
         assert_eq!(reader.next().await, Some(Next::Item(3)));
         assert_eq!(reader.next().await, Some(Next::Item(4)));
         assert_eq!(reader.next().await, None);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use p2pd_core::{
     admission::{Verdict, Window},
+    clock::Clocks,
     group::{self, Group},
     history::History,
     id::StreamKey,
@@ -38,6 +39,19 @@ pub(crate) struct Stream {
     /// How often each peer was the first to bring a group.
     first: HashMap<PeerId, u32>,
     turn: usize,
+    /// The first group has come by gossip, and those before it were not there yet when they were asked for.
+    before: Before,
+}
+
+/// Groups before the first that gossip brings. A publisher that has just begun sends some before it knows of us, and after it has
+/// answered that there are none yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// None has come yet.
+    Unknown,
+    /// To be asked for.
+    Missing,
+    Settled,
 }
 
 impl Stream {
@@ -50,6 +64,7 @@ impl Stream {
             repair: Repair::default(),
             first: HashMap::new(),
             turn: 0,
+            before: Before::Unknown,
         }
     }
 
@@ -64,8 +79,14 @@ impl Stream {
         data: Bytes,
         now: MonoMs,
         wall: UnixMs,
+        clocks: &mut Clocks,
     ) -> Result<(Arc<Group>, Incoming), Verdict> {
         let group = group::read(data, &self.key).map_err(|_| Verdict::Reject("not a group of this stream"))?;
+        clocks.heard(now, &self.key.publisher, UnixMs(group.body.capture_us / 1000));
+        if self.before == Before::Unknown {
+            let missing = group.body.seq > 0 && self.history.newest().is_none();
+            self.before = if missing { Before::Missing } else { Before::Settled };
+        }
         self.admit(group, now, wall, false)
     }
 
@@ -137,31 +158,39 @@ impl Stream {
 
     /// Asks a peer for the last seconds, if we have nothing yet.
     pub(crate) fn burst(&self, peer: PeerId) -> Option<Ask> {
-        let request = fetch::Request { stream: self.hash.clone(), last_ms: BURST_MS, ..Default::default() };
-        self.history.newest().is_none().then_some(Ask { peer, request })
+        self.history.newest().is_none().then(|| self.last_seconds(peer))
+    }
+
+    fn last_seconds(&self, peer: PeerId) -> Ask {
+        Ask { peer, request: fetch::Request { stream: self.hash.clone(), last_ms: BURST_MS, ..Default::default() } }
     }
 
     /// When [`Stream::due`] may have something next.
     pub(crate) fn wake(&self, now: MonoMs) -> Option<MonoMs> {
-        self.repair.wake(now)
+        if self.before == Before::Missing { Some(now) } else { self.repair.wake(now) }
     }
 
     /// What to ask for now, and whom of the followers.
     pub(crate) fn due(&mut self, followers: impl Fn() -> Vec<PeerId>, now: MonoMs) -> Vec<Ask> {
         let ranges = self.repair.due(now);
-        if ranges.is_empty() {
+        let missing = self.before == Before::Missing;
+        if ranges.is_empty() && !missing {
             return Vec::new();
         }
         let mut best = followers();
         best.sort_by_key(|peer| Reverse(self.first.get(peer).copied().unwrap_or(0)));
         best.truncate(ASKED);
+        let before = best.first().filter(|_| missing).map(|peer| self.last_seconds(*peer));
+        if before.is_some() {
+            self.before = Before::Settled;
+        }
         let ask = |(epoch, range): (u64, RangeInclusive<u64>)| {
             self.turn = self.turn.wrapping_add(1);
             let peer = *best.get(self.turn.checked_rem(best.len())?)?;
             let (from, to) = range.into_inner();
             Some(Ask { peer, request: fetch::Request { stream: self.hash.clone(), last_ms: 0, epoch, from, to } })
         };
-        ranges.into_iter().filter_map(ask).collect()
+        before.into_iter().chain(ranges.into_iter().filter_map(ask)).collect()
     }
 }
 

@@ -65,7 +65,8 @@ pub(crate) fn build(
     let mut swarm = SwarmBuilder::with_existing_identity(identity.0.clone())
         .with_tokio()
         .with_other_transport(|keys| {
-            transport::build(keys, meters, &rules).map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+            transport::build(keys, meters, &rules, config.mplex)
+                .map_err(Box::<dyn std::error::Error + Send + Sync>::from)
         })
         .map_err(|e| setup(&e))?
         .with_behaviour(|_| behaviour)

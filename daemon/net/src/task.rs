@@ -42,6 +42,7 @@ use crate::{
     queue,
     settings::Settings,
     swarm,
+    unshared::Unshared,
 };
 
 /// Commands that wait before their callers do.
@@ -102,6 +103,8 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         water_marks: config.water_marks,
         governor: Governor::new(config.memory_budget),
         meters,
+        mplex: config.mplex,
+        incompatible: HashMap::new(),
     };
     let task = tokio::spawn(task.run(command_queue, stop));
     Ok(Running { handle: Handle { commands }, incoming, events, task })
@@ -137,6 +140,9 @@ struct Task {
     water_marks: WaterMarks,
     governor: Governor,
     meters: Meters,
+    mplex: bool,
+    /// Whom it was told of lately that they lack something, and when.
+    incompatible: HashMap<String, MonoMs>,
 }
 
 impl Task {
@@ -228,6 +234,13 @@ impl Task {
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
                 self.dial.failed(peer_id, connection_id, &error);
+                self.on_dial_failed(peer_id, error);
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                if let Some(lack) = Unshared::of(&error) {
+                    let peer = self.meters.refused(&send_back_addr);
+                    self.on_incompatible(peer, send_back_addr, true, lack);
+                }
             }
             SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.to_string())),
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),

@@ -10,19 +10,21 @@ use libp2p::{
     PeerId, Transport,
     core::{
         muxing::StreamMuxerBox,
-        transport::Boxed,
+        transport::{Boxed, timeout::TransportTimeout},
         upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version},
     },
     dns,
     identity::Keypair,
     noise, quic, tcp, tls, websocket, yamux,
 };
+use libp2p_mplex as mplex;
 
 use crate::{
     NetError,
     gate::SharedRules,
     guard::Guarded,
     meter::{Meter, Metered, Meters, YAMUX},
+    unshared,
 };
 
 type Ways = Boxed<(PeerId, StreamMuxerBox)>;
@@ -31,8 +33,12 @@ type Ways = Boxed<(PeerId, StreamMuxerBox)>;
 const MAX_WEBSOCKET_FRAME: usize = 128 * 1024;
 /// Longest that securing a connection may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// As it is negotiated.
+/// As they are negotiated.
 const TLS: &str = "/tls/1.0.0";
+const MPLEX: &str = "/mplex/6.7.0";
+/// Streams of a connection with mplex, and frames that each may hold.
+const MPLEX_STREAMS: usize = 128;
+const MPLEX_FRAMES: usize = 32;
 
 thread_local! {
     /// How the connection was secured that this thread has just secured: the muxer's upgrade is asked for in the same poll.
@@ -53,24 +59,35 @@ fn yamux() -> yamux::Config {
     config
 }
 
+/// Without windows, what a stream holds that nobody reads is bounded by resetting it: so many frames, of at most 1 MiB each by
+/// the protocol, and of some KiB as they are sent.
+fn mplex() -> mplex::Config {
+    let mut config = mplex::Config::default();
+    config.set_max_num_streams(MPLEX_STREAMS).set_max_buffer_size(MPLEX_FRAMES);
+    config.set_max_buffer_behaviour(mplex::MaxBufferBehaviour::ResetStream);
+    config
+}
+
 /// Every transport as one.
-pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules) -> Result<Ways, NetError> {
+pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules, mplex: bool) -> Result<Ways, NetError> {
     let setup = |e: &dyn Error| NetError::Setup(e.to_string());
     let tls = tls::Config::new(keys).map_err(|e| setup(&e))?;
     let noise = noise::Config::new(keys).map_err(|e| setup(&e))?;
     let socket = || Guarded::new(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)), rules);
-    let tcp = secure(socket(), Security { tls: Some(tls), noise: noise.clone() }, meters);
+    let muxers = Muxers { yamux: yamux(), mplex: mplex.then(self::mplex) };
+    let tcp = secure(socket(), Security { tls: Some(tls), noise: noise.clone() }, &muxers, meters);
     let named = |e: io::Error| NetError::Setup(format!("names cannot be resolved: {e}"));
     let mut websocket = websocket::Config::new(dns::tokio::Transport::system(socket()).map_err(named)?);
     websocket.set_max_data_size(MAX_WEBSOCKET_FRAME);
-    let websocket = secure(websocket, Security { tls: None, noise }, meters);
+    let websocket = secure(websocket, Security { tls: None, noise }, &muxers, meters);
     let meters = meters.clone();
     let mut quic = quic::Config::new(keys);
     // With the library's 15 MB for a connection and 10 for a stream, two streams that nobody reads would stop all others.
     quic.max_stream_data = QUIC_STREAM;
     quic.max_connection_data = quic.max_concurrent_stream_limit.saturating_mul(QUIC_STREAM);
     let quic = Guarded::new(quic::tokio::Transport::new(quic), rules).map(move |(peer, connection), point| {
-        let meter = meters.open(peer, point.get_remote_address(), "tls", "quic");
+        let meter = meters.open(peer, point.get_remote_address(), "tls");
+        meter.muxer("quic");
         (peer, StreamMuxerBox::new(Metered::new(connection, meter)))
     });
     let all = tcp.or_transport(quic).map(|way, _| way.into_inner());
@@ -79,21 +96,20 @@ pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules) -> Res
 }
 
 /// Secures connections and divides them into streams.
-fn secure<T>(transport: T, security: Security, meters: &Meters) -> Ways
+fn secure<T>(transport: T, security: Security, muxers: &Muxers, meters: &Meters) -> Ways
 where
     T: Transport<Output: Socket, Error: Send + Sync, ListenerUpgrade: Send, Dial: Send> + Send + Unpin + 'static,
 {
-    let meters = meters.clone();
-    transport
+    let (meters, muxers, mplex) = (meters.clone(), muxers.clone(), muxers.mplex.is_some());
+    let upgraded = transport
         .upgrade(Version::V1Lazy)
         .authenticate(security)
         .multiplex_ext(move |peer, point| {
-            let meter = meters.open(*peer, point.get_remote_address(), SECURED.get(), YAMUX);
-            Streams { yamux: yamux(), meter }
+            let meter = meters.open(*peer, point.get_remote_address(), SECURED.get());
+            Streams { muxers, meter }
         })
-        .timeout(HANDSHAKE)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .boxed()
+        .map_err(move |error| unshared::told(error, mplex));
+    TransportTimeout::new(upgraded, HANDSHAKE).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed()
 }
 
 /// What a connection is before it is secured, and after.
@@ -155,39 +171,75 @@ impl<C: Socket> OutboundConnectionUpgrade<C> for Security {
     }
 }
 
-/// Yamux with a meter.
+/// Yamux, or mplex where a peer has nothing else.
+#[derive(Clone)]
+struct Muxers {
+    yamux: yamux::Config,
+    mplex: Option<mplex::Config>,
+}
+
+/// A muxer with a meter.
 #[derive(Clone)]
 struct Streams {
-    yamux: yamux::Config,
+    muxers: Muxers,
     meter: Arc<Meter>,
+}
+
+type Muxer<C> = Either<yamux::Muxer<C>, mplex::Multiplex<C>>;
+
+impl Streams {
+    /// The mplex that was agreed on under this name.
+    fn mplex(&self, name: &str) -> Option<mplex::Config> {
+        let mplex = self.muxers.mplex.clone().filter(|_| name == MPLEX);
+        self.meter.muxer(if mplex.is_some() { "mplex" } else { YAMUX });
+        mplex
+    }
 }
 
 impl UpgradeInfo for Streams {
     type Info = &'static str;
-    type InfoIter = std::iter::Once<&'static str>;
+    type InfoIter = std::iter::Chain<std::iter::Once<&'static str>, std::option::IntoIter<&'static str>>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.yamux.protocol_info()
+        self.muxers.yamux.protocol_info().chain(self.muxers.mplex.as_ref().map(|_| MPLEX))
     }
 }
 
 impl<C: Socket> InboundConnectionUpgrade<C> for Streams {
-    type Output = Metered<yamux::Muxer<C>>;
+    type Output = Metered<Muxer<C>>;
     type Error = io::Error;
     type Future = BoxFuture<'static, io::Result<Self::Output>>;
 
     fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
-        self.yamux.upgrade_inbound(socket, name).map_ok(|muxer| Metered::new(muxer, self.meter)).boxed()
+        let meter = self.meter.clone();
+        match self.mplex(name) {
+            Some(mplex) => {
+                mplex.upgrade_inbound(socket, name).map_ok(|m| Metered::new(Either::Right(m), meter)).boxed()
+            }
+            None => {
+                let yamux = self.muxers.yamux.upgrade_inbound(socket, name);
+                yamux.map_ok(|muxer| Metered::new(Either::Left(muxer), meter)).boxed()
+            }
+        }
     }
 }
 
 impl<C: Socket> OutboundConnectionUpgrade<C> for Streams {
-    type Output = Metered<yamux::Muxer<C>>;
+    type Output = Metered<Muxer<C>>;
     type Error = io::Error;
     type Future = BoxFuture<'static, io::Result<Self::Output>>;
 
     fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
-        self.yamux.upgrade_outbound(socket, name).map_ok(|muxer| Metered::new(muxer, self.meter)).boxed()
+        let meter = self.meter.clone();
+        match self.mplex(name) {
+            Some(mplex) => {
+                mplex.upgrade_outbound(socket, name).map_ok(|m| Metered::new(Either::Right(m), meter)).boxed()
+            }
+            None => {
+                let yamux = self.muxers.yamux.upgrade_outbound(socket, name);
+                yamux.map_ok(|muxer| Metered::new(Either::Left(muxer), meter)).boxed()
+            }
+        }
     }
 }
 
@@ -243,7 +295,7 @@ mod tests {
     async fn peers_without_noise_are_met_both_ways() {
         let [us, them] = [(); 2].map(|()| Keypair::generate_ed25519());
         let ids = [&us, &them].map(|keys| keys.public().to_peer_id());
-        let ours = || build(&us, &Meters::new(16), &SharedRules::default()).unwrap();
+        let ours = || build(&us, &Meters::new(16), &SharedRules::default(), false).unwrap();
         assert_eq!(meet(ours(), only_tls(&them)).await, (ids[1], ids[0]));
         assert_eq!(meet(only_tls(&them), ours()).await, (ids[0], ids[1]));
     }

@@ -42,7 +42,7 @@ fn traffic((protocol, traffic): (String, p2pd_net::Traffic)) -> pb::ProtocolTraf
     pb::ProtocolTraffic { protocol, received: traffic.received, sent: traffic.sent }
 }
 
-pub(super) fn peer(info: PeerInfo, tags: Vec<String>) -> pb::Peer {
+pub(super) fn peer(info: PeerInfo, tags: Vec<String>, clock_ahead_ms: Option<i64>) -> pb::Peer {
     pb::Peer {
         peer_id: info.peer.to_string(),
         connections: info.connections.into_iter().map(connection).collect(),
@@ -55,6 +55,7 @@ pub(super) fn peer(info: PeerInfo, tags: Vec<String>) -> pb::Peer {
         tags,
         traffic: info.by_protocol.into_iter().map(traffic).collect(),
         messages_lost: info.lost,
+        clock_ahead_ms,
     }
 }
 
@@ -99,6 +100,7 @@ pub(super) fn stream(listed: Listed) -> pb::Stream {
         publisher_addresses: metadata.addresses(),
         metadata_json: serde_json::to_string(&metadata.0).unwrap_or_default(),
         local: listed.local,
+        old_listeners: listed.old_listeners,
     }
 }
 
@@ -136,6 +138,7 @@ pub(super) fn topic(topic: TopicStatus) -> pb::Topic {
         validated: topic.validated,
         log: topic.log.map(log),
         settings: Some(settings(topic.settings)),
+        too_large: topic.too_large,
     }
 }
 
@@ -162,8 +165,8 @@ pub(super) fn settings_in(settings: pb::TopicSettings) -> Result<TopicSettings, 
     let usual = TopicSettings::default();
     let or = |value: u32, usual: u32| if value == 0 { usual } else { value };
     let identity = match pb::MessageIdentity::try_from(settings.identity) {
-        Ok(pb::MessageIdentity::Unspecified | pb::MessageIdentity::Sender) => Identity::Sender,
-        Ok(pb::MessageIdentity::Key) => Identity::Key,
+        Ok(pb::MessageIdentity::Unspecified | pb::MessageIdentity::Key) => Identity::Key,
+        Ok(pb::MessageIdentity::Sender) => Identity::Sender,
         Ok(pb::MessageIdentity::Content) => Identity::Content,
         Err(_) => return Err(status::field("settings.identity", "is none this daemon knows")),
     };

@@ -28,7 +28,11 @@ fn event(e: Happened) -> WatchEventsResponse {
 
 /// What is not as it should be, and what to do about it.
 fn advice(state: &State) -> Vec<String> {
-    let alone = "no peer is connected: give one with `p2pctl peers connect ADDRESS`, or network.bootstrap in p2pd.toml";
+    let alone = if state.bootstrap_missing.is_empty() {
+        "no peer is connected: give one with `p2pctl peers connect ADDRESS`, or network.bootstrap in p2pd.toml"
+    } else {
+        "no peer is connected, nor was any of network.bootstrap reached; `p2pctl peers connect ADDRESS` tries another"
+    };
     let silent = "not every address of network.listen is listened on; the log says why";
     let cut_off = state.cut_off.map(|own| {
         format!(
@@ -38,7 +42,8 @@ fn advice(state: &State) -> Vec<String> {
     let alone = (state.peers == 0).then(|| alone.to_owned());
     let silent = (state.listeners_missing > 0).then(|| silent.to_owned());
     let fallen = state.fallen.iter().map(|(name, fault)| format!("the tunnel of {name} does not stand: {fault}"));
-    cut_off.into_iter().chain(alone).chain(silent).chain(fallen).collect()
+    let clocks = state.clocks.advice();
+    cut_off.into_iter().chain(alone).chain(silent).chain(fallen).chain(clocks).collect()
 }
 
 #[tonic::async_trait]
@@ -66,7 +71,9 @@ impl NodeService for Service {
             state: word.into(),
             advice: advice.join("\n"),
             listeners_missing: count(state.listeners_missing),
-            bootstrap_missing: state.bootstrap_missing,
+            bootstrap_faults: state.bootstrap_missing.iter().map(|missing| missing.why.clone()).collect(),
+            bootstrap_missing: state.bootstrap_missing.into_iter().map(|missing| missing.address).collect(),
+            clock_ahead_ms: state.clocks.ours,
         }))
     }
 
@@ -83,6 +90,7 @@ impl NodeService for Service {
             groups_in: statistics.groups_in,
             groups_out: statistics.groups_out,
             dropped: statistics.dropped,
+            too_large: statistics.too_large,
         }))
     }
 

@@ -25,8 +25,8 @@ use crate::node::Node;
 pub(super) struct Service(pub(super) Context);
 
 fn shown(node: &Node, peer: PeerInfo) -> Peer {
-    let tags = node.tags(&peer.peer);
-    convert::peer(peer, tags)
+    let (tags, clock) = (node.tags(&peer.peer), node.clock_of(&peer.peer));
+    convert::peer(peer, tags, clock)
 }
 
 fn event(event: Event) -> WatchPeersResponse {
@@ -154,7 +154,7 @@ impl PeerService for Service {
         _: Request<ListClosedConnectionsRequest>,
     ) -> Result<Response<ListClosedConnectionsResponse>, Status> {
         let closed = |c: Closed| ClosedConnection {
-            peer_id: c.peer.to_string(),
+            peer_id: c.peer.map_or_else(String::new, |peer| peer.to_string()),
             connection: Some(convert::connection(c.connection)),
             closed_ms: c.closed.0,
             why: c.why,

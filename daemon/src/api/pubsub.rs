@@ -14,7 +14,10 @@ use p2pd_api::{
         subscribe_request::Contract, subscribe_response::Event, validate_topic_request::Item, validate_topic_response,
     },
 };
-use p2pd_core::{id::PeerId, ring::Next};
+use p2pd_core::{
+    id::PeerId,
+    ring::{Cause, Next},
+};
 use p2pd_net::{Ruling, Sent, ToJudge, ValidatorEvent};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -30,9 +33,13 @@ pub(super) struct Service(pub(super) Context);
 /// Messages of one call that are handed to the network before the first of them is answered.
 const AHEAD: usize = 16;
 
-/// A gap of a live reader; `before`: it is none of that reader's doing.
-pub(super) fn gap(from: u64, to: u64, before: bool) -> Gap {
-    let reason = if before { "daemon-busy" } else { "slow-reader" };
+/// A gap of a live reader.
+pub(super) fn gap(from: u64, to: u64, cause: Cause) -> Gap {
+    let reason = match cause {
+        Cause::SlowReader => "slow-reader",
+        Cause::Busy => "daemon-busy",
+        Cause::TooLarge => "too-large",
+    };
     Gap { from, to, reason: reason.into() }
 }
 
@@ -175,7 +182,7 @@ impl PubSubService for Service {
         let events = stream::unfold(reader, async |mut reader| {
             let event = match reader.next().await? {
                 Next::Item(item) => message(item),
-                Next::Gap { from, to, before } => Event::Gap(gap(from, to, before)),
+                Next::Gap { from, to, cause } => Event::Gap(gap(from, to, cause)),
             };
             Some((subscribed(event, 0), reader))
         });

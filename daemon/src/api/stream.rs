@@ -118,7 +118,7 @@ impl StreamService for Service {
         }
         let node = self.0.node.clone();
         let wait = Duration::from_millis(wait_ms.into());
-        let listed = node.await_stream(&reference(&stream)?, wait).await.map_err(status::of)?;
+        let (listed, _waiting) = node.await_stream(&reference(&stream)?, wait).await.map_err(status::of)?;
         let reader = node.read_stream(&listed, burst_ms.into()).await.map_err(status::of)?;
         let events = stream::unfold(Some(reader), async |reader| {
             let mut reader = reader?;
@@ -126,7 +126,7 @@ impl StreamService for Service {
                 Next::Item(StreamItem::Group { group, repaired }) => Event::Group(convert::group(&group, repaired)),
                 Next::Item(StreamItem::Chunk(chunk)) => Event::Chunk(chunk),
                 Next::Item(StreamItem::Metadata(json)) => Event::MetadataJson(json),
-                Next::Gap { from, to, before } => Event::Gap(gap(from, to, before)),
+                Next::Gap { from, to, cause } => Event::Gap(gap(from, to, cause)),
                 Next::Item(StreamItem::Ended(reason)) => {
                     return Some((Event::Ended(StreamEnded { reason: reason.into() }), None));
                 }

@@ -108,6 +108,11 @@ pub struct Network {
     #[config(default = 1024, env = "P2PD_NETWORK_MAX_STREAMS_PER_CONNECTION")]
     pub max_streams_per_connection: u32,
 
+    /// Take mplex, too, from peers that have no yamux, as some of old networks do. Mplex cannot hold back who sends faster than this
+    /// side reads: such a stream is reset, and one connection may take much memory before.
+    #[config(default = false, env = "P2PD_NETWORK_MPLEX")]
+    pub mplex: bool,
+
     /// While the daemon has more resident memory than this, in MiB, it lets go of an eighth of its peers every five seconds, the
     /// least useful first; 64 to 1048576, or 0 for no bound.
     #[config(default = 512, env = "P2PD_NETWORK_MEMORY_MIB")]

@@ -1,13 +1,13 @@
 //! The directory of streams: the pure state, those who watch it, and the talk with other peers about it.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use p2pd_core::{
-    admission::CLOCK_TOLERANCE_MS,
+    admission::{Bucket, CLOCK_TOLERANCE_MS},
     announce::{self, AnnounceError, DirectoryMessage, Filter, Metadata},
     directory::{Change, Directory, Effect, Entry},
-    id::{PeerId, StreamKey, StreamRef},
+    id::{PeerId, StreamId, StreamKey, StreamRef},
     time::{MonoMs, UnixMs},
     topic,
 };
@@ -15,10 +15,14 @@ use p2pd_net::TopicRule;
 use p2pd_store::{DirectoryRecord, Store, StoreError};
 use tokio::sync::broadcast;
 
-use super::{Node, NodeError, WATCH, lock, wall};
+use super::{Node, NodeError, WATCH, lock, streams::Waiting, wall};
 
 /// Least time between two questions of ours, in milliseconds.
 const ASK_EVERY_MS: u64 = 300;
+/// Announcements for newcomers per second, and how many at once; peers take five a second of all that we say.
+const ANNOUNCE_RATE: (u32, u32) = (1, 16);
+/// Most newcomers who are told directly; the others hear it by gossip.
+const MAX_NEWCOMERS: usize = 64;
 
 pub(super) struct State {
     directory: Directory,
@@ -30,6 +34,14 @@ pub(super) struct State {
     pub(super) changed: bool,
     /// The time of what this daemon said last.
     said: UnixMs,
+    newcomers: Newcomers,
+}
+
+/// Peers that follow the directory since a moment ago, and what of our own they have not been told yet.
+struct Newcomers {
+    peers: Vec<PeerId>,
+    streams: VecDeque<StreamId>,
+    rate: Bucket,
 }
 
 impl State {
@@ -50,6 +62,8 @@ pub(crate) struct Listed {
     pub(crate) entry: Entry,
     pub(crate) age_ms: u64,
     pub(crate) local: bool,
+    /// Of a native stream of ours.
+    pub(crate) old_listeners: u32,
 }
 
 /// A change of the directory.
@@ -69,7 +83,9 @@ impl State {
             directory.restore(now, StreamKey { publisher, stream }, Metadata(metadata), UnixMs(record.time));
         }
         let (told, said) = (broadcast::Sender::new(WATCH), UnixMs::default());
-        Ok(State { directory, told, asked: None, ask_later: false, changed: false, said })
+        let newcomers =
+            Newcomers { peers: Vec::new(), streams: VecDeque::new(), rate: Bucket::full(now, ANNOUNCE_RATE.1) };
+        Ok(State { directory, told, asked: None, ask_later: false, changed: false, said, newcomers })
     }
 }
 
@@ -144,20 +160,77 @@ impl Node {
 
     fn listed(&self, now: MonoMs, key: &StreamKey, entry: &Entry) -> Listed {
         let local = key.publisher == self.0.me;
-        Listed { key: key.clone(), entry: entry.clone(), age_ms: now.since(entry.heard), local }
+        let old_listeners = if local { self.old_listeners(&key.stream) } else { 0 };
+        Listed { key: key.clone(), entry: entry.clone(), age_ms: now.since(entry.heard), local, old_listeners }
     }
 
     /// Sends a message about our own streams, and applies it here too. That nobody hears it yet is no fault.
     pub(super) async fn say(&self, message: DirectoryMessage) -> Result<(), AnnounceError> {
+        self.say_also_to(message, Vec::new()).await
+    }
+
+    async fn say_also_to(&self, message: DirectoryMessage, peers: Vec<PeerId>) -> Result<(), AnnounceError> {
         let time = lock(&self.0.directory).next_time();
         let bytes = announce::encode(&message, &self.0.me, time)?;
-        if let Err(error) = self.0.net.publish(&self.directory_topic(), Bytes::from(bytes.clone())).await {
+        let sent = self.0.net.publish_also_to(&self.directory_topic(), Bytes::from(bytes.clone()), peers).await;
+        if let Err(error) = sent {
             tracing::debug!(%error, "directory message not sent");
         }
         if let Ok((message, time)) = announce::decode(&bytes, &self.0.me) {
             Box::pin(self.apply(&self.0.me.clone(), message, time)).await;
         }
         Ok(())
+    }
+
+    /// Tells a peer that has begun to follow the directory what is published here. Those that do not ask heed heartbeats only of
+    /// streams that they know.
+    pub(super) async fn announce_to(&self, peer: PeerId) {
+        {
+            let mut state = lock(&self.0.directory);
+            let own = state.directory.iter().filter(|(key, _)| key.publisher == self.0.me);
+            let own: Vec<_> = own.map(|(key, _)| key.stream.clone()).collect();
+            let newcomers = &mut state.newcomers;
+            if own.is_empty() {
+                return;
+            }
+            for stream in own {
+                if !newcomers.streams.contains(&stream) {
+                    newcomers.streams.push_back(stream);
+                }
+            }
+            if newcomers.peers.len() < MAX_NEWCOMERS && !newcomers.peers.contains(&peer) {
+                newcomers.peers.push(peer);
+            }
+        }
+        self.announce_pending().await;
+    }
+
+    /// Tells newcomers what there was no time for before.
+    pub(super) async fn announce_pending(&self) {
+        while let Some((message, peers)) = self.next_announcement() {
+            let _ = self.say_also_to(message, peers).await;
+        }
+    }
+
+    fn next_announcement(&self) -> Option<(DirectoryMessage, Vec<PeerId>)> {
+        let now = self.now();
+        let mut state = lock(&self.0.directory);
+        let State { directory, newcomers, .. } = &mut *state;
+        while let Some(stream) = newcomers.streams.front() {
+            let key = StreamKey { publisher: self.0.me.clone(), stream: stream.clone() };
+            // It may have ended meanwhile.
+            let Some(metadata) = directory.get(&key).map(|entry| entry.metadata.clone()) else {
+                newcomers.streams.pop_front();
+                continue;
+            };
+            if !newcomers.rate.take(now, ANNOUNCE_RATE.0, ANNOUNCE_RATE.1) {
+                return None;
+            }
+            newcomers.streams.pop_front();
+            return Some((DirectoryMessage::Announce { stream: key.stream, metadata }, newcomers.peers.clone()));
+        }
+        newcomers.peers.clear();
+        None
     }
 
     /// Asks the network for streams, at most about three times a second.
@@ -240,18 +313,27 @@ impl Node {
         }
     }
 
-    /// Like `find_stream`, and waits for the stream to appear.
-    pub(crate) async fn await_stream(&self, wanted: &StreamRef, wait: Duration) -> Result<Listed, NodeError> {
+    /// Like `find_stream`, and waits for the stream to appear. In the old format it is followed meanwhile, so that whoever reads it
+    /// before what is returned is dropped gets it from the first moment on.
+    pub(crate) async fn await_stream(
+        &self,
+        wanted: &StreamRef,
+        wait: Duration,
+    ) -> Result<(Listed, Option<Waiting>), NodeError> {
         let (_, mut changes) = self.watch_streams();
         let deadline = tokio::time::Instant::now() + wait;
+        let mut waiting = None;
         loop {
             match self.find_stream(wanted) {
                 Err(NodeError::StreamNotFound(name)) => {
+                    if waiting.is_none() && !wait.is_zero() {
+                        waiting = self.wait_in_old_format(&wanted.stream).await;
+                    }
                     if tokio::time::timeout_at(deadline, changes.recv()).await.is_err() {
                         return Err(NodeError::StreamNotFound(name));
                     }
                 }
-                found => return found,
+                found => return Ok((found?, waiting)),
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use p2pd_core::ring::Cause;
 use p2pd_net::queue::{self, Reader, Room, Writer};
 
 /// The readers of one source.
@@ -43,9 +44,16 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// Tells every reader that so many were lost before they came here.
-    pub(crate) fn lose(&self, count: u64) {
-        self.readers.iter().for_each(|(reader, _)| reader.lose(count));
+    /// Gives the reader who joined last an item that came before it.
+    pub(crate) fn push_to_last(&self, weight: usize, item: &T) {
+        if let Some((reader, _)) = self.readers.last() {
+            reader.push(weight, item.clone());
+        }
+    }
+
+    /// Tells every reader that so many never came here.
+    pub(crate) fn lose(&self, count: u64, cause: Cause) {
+        self.readers.iter().for_each(|(reader, _)| reader.lose(count, cause));
     }
 
     /// Forgets readers that are gone. Returns how many are left.
@@ -109,7 +117,7 @@ mod tests {
                         pushed += 1;
                     }
                     Step::Lose => {
-                        fanout.lose(3);
+                        fanout.lose(3, Cause::Busy);
                         pushed += 3;
                     }
                     Step::Join => readers.push((fanout.join(4, usize::MAX), pushed)),

@@ -1,6 +1,7 @@
 //! What the daemon can do, in the words of the domain. It joins network, store and pure state; it knows no API type.
 
 mod access;
+mod clock;
 mod dht;
 mod directory;
 mod error;
@@ -19,13 +20,13 @@ mod streams;
 mod tunnels;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use p2pd_core::{
-    id::{PeerId, StreamId, StreamKey},
+    id::{PeerId, StreamId},
     time::{MonoMs, UnixMs},
 };
 use p2pd_net::{Event, Handle, Identity, Incoming, NetError, PeerInfo, queue};
@@ -67,7 +68,7 @@ struct Inner {
     began: Instant,
     started: UnixMs,
     directory: Mutex<directory::State>,
-    streams: Mutex<HashMap<StreamKey, streams::Followed>>,
+    streams: Mutex<streams::Streams>,
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
     topics: Mutex<HashMap<String, pubsub::Topic>>,
     /// Told when a topic gets or loses a follower, here or elsewhere.
@@ -92,6 +93,10 @@ struct Inner {
     lost: Mutex<regain::Lost>,
     /// Tunnels of the configuration that do not stand, and why.
     fallen: Mutex<BTreeMap<String, String>>,
+    /// As they were told last.
+    clocks: Mutex<p2pd_core::clock::Judgement>,
+    /// Topics of which the log says that messages were too large.
+    said_too_large: Mutex<HashSet<String>>,
     /// `None`: which ones is not known.
     peers_changed: broadcast::Sender<Option<PeerId>>,
     counters: Counters,
@@ -109,6 +114,7 @@ struct Counters {
     groups_in: AtomicU64,
     groups_out: AtomicU64,
     dropped: AtomicU64,
+    too_large: AtomicU64,
 }
 
 /// Locks state. A panic elsewhere cannot leave it half-changed in a way that matters, so poison is not passed on.
@@ -174,6 +180,8 @@ impl Node {
             store,
             lost: Mutex::default(),
             fallen: Mutex::default(),
+            clocks: Mutex::default(),
+            said_too_large: Mutex::default(),
             peers_changed: broadcast::Sender::new(WATCH),
             counters: Counters::default(),
             farewells: TaskTracker::new(),

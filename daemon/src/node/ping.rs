@@ -8,7 +8,7 @@ use std::{
 
 use futures::future::join_all;
 use p2pd_core::id::PeerId;
-use p2pd_net::{ByteStream, NetError};
+use p2pd_net::{ByteStream, NetError, UNSHARED};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::broadcast::error::RecvError,
@@ -59,7 +59,11 @@ impl Node {
         let _ = timeout(LAST, gone).await;
         match self.peer(&peer).await {
             Err(NodeError::Net(NetError::NotConnected(_))) => {
-                let fault = "it hung up at once; it may deny this daemon, or have no room".into();
+                let closed = self.0.net.closed().await?;
+                let why = closed.into_iter().rev().find(|closed| closed.peer.as_ref() == Some(&peer)).map(|c| c.why);
+                let fault = why.filter(|why| why.starts_with(UNSHARED));
+                let fault =
+                    fault.unwrap_or_else(|| "it hung up at once; it may deny this daemon, or have no room".into());
                 Err(NetError::Unreachable { peer: peer.to_string(), fault }.into())
             }
             other => other.map(|_| peer),

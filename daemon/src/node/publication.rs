@@ -16,10 +16,12 @@ use p2pd_core::{
     audio_json::{self, AudioMessage},
     directory::HEARTBEAT_MS,
     group::{FLAG_END, Group, MAX_FRAME, MAX_TITLE, StreamConfig},
-    id::{StreamId, StreamKey},
+    id::{PeerId, StreamId, StreamKey},
+    ogg_link::Links,
     ring::Next,
     text,
     time::MonoMs,
+    topic,
 };
 use p2pd_net::{NetError, queue};
 use tokio::task::JoinHandle;
@@ -57,6 +59,10 @@ pub(crate) struct Opening {
 pub(super) struct Shared {
     key: StreamKey,
     topic: String,
+    /// Where listeners of the old format follow a native stream, whatever its announcement says.
+    old_topic: Option<String>,
+    /// How many do.
+    old_listeners: AtomicU32,
     frames: AtomicU64,
     groups: AtomicU64,
     dropped: AtomicU64,
@@ -70,8 +76,10 @@ pub(crate) struct Publication {
     shared: Arc<Shared>,
     out: queue::Writer<Outgoing>,
     groups: Option<Grouping>,
-    /// What a JSON stream says of itself, and when it last did.
-    described: (Metadata, MonoMs),
+    /// What is sent to listeners of the old format of a native stream.
+    links: Option<Links>,
+    /// What a stream says of itself in JSON, and when it last did.
+    described: (Metadata, Option<MonoMs>),
     /// Ends once `out` is dropped and all in it was sent.
     sender: Option<JoinHandle<()>>,
 }
@@ -79,6 +87,8 @@ pub(crate) struct Publication {
 enum Outgoing {
     Group(Arc<Group>),
     Json(Vec<u8>),
+    /// A native stream in the old format.
+    Old(Vec<u8>),
 }
 
 /// How a publication goes.
@@ -121,13 +131,19 @@ impl Node {
         let shared = self.reserve(&key, json)?;
         // From here on the publication is undone by dropping it.
         let (out, queue) = queue::bounded(OUT, usize::MAX);
-        let groups = match &opening.wire {
-            Wire::Native(config) => Some(Grouping::new(config.clone(), &self.0.signer, wall().0)),
-            Wire::Json => None,
+        let (groups, links) = match &opening.wire {
+            Wire::Native(config) => {
+                let epoch = wall().0;
+                // No two streams have the same one, nearly.
+                let serial = u32::try_from(epoch & 0xffff_ffff).unwrap_or_default();
+                let links = Links::new(config.channels, config.pre_skip, serial);
+                (Some(Grouping::new(config.clone(), &self.0.signer, epoch)), Some(links))
+            }
+            Wire::Json => (None, None),
         };
         let sender = Some(tokio::spawn(send(self.clone(), shared.clone(), queue)));
-        let described = (Metadata::default(), self.now());
-        let mut publication = Publication { node: self.clone(), shared, out, groups, described, sender };
+        let described = (Metadata::default(), None);
+        let mut publication = Publication { node: self.clone(), shared, out, groups, links, described, sender };
         self.follow(&key, json, true).await?;
         let metadata = self.describe(&publication.shared.topic, opening).await?;
         let announced =
@@ -136,6 +152,9 @@ impl Node {
             .map_err(|_| field("open.metadata_json", "the announcement would be larger than 8 KiB; shorten it"))?;
         if json {
             publication.describe(metadata);
+        } else {
+            publication.described.0 = metadata;
+            self.count_old_listeners(None).await;
         }
         Ok(publication)
     }
@@ -149,14 +168,13 @@ impl Node {
         if publications.len() >= max {
             return Err(NodeError::Limit(format!("{max} streams are published already (streams.max_publications)")));
         }
-        let topic = if json {
-            p2pd_core::topic::audio_json(self.network(), &key.stream)
-        } else {
-            p2pd_core::topic::audio_native(key)
-        };
+        let old = topic::audio_json(self.network(), &key.stream);
+        let (topic, old_topic) = if json { (old, None) } else { (topic::audio_native(key), Some(old)) };
         let shared = Arc::new(Shared {
             key: key.clone(),
             topic,
+            old_topic,
+            old_listeners: AtomicU32::default(),
             frames: AtomicU64::default(),
             groups: AtomicU64::default(),
             dropped: AtomicU64::default(),
@@ -185,11 +203,38 @@ impl Node {
         Ok(metadata)
     }
 
+    /// Counts who follows native streams of ours in the old format: all, or the one of this topic.
+    pub(super) async fn count_old_listeners(&self, of_topic: Option<&str>) {
+        let all: Vec<_> = lock(&self.0.publications).values().cloned().collect();
+        for shared in all {
+            let Some(topic) = shared.old_topic.as_deref().filter(|topic| of_topic.is_none_or(|of| of == *topic)) else {
+                continue;
+            };
+            let followers = self.0.net.topic_peers(topic).await.unwrap_or_default().followers;
+            let old = if followers.is_empty() { 0 } else { self.without_daemons(followers).await };
+            shared.old_listeners.store(u32::try_from(old).unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// How many of these are no daemons like this one, which follow the old format only until they know better.
+    async fn without_daemons(&self, mut followers: Vec<PeerId>) -> usize {
+        let peers = self.0.net.peers().await.unwrap_or_default();
+        let is_daemon = |id: &PeerId| peers.iter().any(|peer| peer.peer == *id && peer.agent.starts_with("p2pd/"));
+        followers.retain(|follower| !is_daemon(follower));
+        followers.len()
+    }
+
+    /// How many connected peers follow a stream of ours in the old format though it is native.
+    pub(super) fn old_listeners(&self, stream: &StreamId) -> u32 {
+        lock(&self.0.publications).get(stream).map_or(0, |shared| shared.old_listeners.load(Ordering::Relaxed))
+    }
+
     /// Says that our streams are still there: each 30 s, and soon after the number of listeners changed.
     pub(super) async fn heartbeats(&self) {
         let all: Vec<_> = lock(&self.0.publications).values().cloned().collect();
         for shared in all {
             let remote = self.0.net.topic_peers(&shared.topic).await.map_or(0, |peers| peers.followers.len());
+            let remote = remote.saturating_add(shared.old_listeners.load(Ordering::Relaxed) as usize);
             let listeners = u32::try_from(remote.saturating_add(self.readers_of(&shared.key))).unwrap_or(u32::MAX);
             shared.listeners.store(listeners, Ordering::Relaxed);
             let now = self.now();
@@ -221,6 +266,10 @@ async fn send(node: Node, shared: Arc<Shared>, mut queue: queue::Reader<Outgoing
             }
             Next::Item(Outgoing::Group(group)) => node.0.net.publish_group(&shared.topic, group).await,
             Next::Item(Outgoing::Json(message)) => node.0.net.publish(&shared.topic, message.into()).await.map(|_| ()),
+            Next::Item(Outgoing::Old(message)) => {
+                let topic = shared.old_topic.as_deref().unwrap_or(&shared.topic);
+                node.0.net.publish(topic, message.into()).await.map(|_| ())
+            }
         };
         match sent {
             // Nobody listens elsewhere: nothing is lost.
@@ -246,10 +295,40 @@ impl Publication {
         }
         self.shared.frames.fetch_add(1, Ordering::Relaxed);
         let capture_us = if capture_us == 0 { wall().0.saturating_mul(1000) } else { capture_us };
+        let old = data.clone();
         if let Some(group) = groups.frame(&self.shared.key, data, capture_us, duration_us) {
             self.group(group);
         }
+        self.frame_of_old(old, u64::from(duration_us) * 48 / 1000);
         Ok(())
+    }
+
+    /// Adds a frame to what listeners of the old format get, while there are any.
+    fn frame_of_old(&mut self, data: Bytes, ticks: u64) {
+        let Some(links) = &mut self.links else { return };
+        let link = links.packet(data, ticks);
+        if self.shared.old_listeners.load(Ordering::Relaxed) == 0 {
+            links.skip();
+            self.described.1 = None;
+            return;
+        }
+        if self.is_to_describe() {
+            self.old(&AudioMessage::Metadata(self.described.0.0.clone()));
+            self.described.1 = Some(self.node.now());
+        }
+        if let Some(link) = link {
+            self.old(&AudioMessage::Audio(link.into()));
+        }
+    }
+
+    fn old(&self, message: &AudioMessage) {
+        let bytes = audio_json::encode(message, &self.shared.key.stream, wall());
+        self.out.push(bytes.len(), Outgoing::Old(bytes));
+    }
+
+    /// Whether those who came late wait for what the stream is.
+    fn is_to_describe(&self) -> bool {
+        self.described.1.is_none_or(|last| self.node.now().since(last) >= DESCRIBE_MS)
     }
 
     /// Takes a slice of an encoded file of a JSON stream.
@@ -260,7 +339,7 @@ impl Publication {
         if data.is_empty() || data.len() > audio_json::MAX_CHUNK {
             return Err(field("chunk", format!("has {} bytes, takes 1 to {}", data.len(), audio_json::MAX_CHUNK)));
         }
-        if self.node.now().since(self.described.1) >= DESCRIBE_MS {
+        if self.is_to_describe() {
             self.describe(self.described.0.clone());
         }
         self.shared.frames.fetch_add(1, Ordering::Relaxed);
@@ -273,7 +352,11 @@ impl Publication {
     pub(crate) fn title(&mut self, title: &str) {
         let text = text::clean(title, MAX_TITLE);
         match &mut self.groups {
-            Some(groups) => groups.title(text),
+            Some(groups) => {
+                self.described.0.set("title", text.clone());
+                self.described.1 = None;
+                groups.title(text);
+            }
             None => {
                 let mut metadata = self.described.0.clone();
                 metadata.set("title", text);
@@ -287,7 +370,7 @@ impl Publication {
         let message = AudioMessage::Metadata(metadata.0.clone());
         self.json(&message);
         self.node.on_audio(self.shared.key.publisher.clone(), self.shared.key.stream.clone(), message);
-        self.described = (metadata, self.node.now());
+        self.described = (metadata, Some(self.node.now()));
     }
 
     /// Sends what is left, marked as the end.
@@ -296,6 +379,11 @@ impl Publication {
             Some(groups) => {
                 let group = groups.close(&self.shared.key, FLAG_END);
                 self.group(group);
+                if self.shared.old_listeners.load(Ordering::Relaxed) > 0 {
+                    let last = self.links.as_mut().and_then(Links::close);
+                    last.into_iter().for_each(|link| self.old(&AudioMessage::Audio(link.into())));
+                    self.old(&AudioMessage::End(None));
+                }
             }
             None => self.json(&AudioMessage::End(None)),
         }

@@ -3,11 +3,11 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use p2pd_core::{announce::Filter, ring::Next};
-use p2pd_net::{Event, Incoming, queue};
+use p2pd_core::{announce::Filter, id::StreamKey, ring::Next};
+use p2pd_net::{Event, Incoming, TooLarge, TopicRule, queue};
 use tokio_util::sync::CancellationToken;
 
-use super::Node;
+use super::{Node, lock};
 
 /// Runs until `stop`, or until the network is gone.
 pub(super) async fn run(
@@ -52,6 +52,30 @@ impl Node {
             Incoming::Audio { sender, stream, message } => self.on_audio(sender, stream, message),
             Incoming::Directory { sender, message, time } => self.apply(&sender, message, time).await,
             Incoming::Message { topic, sender, data, id } => self.on_message(&topic, sender, data, id),
+            Incoming::TooLarge(refused) => self.on_too_large(refused),
+        }
+    }
+
+    fn on_too_large(&self, TooLarge { topic, rule, sender, bytes, most }: TooLarge) {
+        /// Topics of which it is said.
+        const MAX_SAID: usize = 256;
+        self.0.counters.too_large.fetch_add(1, Ordering::Relaxed);
+        let from = sender.as_ref().map_or_else(|| "nobody".to_owned(), ToString::to_string);
+        match (rule, sender) {
+            (TopicRule::Open, _) => self.refused_message(&topic),
+            (TopicRule::Native(key), _) => self.lose_of_stream(&key),
+            (TopicRule::Json(stream), Some(publisher)) => self.lose_of_stream(&StreamKey { publisher, stream }),
+            (TopicRule::Json(_), None) | (TopicRule::Directory, _) => {}
+        }
+        let mut said = lock(&self.0.said_too_large);
+        if said.len() < MAX_SAID && said.insert(topic.clone()) {
+            tracing::warn!(
+                topic,
+                from,
+                bytes,
+                most,
+                "a message was refused, since it is larger than the topic takes; more are only counted"
+            );
         }
     }
 
@@ -77,9 +101,19 @@ impl Node {
                 self.changed(&peer);
                 let _ = self.0.to_remember.try_send(peer);
             }
-            // A newcomer asks at once instead of waiting for the next heartbeat.
-            Event::Joined { topic, .. } if topic == self.directory_topic() => self.ask(Filter::default()).await,
-            Event::Joined { .. } | Event::Left { .. } => self.0.topics_changed.notify_waiters(),
+            // A newcomer asks at once instead of waiting for the next heartbeat, and is told likewise.
+            Event::Joined { peer, topic } if topic == self.directory_topic() => {
+                self.announce_to(peer).await;
+                self.ask(Filter::default()).await;
+            }
+            Event::Joined { topic, .. } | Event::Left { topic, .. } => {
+                self.count_old_listeners(Some(&topic)).await;
+                self.0.topics_changed.notify_waiters();
+            }
+            Event::Incompatible { who, why } => {
+                tracing::info!(who, why, "a peer cannot be connected");
+                self.happened("peer-incompatible", &format!("{who}: {why}"));
+            }
             Event::Listening(address) => tracing::info!(%address, "listening"),
         }
     }
@@ -97,8 +131,11 @@ impl Node {
     }
 
     async fn on_second(&self) {
+        self.count_old_listeners(None).await;
         self.heartbeats().await;
+        self.look_at_clocks().await;
         self.ask_pending().await;
+        self.announce_pending().await;
         self.sweep_directory();
         self.reach_publishers();
         self.leave_unread().await;

@@ -6,6 +6,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use p2pd_core::clock::Judgement;
+
 use super::{Node, NodeError, lock};
 
 /// Numbers of the daemon.
@@ -17,6 +19,7 @@ pub(crate) struct Statistics {
     pub(crate) groups_in: u64,
     pub(crate) groups_out: u64,
     pub(crate) dropped: u64,
+    pub(crate) too_large: u64,
 }
 
 /// What the daemon is able to do.
@@ -27,7 +30,15 @@ pub(crate) struct State {
     /// Tunnels that do not stand, and why.
     pub(crate) fallen: Vec<(String, String)>,
     pub(crate) listeners_missing: usize,
-    pub(crate) bootstrap_missing: Vec<String>,
+    pub(crate) bootstrap_missing: Vec<BootstrapMissing>,
+    pub(crate) clocks: Judgement,
+}
+
+/// A peer of the configuration that is not connected.
+pub(crate) struct BootstrapMissing {
+    pub(crate) address: String,
+    /// Empty until it is known.
+    pub(crate) why: String,
 }
 
 impl Node {
@@ -40,6 +51,11 @@ impl Node {
             let id = address.rsplit('/').next().unwrap_or_default();
             !peers.iter().any(|peer| peer.peer.to_string() == id)
         };
+        let faults = self.0.net.bootstrap_faults().await?;
+        let why = |address: &String| {
+            let why = faults.iter().find(|(of, _)| of == address).map(|(_, why)| why.clone()).unwrap_or_default();
+            BootstrapMissing { address: address.clone(), why }
+        };
         Ok(State {
             peers: peers.len(),
             cut_off: self.cut_off(&listening),
@@ -49,7 +65,8 @@ impl Node {
                 .iter()
                 .filter(|wanted| !listening.iter().any(|at| is_at(wanted, at)))
                 .count(),
-            bootstrap_missing: config.bootstrap.iter().filter(missing).cloned().collect(),
+            bootstrap_missing: config.bootstrap.iter().filter(missing).map(why).collect(),
+            clocks: self.0.net.clocks().await?,
         })
     }
 
@@ -64,6 +81,7 @@ impl Node {
             groups_in: load(&self.0.counters.groups_in),
             groups_out: load(&self.0.counters.groups_out),
             dropped: load(&self.0.counters.dropped),
+            too_large: load(&self.0.counters.too_large),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Following streams: one subscription of the network for all local readers of a stream, kept while any is left.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -10,7 +10,7 @@ use p2pd_core::{
     audio_json::AudioMessage,
     group::Group,
     id::{PeerId, StreamId, StreamKey},
-    ring::Next,
+    ring::{Cause, Next},
     time::MonoMs,
     topic,
 };
@@ -40,6 +40,16 @@ pub(crate) enum StreamItem {
     /// A JSON object.
     Metadata(String),
     Ended(&'static str),
+}
+
+impl StreamItem {
+    fn weight(&self) -> usize {
+        match self {
+            StreamItem::Chunk(chunk) => chunk.len(),
+            StreamItem::Metadata(json) => json.len(),
+            StreamItem::Group { .. } | StreamItem::Ended(_) => 0,
+        }
+    }
 }
 
 /// A stream that is followed. Two publishers of one id in JSON share a topic, but are two of these.
@@ -79,6 +89,44 @@ impl StreamReader {
     }
 }
 
+/// What is heard in the old format of a stream that somebody here waits for, before it is told who publishes it.
+#[derive(Default)]
+pub(super) struct Awaited {
+    waiting: usize,
+    heard: VecDeque<(PeerId, StreamItem)>,
+}
+
+impl Awaited {
+    fn push(&mut self, publisher: &PeerId, item: &StreamItem) {
+        self.heard.push_back((publisher.clone(), item.clone()));
+        let bytes = |heard: &VecDeque<_>| heard.iter().map(|(_, item): &(_, StreamItem)| item.weight()).sum::<usize>();
+        while self.heard.len() > READER.0 || (bytes(&self.heard) > READER.1 && self.heard.len() > 1) {
+            self.heard.pop_front();
+        }
+    }
+}
+
+/// Holds on to what is heard of an awaited stream, until dropped.
+pub(crate) struct Waiting {
+    node: Node,
+    stream: StreamId,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(awaited) = lock(&self.node.0.streams).awaited.get_mut(&self.stream) {
+            awaited.waiting = awaited.waiting.saturating_sub(1);
+        }
+    }
+}
+
+/// The streams that are followed, and those that are waited for in the old format.
+#[derive(Default)]
+pub(super) struct Streams {
+    followed: HashMap<StreamKey, Followed>,
+    awaited: HashMap<StreamId, Awaited>,
+}
+
 fn topic_of(network: &str, key: &StreamKey, json: bool) -> (String, TopicRule) {
     if json {
         (topic::audio_json(network, &key.stream), TopicRule::Json(key.stream.clone()))
@@ -94,8 +142,8 @@ impl Node {
         let _leaving = self.0.following.lock().await;
         self.0.net.subscribe(&topic, rule).await?;
         let idle = self.now();
-        let mut streams = lock(&self.0.streams);
-        let followed = streams.entry(key.clone()).or_insert_with(|| Followed {
+        let followed = &mut lock(&self.0.streams).followed;
+        let followed = followed.entry(key.clone()).or_insert_with(|| Followed {
             json,
             readers: Fanout::new(),
             publishing,
@@ -108,7 +156,7 @@ impl Node {
     }
 
     pub(super) fn publishes_no_more(&self, key: &StreamKey) {
-        if let Some(followed) = lock(&self.0.streams).get_mut(key) {
+        if let Some(followed) = lock(&self.0.streams).followed.get_mut(key) {
             followed.publishing = false;
         }
     }
@@ -119,14 +167,20 @@ impl Node {
         let topic = self.follow(&listed.key, json, false).await?;
         self.reach_publishers();
         let live = {
-            let mut streams = lock(&self.0.streams);
-            let followed = streams.get_mut(&listed.key);
+            let Streams { followed, awaited } = &mut *lock(&self.0.streams);
+            let followed = followed.get_mut(&listed.key);
             let followed =
                 followed.ok_or_else(|| NodeError::Internal("a stream was let go while it was joined".into()))?;
             if followed.readers.sweep() >= MAX_READERS {
                 return Err(NodeError::Limit(format!("this stream has {MAX_READERS} local readers already")));
             }
-            followed.readers.join(READER.0, READER.1)
+            let live = followed.readers.join(READER.0, READER.1);
+            // What came while it was not known yet who publishes it, or before it was joined for that.
+            let heard = awaited.get(&listed.key.stream).filter(|_| json).into_iter().flat_map(|awaited| &awaited.heard);
+            for (_, item) in heard.filter(|(publisher, _)| *publisher == listed.key.publisher) {
+                followed.readers.push_to_last(item.weight(), item);
+            }
+            live
         };
         let burst = if burst_ms > 0 && !json { self.0.net.recent(&topic, burst_ms).await? } else { Vec::new() };
         Ok(StreamReader { burst: burst.into_iter(), seen: HashSet::new(), live })
@@ -137,7 +191,7 @@ impl Node {
     pub(super) fn reach_publishers(&self) {
         let now = self.now();
         let wanted: Vec<StreamKey> = {
-            let mut streams = lock(&self.0.streams);
+            let streams = &mut lock(&self.0.streams).followed;
             let due = streams.iter_mut().filter(|(key, followed)| {
                 key.publisher != self.0.me && followed.reached.is_none_or(|at| now.since(at) >= REACH_EVERY_MS)
             });
@@ -162,7 +216,7 @@ impl Node {
     /// A group that came from the network or from a publication of ours.
     pub(super) fn on_group(&self, key: &StreamKey, group: Arc<Group>, repaired: bool) {
         let weight = group.signed.len();
-        if let Some(followed) = lock(&self.0.streams).get(key) {
+        if let Some(followed) = lock(&self.0.streams).followed.get(key) {
             followed.readers.push(weight, &StreamItem::Group { group, repaired });
         }
     }
@@ -179,13 +233,37 @@ impl Node {
     }
 
     pub(super) fn push_item(&self, key: &StreamKey, item: &StreamItem) {
-        let weight = match item {
-            StreamItem::Chunk(chunk) => chunk.len(),
-            StreamItem::Metadata(json) => json.len(),
-            _ => 0,
-        };
-        if let Some(followed) = lock(&self.0.streams).get(key) {
-            followed.readers.push(weight, item);
+        let Streams { followed, awaited } = &mut *lock(&self.0.streams);
+        if let Some(awaited) = awaited.get_mut(&key.stream) {
+            awaited.push(&key.publisher, item);
+        }
+        if let Some(followed) = followed.get(key) {
+            followed.readers.push(item.weight(), item);
+        }
+    }
+
+    /// Follows a stream in the old format before anybody has announced it, and keeps what is heard of it.
+    pub(super) async fn wait_in_old_format(&self, stream: &StreamId) -> Option<Waiting> {
+        const MAX_AWAITED: usize = 32;
+        let _leaving = self.0.following.lock().await;
+        {
+            let awaited = &mut lock(&self.0.streams).awaited;
+            if awaited.len() >= MAX_AWAITED && !awaited.contains_key(stream) {
+                return None;
+            }
+            let awaited = awaited.entry(stream.clone()).or_default();
+            awaited.waiting = awaited.waiting.saturating_add(1);
+        }
+        let waiting = Waiting { node: self.clone(), stream: stream.clone() };
+        let topic = topic::audio_json(self.network(), stream);
+        // Without it, the stream is heard from a moment later on.
+        self.0.net.subscribe(&topic, TopicRule::Json(stream.clone())).await.ok().map(|()| waiting)
+    }
+
+    /// Tells the readers of a stream of a part that was larger than is taken.
+    pub(super) fn lose_of_stream(&self, key: &StreamKey) {
+        if let Some(followed) = lock(&self.0.streams).followed.get(key) {
+            followed.readers.lose(1, Cause::TooLarge);
         }
     }
 
@@ -197,8 +275,15 @@ impl Node {
     /// Lets go of streams without readers. Returns the topics to leave.
     pub(super) fn sweep_streams(&self) -> Vec<String> {
         let now = self.now();
-        let mut streams = lock(&self.0.streams);
+        let Streams { followed: streams, awaited } = &mut *lock(&self.0.streams);
         let mut left = Vec::new();
+        let network = self.network();
+        awaited.retain(|stream, awaited| {
+            if awaited.waiting == 0 {
+                left.push(topic::audio_json(network, stream));
+            }
+            awaited.waiting > 0
+        });
         streams.retain(|key, followed| {
             if followed.readers.sweep() > 0 || followed.publishing {
                 followed.idle = now;
@@ -209,16 +294,17 @@ impl Node {
             }
             keep
         });
-        left.retain(|topic| !streams.iter().any(|(key, f)| topic_of(self.network(), key, f.json).0 == *topic));
+        left.retain(|topic| !streams.iter().any(|(key, f)| topic_of(network, key, f.json).0 == *topic));
+        left.retain(|topic| !awaited.keys().any(|stream| topic::audio_json(network, stream) == *topic));
         left
     }
 
     /// Local readers of one stream.
     pub(super) fn readers_of(&self, key: &StreamKey) -> usize {
-        lock(&self.0.streams).get_mut(key).map_or(0, |followed| followed.readers.sweep())
+        lock(&self.0.streams).followed.get_mut(key).map_or(0, |followed| followed.readers.sweep())
     }
 
     pub(super) fn local_readers(&self) -> usize {
-        lock(&self.0.streams).values_mut().map(|followed| followed.readers.sweep()).sum()
+        lock(&self.0.streams).followed.values_mut().map(|followed| followed.readers.sweep()).sum()
     }
 }

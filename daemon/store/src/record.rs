@@ -117,4 +117,7 @@ pub struct MessageRecord {
     /// No message, but where the daemon was away.
     #[prost(bool, tag = "5")]
     pub away: bool,
+    /// No message, but where one was larger than the topic took.
+    #[prost(bool, tag = "6")]
+    pub too_large: bool,
 }

@@ -37,8 +37,8 @@ impl Task {
                 self.burst(&IdentTopic::new(topic).hash());
             }
             Command::Unsubscribe { topic } => self.gossip.unsubscribe(gossipsub, &topic),
-            Command::Publish { topic, data, reply } => {
-                let _ = reply.send(self.publish(&topic, &data));
+            Command::Publish { topic, data, also_to, reply } => {
+                let _ = reply.send(self.publish_also_to(&topic, &data, &also_to));
             }
             Command::PublishAhead { topic, data, reply } => self.publish_or_hold(topic, data, reply),
             Command::PublishGroup { topic, group, reply } => {
@@ -74,6 +74,14 @@ impl Task {
             }
             Command::SetRules { rules } => self.set_rules(rules),
             Command::SetPins { pins } => self.dial.pin(&pins),
+            Command::Clocks { reply } => {
+                let (now, wall, peers) = (self.now(), Self::wall(), &self.peers);
+                let is_there = |peer: &_| peers::to_libp2p(peer).is_some_and(|peer| peers.contains(&peer));
+                let _ = reply.send(self.gossip.clocks.judge(now, wall, is_there));
+            }
+            Command::Faults { reply } => {
+                let _ = reply.send(self.dial.faults());
+            }
             Command::Closed { reply } => {
                 let _ = reply.send(self.peers.closed_ones());
             }

@@ -1,15 +1,15 @@
 //! Connections of the swarm: who came, who went and why, whom discovery found, and who has to go.
 
 use libp2p::{
-    Multiaddr, PeerId,
+    Multiaddr, PeerId, TransportError,
     core::ConnectedPoint,
     identify, kad, mdns,
-    swarm::{ConnectionError, ConnectionId, dial_opts::DialOpts},
+    swarm::{ConnectionError, ConnectionId, DialError, dial_opts::DialOpts},
 };
 use p2pd_core::time::MonoMs;
 
 use super::Task;
-use crate::{DhtMode, Event, WaterMarks, dial, gossip::followers, peers, worth};
+use crate::{DhtMode, Event, WaterMarks, dial, gossip::followers, peers, unshared::Unshared, worth};
 
 /// Why this daemon closes the connections to a peer, and whether it wants none for now.
 #[derive(Clone, Copy)]
@@ -41,15 +41,60 @@ impl Task {
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>) {
         let hung_up = self.let_go.remove(&id);
         // Because we let go of the peer, or as the transport has it.
+        let lack = cause.and_then(|error| Unshared::muxer(error, self.mplex));
         let why = match (hung_up, cause) {
             (Some(hung_up), _) => hung_up.why.to_owned(),
+            (None, Some(_)) if let Some(lack) = lack => lack.to_string(),
             (None, None) => "closed by either side in good order".to_owned(),
             (None, Some(error)) => dial::innermost(error),
         };
+        if let Some(lack) = lack {
+            self.tell_incompatible(peer.to_string(), lack);
+        }
+        self.dial.fell(&peer, Some(&why));
         if self.peers.closed(&peer, id, why, Self::wall()) {
             let for_good = hung_up.is_some_and(|hung_up| hung_up.for_good);
             self.tell(Event::Disconnected { peer: peers::from_libp2p(&peer), for_good });
         }
+    }
+
+    /// Notes a peer that cannot be connected for what it lacks.
+    pub(super) fn on_incompatible(&mut self, peer: Option<PeerId>, address: Multiaddr, inbound: bool, lack: Unshared) {
+        // Whoever has no id comes from another port each time.
+        let who = match peer {
+            Some(peer) => peer.to_string(),
+            None => address.iter().take(1).collect::<Multiaddr>().to_string(),
+        };
+        if self.tell_incompatible(who, lack) {
+            self.peers.failed(peer.as_ref().map(peers::from_libp2p), address, inbound, lack.to_string(), Self::wall());
+        }
+    }
+
+    pub(super) fn on_dial_failed(&mut self, peer: Option<PeerId>, error: DialError) {
+        let DialError::Transport(faults) = error else { return };
+        let lack = |fault: &TransportError<_>| match fault {
+            TransportError::MultiaddrNotSupported(_) => Some(Unshared::Transport),
+            other => Unshared::of(other),
+        };
+        // One way that others of its kind have no fault in says nothing of the peer.
+        let lacks: Vec<_> = faults.iter().map_while(|(address, fault)| Some((address, lack(fault)?))).collect();
+        if let (Some((address, lack)), true) = (lacks.first(), lacks.len() == faults.len()) {
+            self.on_incompatible(peer, (*address).clone(), false, *lack);
+        }
+    }
+
+    /// Tells what a peer lacks, once a minute. Whether it did.
+    fn tell_incompatible(&mut self, who: String, lack: Unshared) -> bool {
+        const MINUTE_MS: u64 = 60_000;
+        const MAX_TOLD: usize = 256;
+        let now = self.now();
+        self.incompatible.retain(|_, at| now.since(*at) < MINUTE_MS);
+        let tells = self.incompatible.len() < MAX_TOLD && !self.incompatible.contains_key(&who);
+        if tells {
+            self.incompatible.insert(who.clone(), now);
+            self.tell(Event::Incompatible { who, why: lack.to_string() });
+        }
+        tells
     }
 
     /// Lets go of peers that ought to follow the directory and have not said so.

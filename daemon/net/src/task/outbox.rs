@@ -13,6 +13,7 @@ use libp2p::{
     PeerId,
     gossipsub::{IdentTopic, MessageAcceptance, MessageId},
 };
+use p2pd_core::id;
 use tokio::sync::oneshot;
 
 use super::Task;
@@ -22,6 +23,7 @@ use crate::{
     command::Sent,
     gossip::followers,
     pace::Room,
+    peers,
 };
 
 /// How long a message of our own is held back.
@@ -215,6 +217,25 @@ impl Task {
     /// Publishes a message now, or not at all.
     pub(super) fn publish(&mut self, topic: &str, data: &Bytes) -> Result<Sent, NetError> {
         self.publish_to(&self.followers(topic), topic, data)
+    }
+
+    /// Publishes a message now, to these followers whether or not they are in the mesh.
+    pub(super) fn publish_also_to(
+        &mut self,
+        topic: &str,
+        data: &Bytes,
+        also_to: &[id::PeerId],
+    ) -> Result<Sent, NetError> {
+        let followers = self.followers(topic);
+        let explicit: Vec<PeerId> =
+            also_to.iter().filter_map(peers::to_libp2p).filter(|peer| followers.contains(peer)).collect();
+        // Gossipsub sends what it publishes to explicit peers, too.
+        let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
+        explicit.iter().for_each(|peer| gossipsub.add_explicit_peer(peer));
+        let sent = self.publish_to(&followers, topic, data);
+        let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
+        explicit.iter().for_each(|peer| gossipsub.remove_explicit_peer(peer));
+        sent
     }
 
     fn publish_to(&mut self, followers: &[PeerId], topic: &str, data: &Bytes) -> Result<Sent, NetError> {

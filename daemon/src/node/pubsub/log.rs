@@ -66,9 +66,14 @@ impl Log {
             return None;
         }
         self.remember(id.clone(), received_ms);
+        Some(self.skip())
+    }
+
+    /// The number that stands for a message that was not taken.
+    pub(super) fn skip(&mut self) -> u64 {
         let number = self.next;
         self.next = self.next.saturating_add(1);
-        Some(number)
+        number
     }
 
     /// Leaves out the numbers of messages that were lost, so that readers see the gap.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use p2pd_core::{
     contract::{Identity, TopicSettings},
     id::PeerId,
+    ring::Cause,
 };
 use p2pd_net::{Ruling, TopicRule, ValidatorEvent, queue::Reader};
 use tokio::sync::mpsc;
@@ -114,7 +115,7 @@ impl Node {
         if let Some(log) = &mut found.log
             && let Some(number) = log.admit(&id, by_content, item.received_ms)
         {
-            let write = ToWrite { topic: topic.to_owned(), number, item: item.clone(), id };
+            let write = ToWrite { topic: topic.to_owned(), number, item: Some(item.clone()), id };
             self.0.to_log.push(weight, write);
         }
         found.readers.push(weight, &item);
@@ -123,12 +124,24 @@ impl Node {
     /// Tells readers that this daemon was too slow for so many messages of their topic.
     pub(super) fn lost_messages(&self, topic: &str, count: u64) {
         if let Some(topic) = lock(&self.0.topics).get_mut(topic) {
-            topic.readers.lose(count);
+            topic.readers.lose(count, Cause::Busy);
             if let Some(log) = &mut topic.log {
                 log.lose(count);
                 // Who writes looks for what is missing then.
-                self.0.to_log.lose(count);
+                self.0.to_log.lose(count, Cause::Busy);
             }
+        }
+    }
+
+    /// Tells readers of a message that was larger than their topic takes.
+    pub(super) fn refused_message(&self, topic: &str) {
+        let mut topics = lock(&self.0.topics);
+        let Some(found) = topics.get_mut(topic) else { return };
+        found.too_large = found.too_large.saturating_add(1);
+        found.readers.lose(1, Cause::TooLarge);
+        if let Some(log) = &mut found.log {
+            let (number, id) = (log.skip(), Bytes::new());
+            self.0.to_log.push(0, ToWrite { topic: topic.to_owned(), number, item: None, id });
         }
     }
 

@@ -20,11 +20,13 @@ pub(in crate::node) struct Topic {
     pub(super) validator: Arc<()>,
     /// How many used it when last looked at.
     pub(super) count: usize,
+    /// Messages that were larger than it takes.
+    pub(super) too_large: u64,
 }
 
 impl Default for Topic {
     fn default() -> Self {
-        Topic { readers: Fanout::new(), settings: None, log: None, validator: Arc::default(), count: 0 }
+        Topic { readers: Fanout::new(), settings: None, log: None, validator: Arc::default(), count: 0, too_large: 0 }
     }
 }
 
@@ -57,6 +59,7 @@ pub(crate) struct TopicStatus {
     pub(crate) validated: bool,
     pub(crate) log: Option<LogStatus>,
     pub(crate) settings: TopicSettings,
+    pub(crate) too_large: u64,
 }
 
 /// A log and who reads it.
@@ -107,6 +110,7 @@ impl Node {
             validated: Arc::strong_count(&topic.validator) > 1,
             log: topic.log.as_ref().map(Log::status),
             settings: topic.settings.unwrap_or_default(),
+            too_large: topic.too_large,
         })
     }
 

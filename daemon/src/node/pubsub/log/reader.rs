@@ -31,18 +31,19 @@ pub(crate) enum Logged {
 /// What a record of the log is to a reader.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// That the daemon was away before it.
-    Away,
+    /// That there is none, which it tells why.
+    None,
     /// It is not the next.
     Missing,
     Message,
 }
 
-/// Of a record with this number, for a reader who is at `next`; `oldest` is kept.
-fn step(next: u64, number: u64, away: bool, oldest: Option<u64>) -> Step {
+/// Of a record with this number, for a reader who is at `next`; `oldest` is kept. One that is `none` stands for what is missing
+/// before it, too.
+fn step(next: u64, number: u64, none: bool, oldest: Option<u64>) -> Step {
     let nothing_expired = oldest.is_none_or(|oldest| oldest <= next);
-    if away && (nothing_expired || number <= next) {
-        Step::Away
+    if none && (nothing_expired || number <= next) {
+        Step::None
     } else if number > next {
         Step::Missing
     } else {
@@ -64,10 +65,11 @@ impl LogReader {
     pub(crate) async fn next(&mut self) -> Option<Result<Logged, NodeError>> {
         loop {
             if let Some((number, message)) = self.page.pop_front() {
-                match step(self.next, number, message.away, self.oldest()) {
-                    Step::Away => {
+                match step(self.next, number, message.away || message.too_large, self.oldest()) {
+                    Step::None => {
                         let from = std::mem::replace(&mut self.next, number.saturating_add(1));
-                        return Some(Ok(Logged::Gap { from, to: number, reason: "daemon-away" }));
+                        let reason = if message.away { "daemon-away" } else { "too-large" };
+                        return Some(Ok(Logged::Gap { from, to: number, reason }));
                     }
                     Step::Missing => {
                         self.page.push_front((number, message));
@@ -117,10 +119,10 @@ mod tests {
 
     #[test]
     fn that_the_daemon_was_away_is_never_a_message() {
-        assert_eq!(step(5, 7, true, Some(1)), Step::Away, "whether or not there was a message");
+        assert_eq!(step(5, 7, true, Some(1)), Step::None, "whether or not there was a message");
         // What was before it has expired meanwhile, and it too.
         assert_eq!(step(5, 7, true, Some(8)), Step::Missing);
-        assert_eq!(step(7, 7, true, Some(8)), Step::Away);
+        assert_eq!(step(7, 7, true, Some(8)), Step::None);
         assert_eq!(step(5, 7, false, Some(1)), Step::Missing);
         assert_eq!(step(7, 7, false, Some(1)), Step::Message);
     }

@@ -26,8 +26,19 @@ const FLUSH: Duration = Duration::from_secs(2);
 pub(in crate::node) struct ToWrite {
     pub(in crate::node) topic: String,
     pub(in crate::node) number: u64,
-    pub(in crate::node) item: TopicItem,
+    /// `None`: the message was larger than the topic takes.
+    pub(in crate::node) item: Option<TopicItem>,
     pub(in crate::node) id: Bytes,
+}
+
+impl ToWrite {
+    fn record(self) -> MessageRecord {
+        let Some(TopicItem { sender, data, received_ms }) = self.item else {
+            return MessageRecord { too_large: true, received: wall().0, ..MessageRecord::default() };
+        };
+        let sender = sender.map(|sender| Bytes::copy_from_slice(sender.as_bytes())).unwrap_or_default();
+        MessageRecord { sender, data, received: received_ms, id: self.id, ..MessageRecord::default() }
+    }
 }
 
 /// Writes what comes until the daemon ends.
@@ -46,10 +57,8 @@ pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<T
         let more = std::iter::from_fn(|| waiting.next().now_or_never().flatten());
         for next in std::iter::once(first).chain(more.take(BATCH)) {
             // What was dropped is a hole in the numbers, which readers see.
-            let Next::Item(ToWrite { topic, number, item, id }) = next else { continue };
-            let sender = item.sender.map(|sender| Bytes::copy_from_slice(sender.as_bytes())).unwrap_or_default();
-            let record = MessageRecord { sender, data: item.data, received: item.received_ms, id, away: false };
-            batch.entry(topic).or_default().push((number, record));
+            let Next::Item(to_write) = next else { continue };
+            batch.entry(to_write.topic.clone()).or_default().push((to_write.number, to_write.record()));
         }
         for (topic, messages) in batch {
             if let Err(error) = node.write_log(&topic, messages, 0).await {

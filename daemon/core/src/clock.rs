@@ -1,0 +1,175 @@
+//! Whether a clock is wrong, by the times that peers say: that of a peer, or, where several agree, our own. What is dated more
+//! than five minutes away is refused, so that a wrong clock makes streams vanish.
+
+use std::collections::HashMap;
+
+use crate::{
+    id::PeerId,
+    time::{MonoMs, UnixMs},
+};
+
+/// From this difference on a clock counts as wrong, in milliseconds: messages are on their way for seconds at most.
+const WRONG_MS: u64 = 30_000;
+/// Peers that agree on the time are so far apart at most, in milliseconds.
+const AGREE_MS: u64 = 30_000;
+/// How long a message may be on its way, in milliseconds: an older time within it is a late or repeated message's.
+const LATE_MS: u64 = 120_000;
+/// Most peers that are remembered.
+const MAX_PEERS: usize = 1024;
+
+struct Heard {
+    /// The time that the peer's clock showed at the origin of ours that is monotonic. Independent of our wall clock, which may be
+    /// set meanwhile.
+    origin: i64,
+    at: MonoMs,
+}
+
+/// What peers say the time is.
+#[derive(Default)]
+pub struct Clocks(HashMap<PeerId, Heard>);
+
+/// What follows from that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// How far our own clock is ahead, in milliseconds, or behind where it is less than 0; at least two peers and most of all
+    /// agree on that.
+    pub ours: Option<i64>,
+    /// How far the clocks of others are ahead of ours; those that are wrong, or, where ours is, all that say so.
+    pub theirs: Vec<(PeerId, i64)>,
+    /// How many peers agree on `ours`.
+    pub agree: usize,
+    /// Of how many.
+    pub of: usize,
+}
+
+/// A difference for people.
+fn difference(ms: i64) -> String {
+    let (seconds, way) = (ms.unsigned_abs() / 1000, if ms < 0 { "behind" } else { "ahead of" });
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    let parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds % 60, "s")];
+    let parts: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).take(2).map(|(n, unit)| format!("{n} {unit}")).collect();
+    format!("{} {way}", parts.join(" "))
+}
+
+impl Judgement {
+    /// What is wrong with our own clock, for people.
+    pub fn ours_for_people(&self) -> Option<String> {
+        let Judgement { ours, agree, of, .. } = self;
+        Some(format!("{} those of {agree} of {of} peers", difference((*ours)?)))
+    }
+
+    /// How far a peer's clock is ahead of ours, where it is wrong.
+    pub fn of_peer(&self, peer: &PeerId) -> Option<i64> {
+        self.theirs.iter().find(|(other, _)| other == peer).map(|(_, ahead)| *ahead)
+    }
+
+    /// What is wrong with the clocks of others while ours is right or not to be judged, for people.
+    pub fn theirs_for_people(&self) -> impl Iterator<Item = (&PeerId, String)> {
+        let theirs = self.theirs.iter().filter(|_| self.ours.is_none());
+        theirs.map(|(peer, ahead)| (peer, format!("{} this machine's", difference(*ahead))))
+    }
+
+    /// What to do, a line each.
+    pub fn advice(&self) -> Vec<String> {
+        const LINES: usize = 4;
+        let refused = "what is dated five minutes away is refused on either side";
+        let ours = self.ours_for_people();
+        let ours =
+            ours.map(|by| format!("this machine's clock is {by}; set it, with `timedatectl` for one: {refused}"));
+        let theirs = self.theirs_for_people().take(LINES);
+        let theirs = theirs.map(|(peer, by)| format!("the clock of {peer} is {by}; one of both is wrong: {refused}"));
+        ours.into_iter().chain(theirs).collect()
+    }
+}
+
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+impl Clocks {
+    /// Notes the time of a message that a peer has signed.
+    pub fn heard(&mut self, now: MonoMs, peer: &PeerId, said: UnixMs) {
+        let origin = signed(said.0).saturating_sub(signed(now.0));
+        if let Some(last) = self.0.get(peer)
+            && origin < last.origin
+            && now.since(last.at) < LATE_MS
+        {
+            return;
+        }
+        if self.0.len() >= MAX_PEERS && !self.0.contains_key(peer) {
+            let oldest = self.0.iter().min_by_key(|(_, heard)| heard.at).map(|(peer, _)| peer.clone());
+            oldest.and_then(|oldest| self.0.remove(&oldest));
+        }
+        self.0.insert(peer.clone(), Heard { origin, at: now });
+    }
+
+    /// Judges the clocks of those peers that are still there.
+    pub fn judge(&mut self, now: MonoMs, wall: UnixMs, is_there: impl Fn(&PeerId) -> bool) -> Judgement {
+        self.0.retain(|peer, heard| now.since(heard.at) < LATE_MS || is_there(peer));
+        let ours = signed(wall.0).saturating_sub(signed(now.0));
+        let of = self.0.len();
+        let mut theirs: Vec<(PeerId, i64)> =
+            self.0.iter().map(|(peer, heard)| (peer.clone(), heard.origin.saturating_sub(ours))).collect();
+        theirs.retain(|(_, ahead)| ahead.unsigned_abs() >= WRONG_MS);
+        theirs.sort_by(|one, other| one.1.cmp(&other.1).then_with(|| one.0.cmp(&other.0)));
+        let middle = theirs.get(theirs.len() / 2).map_or(0, |(_, ahead)| *ahead);
+        let agree = theirs.iter().filter(|(_, ahead)| ahead.abs_diff(middle) <= AGREE_MS).count();
+        let wrong = agree >= 2 && agree.saturating_mul(2) > of;
+        Judgement { ours: wrong.then(|| middle.saturating_neg()), theirs, agree: if wrong { agree } else { 0 }, of }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL: UnixMs = UnixMs(1_800_000_000_000);
+
+    fn peer(n: u8) -> PeerId {
+        PeerId::from_ed25519(&[n; 32])
+    }
+
+    fn said(ahead: i64) -> UnixMs {
+        UnixMs(WALL.0.saturating_add_signed(ahead))
+    }
+
+    #[test]
+    fn one_that_differs_is_wrong_and_when_most_agree_we_are() {
+        let mut clocks = Clocks::default();
+        let judge = |clocks: &mut Clocks| clocks.judge(MonoMs(0), WALL, |_| true);
+        clocks.heard(MonoMs(0), &peer(1), said(600_000));
+        let judged = judge(&mut clocks);
+        assert_eq!((judged.ours, judged.theirs), (None, vec![(peer(1), 600_000)]), "one alone may be wrong itself");
+        clocks.heard(MonoMs(0), &peer(2), said(601_000));
+        let judged = judge(&mut clocks);
+        assert_eq!((judged.ours, judged.agree, judged.of), (Some(-601_000), 2, 2));
+        assert!(
+            judged.advice()[0].starts_with("this machine's clock is 10 min 1 s behind those of 2 of 2 peers; set it")
+        );
+        clocks.heard(MonoMs(0), &peer(3), said(-2_000));
+        assert_eq!(judge(&mut clocks).ours, Some(-601_000));
+        clocks.heard(MonoMs(0), &peer(4), said(10));
+        assert_eq!(judge(&mut clocks).ours, None, "half of them is not most");
+        // Our clock is set.
+        let judged = clocks.judge(MonoMs(0), said(600_000), |_| true);
+        assert_eq!(judged.theirs.iter().map(|(peer, _)| peer.clone()).collect::<Vec<_>>(), [peer(3), peer(4)]);
+    }
+
+    #[test]
+    fn late_messages_and_peers_that_are_gone_do_not_count() {
+        let mut clocks = Clocks::default();
+        clocks.heard(MonoMs(1_000), &peer(1), UnixMs(WALL.0 + 1_000));
+        clocks.heard(MonoMs(2_000), &peer(1), said(-86_400_000));
+        assert_eq!(clocks.judge(MonoMs(2_000), UnixMs(WALL.0 + 2_000), |_| true).theirs, []);
+        // Set back, it says so for long.
+        clocks.heard(MonoMs(1_000 + LATE_MS), &peer(1), said(-86_400_000));
+        let later = MonoMs(1_000 + 2 * LATE_MS);
+        assert_eq!(clocks.judge(later, WALL, |_| true).theirs.len(), 1);
+        assert_eq!(clocks.judge(later, WALL, |_| false).of, 0);
+        (0..=255).for_each(|n| {
+            (0..5)
+                .for_each(|m| clocks.heard(later, &PeerId::from_ed25519(&[n, m].repeat(16).try_into().unwrap()), WALL))
+        });
+        assert!(clocks.0.len() <= MAX_PEERS);
+    }
+}

@@ -1,0 +1,40 @@
+//! What is told of clocks: to the log and as events when it changes; to who asks, as it is.
+
+use p2pd_core::id::PeerId;
+
+use super::{Node, lock};
+
+/// From this change on a difference is told again, in milliseconds.
+const CHANGE_MS: u64 = 60_000;
+
+impl Node {
+    /// Judges the clocks, and tells what is new.
+    pub(super) async fn look_at_clocks(&self) {
+        let Ok(judged) = self.0.net.clocks().await else { return };
+        let before = std::mem::replace(&mut *lock(&self.0.clocks), judged.clone());
+        match (before.ours, judged.ours) {
+            (None, None) => {}
+            (Some(_), None) => {
+                tracing::info!("this machine's clock agrees with those of peers again");
+                self.happened("clock-right", "");
+            }
+            (Some(told), Some(now)) if told.abs_diff(now) < CHANGE_MS => {
+                // What was told holds, so that a clock that drifts is told again at last.
+                lock(&self.0.clocks).ours = Some(told);
+            }
+            (_, Some(_)) => {
+                let by = judged.ours_for_people().unwrap_or_default();
+                tracing::warn!("this machine's clock is {by}; messages and streams are refused for that");
+                self.happened("clock-wrong", &by);
+            }
+        }
+        for (peer, by) in judged.theirs_for_people().filter(|(peer, _)| before.of_peer(peer).is_none()) {
+            tracing::warn!(%peer, "the clock of a peer is {by}; its messages and streams are refused from five minutes on");
+        }
+    }
+
+    /// How far a peer's clock is ahead, where it is wrong, in milliseconds.
+    pub(crate) fn clock_of(&self, peer: &PeerId) -> Option<i64> {
+        lock(&self.0.clocks).of_peer(peer)
+    }
+}

@@ -1,0 +1,91 @@
+//! A machine whose clock is wrong, and what it and the others say.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+use crate::support::{Daemon, id, until};
+
+/// Takes the place of the C library's function in the daemon.
+const SKEW: &str = r#"
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    int result = syscall(SYS_clock_gettime, clock, time);
+    if (clock == CLOCK_REALTIME) time->tv_sec += atoi(getenv("SKEW"));
+    return result;
+}
+"#;
+
+fn library(place: &Path) -> PathBuf {
+    let (source, library) = (place.join("skew.c"), place.join("skew.so"));
+    fs::write(&source, SKEW).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
+    assert!(built.success());
+    library
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn a_wrong_clock_is_told_on_both_sides_with_the_difference() {
+    let place = tempfile::tempdir().unwrap();
+    let library = library(place.path());
+    let a = Daemon::start(place.path(), "a", &[]);
+    let b = Daemon::start(place.path(), "b", &["--bootstrap", &a.address]);
+    let skewed = |name: &str, skew: &str| {
+        let variables = [("LD_PRELOAD", library.to_str().unwrap()), ("SKEW", skew)];
+        Daemon::start_with(place.path(), name, &["--bootstrap", &a.address, "--bootstrap", &b.address], &variables)
+    };
+    let (day, minutes) = (skewed("day", "-86500"), skewed("minutes", "400"));
+    for (wrong, ms, words) in
+        [(&day, -86_500_000i64, "1 d 1 min behind those of"), (&minutes, 400_000, "6 min 40 s ahead of those of")]
+    {
+        until("its own word", || {
+            let status = wrong.good(&["status"]);
+            (status.contains("this machine's clock is") && status.contains(words)).then_some(())
+        });
+        let state = json(&wrong.good(&["rpc", "p2pd.v1.NodeService/GetState"]));
+        assert!((state["clock_ahead_ms"].as_i64().unwrap() - ms).abs() < 10_000, "{state}");
+        let mut events = wrong.ctl(&["events", "--from-oldest"]).spawn().unwrap();
+        let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("clock-wrong")));
+        events.kill().unwrap();
+        events.wait().unwrap();
+        let who = id(wrong);
+        let peer = until("its clock as another sees it", || {
+            let peers = json(&a.good(&["-o", "json", "peers"]));
+            let peer = peers["peers"].as_array()?.iter().find(|peer| peer["peer_id"] == who.as_str())?.clone();
+            peer["clock_ahead_ms"].is_i64().then_some(peer)
+        });
+        assert!((peer["clock_ahead_ms"].as_i64().unwrap() - ms).abs() < 10_000, "{peer}");
+        let show = a.good(&["peers", "show", &who]);
+        assert!(show.contains("its clock is"), "{show}");
+    }
+    assert!(a.good(&["status"]).contains(&format!("the clock of {}", id(&day))));
+    assert!(!a.good(&["status"]).contains("this machine's clock is"), "two of three that it hears, each its own way");
+}
+
+#[test]
+fn a_bootstrap_peer_that_is_not_reached_has_its_reason_in_status() {
+    let place = tempfile::tempdir().unwrap();
+    let nobody = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+    let a = Daemon::start(place.path(), "a", &["--bootstrap", nobody]);
+    let status = until("the reason", || {
+        let status = a.good(&["status"]);
+        status.contains("Connection refused").then_some(status)
+    });
+    assert!(status.contains(&format!("not reached  {nobody}: Connection refused")), "{status}");
+    assert!(!status.contains("or network.bootstrap in p2pd.toml"), "it is set: {status}");
+}

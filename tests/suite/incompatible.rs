@@ -1,0 +1,169 @@
+//! Peers that share no muxer, no security or no transport with a daemon are told as just that, whoever dials; and those of
+//! old networks, which have mplex alone, are let in where that is wanted.
+
+use std::time::Duration;
+
+use libp2p::{Swarm, SwarmBuilder, futures::StreamExt, noise, ping, swarm::SwarmEvent, tcp, yamux};
+use p2pd::app::Daemon;
+use p2pd_api::v1::{
+    ConnectRequest, GetPeerRequest, ListClosedConnectionsRequest, PingPeerRequest, WatchEventsRequest,
+    node_service_client::NodeServiceClient,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::support::{channel, id, peers, setup, start, tcp as tcp_of, until};
+
+/// A peer that has mplex alone, or yamux too; and where it listens.
+async fn old(both: bool) -> (Swarm<ping::Behaviour>, String) {
+    let builder = SwarmBuilder::with_new_identity().with_tokio();
+    let (socket, mplex) = (tcp::Config::default(), libp2p_mplex::Config::default);
+    let behaviour = |_: &_| ping::Behaviour::default();
+    let idle = |config: libp2p::swarm::Config| config.with_idle_connection_timeout(Duration::from_secs(60));
+    let mut swarm = if both {
+        let muxers = (yamux::Config::default, mplex);
+        builder
+            .with_tcp(socket, noise::Config::new, muxers)
+            .unwrap()
+            .with_behaviour(behaviour)
+            .unwrap()
+            .with_swarm_config(idle)
+            .build()
+    } else {
+        builder
+            .with_tcp(socket, noise::Config::new, mplex)
+            .unwrap()
+            .with_behaviour(behaviour)
+            .unwrap()
+            .with_swarm_config(idle)
+            .build()
+    };
+    swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse().unwrap()).unwrap();
+    let address = loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
+            break address;
+        }
+    };
+    let address = format!("{address}/p2p/{}", swarm.local_peer_id());
+    (swarm, address)
+}
+
+fn run(mut swarm: Swarm<ping::Behaviour>) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move { while swarm.next().await.is_some() {} })
+}
+
+/// Waits until a closed connection and an event say so; whose it was.
+async fn told(daemon: &Daemon, why: &str) -> String {
+    let closed = until("the closed connection", async || {
+        let list =
+            peers(daemon).await.list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap().into_inner();
+        list.connections.into_iter().find(|closed| closed.why.contains(why))
+    })
+    .await;
+    let watch = WatchEventsRequest { after: None, from_oldest: true };
+    let mut events = NodeServiceClient::new(channel(daemon).await).watch_events(watch).await.unwrap().into_inner();
+    let event = async {
+        loop {
+            let event = events.message().await.unwrap().unwrap();
+            if event.kind == "peer-incompatible" && event.subject.contains(why) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(crate::support::DEADLINE, event).await.expect("an event");
+    closed.peer_id
+}
+
+async fn connect(daemon: &Daemon, address: &str) -> Result<(), tonic::Status> {
+    peers(daemon).await.connect(ConnectRequest { address: address.into() }).await.map(drop)
+}
+
+const NO_MUXER: &str = "it shares no muxer with this daemon, which has yamux; network.mplex adds mplex";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_without_a_muxer_in_common_is_told_as_that_both_ways() {
+    let a = start(&[]).await;
+    let (swarm, address) = old(false).await;
+    let theirs = swarm.local_peer_id().to_string();
+    let running = run(swarm);
+    let refused = connect(&a, &address).await.unwrap_err();
+    assert!(refused.message().contains(NO_MUXER), "{refused}");
+    assert_eq!(told(&a, NO_MUXER).await, theirs);
+    running.abort();
+    let b = start(&[]).await;
+    let (mut swarm, _) = old(false).await;
+    let theirs = swarm.local_peer_id().to_string();
+    swarm.dial(tcp_of(&b).parse::<libp2p::Multiaddr>().unwrap()).unwrap();
+    let running = run(swarm);
+    assert_eq!(told(&b, NO_MUXER).await, theirs);
+    running.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mplex_is_taken_where_it_is_wanted_and_yamux_before_it() {
+    let mut with = setup(&[]);
+    with.config.network.mplex = true;
+    let a = Daemon::start(with).await.unwrap();
+    for (both, muxer) in [(false, "mplex"), (true, "yamux")] {
+        for they_dial in [false, true] {
+            let (mut swarm, address) = old(both).await;
+            let theirs = swarm.local_peer_id().to_string();
+            if they_dial {
+                swarm.dial(tcp_of(&a).parse::<libp2p::Multiaddr>().unwrap()).unwrap();
+            }
+            let running = run(swarm);
+            if !they_dial {
+                connect(&a, &address).await.unwrap();
+            }
+            let peer = until("the connection", async || {
+                let peer = peers(&a).await.get_peer(GetPeerRequest { peer_id: theirs.clone() }).await;
+                peer.ok()?.into_inner().peer
+            })
+            .await;
+            assert_eq!(peer.connections[0].muxer, muxer, "they dial: {they_dial}");
+            let ping = PingPeerRequest { peer_id: theirs.clone(), count: 3, interval_ms: 10 };
+            let mut pings = peers(&a).await.ping_peer(ping).await.unwrap().into_inner();
+            for _ in 0..3 {
+                pings.message().await.unwrap().expect("a round trip");
+            }
+            running.abort();
+        }
+    }
+}
+
+/// A line as multistream-select has it.
+fn line(text: &str) -> Vec<u8> {
+    let mut line = vec![u8::try_from(text.len() + 1).unwrap()];
+    line.extend_from_slice(text.as_bytes());
+    line.push(b'\n');
+    line
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_without_security_in_common_is_told_as_that_both_ways() {
+    let why = "it shares no security with this daemon";
+    let a = start(&[]).await;
+    let port: u16 = tcp_of(&a).split('/').nth(4).unwrap().parse().unwrap();
+    let mut dialling = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    dialling.write_all(&[line("/multistream/1.0.0"), line("/plaintext/2.0.0")].concat()).await.unwrap();
+    let mut answer = vec![0; 24];
+    dialling.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer[20..], line("na"));
+    drop(dialling);
+    assert_eq!(told(&a, why).await, "", "nobody knows who it was");
+
+    let b = start(&[]).await;
+    let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}/p2p/{}", door.local_addr().unwrap().port(), id(&a));
+    let refusing = tokio::spawn(async move {
+        let (mut dialled, _) = door.accept().await.unwrap();
+        dialled.write_all(&[line("/multistream/1.0.0"), line("na"), line("na")].concat()).await.unwrap();
+        let _ = dialled.read_to_end(&mut Vec::new()).await;
+    });
+    let refused = connect(&b, &address).await.unwrap_err();
+    assert!(refused.message().contains(why), "{refused}");
+    assert_eq!(told(&b, why).await, id(&a));
+    refusing.abort();
+}
