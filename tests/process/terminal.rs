@@ -165,6 +165,9 @@ fn a_value_may_begin_with_a_hyphen() {
     until("a subscriber", || a.run(&["pub", "temp", "-5"]).status.success().then_some(()));
     a.good(&["pub", "temp", "--wait", "1s", "-6.5 degrees"]);
     assert_eq!(printed(&subscriber.wait_with_output().unwrap()), "-5\n-6.5 degrees\n");
+    let titled =
+        ["publish-stream", "show", "--tone", "440", "--duration", "100ms", "--title", "-5 degrees", "--name", "-5"];
+    a.good(&titled);
     a.good(&["dht", "put", "temp", "-7", "--ttl", "1h"]);
     assert_eq!(a.good(&["dht", "get", "temp"]), "-7\n");
 }
