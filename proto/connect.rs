@@ -41,7 +41,7 @@ pub enum ConnectError {
     #[error("p2pd is not running: there is no {0}. Start it {start}{others}", start = start(), others = others())]
     Missing(PathBuf),
     /// Not allowed.
-    #[error("no permission for {0}. Join its group with `sudo usermod -aG p2pd $USER`, then log in again")]
+    #[error("no permission for {0}. Join its group with `sudo usermod -aG p2pd $USER`, then log in again{others}", others = others())]
     Denied(PathBuf),
     /// The daemon hangs up at once.
     #[error(

@@ -154,7 +154,7 @@ fn the_example_in_python_hears_and_is_heard() {
     };
     let hears = program(&b, &["--topic", "chat", "--hear", "1"]);
     let said = program(&a, &["--topic", "chat", "--say", "good day"]).ends();
-    assert!(said.contains("sent; 1 connected peers follow"), "{said}");
+    assert!(said.contains("sent; connected peers that follow: 1"), "{said}");
     let heard = hears.ends();
     assert!(heard.contains(&format!("{}: good day", id(&a))), "{heard}");
 }
@@ -196,7 +196,7 @@ fn python_misses_no_message_while_it_or_the_daemon_is_away() {
     let mut b = keeping();
     let publish = |text: &str| {
         let sent = python.run(&a, "pubsub.py", &["publish", "log", text, "--wait", "30"]);
-        assert_eq!(sent, "sent; 1 connected peers follow");
+        assert_eq!(sent, "sent; connected peers that follow: 1");
     };
     let follow = |daemon: &Daemon, count: &str| {
         let cursor = cursor.to_str().unwrap();

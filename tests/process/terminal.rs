@@ -73,7 +73,7 @@ fn ids_of_tables_are_taken_wherever_an_id_is() {
 fn ids_that_name_nobody_are_told_what_is_wrong() {
     let (_place, _a, b) = pair();
     let cut = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXT";
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 9] = [
         (&["peers", "show", "..zzzzzzzz"], 5, "no known peer has this end"),
         (&["peers", "show", ".."], 5, "no known peer has this end"),
         (&["peers", "pin", cut], 2, "has 52 characters, this one 51"),
@@ -82,6 +82,7 @@ fn ids_that_name_nobody_are_told_what_is_wrong() {
         (&["dht", "get", "home", "12D3KooWAqyv..."], 2, "cut off"),
         (&["open", "foo", "/x/1"], 2, "PEER `foo`"),
         (&["listen", "town@foo"], 2, "PUBLISHER `foo`"),
+        (&["wait", "stream=town@foo"], 2, "PUBLISHER `foo`"),
     ];
     for (args, code, words) in cases {
         let output = b.run(args);
@@ -164,6 +165,9 @@ fn a_value_may_begin_with_a_hyphen() {
     until("a subscriber", || a.run(&["pub", "temp", "-5"]).status.success().then_some(()));
     a.good(&["pub", "temp", "--wait", "1s", "-6.5 degrees"]);
     assert_eq!(printed(&subscriber.wait_with_output().unwrap()), "-5\n-6.5 degrees\n");
+    let titled =
+        ["publish-stream", "show", "--tone", "440", "--duration", "100ms", "--title", "-5 degrees", "--name", "-5"];
+    a.good(&titled);
     a.good(&["dht", "put", "temp", "-7", "--ttl", "1h"]);
     assert_eq!(a.good(&["dht", "get", "temp"]), "-7\n");
 }
@@ -214,6 +218,13 @@ fn a_terminal_shows_who_and_when_and_how_loud() {
     assert!(!narrow.contains("latency") && narrow.contains("\u{1b}[32m"), "{narrow:?}");
     let coloured = on_a_terminal(&b, "$CTL status", &[("NO_COLOR", "")]).unwrap();
     assert!(coloured.contains("\u{1b}[32mconnected"), "an empty NO_COLOR is none: {coloured:?}");
+
+    let (mut old, _) = ready(a.ctl(&["publish-stream", "old", "--tone", "440", "--wire", "json"]));
+    b.good(&["wait", "stream=old", "--timeout", "20s"]);
+    let heard = on_a_terminal(&b, &listen.replace("listen town", "listen old"), &[("NO_COLOR", "1")]).unwrap();
+    assert!(heard.contains(" dB  0:00\u{1b}[K"), "{heard:?}");
+    interrupt(&old);
+    old.wait().unwrap();
 
     let telling = std::thread::scope(|scope| {
         let hears = scope.spawn(|| on_a_terminal(&b, "$CTL sub chat -n 1", &[("NO_COLOR", "1")]).unwrap());

@@ -17,13 +17,13 @@ pub(crate) struct PublishStream {
     #[arg(long, conflicts_with = "source")]
     pub(crate) tone: Option<f32>,
     /// Name for people.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub(crate) name: String,
     /// Category.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
     pub(crate) category: String,
     /// Title of what is played.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) title: Option<String>,
     /// Take the title from the first line of this file, whenever it changes.
     #[arg(long, conflicts_with = "title")]

@@ -25,6 +25,7 @@ use tokio::{
 use tonic::Streaming;
 
 use super::{
+    lines::Meter,
     listen::{End, Hearing},
     recording::Recording,
     sink::{self, Kind, Sink},
@@ -226,26 +227,34 @@ fn decode(feed: Feed, kind: Kind, path: Option<&Path>, limit: u64, cut: &AtomicB
         Source::Packets(packets) => (packets.channels, packets.pre_skip),
     };
     let mut sink = Sink::create(kind, path, &StreamConfig { channels, pre_skip, ..StreamConfig::default() })?;
-    let played = play(source, &mut sink, limit, matches!(kind, Kind::Card));
+    let meter = Meter::new(channels)?;
+    let played = play(source, &mut sink, meter, limit, matches!(kind, Kind::Card));
     let place = sink.finish(played.is_err() || cut.load(Ordering::Relaxed))?;
     played.map(|()| place)
 }
 
-fn play(mut source: Source, sink: &mut Sink, limit: u64, paced: bool) -> anyhow::Result<()> {
+fn play(mut source: Source, sink: &mut Sink, mut meter: Option<Meter>, limit: u64, paced: bool) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut pace = Pace::new(0);
     let mut written = 0;
     while written < limit {
         written += match &mut source {
             Source::Samples(samples) => match samples.frame()? {
-                Some(frame) => sink.samples(&frame)?,
+                Some(frame) => {
+                    meter.iter_mut().for_each(|meter| meter.samples(&frame));
+                    sink.samples(&frame)?
+                }
                 None => return Ok(()),
             },
             Source::Packets(packets) => match packets.next_packet()? {
-                Some(packet) => sink.play(Playout::Frame { pts: written, packet })?,
+                Some(packet) => {
+                    meter.iter_mut().for_each(|meter| meter.packet(&packet));
+                    sink.play(Playout::Frame { pts: written, packet })?
+                }
                 None => return Ok(()),
             },
         };
+        meter.iter_mut().for_each(|meter| meter.draw(written, None));
         if paced {
             let now = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
             thread::sleep(Duration::from_micros(pace.wait(now, BEHIND_US + written * 125 / 6)));

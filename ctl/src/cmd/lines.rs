@@ -15,7 +15,7 @@ const DRAW: Duration = Duration::from_millis(200);
 pub(super) struct Meter {
     decoder: OpusDecoder,
     peak: f32,
-    drawn: Instant,
+    drawn: Option<Instant>,
 }
 
 impl Meter {
@@ -24,28 +24,33 @@ impl Meter {
         if !output::shows_progress() {
             return Ok(None);
         }
-        Ok(Some(Meter { decoder: OpusDecoder::new(channels)?, peak: 0.0, drawn: Instant::now() }))
+        Ok(Some(Meter { decoder: OpusDecoder::new(channels)?, peak: 0.0, drawn: None }))
     }
 
-    pub(super) fn take(&mut self, packet: &[u8]) {
+    pub(super) fn packet(&mut self, packet: &[u8]) {
         let samples = self.decoder.decode(packet).unwrap_or_default();
+        self.samples(&samples);
+    }
+
+    pub(super) fn samples(&mut self, samples: &[f32]) {
         self.peak = samples.iter().fold(self.peak, |peak, sample| peak.max(sample.abs()));
     }
 
-    /// Draws the line, if it is time again.
-    pub(super) fn draw(&mut self, ticks: u64, stats: &Stats) {
-        if self.drawn.elapsed() < DRAW {
+    /// Draws the line, if it is time again. The old format has no numbers.
+    pub(super) fn draw(&mut self, ticks: u64, stats: Option<&Stats>) {
+        if self.drawn.is_some_and(|drawn| drawn.elapsed() < DRAW) {
             return;
         }
-        self.drawn = Instant::now();
+        self.drawn = Some(Instant::now());
         let [bar, number] = output::level(std::mem::take(&mut self.peak));
         let time = output::minutes(ticks as f64 / f64::from(RATE));
-        let latency_ms = stats.median_latency_us().unwrap_or(0) / 1000;
-        let concealed = match stats.concealed {
+        let latency = stats.and_then(Stats::median_latency_us);
+        let latency = latency.map(|us| format!(", latency {} ms", us / 1000)).unwrap_or_default();
+        let concealed = match stats.map_or(0, |stats| stats.concealed) {
             0 => String::new(),
             frames => format!(", {} concealed", count(frames, "frame")),
         };
-        let way = (Tone::Plain, format!("  {time}, latency {latency_ms} ms"));
+        let way = (Tone::Plain, format!("  {time}{latency}"));
         output::progress(&[bar, number, way, (Tone::Warning, concealed)]);
     }
 }

@@ -265,12 +265,12 @@ impl Session {
                 }
             }
             if let (Some(meter), Playout::Frame { packet, .. }) = (&mut self.meter, &playout) {
-                meter.take(packet);
+                meter.packet(packet);
             }
             self.written += self.sink.play(playout)?;
         }
         if let Some(meter) = &mut self.meter {
-            meter.draw(self.written, &self.jitter.stats);
+            meter.draw(self.written, Some(&self.jitter.stats));
         }
         Ok(())
     }

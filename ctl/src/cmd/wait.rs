@@ -12,7 +12,11 @@ use p2pd_api::{
 use tonic::{Code, Status};
 
 use super::{Context, peer_id::resolve_stream};
-use crate::{cli::Format, client::Client, exit::fail};
+use crate::{
+    cli::Format,
+    client::Client,
+    exit::{Failure, fail},
+};
 
 const TRY_EVERY: Duration = Duration::from_millis(100);
 
@@ -51,7 +55,8 @@ pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, text: &str) 
 /// Whether waiting longer changes nothing.
 fn is_final(error: &anyhow::Error) -> bool {
     let denied = matches!(error.downcast_ref(), Some(ConnectError::Denied(_) | ConnectError::Refused(_)));
-    denied || error.downcast_ref::<Status>().is_some_and(|status| status.code() == Code::InvalidArgument)
+    let wrong = error.downcast_ref().is_some_and(|Failure { code, .. }| *code == 2);
+    denied || wrong || error.downcast_ref::<Status>().is_some_and(|status| status.code() == Code::InvalidArgument)
 }
 
 async fn check(socket: Option<PathBuf>, timeout: Duration, condition: &Condition) -> anyhow::Result<bool> {

@@ -56,6 +56,6 @@ with connect(args.socket) as channel:
     next(events, None)  # `subscribed`: the daemon follows the topic from here on
     (thread := threading.Thread(target=hear, args=(events,), daemon=True)).start()
     if args.say:
-        sys.stdout.write(f"sent; {say(pubsub)} connected peers follow\n")
+        sys.stdout.write(f"sent; connected peers that follow: {say(pubsub)}\n")
     thread.join()
 sys.exit(len(heard) < args.hear)

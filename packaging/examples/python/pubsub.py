@@ -18,7 +18,7 @@ from p2pd_client import command_line, connect, pubsub_pb2, pubsub_pb2_grpc
 
 def publish(pubsub, args):
     message = pubsub_pb2.PublishRequest(topic=args.topic, data=args.text.encode(), wait_ms=args.wait * 1000)
-    print(f"sent; {pubsub.Publish(message).peers} connected peers follow")
+    print(f"sent; connected peers that follow: {pubsub.Publish(message).peers}")
 
 
 def follow(pubsub, args):
