@@ -41,7 +41,8 @@ fn wait_for(path: &Path, bytes: u64) {
 #[test]
 fn what_was_heard_survives_every_end_of_its_listener() {
     let (place, a, mut publisher) = tone();
-    for (end, name) in [("-KILL", "k.wav"), ("-KILL", "k.opus"), ("-HUP", "h.wav"), ("-HUP", "h.opus"), ("-TERM", "t.wav")]
+    for (end, name) in
+        [("-KILL", "k.wav"), ("-KILL", "k.opus"), ("-HUP", "h.wav"), ("-HUP", "h.opus"), ("-TERM", "t.wav")]
     {
         let path = place.path().join(name);
         let mut listener = a.ctl(&["listen", "tone", "-o", path.to_str().unwrap()]).spawn().unwrap();
@@ -154,7 +155,9 @@ fn two_recordings_joined_by_cat_play() {
     assert!((seconds(&both) - 2.0).abs() < 0.1, "{} s", seconds(&both));
     interrupt(&publisher);
     publisher.wait().unwrap();
-    if let Ok(decoded) = Command::new("opusdec").args(["--quiet"]).arg(&both).arg(place.path().join("both.wav")).status() {
+    if let Ok(decoded) =
+        Command::new("opusdec").args(["--quiet"]).arg(&both).arg(place.path().join("both.wav")).status()
+    {
         assert!(decoded.success());
         let wav = WavReader::open(place.path().join("both.wav")).unwrap();
         assert!((f64::from(wav.duration()) / 48_000.0 - 2.0).abs() < 0.1);

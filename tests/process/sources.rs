@@ -57,7 +57,10 @@ fn what_is_no_sound_is_refused_and_not_broadcast() {
 fn a_pipe_is_a_pipe_whatever_its_name() {
     let place = tempfile::tempdir().unwrap();
     let a = Daemon::start(place.path(), "a", &[]);
-    if !tool(place.path(), "sox -n -r 44100 -c 1 -b 16 a.wav synth 1.5 sine 440 vol 0.5 && lame --quiet -b 64 a.wav a.mp3") {
+    if !tool(
+        place.path(),
+        "sox -n -r 44100 -c 1 -b 16 a.wav synth 1.5 sine 440 vol 0.5 && lame --quiet -b 64 a.wav a.mp3",
+    ) {
         return;
     }
     for (n, line) in [
@@ -83,7 +86,11 @@ fn a_pipe_is_a_pipe_whatever_its_name() {
         assert!(listened.status.success(), "{line}: {}", said(&listened));
         let samples: Vec<i16> = WavReader::open(&heard).unwrap().into_samples().map(Result::unwrap).collect();
         assert!(samples.len() > 40_000, "{line}: {} samples", samples.len());
-        assert!((hertz(&samples[12_000..36_000]) - 440.0).abs() < 2.0, "{line}: {} Hz", hertz(&samples[12_000..36_000]));
+        assert!(
+            (hertz(&samples[12_000..36_000]) - 440.0).abs() < 2.0,
+            "{line}: {} Hz",
+            hertz(&samples[12_000..36_000])
+        );
         assert!(samples.iter().all(|s| s.unsigned_abs() < 20_000), "{line}: it is not noise");
     }
 }
@@ -105,7 +112,12 @@ fn a_publisher_that_stays_goes_on_over_a_restart_of_its_daemon() {
     let start = || Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
     let mut a = start();
     let source = place.path().join("stairs.wav");
-    let spec = hound::WavSpec { channels: 1, sample_rate: 48_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: 48_000,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
     let mut writer = hound::WavWriter::create(&source, spec).unwrap();
     let mut phase = 0.0f64;
     for n in 0..40 * 24_000 {
@@ -149,7 +161,9 @@ fn what_is_live_passes_while_the_daemon_is_away() {
     let speaking = thread::spawn(move || {
         let began = std::time::Instant::now();
         for frame in 0u32.. {
-            thread::sleep((began + Duration::from_millis(20) * frame).saturating_duration_since(std::time::Instant::now()));
+            thread::sleep(
+                (began + Duration::from_millis(20) * frame).saturating_duration_since(std::time::Instant::now()),
+            );
             if microphone.write_all(&[1; 1_920]).is_err() {
                 return frame;
             }
@@ -172,6 +186,19 @@ fn what_is_live_passes_while_the_daemon_is_away() {
     // Had anything waited, the one who speaks would have been held up, and be behind.
     let frames = speaking.join().unwrap();
     assert!(frames > 300, "{frames} frames were spoken; {rest:?}");
+}
+
+#[test]
+fn a_terminal_that_closes_ends_a_publication_in_order() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let (mut publisher, _) = ready(a.ctl(&["publish-stream", "tone", "--tone", "440"]));
+    let listener = a.ctl(&["listen", "tone", "-o", "json"]).spawn().unwrap();
+    until("a listener", || a.good(&["status"]).contains("1 local listener").then_some(()));
+    support::signal(&publisher, "-HUP");
+    assert_eq!(publisher.wait().unwrap().code(), Some(130));
+    let heard = listener.wait_with_output().unwrap();
+    assert!(heard.status.success() && said(&heard).contains("has ended the stream"), "{}", said(&heard));
 }
 
 #[test]

@@ -211,9 +211,11 @@ impl Container {
             _ => OggReader::try_new(stream, options).map(|format| Box::new(format) as _),
         };
         let format = format.map_err(|fault| match kind {
-            Kind::Mp4 if pipe => bad("M4A can be read from a pipe only if its index comes first: name the file, or write \
+            Kind::Mp4 if pipe => {
+                bad("M4A can be read from a pipe only if its index comes first: name the file, or write \
                 it by `ffmpeg -movflags +faststart`"
-                .into()),
+                    .into())
+            }
             _ => bad(format!("no sound found ({fault})")),
         })?;
         let (track, decoder) = selected(format.as_ref()).map_err(|fault| bad(fault.to_string()))?;

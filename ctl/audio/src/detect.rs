@@ -146,7 +146,9 @@ mod tests {
 
     #[test]
     fn what_is_no_sound_has_a_name() {
-        for (bytes, name) in [(&b"Dear listeners,"[..], "text"), (b"\x1f\x8b\x08", "gzip"), (&[7; 64], "no encoded sound")] {
+        for (bytes, name) in
+            [(&b"Dear listeners,"[..], "text"), (b"\x1f\x8b\x08", "gzip"), (&[7; 64], "no encoded sound")]
+        {
             let Found::Nothing(said) = detect(bytes, true) else { panic!("{name}") };
             assert!(said.starts_with(name), "{said}");
         }

@@ -203,7 +203,8 @@ impl Info {
         let side = [[9, 17], [17, 32]].get(usize::from(first))?.get(header.channels as usize - 1)?;
         let number = |at: usize| Some(u32::from_be_bytes(frame.get(at..at + 4)?.try_into().ok()?));
         // A checksum may stand before the side information.
-        let at = [4 + side, 6 + side].into_iter().find(|at| matches!(frame.get(*at..at + 4), Some(b"Xing" | b"Info")))?;
+        let at =
+            [4 + side, 6 + side].into_iter().find(|at| matches!(frame.get(*at..at + 4), Some(b"Xing" | b"Info")))?;
         let flags = number(at + 4)?;
         let length = |bit: u32, bytes: usize| if flags & bit == 0 { 0 } else { bytes };
         let frames = if flags & 1 == 0 { None } else { number(at + 8).map(u64::from).filter(|frames| *frames > 0) };

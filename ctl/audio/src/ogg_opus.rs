@@ -123,7 +123,10 @@ impl<R: Read> OpusFile<R> {
         while let Some(packet) = self.packets.next().map_err(AudioError::io(&self.path))? {
             // A station begins a new link of the chain with each song, with packets that only prepare the decoder.
             if packet.starts_with(b"OpusHead") || packet.starts_with(b"\x01vorbis") {
-                let fault = |fault| AudioError::Unsupported { path: self.path.clone(), fault: format!("it goes on as {fault}") };
+                let fault = |fault| AudioError::Unsupported {
+                    path: self.path.clone(),
+                    fault: format!("it goes on as {fault}"),
+                };
                 let head = Head::parse(&packet).map_err(fault)?;
                 self.repeated = head.pre_skip.into();
                 self.gain = Gain::new(&head, self.channels)?;

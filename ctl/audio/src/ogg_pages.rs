@@ -31,7 +31,17 @@ pub(crate) struct Packets<R> {
 impl<R: Read> Packets<R> {
     pub(crate) fn new(reader: R) -> Self {
         let (buffer, ready) = (Vec::new(), VecDeque::new());
-        Packets { reader, buffer, ended: false, ready, serial: None, sequence: 0, over: false, torn: false, partial: None }
+        Packets {
+            reader,
+            buffer,
+            ended: false,
+            ready,
+            serial: None,
+            sequence: 0,
+            over: false,
+            torn: false,
+            partial: None,
+        }
     }
 
     /// The next packet; `None` at the end.

@@ -13,6 +13,9 @@ pub(crate) struct Block {
     pub(crate) channels: usize,
 }
 
+/// Full scale is 1; what is a little louder is left to the encoder.
+const LOUDEST: f32 = 8.0;
+
 /// Samples at 48 kHz.
 pub struct Samples {
     input: Input,
@@ -32,7 +35,9 @@ impl Samples {
         // The first block shows whether there is any sound, before anything is announced.
         let bad = |fault: String| AudioError::Unsupported { path: name.into(), fault };
         let first = match input {
-            Input::File(ref mut file) => Some(file.block()?.ok_or_else(|| bad("it holds no sound; is it truncated?".into()))?),
+            Input::File(ref mut file) => {
+                Some(file.block()?.ok_or_else(|| bad("it holds no sound; is it truncated?".into()))?)
+            }
             _ => None,
         };
         let channels = first.as_ref().map_or(channels, |block| u32::try_from(block.channels).unwrap_or(0));
@@ -69,7 +74,11 @@ impl Samples {
             self.flush()?;
             (self.rate, self.resampling) = (block.rate, Resampling::new(block.rate, self.channels)?);
         }
-        let samples = remix(block.samples, block.channels, self.channels as usize);
+        let mut samples = remix(block.samples, block.channels, self.channels as usize);
+        // Damage may look like numbers that no sound has, of which the resampler makes no more sound at all.
+        samples
+            .iter_mut()
+            .for_each(|sample| *sample = if sample.is_finite() { sample.clamp(-LOUDEST, LOUDEST) } else { 0.0 });
         match &mut self.resampling {
             Some(resampling) => resampling.take(samples, &mut self.ready),
             None => {

@@ -137,7 +137,9 @@ fn read_raw(reader: &mut Box<dyn Read + Send>, format: SampleFormat, channels: u
     reader.by_ref().take((FRAME * channels * width) as u64).read_to_end(&mut bytes)?;
     bytes.truncate(bytes.len() - bytes.len() % (width * channels));
     Ok(match format {
-        SampleFormat::S16 => bytes.as_chunks::<2>().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)) / 32_768.0).collect(),
+        SampleFormat::S16 => {
+            bytes.as_chunks::<2>().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)) / 32_768.0).collect()
+        }
         SampleFormat::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
     })
 }

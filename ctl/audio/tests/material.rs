@@ -104,9 +104,8 @@ fn pipe(bytes: Vec<u8>) -> Heard {
     hear(source::pipe(Box::new(Cursor::new(bytes)), "standard input").unwrap())
 }
 
-const ALL: [&str; 10] = [
-    "a.mp3", "a.aac", "a.m4a", "a.flac", "a.ogg", "a.opus", "a.wav", "ext24.wav", "rf64.wav", "float.wav",
-];
+const ALL: [&str; 10] =
+    ["a.mp3", "a.aac", "a.m4a", "a.flac", "a.ogg", "a.opus", "a.wav", "ext24.wav", "rf64.wav", "float.wav"];
 
 /// One tone of 440 Hz, in stereo, in every format.
 fn formats() -> Option<TempDir> {
@@ -383,4 +382,41 @@ fn a_recording_of_five_gibibytes_is_known_to_others() {
     let told = Command::new("sh").args(["-c", line]).current_dir(place.path()).output().unwrap();
     let seconds: f64 = String::from_utf8_lossy(&told.stdout).trim().parse().unwrap();
     assert!((seconds - 28_000.0).abs() < 1.0, "{seconds} s");
+}
+
+#[test]
+fn no_damage_stops_the_reader() {
+    let Some(place) = formats() else { return };
+    let mut state = 12_345u64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    };
+    for name in ALL {
+        let whole = fs::read(place.path().join(name)).unwrap();
+        for round in 0..20 {
+            let mut bytes = whole.clone();
+            // Anywhere, or in the headers.
+            let reach = if round % 2 == 0 { bytes.len() } else { 200 };
+            for _ in 0..12 {
+                let (at, length) = (next() % reach, 1 + next() % 40);
+                bytes[at..].iter_mut().take(length).for_each(|byte| *byte = next() as u8);
+            }
+            let path = place.path().join(name).with_extension("damaged");
+            fs::write(&path, &bytes).unwrap();
+            for source in [source::open(&path), source::pipe(Box::new(Cursor::new(bytes)), "x")].into_iter().flatten() {
+                assert!(hear(source).seconds() < 60.0, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_no_sound_are_silent() {
+    let bytes: Vec<u8> = (0..48_000).flat_map(|n| [f32::NAN, f32::INFINITY, 1e30, 0.1][n % 4].to_le_bytes()).collect();
+    let samples = source::raw(Box::new(Cursor::new(bytes)), 44_100, 1, source::SampleFormat::F32, "x").unwrap();
+    let heard = hear(Source::Samples(Box::new(samples)));
+    assert!(heard.samples.iter().all(|sample| sample.is_finite()) && (heard.seconds() - 48.0 / 44.1).abs() < 0.01);
 }

@@ -260,12 +260,17 @@ fn progress(acknowledged: Option<&Acknowledgement>, Meter(meter): &Meter) {
     let _ = write!(
         std::io::stderr(),
         "\r{seconds:.1} s, {kbits:.0} kbit/s, {} listeners, {} groups dropped{level}   ",
-        a.listeners, a.dropped
+        a.listeners,
+        a.dropped
     );
 }
 
 /// Sends packets when they are due, until there are no more; waits for the end of the call where the daemon is gone.
-async fn send(show: &mut Show, items: &mpsc::Sender<PublishStreamRequest>, flags: &PublishStream) -> anyhow::Result<()> {
+async fn send(
+    show: &mut Show,
+    items: &mpsc::Sender<PublishStreamRequest>,
+    flags: &PublishStream,
+) -> anyhow::Result<()> {
     match send_all(show, items, flags).await {
         Err(fault) if fault.is::<SendError<PublishStreamRequest>>() => std::future::pending().await,
         sent => sent,

@@ -73,7 +73,10 @@ impl Recording {
 
     /// What a write has failed with, in words.
     pub(super) fn fault(&self, error: &io::Error) -> anyhow::Error {
-        fail(1, format!("cannot write {}: {error}; what came before is in {}", self.path.display(), self.partial.display()))
+        fail(
+            1,
+            format!("cannot write {}: {error}; what came before is in {}", self.path.display(), self.partial.display()),
+        )
     }
 }
 
@@ -110,7 +113,9 @@ fn beside(path: &Path) -> anyhow::Result<(File, PathBuf)> {
         match File::create_new(&partial) {
             Ok(file) => return Ok((file, partial)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(fail(1, format!("cannot write in {}: {}", directory(path).display(), error.kind()))),
+            Err(error) => {
+                return Err(fail(1, format!("cannot write in {}: {}", directory(path).display(), error.kind())));
+            }
         }
     }
     let left = path.with_added_extension("partial");
