@@ -236,15 +236,18 @@ fn play(mut source: Source, sink: &mut Sink, limit: u64, paced: bool) -> anyhow:
     let mut pace = Pace::new(0);
     let mut written = 0;
     while written < limit {
-        written += match &mut source {
-            Source::Samples(samples) => match samples.frame()? {
-                Some(frame) => sink.samples(&frame)?,
-                None => return Ok(()),
-            },
-            Source::Packets(packets) => match packets.next_packet()? {
-                Some(packet) => sink.play(Playout::Frame { pts: written, packet })?,
-                None => return Ok(()),
-            },
+        let played = match &mut source {
+            Source::Samples(samples) => samples.frame().map(|frame| frame.map(|frame| sink.samples(&frame))),
+            Source::Packets(packets) => {
+                let frame = |packet| sink.play(Playout::Frame { pts: written, packet });
+                packets.next_packet().map(|packet| packet.map(frame))
+            }
+        };
+        written += match played {
+            Ok(Some(ticks)) => ticks?,
+            Ok(None) => return Ok(()),
+            Err(fault) if fault.is_early_end() => return Ok(()),
+            Err(fault) => return Err(fault.into()),
         };
         if paced {
             let now = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);

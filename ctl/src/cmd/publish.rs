@@ -45,10 +45,11 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
         if !flags.stay {
             return Err(fault);
         }
-        output::say(format_args!("{}; waiting for it to come back", words(&fault)));
+        let why = words(&fault);
+        output::say(format_args!("{why}; waiting for it to come back"));
         earlier.groups += end.acknowledged.as_ref().map_or(0, |a| a.groups);
         earlier.dropped += end.acknowledged.map_or(0, |a| a.dropped);
-        call = come_back(context, &flags, &mut show).await?;
+        call = come_back(context, &flags, &mut show, why).await?;
     };
     if std::io::stderr().is_terminal() {
         output::say("");
@@ -64,15 +65,23 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
     Ok(())
 }
 
-/// Publishes again once the daemon is there again. A file or a pipe waits meanwhile; what is live passes.
-async fn come_back(context: &Context, flags: &PublishStream, show: &mut Show) -> anyhow::Result<Call> {
+/// Publishes again once the daemon is there again, and says what else than `why` it waits for. A file or a pipe waits
+/// meanwhile; what is live passes.
+async fn come_back(context: &Context, flags: &PublishStream, show: &mut Show, mut why: String) -> anyhow::Result<Call> {
     let config = show.config.clone();
     let back = async {
         loop {
             // The channel dials anew by itself.
             match Call::open(context, flags, &config).await {
                 Ok(call) => return call,
-                Err(_) => tokio::time::sleep(RETRY).await,
+                Err(fault) => {
+                    let now = words(&fault);
+                    if now != why {
+                        output::say(format_args!("{now}; trying again"));
+                        why = now;
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
     };
