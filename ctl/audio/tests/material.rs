@@ -207,6 +207,18 @@ fn forty_bad_bytes_cost_their_own_sound() {
 }
 
 #[test]
+fn a_hole_in_a_flac_is_not_its_end() {
+    let Some(place) = formats() else { return };
+    sh(&place, "ffmpeg -v error -stream_loop 4 -i a.wav long.flac");
+    let mut bytes = fs::read(place.path().join("long.flac")).unwrap();
+    let (from, to) = (bytes.len() * 4 / 10, bytes.len() * 5 / 10);
+    bytes[from..to].fill(0x55);
+    let heard = pipe(bytes);
+    assert!(heard.fault.is_none(), "{:?}", heard.fault);
+    assert!((8.3..9.2).contains(&heard.seconds()), "{} s", heard.seconds());
+}
+
+#[test]
 fn an_m4a_with_its_index_at_the_end_is_read_from_a_file_alone() {
     let Some(place) = formats() else { return };
     sh(&place, "ffmpeg -v error -i a.m4a -c copy late.m4a");

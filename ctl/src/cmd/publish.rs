@@ -76,7 +76,7 @@ async fn come_back(context: &Context, flags: &PublishStream, show: &mut Show, mu
                 Ok(call) => return call,
                 Err(fault) => {
                     let now = words(&fault);
-                    if now != why {
+                    if now != why && now != client::closed().to_string() {
                         output::say(format_args!("{now}; trying again"));
                         why = now;
                     }
