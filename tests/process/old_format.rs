@@ -1,8 +1,13 @@
 //! Streams in the old JSON format: joined late, decoded, kept as they come.
 
-use std::{fs, io::Read, path::Path, process::Stdio};
+use std::{
+    fs,
+    io::Read,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use crate::support::{hertz, interrupt, pair, said};
+use crate::support::{self, hertz, interrupt, pair, said};
 use hound::WavReader;
 
 /// Until a listener who was there from the start has this many Ogg pages.
@@ -81,4 +86,23 @@ fn an_mp3_goes_out_as_it_is_and_is_decoded_or_kept() {
     let refused = refused.wait_with_output().unwrap();
     assert_eq!(refused.status.code(), Some(2));
     assert!(said(&refused).contains("not Opus"), "{}", said(&refused));
+}
+
+#[test]
+fn a_stream_that_ends_in_the_middle_of_its_file_is_heard_in_peace() {
+    let (place, a, b) = pair();
+    let source = place.path().join("show.mp3");
+    let made = "sox -n -r 44100 -c 1 -b 16 show.wav synth 20 sine 440 vol 0.5 && lame --quiet -b 64 show.wav show.mp3";
+    if !Command::new("sh").args(["-c", made]).current_dir(place.path()).status().is_ok_and(|made| made.success()) {
+        return support::skip("an MP3 that knows its length: sox or lame is not installed");
+    }
+    let heard = place.path().join("heard.wav");
+    let listener = b.ctl(&["listen", "show", "--wait", "20s", "-o", heard.to_str().unwrap()]).spawn().unwrap();
+    let publish = ["publish-stream", "show", source.to_str().unwrap(), "--wire", "json", "--duration", "6s"];
+    assert!(a.run(&publish).status.success());
+    let listened = listener.wait_with_output().unwrap();
+    assert!(listened.status.success(), "{}", said(&listened));
+    let sound: Vec<i16> = WavReader::open(&heard).unwrap().into_samples::<i16>().map(Result::unwrap).collect();
+    assert!(sound.len() > 3 * 48_000 && sound.len() < 15 * 48_000, "{} samples", sound.len());
+    assert!((hertz(&sound[48_000..96_000]) - 440.0).abs() < 1.0);
 }

@@ -100,20 +100,34 @@ fn an_older_recording_stays_until_there_is_a_better_one() {
     publisher.wait().unwrap();
 }
 
+/// A small disk, gone with its test.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(path: PathBuf) -> Option<Self> {
+        fs::create_dir(&path).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&path).output();
+        mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Disk(path))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
 #[test]
 fn a_full_disk_ends_the_recording_and_keeps_it() {
     let (place, a, mut publisher) = tone();
-    let disk = place.path().join("disk");
-    fs::create_dir(&disk).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&disk).output();
-    if !mounted.is_ok_and(|mounted| mounted.status.success()) {
+    let Some(disk) = Disk::mount(place.path().join("disk")) else {
         return support::skip("a full disk: only root can mount a small one");
-    }
+    };
     for (name, least) in [("full.wav", 2.0), ("full.opus", 10.0)] {
-        let path = disk.join(name);
+        let path = disk.0.join(name);
         if name.ends_with("opus") {
             // A few seconds of Opus fill what is left.
-            fs::write(disk.join("fill"), vec![0; 128 * 1024]).unwrap();
+            fs::write(disk.0.join("fill"), vec![0; 128 * 1024]).unwrap();
         }
         let heard = a.run(&["listen", "tone", "-o", path.to_str().unwrap(), "--duration", "60s"]);
         assert_eq!(heard.status.code(), Some(1), "{}", said(&heard));
@@ -122,7 +136,6 @@ fn a_full_disk_ends_the_recording_and_keeps_it() {
         assert!(seconds(&kept) > least, "{} s of {name}", seconds(&kept));
         fs::remove_file(kept).unwrap();
     }
-    assert!(Command::new("umount").arg(&disk).status().unwrap().success());
     interrupt(&publisher);
     publisher.wait().unwrap();
 }

@@ -189,6 +189,19 @@ fn what_is_live_passes_while_the_daemon_is_away() {
 }
 
 #[test]
+fn a_terminal_that_closes_ends_a_publication_in_order() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let (mut publisher, _) = ready(a.ctl(&["publish-stream", "tone", "--tone", "440"]));
+    let listener = a.ctl(&["listen", "tone", "-o", "json"]).spawn().unwrap();
+    until("a listener", || a.good(&["status"]).contains("1 local listener").then_some(()));
+    support::signal(&publisher, "-HUP");
+    assert_eq!(publisher.wait().unwrap().code(), Some(130));
+    let heard = listener.wait_with_output().unwrap();
+    assert!(heard.status.success() && said(&heard).contains("has ended the stream"), "{}", said(&heard));
+}
+
+#[test]
 fn without_stay_it_ends_with_its_daemon() {
     let place = tempfile::tempdir().unwrap();
     let mut a = Daemon::start(place.path(), "a", &[]);

@@ -243,17 +243,22 @@ impl Container {
                 Ok(Some(packet)) if packet.track_id != self.track => {}
                 Ok(Some(packet)) => {
                     if let Some(block) = decode(self.decoder.as_mut(), &packet) {
-                        let frames = block.samples.len() / block.channels.max(1);
-                        (self.decoded, self.faults) = (self.decoded.saturating_add(frames as u64), 0);
+                        let frames = (block.samples.len() / block.channels.max(1)) as u64;
+                        // What damage has cost was there, too.
+                        let reached = u64::try_from(packet.pts.get()).unwrap_or(0).saturating_add(packet.dur.get());
+                        (self.decoded, self.faults) = (self.decoded.saturating_add(frames).max(reached), 0);
                         return Ok(Some(block));
                     }
                 }
-                Ok(None) => return self.next(),
+                Ok(None) if self.next()? => {}
+                Ok(None) => return Ok(None),
                 Err(Error::IoError(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     if self.format.format_info().format == FORMAT_ID_OGG {
                         return Err(cut(&self.path, self.decoded as f64 / f64::from(self.rate)));
                     }
-                    return self.next();
+                    if !self.next()? {
+                        return Ok(None);
+                    }
                 }
                 Err(Error::IoError(error)) => return Err(AudioError::io(&self.path)(error)),
                 // A station's next song.
@@ -267,8 +272,8 @@ impl Container {
         }
     }
 
-    /// What there is has been played. Was that all, and does another file follow?
-    fn next(&mut self) -> Result<Option<Block>, AudioError> {
+    /// What there is has been played. Was that all, and is it followed by another file, which is opened then?
+    fn next(&mut self) -> Result<bool, AudioError> {
         let expected = match (self.length, self.bytes.as_ref().map_or(0, Bytes::missing)) {
             (Some(all), missing) if missing > 0 => {
                 Some((self.decoded as f64 * all as f64 / (all - missing).max(1) as f64) as u64)
@@ -280,14 +285,14 @@ impl Container {
             let seconds = |frames: u64| frames as f64 / f64::from(self.rate);
             return Err(truncated(&self.path, seconds(self.decoded), seconds(all)));
         }
-        let Some(bytes) = self.bytes.take() else { return Ok(None) };
+        let Some(bytes) = self.bytes.take() else { return Ok(false) };
         match bytes.seek(&self.path) {
             Ok(kind @ (Kind::Wav | Kind::Flac)) => {
                 *self = Self::open(kind, bytes, &self.path)?;
-                self.block()
+                Ok(true)
             }
             // What has another form is no sound: lists of who made it stand behind it.
-            _ => Ok(None),
+            _ => Ok(false),
         }
     }
 }

@@ -54,6 +54,11 @@ pub enum AudioError {
 }
 
 impl AudioError {
+    /// Whether all that is there was given out, and only its end is missing: a live stream ends wherever it is.
+    pub fn is_early_end(&self) -> bool {
+        matches!(self, AudioError::Truncated { .. } | AudioError::Cut { .. })
+    }
+
     pub(crate) fn io(path: &str) -> impl FnOnce(std::io::Error) -> AudioError + '_ {
         move |fault| AudioError::Io { path: path.to_owned(), fault }
     }

@@ -13,6 +13,9 @@ pub(crate) struct Block {
     pub(crate) channels: usize,
 }
 
+/// Full scale is 1; what is a little louder is left to the encoder.
+const LOUDEST: f32 = 8.0;
+
 /// Samples at 48 kHz.
 pub struct Samples {
     input: Input,
@@ -71,7 +74,11 @@ impl Samples {
             self.flush()?;
             (self.rate, self.resampling) = (block.rate, Resampling::new(block.rate, self.channels)?);
         }
-        let samples = remix(block.samples, block.channels, self.channels as usize);
+        let mut samples = remix(block.samples, block.channels, self.channels as usize);
+        // Damage may look like numbers that no sound has, of which the resampler makes no more sound at all.
+        samples
+            .iter_mut()
+            .for_each(|sample| *sample = if sample.is_finite() { sample.clamp(-LOUDEST, LOUDEST) } else { 0.0 });
         match &mut self.resampling {
             Some(resampling) => resampling.take(samples, &mut self.ready),
             None => {

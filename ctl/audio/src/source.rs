@@ -32,7 +32,7 @@ pub enum Source {
     /// Samples, to be encoded.
     Samples(Box<Samples>),
     /// Opus packets, passed through as they are.
-    Packets(OpusFile<Box<dyn Read + Send + Sync>>),
+    Packets(Box<OpusFile<Box<dyn Read + Send + Sync>>>),
 }
 
 /// What samples are made of.
@@ -79,7 +79,7 @@ fn source(bytes: Bytes, name: &str) -> Result<Source, AudioError> {
     let kind = bytes.seek(name)?;
     if kind == Kind::Opus {
         let reader: Box<dyn Read + Send + Sync> = Box::new(bytes);
-        return Ok(Source::Packets(OpusFile::open(reader, name)?));
+        return Ok(Source::Packets(Box::new(OpusFile::open(reader, name)?)));
     }
     let input = Input::File(Decoding::open(kind, bytes, name)?);
     Ok(Source::Samples(Box::new(Samples::new(input, 1, name)?)))

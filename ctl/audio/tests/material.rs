@@ -207,6 +207,18 @@ fn forty_bad_bytes_cost_their_own_sound() {
 }
 
 #[test]
+fn a_hole_in_a_flac_is_not_its_end() {
+    let Some(place) = formats() else { return };
+    sh(&place, "ffmpeg -v error -stream_loop 4 -i a.wav long.flac");
+    let mut bytes = fs::read(place.path().join("long.flac")).unwrap();
+    let (from, to) = (bytes.len() * 4 / 10, bytes.len() * 5 / 10);
+    bytes[from..to].fill(0x55);
+    let heard = pipe(bytes);
+    assert!(heard.fault.is_none(), "{:?}", heard.fault);
+    assert!((8.3..9.2).contains(&heard.seconds()), "{} s", heard.seconds());
+}
+
+#[test]
 fn an_m4a_with_its_index_at_the_end_is_read_from_a_file_alone() {
     let Some(place) = formats() else { return };
     sh(&place, "ffmpeg -v error -i a.m4a -c copy late.m4a");
@@ -315,15 +327,22 @@ fn set_checksum(bytes: &mut [u8]) {
 #[test]
 fn a_tag_as_large_as_a_cover_does_not_hide_the_sound() {
     let Some(place) = formats() else { return };
-    let size = 3 << 20;
-    let synchsafe: Vec<u8> = (0..4).rev().map(|n| ((size >> (7 * n)) & 0x7f) as u8).collect();
+    sh(
+        &place,
+        "ffmpeg -v error -f lavfi -i color=s=900x900,noise=alls=100:allf=t -frames:v 1 cover.png
+        ffmpeg -v error -i a.mp3 -i cover.png -map 0 -map 1 -c copy -id3v2_version 3 covered.mp3",
+    );
+    let path = place.path().join("covered.mp3");
+    let covered = fs::read(&path).unwrap();
     let mp3 = fs::read(place.path().join("a.mp3")).unwrap();
-    // Bytes in it that look like frames are none.
-    let tagged = [b"ID3\x03\0\0".as_slice(), &synchsafe, &mp3.repeat(1 + size / mp3.len())[..size], &mp3].concat();
-    let path = place.path().join("tagged.mp3");
-    fs::write(&path, &tagged).unwrap();
-    for heard in [file(&path), pipe(tagged)] {
-        assert!((heard.seconds() - 2.0).abs() < 0.08, "{} s", heard.seconds());
+    // Bytes in a tag that look like frames are none.
+    let filled = [b"ID3\x03\0\0\0\x60\0\0".as_slice(), &mp3.repeat(200)[..0x60 << 14], &mp3].concat();
+    for bytes in [covered, filled] {
+        assert!(bytes.len() > 1 << 20);
+        fs::write(&path, &bytes).unwrap();
+        for heard in [file(&path), pipe(bytes)] {
+            assert!((heard.seconds() - 2.0).abs() < 0.08, "{} s", heard.seconds());
+        }
     }
 }
 
@@ -375,4 +394,41 @@ fn a_recording_of_five_gibibytes_is_known_to_others() {
     let told = Command::new("sh").args(["-c", line]).current_dir(place.path()).output().unwrap();
     let seconds: f64 = String::from_utf8_lossy(&told.stdout).trim().parse().unwrap();
     assert!((seconds - 28_000.0).abs() < 1.0, "{seconds} s");
+}
+
+#[test]
+fn no_damage_stops_the_reader() {
+    let Some(place) = formats() else { return };
+    let mut state = 12_345u64;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize
+    };
+    for name in ALL {
+        let whole = fs::read(place.path().join(name)).unwrap();
+        for round in 0..20 {
+            let mut bytes = whole.clone();
+            // Anywhere, or in the headers.
+            let reach = if round % 2 == 0 { bytes.len() } else { 200 };
+            for _ in 0..12 {
+                let (at, length) = (next() % reach, 1 + next() % 40);
+                bytes[at..].iter_mut().take(length).for_each(|byte| *byte = next() as u8);
+            }
+            let path = place.path().join(name).with_extension("damaged");
+            fs::write(&path, &bytes).unwrap();
+            for source in [source::open(&path), source::pipe(Box::new(Cursor::new(bytes)), "x")].into_iter().flatten() {
+                assert!(hear(source).seconds() < 60.0, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_no_sound_are_silent() {
+    let bytes: Vec<u8> = (0..48_000).flat_map(|n| [f32::NAN, f32::INFINITY, 1e30, 0.1][n % 4].to_le_bytes()).collect();
+    let samples = source::raw(Box::new(Cursor::new(bytes)), 44_100, 1, source::SampleFormat::F32, "x").unwrap();
+    let heard = hear(Source::Samples(Box::new(samples)));
+    assert!(heard.samples.iter().all(|sample| sample.is_finite()) && (heard.seconds() - 48.0 / 44.1).abs() < 0.01);
 }

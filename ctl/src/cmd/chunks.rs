@@ -238,21 +238,25 @@ fn play(mut source: Source, sink: &mut Sink, mut meter: Option<Meter>, limit: u6
     let mut pace = Pace::new(0);
     let mut written = 0;
     while written < limit {
-        written += match &mut source {
-            Source::Samples(samples) => match samples.frame()? {
-                Some(frame) => {
+        let played = match &mut source {
+            Source::Samples(samples) => samples.frame().map(|frame| {
+                frame.map(|frame| {
                     meter.iter_mut().for_each(|meter| meter.samples(&frame));
-                    sink.samples(&frame)?
-                }
-                None => return Ok(()),
-            },
-            Source::Packets(packets) => match packets.next_packet()? {
-                Some(packet) => {
+                    sink.samples(&frame)
+                })
+            }),
+            Source::Packets(packets) => packets.next_packet().map(|packet| {
+                packet.map(|packet| {
                     meter.iter_mut().for_each(|meter| meter.packet(&packet));
-                    sink.play(Playout::Frame { pts: written, packet })?
-                }
-                None => return Ok(()),
-            },
+                    sink.play(Playout::Frame { pts: written, packet })
+                })
+            }),
+        };
+        written += match played {
+            Ok(Some(ticks)) => ticks?,
+            Ok(None) => return Ok(()),
+            Err(fault) if fault.is_early_end() => return Ok(()),
+            Err(fault) => return Err(fault.into()),
         };
         meter.iter_mut().for_each(|meter| meter.draw(written, None));
         if paced {

@@ -21,6 +21,7 @@ mod protocol;
 mod publish;
 mod pubsub;
 mod recording;
+mod show;
 mod sink;
 mod streams;
 mod topics;

@@ -1,13 +1,7 @@
 //! `publish-stream`: reads a source, encodes, and sends frames in real time.
 
 use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::Ordering,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -22,8 +16,9 @@ use tonic::{Code, Streaming};
 
 use super::{
     Context,
-    feed::{self, Feed, Packet, Packets},
+    feed::{self, Packet},
     lines,
+    show::{Meter, Show},
 };
 use crate::{
     cli::{PublishStream, WireArg},
@@ -36,8 +31,6 @@ use crate::{
 const AHEAD: usize = 4;
 /// How long the daemon may take to say farewell for us.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How often the file with the title is looked at.
-const TITLE_EVERY: Duration = Duration::from_secs(1);
 /// Time between two attempts to be heard again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -54,8 +47,9 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
             if !flags.stay {
                 return Err(fault);
             }
-            output::say(format_args!("{}; waiting for it to come back", words(&fault)));
-            call = come_back(context, &flags, &mut show).await?;
+            let why = words(&fault);
+            output::say(format_args!("{why}; waiting for it to come back"));
+            call = come_back(context, &flags, &mut show, why).await?;
             continue;
         }
         if let Some(last) = acknowledged {
@@ -66,15 +60,23 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
     }
 }
 
-/// Publishes again once the daemon is there again. A file or a pipe waits meanwhile; what is live passes.
-async fn come_back(context: &Context, flags: &PublishStream, show: &mut Show) -> anyhow::Result<Call> {
+/// Publishes again once the daemon is there again, and says what else than `why` it waits for. A file or a pipe waits
+/// meanwhile; what is live passes.
+async fn come_back(context: &Context, flags: &PublishStream, show: &mut Show, mut why: String) -> anyhow::Result<Call> {
     let config = show.config.clone();
     let back = async {
         loop {
             // The channel dials anew by itself.
             match Call::open(context, flags, &config).await {
                 Ok(call) => return call,
-                Err(_) => tokio::time::sleep(RETRY).await,
+                Err(fault) => {
+                    let now = words(&fault);
+                    if now != why && now != client::closed().to_string() {
+                        output::say(format_args!("{now}; trying again"));
+                        why = now;
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
     };
@@ -91,57 +93,6 @@ async fn come_back(context: &Context, flags: &PublishStream, show: &mut Show) ->
 fn stopped() -> anyhow::Error {
     output::say("stopped");
     fail(130, "")
-}
-
-/// What is published, wherever it has come to.
-struct Show {
-    config: StreamConfig,
-    packets: Packets,
-    sliced: bool,
-    titles: Titles,
-    meter: Meter,
-    /// How much has been sent, in 48 kHz ticks.
-    media: u64,
-    /// What came while the daemon was away.
-    waiting: VecDeque<anyhow::Result<Packet>>,
-}
-
-/// What is read of a source while the daemon is away, in 48 kHz ticks. A file gives that at once; what is live, and at
-/// most a pipe behind, does not in this time.
-const LOOK: u64 = 2 * 48_000;
-const AT_ONCE: Duration = Duration::from_millis(500);
-
-impl Show {
-    fn new(feed: Feed, flags: &PublishStream) -> Self {
-        let Feed { config, packets, sliced } = feed;
-        let titles = Titles { given: flags.title.clone(), file: flags.title_file.clone(), ..Titles::default() };
-        Show { config, packets, sliced, titles, meter: Meter::default(), media: 0, waiting: VecDeque::new() }
-    }
-
-    async fn next(&mut self) -> anyhow::Result<Option<Packet>> {
-        match self.waiting.pop_front() {
-            Some(packet) => packet.map(Some),
-            None => self.packets.recv().await.transpose(),
-        }
-    }
-
-    /// Lets a live source pass unheard; others wait.
-    async fn pass(&mut self) -> Infallible {
-        let began = Instant::now();
-        let mut ticks = 0;
-        while let Some(packet) = self.packets.recv().await {
-            ticks += packet.as_ref().map_or(0, |packet| packet.ticks);
-            if began.elapsed() > AT_ONCE && packet.is_ok() {
-                self.waiting.clear();
-            } else {
-                self.waiting.push_back(packet);
-                if ticks >= LOOK {
-                    break;
-                }
-            }
-        }
-        std::future::pending().await
-    }
 }
 
 /// A publication as the daemon knows it.
@@ -247,28 +198,11 @@ fn request(item: Item) -> PublishStreamRequest {
     PublishStreamRequest { item: Some(item) }
 }
 
-/// What sending tells the progress line.
-#[derive(Clone, Default)]
-struct Meter(Arc<Numbers>);
-
-#[derive(Default)]
-struct Numbers {
-    media_us: AtomicU64,
-    bytes: AtomicU64,
-    /// Peak of the last packet, in thousandths.
-    peak: AtomicU64,
-}
-
-impl Meter {
-    fn sent(&self) -> Duration {
-        Duration::from_micros(self.0.media_us.load(Ordering::Relaxed))
-    }
-}
-
-fn progress(acknowledged: Option<&Acknowledgement>, meter: &Meter) {
+fn progress(acknowledged: Option<&Acknowledgement>, Meter(meter): &Meter) {
     let Some(a) = acknowledged else { return };
-    let peak = meter.0.peak.load(Ordering::Relaxed) as f32 / 1000.0;
-    lines::publishing(a, meter.sent(), meter.0.bytes.load(Ordering::Relaxed), peak);
+    let sent = Duration::from_micros(meter.media_us.load(Ordering::Relaxed));
+    let peak = meter.peak.load(Ordering::Relaxed) as f32 / 1000.0;
+    lines::publishing(a, sent, meter.bytes.load(Ordering::Relaxed), peak);
 }
 
 /// Sends packets when they are due, until there are no more; waits for the end of the call where the daemon is gone.
@@ -353,47 +287,6 @@ async fn flush(
     match std::mem::take(group) {
         frames if frames.is_empty() => Ok(()),
         frames => items.send(request(Item::Frames(Frames { frames }))).await,
-    }
-}
-
-/// The title as it was given, or as its file says now.
-#[derive(Default)]
-struct Titles {
-    given: Option<String>,
-    file: Option<PathBuf>,
-    last: String,
-    looked: Option<Duration>,
-}
-
-impl Titles {
-    /// To be told again.
-    fn again(&mut self) {
-        if !self.last.is_empty() {
-            self.given.get_or_insert_with(|| self.last.clone());
-        }
-    }
-
-    /// The title, if it is new.
-    async fn changed(&mut self, now: Duration) -> Option<String> {
-        if let Some(file) = &self.file
-            && self.looked.is_none_or(|at| now.saturating_sub(at) >= TITLE_EVERY)
-        {
-            let text = tokio::fs::read_to_string(file).await;
-            // Later it may be away for a moment while its owner writes it.
-            if let (None, Err(error)) = (self.looked, &text) {
-                output::say(format_args!("no title yet, looking again each second: {}: {error}", file.display()));
-            }
-            self.looked = Some(now);
-            let text = text.unwrap_or_default();
-            let line = text.lines().next().unwrap_or_default().trim();
-            if !line.is_empty() && line != self.last {
-                self.last = line.to_owned();
-                self.given = Some(self.last.clone());
-            }
-        }
-        let title = self.given.take()?;
-        self.last.clone_from(&title);
-        Some(title)
     }
 }
 
