@@ -3,6 +3,7 @@
 use std::{io, process::ExitCode, sync::OnceLock, time::Duration};
 
 use p2pd_api::{ConnectError, reason_of};
+#[cfg(feature = "audio")]
 use p2pd_audio::AudioError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -133,6 +134,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(match error.downcast_ref::<ConnectError>() {
         Some(ConnectError::Denied(_) | ConnectError::Refused(_)) => 4,
         Some(_) => 3,
+        #[cfg(feature = "audio")]
         None if matches!(error.downcast_ref(), Some(AudioError::Value(_))) => 2,
         None => 1,
     })

@@ -1,6 +1,7 @@
 //! The command line as clap sees it.
 
 mod pubsub;
+#[cfg(feature = "audio")]
 mod streams;
 
 use std::{path::PathBuf, time::Duration};
@@ -8,10 +9,9 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use p2pd_api::v1::HandleProtocolRequest;
 
-pub(crate) use self::{
-    pubsub::{IdentityArg, Pub, Sub, TopicSet, Topics, TopicsAction},
-    streams::{Listen, PublishStream, SampleArg, WireArg},
-};
+pub(crate) use self::pubsub::{IdentityArg, Pub, Sub, TopicSet, Topics, TopicsAction};
+#[cfg(feature = "audio")]
+pub(crate) use self::streams::{Listen, PublishStream, SampleArg, WireArg};
 use crate::exit::CODES;
 
 pub(crate) fn parse() -> Cli {
@@ -74,8 +74,10 @@ pub(crate) enum Command {
         watch: bool,
     },
     /// Publish a file, standard input or a tone as a live stream.
+    #[cfg(feature = "audio")]
     PublishStream(PublishStream),
     /// Listen to a stream.
+    #[cfg(feature = "audio")]
     Listen(Listen),
     /// Send a message to a topic; without one, each line of standard input.
     Pub(Pub),

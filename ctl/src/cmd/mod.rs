@@ -1,28 +1,17 @@
 //! One file per noun of the command line.
 
 mod call;
-#[cfg(feature = "soundcard")]
-mod card;
-#[cfg(not(feature = "soundcard"))]
-#[path = "player.rs"]
-mod card;
-mod chunks;
 mod cid;
 mod dht;
 mod events;
-mod feed;
-mod lines;
-mod listen;
 mod node;
 mod peer_id;
 mod peers;
 mod program;
 mod protocol;
-mod publish;
 mod pubsub;
-mod recording;
-mod show;
-mod sink;
+#[cfg(feature = "audio")]
+mod sound;
 mod streams;
 mod topics;
 mod wait;
@@ -55,9 +44,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     if let Command::Wait { condition } = cli.command {
         return wait::run(cli.socket, timeout, &condition).await;
     }
-    let (format, file) = match (Format::from_str(&cli.output, true), &cli.command) {
-        (Ok(format), _) => (format, None),
-        (Err(_), Command::Listen(_)) => (Format::Table, Some(cli.output.clone())),
+    let format = match (Format::from_str(&cli.output, true), &cli.command) {
+        (Ok(format), _) => format,
+        #[cfg(feature = "audio")]
+        (Err(_), Command::Listen(_)) => Format::Table,
         (Err(_), _) => return Err(fail(2, format!("-o `{}`: takes table, json or jsonl", cli.output))),
     };
     let connected = Client::connect(cli.socket, timeout).await;
@@ -79,11 +69,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Peers(peers) => peers::run(&context, peers.action).await,
         Command::Dht(dht) => dht::run(&context, dht.action).await,
         Command::Streams { category, watch } => streams::run(&context, category, watch).await,
-        Command::PublishStream(flags) => publish::run(&context, flags).await,
-        Command::Listen(mut flags) => {
-            flags.stream = peer_id::resolve_stream(&context, &flags.stream).await?;
-            listen::run(&context, flags, file.filter(|file| file != "-")).await
-        }
+        #[cfg(feature = "audio")]
+        Command::PublishStream(flags) => sound::publish(&context, flags).await,
+        #[cfg(feature = "audio")]
+        Command::Listen(flags) => sound::listen(&context, flags, cli.output).await,
         Command::Pub(flags) => pubsub::publish(&context, flags).await,
         Command::Sub(flags) => pubsub::subscribe(&context, flags).await,
         Command::Topics(topics) => topics::run(&context, topics.action).await,

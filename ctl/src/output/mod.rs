@@ -1,6 +1,8 @@
 //! What goes to standard output: tables for people, the API's own JSON for programs. Everything else goes to standard error.
 
 mod json;
+// Only sound has a line that moves.
+#[cfg_attr(not(feature = "audio"), allow(dead_code))]
 mod progress;
 mod style;
 mod table;
@@ -17,6 +19,7 @@ use tonic::Streaming;
 use crate::cli::Format;
 
 pub(crate) use json::{call_method, to_json};
+#[cfg(feature = "audio")]
 pub(crate) use progress::{level, minutes, progress, shows_progress};
 pub(crate) use style::{Tone, paint, width};
 pub(crate) use table::{Cell, Fit, age, clock, count, page, rows, short, time, toned};
