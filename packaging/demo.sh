@@ -86,12 +86,12 @@ if [ "$what" = speech ]; then
         fail "what was received is not what was sent"
 fi
 if [ -n "$heard" ]; then
-    echo "You heard $what that one daemon had signed and another received ${latency:-?} ms later, with nothing lost."
+    echo "You heard 8 seconds of $what that one daemon signed and the other played ${latency:-?} ms later; nothing was lost."
 else
-    echo "The second daemon received $what that the first had signed, ${latency:-?} ms later, with nothing lost."
+    echo "The second daemon received 9 seconds of $what that the first had signed ${latency:-?} ms before; nothing was lost."
+    sed -n '/^received/,/^first sound/s/^/  /p' "$work/listen.log"
 fi
-sed -n '/^received/,/^first sound/s/^/  /p' "$work/listen.log"
-echo "  hear it again: $received"
+echo "Hear it again: $received"
 [ "$once" != --once ] || exit 0
 echo
 echo "The stream goes on. In another terminal:"

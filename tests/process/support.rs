@@ -39,7 +39,8 @@ impl Daemon {
     /// By a command that runs p2pd with what else it is given.
     pub fn launch(mut command: Command, place: &Path, name: &str, more: &[&str]) -> Self {
         let socket = place.join(format!("{name}.sock"));
-        command.args(["run", "--dev", "--socket"]).arg(&socket).args(more);
+        // One that is killed leaves its directory there.
+        command.env("TMPDIR", place).args(["run", "--dev", "--socket"]).arg(&socket).args(more);
         Self::spawn(command, socket)
     }
 
