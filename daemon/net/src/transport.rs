@@ -126,6 +126,14 @@ struct Security {
 
 type Secured<C> = Either<tls::TlsStream<C>, noise::Output<C>>;
 
+/// The library does not say what its errors come from.
+fn of_tls(error: tls::UpgradeError) -> io::Error {
+    match error {
+        tls::UpgradeError::ServerUpgrade(cause) | tls::UpgradeError::ClientUpgrade(cause) => cause,
+        other => io::Error::other(other),
+    }
+}
+
 async fn noted<S, C, E: Error + Send + Sync + 'static>(
     handshake: impl Future<Output = Result<(PeerId, S), E>>,
     name: &'static str,
@@ -152,7 +160,7 @@ impl<C: Socket> InboundConnectionUpgrade<C> for Security {
 
     fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
         match self.tls.filter(|_| name == TLS) {
-            Some(tls) => noted(tls.upgrade_inbound(socket, name), "tls", Either::Left).boxed(),
+            Some(tls) => noted(tls.upgrade_inbound(socket, name).map_err(of_tls), "tls", Either::Left).boxed(),
             None => noted(self.noise.upgrade_inbound(socket, name), "noise", Either::Right).boxed(),
         }
     }
@@ -165,7 +173,7 @@ impl<C: Socket> OutboundConnectionUpgrade<C> for Security {
 
     fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
         match self.tls.filter(|_| name == TLS) {
-            Some(tls) => noted(tls.upgrade_outbound(socket, name), "tls", Either::Left).boxed(),
+            Some(tls) => noted(tls.upgrade_outbound(socket, name).map_err(of_tls), "tls", Either::Left).boxed(),
             None => noted(self.noise.upgrade_outbound(socket, name), "noise", Either::Right).boxed(),
         }
     }
