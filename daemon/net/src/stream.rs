@@ -207,7 +207,7 @@ mod tests {
         let publisher = id::PeerId::from_ed25519(signer.verifying_key().as_bytes());
         let key = StreamKey { publisher, stream: "s".parse().unwrap() };
         let (mut stream, follower) = (Stream::new(key.clone()), PeerId::random());
-        let mut gossiped = |stream: &mut Stream, seq| {
+        let gossiped = |stream: &mut Stream, seq| {
             let body = GroupBody { stream: group::stream_hash(&key), epoch: 1, seq, ..Default::default() };
             let signed = group::sign(body, &signer).signed;
             stream.gossiped(signed, MonoMs(0), UnixMs(0), &mut Clocks::default()).unwrap();
