@@ -146,13 +146,23 @@ async fn a_peer_without_security_in_common_is_told_as_that_both_ways() {
     let why = "it shares no security with this daemon";
     let a = start(&[]).await;
     let port: u16 = tcp_of(&a).split('/').nth(4).unwrap().parse().unwrap();
+    // Who only knocks lacks nothing.
+    for said in [Vec::new(), line("/multistream/1.0.0")] {
+        TcpStream::connect(("127.0.0.1", port)).await.unwrap().write_all(&said).await.unwrap();
+    }
     let mut dialling = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     dialling.write_all(&[line("/multistream/1.0.0"), line("/plaintext/2.0.0")].concat()).await.unwrap();
     let mut answer = vec![0; 24];
     dialling.read_exact(&mut answer).await.unwrap();
     assert_eq!(answer[20..], line("na"));
+    let dialled_from = dialling.local_addr().unwrap().port();
     drop(dialling);
     assert_eq!(told(&a, why).await, "", "nobody knows who it was");
+    let from = dialled_from.to_string();
+    let list = peers(&a).await.list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap().into_inner();
+    let ports: Vec<_> =
+        list.connections.iter().map(|closed| closed.connection.as_ref().unwrap().address.clone()).collect();
+    assert!(ports.len() == 1 && ports[0].ends_with(&from), "{ports:?}, not {from}");
 
     let b = start(&[]).await;
     let door = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -21,6 +21,7 @@ use libp2p_mplex as mplex;
 
 use crate::{
     NetError,
+    early::Early,
     gate::SharedRules,
     guard::Guarded,
     meter::{Meter, Metered, Meters, YAMUX},
@@ -102,6 +103,7 @@ where
 {
     let (meters, muxers, mplex) = (meters.clone(), muxers.clone(), muxers.mplex.is_some());
     let upgraded = transport
+        .map(|socket, _| Early::new(socket))
         .upgrade(Version::V1Lazy)
         .authenticate(security)
         .multiplex_ext(move |peer, point| {
@@ -124,7 +126,7 @@ struct Security {
     noise: noise::Config,
 }
 
-type Secured<C> = Either<tls::TlsStream<C>, noise::Output<C>>;
+type Secured<C> = Early<Either<tls::TlsStream<C>, noise::Output<C>>>;
 
 /// The library does not say what its errors come from.
 fn of_tls(error: tls::UpgradeError) -> io::Error {
@@ -137,11 +139,11 @@ fn of_tls(error: tls::UpgradeError) -> io::Error {
 async fn noted<S, C, E: Error + Send + Sync + 'static>(
     handshake: impl Future<Output = Result<(PeerId, S), E>>,
     name: &'static str,
-    either: fn(S) -> Secured<C>,
+    either: fn(S) -> Either<tls::TlsStream<C>, noise::Output<C>>,
 ) -> io::Result<(PeerId, Secured<C>)> {
     let (peer, stream) = handshake.await.map_err(io::Error::other)?;
     SECURED.set(name);
-    Ok((peer, either(stream)))
+    Ok((peer, Early::new(either(stream))))
 }
 
 impl UpgradeInfo for Security {
