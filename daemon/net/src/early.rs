@@ -23,6 +23,11 @@ impl<C> Early<C> {
     pub(crate) fn new(inner: C) -> Self {
         Early { inner, received: 0 }
     }
+
+    /// One whose end is read as it is. Of a muxer that we propose lazily, the peer's refusal may be lost in its hanging up.
+    pub(crate) fn late(inner: C) -> Self {
+        Early { inner, received: usize::MAX }
+    }
 }
 
 impl<C: AsyncRead + Unpin> AsyncRead for Early<C> {

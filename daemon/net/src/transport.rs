@@ -140,10 +140,11 @@ async fn noted<S, C, E: Error + Send + Sync + 'static>(
     handshake: impl Future<Output = Result<(PeerId, S), E>>,
     name: &'static str,
     either: fn(S) -> Either<tls::TlsStream<C>, noise::Output<C>>,
+    early: fn(Either<tls::TlsStream<C>, noise::Output<C>>) -> Secured<C>,
 ) -> io::Result<(PeerId, Secured<C>)> {
     let (peer, stream) = handshake.await.map_err(io::Error::other)?;
     SECURED.set(name);
-    Ok((peer, Early::new(either(stream))))
+    Ok((peer, early(either(stream))))
 }
 
 impl UpgradeInfo for Security {
@@ -162,8 +163,10 @@ impl<C: Socket> InboundConnectionUpgrade<C> for Security {
 
     fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
         match self.tls.filter(|_| name == TLS) {
-            Some(tls) => noted(tls.upgrade_inbound(socket, name).map_err(of_tls), "tls", Either::Left).boxed(),
-            None => noted(self.noise.upgrade_inbound(socket, name), "noise", Either::Right).boxed(),
+            Some(tls) => {
+                noted(tls.upgrade_inbound(socket, name).map_err(of_tls), "tls", Either::Left, Early::new).boxed()
+            }
+            None => noted(self.noise.upgrade_inbound(socket, name), "noise", Either::Right, Early::new).boxed(),
         }
     }
 }
@@ -175,8 +178,10 @@ impl<C: Socket> OutboundConnectionUpgrade<C> for Security {
 
     fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
         match self.tls.filter(|_| name == TLS) {
-            Some(tls) => noted(tls.upgrade_outbound(socket, name).map_err(of_tls), "tls", Either::Left).boxed(),
-            None => noted(self.noise.upgrade_outbound(socket, name), "noise", Either::Right).boxed(),
+            Some(tls) => {
+                noted(tls.upgrade_outbound(socket, name).map_err(of_tls), "tls", Either::Left, Early::late).boxed()
+            }
+            None => noted(self.noise.upgrade_outbound(socket, name), "noise", Either::Right, Early::late).boxed(),
         }
     }
 }
