@@ -2,14 +2,16 @@
 
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
-    Frame, OpenStream, StreamConfig, SubscribeStreamRequest, SubscribeStreamResponse, WireFormat,
-    publish_stream_request::Item, subscribe_stream_response::Event,
+    Frame, ListTopicPeersRequest, OpenStream, StreamConfig, SubscribeStreamRequest, SubscribeStreamResponse,
+    WireFormat, pub_sub_service_client::PubSubServiceClient, publish_stream_request::Item,
+    subscribe_stream_response::Event,
 };
+use p2pd_core::topic;
 use tonic::Streaming;
 
-use crate::support::{config, frame, next, open, pair, publish, streams, until};
+use crate::support::{channel, config, frame, next, open, pair, publish, streams, until};
 
-/// Waits on each daemon for a stream that is not there yet.
+/// Waits on a daemon for a stream that is not there yet.
 async fn wait(daemon: &Daemon) -> impl Future<Output = Streaming<SubscribeStreamResponse>> {
     let mut client = streams(daemon).await;
     let request = SubscribeStreamRequest { stream: "town".into(), wait_ms: 15_000, burst_ms: 1_000 };
@@ -60,7 +62,13 @@ async fn who_waits_for_a_stream_in_json_hears_its_first_slice() {
     for _ in 0..3 {
         let (a, b) = pair().await;
         let waiting = wait(&b).await;
-        until("the connection", async || (!b_peers(&b).await.is_empty()).then_some(())).await;
+        let topic = topic::audio_json(topic::DEFAULT_NETWORK, &"town".parse().unwrap());
+        until("its subscription", async || {
+            let request = ListTopicPeersRequest { topic: topic.clone() };
+            let peers = PubSubServiceClient::new(channel(&a).await).list_topic_peers(request).await.unwrap();
+            (!peers.into_inner().peer_ids.is_empty()).then_some(())
+        })
+        .await;
         let opening = OpenStream { wire: WireFormat::Json.into(), config: None, ..open("town") };
         let town = publish(&a, opening).await.unwrap();
         let publishing = async {

@@ -23,12 +23,26 @@ pub enum Verdict {
     Reject(&'static str),
 }
 
+const FUTURE: &str = "dated in the future";
+const OLD: &str = "too old";
+
+impl Verdict {
+    /// The same, but that a peer whose own message has a wrong time is not blamed: its clock is wrong, or ours. Another who passes
+    /// it on replays it.
+    pub fn forgiving_own_clock(self, own: bool) -> Self {
+        match self {
+            Verdict::Reject(why @ (FUTURE | OLD)) if own => Verdict::Ignore(why),
+            other => other,
+        }
+    }
+}
+
 /// Judges the time a message claims.
 pub fn judge_time(now: UnixMs, claimed: UnixMs) -> Verdict {
     if claimed.since(now) > CLOCK_TOLERANCE_MS {
-        Verdict::Reject("dated in the future")
+        Verdict::Reject(FUTURE)
     } else if now.since(claimed) > CLOCK_TOLERANCE_MS {
-        Verdict::Reject("too old")
+        Verdict::Reject(OLD)
     } else {
         Verdict::Accept
     }
@@ -138,7 +152,10 @@ mod tests {
         let mut window = Window::default();
         let old = GroupBody { capture_us: (WALL.0 - CLOCK_TOLERANCE_MS - 1) * 1000, ..group(1, 0) };
         assert_eq!(window.admit(MonoMs(0), WALL, &old), Verdict::Reject("too old"));
-        assert_eq!(judge_time(WALL, UnixMs(WALL.0 + CLOCK_TOLERANCE_MS + 1)), Verdict::Reject("dated in the future"));
+        let future = judge_time(WALL, UnixMs(WALL.0 + CLOCK_TOLERANCE_MS + 1));
+        assert_eq!(future, Verdict::Reject("dated in the future"));
+        assert_eq!(future.forgiving_own_clock(false), future);
+        assert_eq!(future.forgiving_own_clock(true), Verdict::Ignore("dated in the future"));
     }
 
     #[test]

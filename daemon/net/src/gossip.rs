@@ -229,7 +229,7 @@ impl Gossip {
         now: MonoMs,
         wall: UnixMs,
     ) -> Option<Judged> {
-        let sender = message.source.as_ref().map(peers::from_libp2p);
+        let (sender, own) = (message.source.as_ref().map(peers::from_libp2p), message.source == Some(*from));
         let Some(topic) = self.topics.get(&message.topic) else {
             return Some(ignored());
         };
@@ -276,7 +276,7 @@ impl Gossip {
                 },
             },
         };
-        Some(judged(verdict, incoming, from))
+        Some(judged(verdict.forgiving_own_clock(own), incoming, from))
     }
 
     /// Refuses a message that is larger than its topic takes.

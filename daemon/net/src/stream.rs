@@ -181,7 +181,7 @@ impl Stream {
         best.sort_by_key(|peer| Reverse(self.first.get(peer).copied().unwrap_or(0)));
         best.truncate(ASKED);
         let before = best.first().filter(|_| missing).map(|peer| self.last_seconds(*peer));
-        if before.is_some() {
+        if missing {
             self.before = Before::Settled;
         }
         let ask = |(epoch, range): (u64, RangeInclusive<u64>)| {
@@ -196,9 +196,29 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
+    use ed25519_dalek::SigningKey;
     use p2pd_core::{group::GroupBody, id};
 
     use super::*;
+
+    #[test]
+    fn what_came_before_the_first_group_is_asked_for_once() {
+        let signer = SigningKey::from_bytes(&[1; 32]);
+        let publisher = id::PeerId::from_ed25519(signer.verifying_key().as_bytes());
+        let key = StreamKey { publisher, stream: "s".parse().unwrap() };
+        let (mut stream, follower) = (Stream::new(key.clone()), PeerId::random());
+        let gossiped = |stream: &mut Stream, seq| {
+            let body = GroupBody { stream: group::stream_hash(&key), epoch: 1, seq, ..Default::default() };
+            let signed = group::sign(body, &signer).signed;
+            stream.gossiped(signed, MonoMs(0), UnixMs(0), &mut Clocks::default()).unwrap();
+        };
+        gossiped(&mut stream, 2);
+        assert_eq!(stream.wake(MonoMs(0)), Some(MonoMs(0)));
+        let asks = stream.due(|| vec![follower], MonoMs(0));
+        assert_eq!(asks.iter().map(|ask| (ask.peer, ask.request.last_ms)).collect::<Vec<_>>(), [(follower, BURST_MS)]);
+        gossiped(&mut stream, 3);
+        assert!(stream.due(|| vec![follower], MonoMs(0)).is_empty());
+    }
 
     #[test]
     fn what_is_missing_is_asked_in_turn_of_the_three_who_bring_most_first() {

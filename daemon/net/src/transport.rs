@@ -21,6 +21,7 @@ use libp2p_mplex as mplex;
 
 use crate::{
     NetError,
+    early::Early,
     gate::SharedRules,
     guard::Guarded,
     meter::{Meter, Metered, Meters, YAMUX},
@@ -102,6 +103,7 @@ where
 {
     let (meters, muxers, mplex) = (meters.clone(), muxers.clone(), muxers.mplex.is_some());
     let upgraded = transport
+        .map(|socket, _| Early::new(socket))
         .upgrade(Version::V1Lazy)
         .authenticate(security)
         .multiplex_ext(move |peer, point| {
@@ -124,16 +126,25 @@ struct Security {
     noise: noise::Config,
 }
 
-type Secured<C> = Either<tls::TlsStream<C>, noise::Output<C>>;
+type Secured<C> = Early<Either<tls::TlsStream<C>, noise::Output<C>>>;
+
+/// The library does not say what its errors come from.
+fn of_tls(error: tls::UpgradeError) -> io::Error {
+    match error {
+        tls::UpgradeError::ServerUpgrade(cause) | tls::UpgradeError::ClientUpgrade(cause) => cause,
+        other => io::Error::other(other),
+    }
+}
 
 async fn noted<S, C, E: Error + Send + Sync + 'static>(
     handshake: impl Future<Output = Result<(PeerId, S), E>>,
     name: &'static str,
-    either: fn(S) -> Secured<C>,
+    either: fn(S) -> Either<tls::TlsStream<C>, noise::Output<C>>,
+    early: fn(Either<tls::TlsStream<C>, noise::Output<C>>) -> Secured<C>,
 ) -> io::Result<(PeerId, Secured<C>)> {
     let (peer, stream) = handshake.await.map_err(io::Error::other)?;
     SECURED.set(name);
-    Ok((peer, either(stream)))
+    Ok((peer, early(either(stream))))
 }
 
 impl UpgradeInfo for Security {
@@ -152,8 +163,10 @@ impl<C: Socket> InboundConnectionUpgrade<C> for Security {
 
     fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
         match self.tls.filter(|_| name == TLS) {
-            Some(tls) => noted(tls.upgrade_inbound(socket, name), "tls", Either::Left).boxed(),
-            None => noted(self.noise.upgrade_inbound(socket, name), "noise", Either::Right).boxed(),
+            Some(tls) => {
+                noted(tls.upgrade_inbound(socket, name).map_err(of_tls), "tls", Either::Left, Early::new).boxed()
+            }
+            None => noted(self.noise.upgrade_inbound(socket, name), "noise", Either::Right, Early::new).boxed(),
         }
     }
 }
@@ -165,8 +178,10 @@ impl<C: Socket> OutboundConnectionUpgrade<C> for Security {
 
     fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
         match self.tls.filter(|_| name == TLS) {
-            Some(tls) => noted(tls.upgrade_outbound(socket, name), "tls", Either::Left).boxed(),
-            None => noted(self.noise.upgrade_outbound(socket, name), "noise", Either::Right).boxed(),
+            Some(tls) => {
+                noted(tls.upgrade_outbound(socket, name).map_err(of_tls), "tls", Either::Left, Early::late).boxed()
+            }
+            None => noted(self.noise.upgrade_outbound(socket, name), "noise", Either::Right, Early::late).boxed(),
         }
     }
 }

@@ -76,7 +76,7 @@ impl Task {
             TransportError::MultiaddrNotSupported(_) => Some(Unshared::Transport),
             other => Unshared::of(other),
         };
-        // One way that others of its kind have no fault in says nothing of the peer.
+        // Only where every address has failed for something that is not shared.
         let lacks: Vec<_> = faults.iter().map_while(|(address, fault)| Some((address, lack(fault)?))).collect();
         if let (Some((address, lack)), true) = (lacks.first(), lacks.len() == faults.len()) {
             self.on_incompatible(peer, (*address).clone(), false, *lack);
