@@ -126,7 +126,8 @@ struct Security {
     noise: noise::Config,
 }
 
-type Secured<C> = Early<Either<tls::TlsStream<C>, noise::Output<C>>>;
+type TlsOrNoise<C> = Either<tls::TlsStream<C>, noise::Output<C>>;
+type Secured<C> = Early<TlsOrNoise<C>>;
 
 /// The library does not say what its errors come from.
 fn of_tls(error: tls::UpgradeError) -> io::Error {
@@ -139,8 +140,8 @@ fn of_tls(error: tls::UpgradeError) -> io::Error {
 async fn noted<S, C, E: Error + Send + Sync + 'static>(
     handshake: impl Future<Output = Result<(PeerId, S), E>>,
     name: &'static str,
-    either: fn(S) -> Either<tls::TlsStream<C>, noise::Output<C>>,
-    early: fn(Either<tls::TlsStream<C>, noise::Output<C>>) -> Secured<C>,
+    either: fn(S) -> TlsOrNoise<C>,
+    early: fn(TlsOrNoise<C>) -> Secured<C>,
 ) -> io::Result<(PeerId, Secured<C>)> {
     let (peer, stream) = handshake.await.map_err(io::Error::other)?;
     SECURED.set(name);
