@@ -128,7 +128,7 @@ fn newer(package: &Path, place: &Path) -> PathBuf {
 /// Uses each service of the API, over a second daemon of this machine.
 fn tour(machine: &Machine) {
     let address = format!("/ip4/127.0.0.1/tcp/4001/p2p/{}", machine.peer_id());
-    let mut dev = machine
+    let mut other = machine
         .command(&format!("echo $$ >/tmp/dev.pid; exec p2pd run --dev --socket /tmp/dev.sock --bootstrap {address}"))
         .stderr(Stdio::null())
         .stdout(Stdio::null())
@@ -149,7 +149,7 @@ fn tour(machine: &Machine) {
         machine.good(&line.replace("PEER", &dev));
     }
     machine.good("kill $(cat /tmp/dev.pid)");
-    dev.wait().unwrap();
+    other.wait().unwrap();
 }
 
 #[test]
