@@ -71,7 +71,8 @@ fn a_wrong_clock_is_told_on_both_sides_with_the_difference() {
         });
         assert!((peer["clock_ahead_ms"].as_i64().unwrap() - ms).abs() < 10_000, "{peer}");
         let show = a.good(&["peers", "show", &who]);
-        assert!(show.contains("its clock is"), "{show}");
+        let way = if ms < 0 { " s behind this machine's" } else { " s ahead of this machine's" };
+        assert!(show.contains(way), "{show}");
     }
     assert!(a.good(&["status"]).contains(&format!("the clock of {}", id(&day))));
     assert!(!a.good(&["status"]).contains("this machine's clock is"), "two of three that it hears, each its own way");

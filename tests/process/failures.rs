@@ -195,6 +195,23 @@ fn a_late_joiner_hears_at_once() {
 }
 
 #[test]
+fn a_listener_says_that_nothing_comes() {
+    let (_place, a, b) = pair();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let listen = ["listen", "tone", "--wait", "20s", "--stats"];
+    let mut listener = b.ctl(&listen).stdout(Stdio::null()).spawn().unwrap();
+    let mut said = lines(&mut listener);
+    assert!(said.any(|line| line.unwrap().contains("groups 1")), "it plays");
+    signal(&a.child, "-STOP");
+    assert!(said.any(|line| line.unwrap().contains("nothing has come for 5 s; still listening")));
+    signal(&a.child, "-CONT");
+    interrupt(&listener);
+    listener.wait().unwrap();
+    interrupt(&publisher);
+    publisher.wait().unwrap();
+}
+
+#[test]
 fn a_daemon_whose_port_is_taken_says_which_and_ends() {
     let place = tempfile::tempdir().unwrap();
     let a = Daemon::start(place.path(), "a", &[]);
@@ -218,7 +235,10 @@ fn kill_9_costs_a_durable_reader_nothing_that_it_is_not_told_of() {
     let (data, cursor) = (place.path().join("data"), place.path().join("cursor"));
     let other = Daemon::start(place.path(), "other", &[]);
     let start = || Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap(), "--bootstrap", &other.address]);
-    let mut publisher = other.ctl(&["pub", "news"]).stdin(Stdio::piped()).spawn().unwrap();
+    // It says of each line what became of it.
+    let mut publisher = other.ctl(&["pub", "news"]);
+    let publisher = publisher.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut publisher = publisher.spawn().unwrap();
     let mut lines = publisher.stdin.take().unwrap();
     let going = Arc::new(AtomicBool::new(true));
     let goes_on = going.clone();

@@ -39,6 +39,29 @@ fn wait_for(path: &Path, bytes: u64) {
 }
 
 #[test]
+fn what_is_there_and_no_file_stays_and_a_link_leads_to_its_file() {
+    let (place, a, mut publisher) = tone();
+    let at = |name: &str| place.path().join(name);
+    let listen = |path: &Path| a.run(&["listen", "tone", "-o", path.to_str().unwrap(), "--duration", "1s"]);
+    nix::unistd::mkfifo(&at("fifo.wav"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::create_dir(at("directory.wav")).unwrap();
+    for name in ["fifo.wav", "directory.wav"] {
+        let before = fs::metadata(at(name)).unwrap().file_type();
+        let refused = listen(&at(name));
+        assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+        assert!(said(&refused).contains("is there and is no file; name another"), "{}", said(&refused));
+        assert_eq!(fs::metadata(at(name)).unwrap().file_type(), before);
+    }
+    fs::write(at("target.wav"), "old").unwrap();
+    std::os::unix::fs::symlink("target.wav", at("link.wav")).unwrap();
+    assert!(listen(&at("link.wav")).status.success());
+    assert!(fs::symlink_metadata(at("link.wav")).unwrap().is_symlink());
+    assert_eq!(seconds(&at("target.wav")), 1.0);
+    interrupt(&publisher);
+    publisher.wait().unwrap();
+}
+
+#[test]
 fn what_was_heard_survives_every_end_of_its_listener() {
     let (place, a, mut publisher) = tone();
     for (end, name) in

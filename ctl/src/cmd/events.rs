@@ -19,7 +19,7 @@ pub(super) async fn run(
     let mut events = context.client.answer(node.watch_events(WatchEventsRequest { after, from_oldest })).await?;
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
-        let event = client::next(&mut events).await?;
+        let event = output::next(&mut events).await?.ok_or_else(client::closed)?;
         left -= 1;
         if context.format != Format::Table {
             output::line(&output::to_json("WatchEventsResponse", &event, false)?)?;

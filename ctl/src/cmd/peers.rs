@@ -195,7 +195,7 @@ fn details(peer: &Peer) -> String {
         items.push(("missed", toned(Tone::Warning, lost)));
     }
     if let Some(ms) = peer.clock_ahead_ms {
-        let way = if ms < 0 { "behind" } else { "ahead" };
+        let way = if ms < 0 { "behind this machine's" } else { "ahead of this machine's" };
         items.push(("clock", toned(Tone::Warning, format!("{} s {way}", ms.unsigned_abs() / 1000))));
     }
     items.push(("listens on", peer.addresses.join("\n").into()));

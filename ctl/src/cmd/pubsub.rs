@@ -117,7 +117,7 @@ pub(super) async fn subscribe(context: &Context, flags: Sub) -> anyhow::Result<(
     let mut messages = context.client.answer(pubsub.subscribe(request)).await?;
     let mut left = flags.count.unwrap_or(u64::MAX);
     while left > 0 {
-        let response = client::next(&mut messages).await?;
+        let response = output::next(&mut messages).await?.ok_or_else(client::closed)?;
         if context.format != Format::Table {
             output::line(&output::to_json("SubscribeResponse", &response, false)?)?;
         }

@@ -25,7 +25,7 @@ pub(super) async fn run(context: &Context, category: String, watch: bool) -> any
     }
     let mut changes = context.client.answer(streams.watch_streams(WatchStreamsRequest {})).await?;
     loop {
-        let change = client::next(&mut changes).await?;
+        let change = output::next(&mut changes).await?.ok_or_else(client::closed)?;
         if matches!(&change.event, Some(Event::Present(s)) if !category.is_empty() && s.category != category) {
             continue;
         }

@@ -47,7 +47,7 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
         }
         Some(TopicsAction::Watch { topic }) => {
             let mut watch = context.client.answer(pubsub.watch_topic(WatchTopicRequest { topic })).await?;
-            while let Some(now) = watch.message().await? {
+            while let Some(now) = output::next(&mut watch).await? {
                 let topic = now.topic.unwrap_or_default();
                 match context.format {
                     Format::Table => output::show(&who(&topic))?,

@@ -10,9 +10,12 @@ mod table;
 use std::{
     fmt::Display,
     io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+    time::Duration,
 };
 
 use anstream::AutoStream;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use prost::Message;
 use tonic::Streaming;
 
@@ -23,6 +26,9 @@ pub(crate) use json::{call_method, to_json};
 pub(crate) use progress::{level, minutes, progress, shows_progress};
 pub(crate) use style::{Tone, paint, width};
 pub(crate) use table::{Cell, Fit, age, clock, count, page, rows, short, time, toned};
+
+/// How often the reader of a pipe is looked for.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// A peer id in a line of a list without an end: short where there is no room for it whole.
 pub(crate) fn id(peer: &str) -> String {
@@ -99,6 +105,27 @@ pub(crate) fn list<M: Message, I: Message>(
     items.iter().try_for_each(|item| Ok(line(&to_json(item_name, item, false)?)?))
 }
 
+/// The next answer of a call, to be written; an error once nobody reads standard output any more.
+pub(crate) async fn next<M>(answers: &mut Streaming<M>) -> anyhow::Result<Option<M>> {
+    tokio::select! {
+        answer = answers.message() => Ok(answer?),
+        () = reader_gone() => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
+    }
+}
+
+/// Waits until the reader of a pipe has gone, which a write would notice only when there is something to say.
+async fn reader_gone() {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let out = io::stdout();
+        let mut pipe = [PollFd::new(out.as_fd(), PollFlags::empty())];
+        let asked = poll(&mut pipe, PollTimeout::ZERO);
+        if asked.is_ok() && pipe.iter().filter_map(PollFd::revents).any(|found| found.contains(PollFlags::POLLERR)) {
+            return;
+        }
+    }
+}
+
 /// Writes each answer of a call as it comes, a line each.
 pub(crate) async fn each<M: Message + Default>(
     format: Format,
@@ -107,7 +134,7 @@ pub(crate) async fn each<M: Message + Default>(
     text: impl Fn(&M) -> String,
 ) -> anyhow::Result<u64> {
     let mut count = 0;
-    while let Some(answer) = answers.message().await? {
+    while let Some(answer) = next(&mut answers).await? {
         match format {
             Format::Table => show(&text(&answer))?,
             Format::Json | Format::Jsonl => line(&to_json(name, &answer, false)?)?,

@@ -25,13 +25,15 @@ use super::{
 use crate::{
     cli::{Format, Listen},
     client,
-    exit::{asked_to_stop, fail},
+    exit::{asked_to_stop, fail, words},
     output::{self, count},
 };
 
 /// Longest wait of one asking for a stream to come back, and the time between two.
 const STAY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(250);
+/// Without sound for so long the user is told.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How much of the past to ask for: enough to begin at once.
 const BURST_MS: u32 = 1_000;
 
@@ -120,7 +122,7 @@ impl fmt::Display for End {
             End::Publisher(_) => "the publisher has ended the stream",
             End::Limit => "the asked time is over",
             End::Stopped => "stopped",
-            End::Lost(error) => return write!(f, "{error:#}"),
+            End::Lost(error) => return f.write_str(&words(error)),
         })
     }
 }
@@ -182,12 +184,17 @@ impl Hearing for Session {
 
     async fn follow(&mut self, mut replies: Streaming<SubscribeStreamResponse>) -> anyhow::Result<End> {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let mut heard = Instant::now();
+        let mut silent = false;
         let ended = loop {
             let now = self.now();
             let wait = Duration::from_micros(self.jitter.next_due(now).saturating_sub(now).max(1_000));
             tokio::select! {
                 reply = client::next(&mut replies) => match reply.map(|reply| reply.event) {
-                    Ok(Some(Event::Group(group))) => self.take(group)?,
+                    Ok(Some(Event::Group(group))) => {
+                        (heard, silent) = (Instant::now(), false);
+                        self.take(group)?;
+                    }
                     Ok(Some(Event::Gap(gap))) => self.gaps += gap.to - gap.from + 1,
                     Ok(Some(Event::Ended(end))) => break End::of(&end),
                     Ok(_) => {}
@@ -197,7 +204,16 @@ impl Hearing for Session {
                     let out = self.jitter.pull(self.now(), wall_us());
                     self.play(out)?;
                 }
-                _ = tick.tick(), if self.stats => output::say(self.numbers()),
+                _ = tick.tick() => {
+                    if self.stats {
+                        output::say(self.numbers());
+                    }
+                    if !silent && heard.elapsed() >= SILENCE {
+                        silent = true;
+                        let since = SILENCE.as_secs();
+                        output::say(format_args!("nothing has come for {since} s; still listening; see `p2pctl status`"));
+                    }
+                }
                 () = asked_to_stop() => break End::Stopped,
             }
             if self.written >= self.limit {

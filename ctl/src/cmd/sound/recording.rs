@@ -32,7 +32,12 @@ pub(super) struct Recording {
 }
 
 impl Recording {
+    /// One that is to be at this path; where that is a link, where it leads.
     pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
+        let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            return Err(fail(2, format!("-o {}: it is there and is no file; name another", path.display())));
+        }
         let (file, partial) = beside(path)?;
         let file = Arc::new(file);
         let (_syncing, ended) = mpsc::channel::<()>();
