@@ -9,6 +9,7 @@ pub mod error;
 pub mod follow;
 mod frames;
 pub mod jitter;
+pub mod join;
 pub mod ogg_opus;
 mod ogg_pages;
 pub mod pace;

@@ -15,6 +15,7 @@ use bytes::{Buf, Bytes};
 use p2pd_api::v1::{StreamConfig, SubscribeStreamResponse, subscribe_stream_response::Event};
 use p2pd_audio::{
     jitter::Playout,
+    join::Join,
     pace::Pace,
     source::{self, Source},
 };
@@ -47,6 +48,7 @@ pub(super) struct Slices {
     to: To,
     until: Option<Instant>,
     title: Option<String>,
+    join: Join,
     bytes: usize,
     lost: u64,
 }
@@ -76,19 +78,21 @@ impl Slices {
         };
         // What is decoded ends by its own length.
         let limit = flags.duration.filter(|_| !matches!(to, To::Decoder(_)));
-        Ok(Slices { to, until: limit.map(|limit| Instant::now() + limit), title: None, bytes: 0, lost: 0 })
+        let until = limit.map(|limit| Instant::now() + limit);
+        Ok(Slices { to, until, title: None, join: Join::default(), bytes: 0, lost: 0 })
     }
 
     async fn take(&mut self, slice: Bytes) -> anyhow::Result<()> {
         self.bytes += slice.len();
         match &mut self.to {
             To::File(file) => {
-                file.heard = true;
-                file.append(&slice).map_err(|error| file.fault(&error))?;
+                let kept = self.join.take(&slice);
+                file.heard |= !kept.is_empty();
+                file.append(&kept).map_err(|error| file.fault(&error))?;
             }
             To::Stdout => {
                 let mut out = io::stdout().lock();
-                out.write_all(&slice)?;
+                out.write_all(&self.join.take(&slice))?;
                 out.flush()?;
             }
             To::Decoder(decoder) => tokio::select! {

@@ -113,6 +113,11 @@ impl Player {
         while Instant::now() < deadline && matches!(self.running.child.try_wait(), Ok(None)) {
             thread::sleep(Duration::from_millis(10));
         }
+        if let Ok(Some(status)) = self.running.child.try_wait()
+            && !status.success()
+        {
+            output::say("p2pctl: the program that was to play has failed; listen -o FILE.opus keeps the sound");
+        }
     }
 }
 
