@@ -234,8 +234,17 @@ pub fn main(setup: Setup) -> ExitCode {
         Err(error) => return fail(error.into(), 1),
     };
     let code = runtime.block_on(async {
-        match Daemon::start(setup).await {
-            Ok(daemon) => until_stopped(daemon).await,
+        // Before all else, so that none ends the process out of order.
+        let mut signals = match Signals::new() {
+            Ok(signals) => signals,
+            Err(error) => return fail(error.into(), 1),
+        };
+        let started = tokio::select! {
+            started = Daemon::start(setup) => started,
+            () = signals.stop() => return ExitCode::SUCCESS,
+        };
+        match started {
+            Ok(daemon) => until_stopped(daemon, signals).await,
             Err(error) => fail(error, 1),
         }
     });
@@ -244,14 +253,7 @@ pub fn main(setup: Setup) -> ExitCode {
     code
 }
 
-async fn until_stopped(mut daemon: Daemon) -> ExitCode {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            telemetry::say(format_args!("p2pd: cannot listen for signals: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
+async fn until_stopped(mut daemon: Daemon, mut signals: Signals) -> ExitCode {
     let watchdog = systemd::watchdog(daemon.node.clone(), daemon.socket.clone(), daemon.stop_api.clone());
     let watchdog = tokio::spawn(watchdog);
     systemd::notify(NotifyState::Ready);

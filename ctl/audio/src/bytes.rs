@@ -9,6 +9,7 @@ use std::{
 use crate::{
     AudioError,
     detect::{self, Found, Kind},
+    wav::BEFORE,
 };
 
 /// Where bytes come from.
@@ -79,13 +80,17 @@ impl Bytes {
     pub(crate) fn seek(&self, name: &str) -> Result<Kind, AudioError> {
         let mut inner = self.lock();
         inner.until = Until::End;
+        let end = inner.read.saturating_add(BEFORE);
         loop {
+            if inner.read > end {
+                return Err(AudioError::Unknown { path: name.into(), what: "no encoded sound in 64 MiB" });
+            }
             let step = match detect::detect(&inner.pending, inner.ended) {
                 Found::At(kind, at) => {
                     inner.pending.drain(..at);
                     return Ok(kind);
                 }
-                Found::Tag(length) => inner.leave_out(length),
+                Found::Tag(length) => inner.leave_out(length.min(BEFORE as usize)),
                 Found::More => inner.more(),
                 Found::MiddleOfOgg => return inner.next_page(name),
                 Found::Nothing(what) => {

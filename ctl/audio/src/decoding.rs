@@ -176,7 +176,10 @@ impl Container {
         let (mut head, mut length) = (Vec::new(), None);
         match kind {
             Kind::Wav => {
-                let wav = Head::read(&mut bytes.clone()).ok().flatten().ok_or_else(|| bad("its header is cut off"))?;
+                let wav = Head::read(&mut bytes.clone())
+                    .ok()
+                    .flatten()
+                    .ok_or_else(|| bad("its header is cut off, or no sound has such a format"))?;
                 length = wav.length(bytes.left());
                 bytes.limit(length.map_or(Until::End, Until::Bytes));
                 head = wav.head;

@@ -187,6 +187,23 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_that_never_becomes_sound_is_not_read_for_ever() {
+        /// Empty tags, one behind the other.
+        struct Tags;
+        impl Read for Tags {
+            fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+                const TAG: &[u8] = b"ID3\x04\0\0\0\0\x1e\0";
+                const LENGTH: usize = TAG.len() + (0x1e << 7);
+                let tag = [TAG, &[0; LENGTH - TAG.len()]].concat();
+                room.chunks_exact_mut(LENGTH).for_each(|room| room.copy_from_slice(&tag));
+                Ok(room.len() / LENGTH * LENGTH)
+            }
+        }
+        let Err(fault) = pipe(Box::new(Tags), "standard input") else { panic!("no sound") };
+        assert!(fault.to_string().contains("no encoded sound in 64 MiB"), "{fault}");
+    }
+
+    #[test]
     fn what_is_no_sound_is_refused_with_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("letter.txt");

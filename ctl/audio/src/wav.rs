@@ -10,6 +10,11 @@ const UNKNOWN: u64 = 0x7fff_0000;
 const ELSEWHERE: u32 = u32::MAX;
 /// The longest format chunk that anybody writes is 40 bytes.
 const FORMAT: u32 = 1024;
+/// More channels, or bits of a sample, no sound has; symphonia's arithmetic overflows with some that a header can claim.
+const CHANNELS: u16 = 32;
+const BITS: u16 = 64;
+/// What may come before the sound, in bytes: covers and lists are of some mebibytes.
+pub(crate) const BEFORE: u64 = 64 << 20;
 
 /// A header as it was read.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,12 +26,13 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Reads up to the first sample; `None` where the header is cut off, or has no format.
+    /// Reads up to the first sample; `None` where the header is cut off, or has no format that sound can have.
     pub(crate) fn read(reader: &mut impl Read) -> io::Result<Option<Self>> {
         let mut head = [0; 12];
         reader.read_exact(&mut head)?;
         let (mut format, mut long) = (Vec::new(), None);
-        loop {
+        let mut skipped = 0;
+        while skipped < BEFORE {
             let mut chunk = [0; 8];
             reader.read_exact(&mut chunk)?;
             let [id @ .., a, b, c, d] = chunk;
@@ -39,7 +45,7 @@ impl Head {
                     body.read_exact(&mut sizes)?;
                     long = sizes.last_chunk().map(|bytes| u64::from_le_bytes(*bytes));
                 }
-                b"data" if format.is_empty() => return Ok(None),
+                b"data" if !is_possible(&format) => return Ok(None),
                 b"data" => {
                     let said = if size == ELSEWHERE { long } else { Some(size.into()) };
                     let said = said.filter(|size| *size > 0);
@@ -50,8 +56,12 @@ impl Head {
                 }
                 _ => {}
             }
-            io::copy(&mut body, &mut io::sink())?;
+            skipped += u64::from(size);
+            if skipped < BEFORE {
+                io::copy(&mut body, &mut io::sink())?;
+            }
         }
+        Ok(None)
     }
 
     /// How much sound there is to be, in bytes, if the header knows; a file has so many `left`.
@@ -59,6 +69,11 @@ impl Head {
         let largest = |said: &u64| (UNKNOWN..=ELSEWHERE.into()).contains(said);
         self.said.filter(|said| !largest(said) || left.is_some_and(|left| *said <= left))
     }
+}
+
+fn is_possible(format: &[u8]) -> bool {
+    let number = |at: usize| format.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes));
+    number(2).is_some_and(|channels| (1..=CHANNELS).contains(&channels)) && number(14).is_some_and(|bits| bits <= BITS)
 }
 
 /// Bytes of the header that is written.
@@ -157,6 +172,23 @@ mod tests {
 
     fn read(file: &[u8]) -> Option<Head> {
         Head::read(&mut Cursor::new(file)).unwrap()
+    }
+
+    #[test]
+    fn a_format_that_no_sound_has_is_none() {
+        let with = |at: usize, bytes: [u8; 2]| {
+            let mut format = PCM.to_vec();
+            format[at..at + 2].copy_from_slice(&bytes);
+            read(&file(0, &[(b"fmt ", &format)], 8000))
+        };
+        assert!(with(2, [6, 0]).is_some(), "refused by its channels, in words");
+        for (at, bytes) in [(2, [0, 0]), (2, [201, 0]), (2, [0xff, 0xff]), (14, [0xff, 0xff])] {
+            assert_eq!(with(at, bytes), None, "{at} {bytes:?}");
+        }
+        assert_eq!(read(&file(0, &[(b"fmt ", &PCM[..9])], 8000)), None);
+        // Chunks of gibibytes are not waited for.
+        let endless = [&b"RIFF\xff\xff\xff\xffWAVEjunk\xff\xff\xff\x7f"[..], &[0; 64]].concat();
+        assert_eq!(Head::read(&mut Cursor::new(endless).chain(io::repeat(0))).unwrap(), None);
     }
 
     #[test]

@@ -37,9 +37,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// As they are negotiated.
 const TLS: &str = "/tls/1.0.0";
 const MPLEX: &str = "/mplex/6.7.0";
-/// Streams of a connection with mplex, and frames that each may hold.
-const MPLEX_STREAMS: usize = 128;
-const MPLEX_FRAMES: usize = 32;
+/// Streams of a connection with mplex, and frames that each may hold: 256 MiB in all where each has the largest size.
+const MPLEX_STREAMS: usize = 32;
+const MPLEX_FRAMES: usize = 8;
 
 thread_local! {
     /// How the connection was secured that this thread has just secured: the muxer's upgrade is asked for in the same poll.

@@ -109,7 +109,7 @@ pub struct Network {
     pub max_streams_per_connection: u32,
 
     /// Take mplex, too, from peers that have no yamux, as some of old networks do. Mplex cannot hold back who sends faster than this
-    /// side reads: such a stream is reset, and one connection may take much memory before.
+    /// side reads: such a stream is reset, but one connection may take 256 MiB before, which are not given back soon.
     #[config(default = false, env = "P2PD_NETWORK_MPLEX")]
     pub mplex: bool,
 
