@@ -21,7 +21,7 @@ pub struct Stats {
     pub concealed: u64,
     /// Frames skipped to be live again after a cut.
     pub skipped: u64,
-    /// Times the buffer ran empty.
+    /// Times the buffer ran empty while the stream went on.
     pub underruns: u64,
     /// Times the publisher began anew.
     pub restarts: u64,
