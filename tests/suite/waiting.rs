@@ -7,9 +7,11 @@ use p2pd_api::v1::{
     subscribe_stream_response::Event,
 };
 use p2pd_core::topic;
+use p2pd_net::{DhtMode, Identity, TopicRule};
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use crate::support::{channel, config, frame, next, open, pair, publish, streams, until};
+use crate::support::{channel, config, frame, next, open, pair, publish, stranger, streams, until};
 
 /// Waits on a daemon for a stream that is not there yet.
 async fn wait(daemon: &Daemon) -> impl Future<Output = Streaming<SubscribeStreamResponse>> {
@@ -19,11 +21,31 @@ async fn wait(daemon: &Daemon) -> impl Future<Output = Streaming<SubscribeStream
     async { waiting.await.unwrap() }
 }
 
+fn old_topic() -> String {
+    topic::audio_json(topic::DEFAULT_NETWORK, &"town".parse().unwrap())
+}
+
+/// Waits until a daemon sees so many follow a topic.
+async fn followers(daemon: &Daemon, topic: &str, count: usize) {
+    until("the followers", async || {
+        let request = ListTopicPeersRequest { topic: topic.into() };
+        let peers = PubSubServiceClient::new(channel(daemon).await).list_topic_peers(request).await.unwrap();
+        (peers.into_inner().peer_ids.len() >= count).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_a_native_stream_hears_its_first_group() {
     for _ in 0..3 {
         let (a, b) = pair().await;
+        // While somebody follows it so, the stream is sent in the old format, too; whoever waits follows that as well.
+        let (peer, topic) = (stranger(&a.addresses[0], DhtMode::Client), old_topic());
+        let old = p2pd_net::start(&peer, &Identity::generate(), CancellationToken::new()).unwrap();
+        old.handle.subscribe(&topic, TopicRule::Open).await.unwrap();
+        followers(&a, &topic, 1).await;
         let waiting = wait(&b).await;
+        followers(&a, &topic, 2).await;
         until("the connection", async || (!b_peers(&b).await.is_empty()).then_some(())).await;
         let opening = OpenStream { config: Some(StreamConfig { frames_per_group: 1, ..config() }), ..open("town") };
         let town = publish(&a, opening).await.unwrap();
@@ -41,8 +63,9 @@ async fn who_waits_for_a_native_stream_hears_its_first_group() {
             loop {
                 match next(&mut replies).await {
                     Event::Group(group) if !group.frames.is_empty() => heard.push(group.seq),
+                    Event::Opened(_) | Event::Group(_) | Event::Gap(_) => {}
                     Event::Ended(_) => break heard,
-                    _ => {}
+                    other => panic!("not of a native stream: {other:?}"),
                 }
             }
         };
@@ -62,13 +85,7 @@ async fn who_waits_for_a_stream_in_json_hears_its_first_slice() {
     for _ in 0..3 {
         let (a, b) = pair().await;
         let waiting = wait(&b).await;
-        let topic = topic::audio_json(topic::DEFAULT_NETWORK, &"town".parse().unwrap());
-        until("its subscription", async || {
-            let request = ListTopicPeersRequest { topic: topic.clone() };
-            let peers = PubSubServiceClient::new(channel(&a).await).list_topic_peers(request).await.unwrap();
-            (!peers.into_inner().peer_ids.is_empty()).then_some(())
-        })
-        .await;
+        followers(&a, &old_topic(), 1).await;
         let opening = OpenStream { wire: WireFormat::Json.into(), config: None, ..open("town") };
         let town = publish(&a, opening).await.unwrap();
         let publishing = async {

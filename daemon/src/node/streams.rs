@@ -229,7 +229,12 @@ impl Node {
             AudioMessage::Metadata(metadata) => StreamItem::Metadata(Value::Object(metadata).to_string()),
         };
         self.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
-        self.push_item(&StreamKey { publisher, stream }, &item);
+        let key = StreamKey { publisher, stream };
+        // A native stream comes in the old format, too, while somebody follows it so: as we do while we wait for one.
+        let native = lock(&self.0.streams).followed.get(&key).is_some_and(|followed| !followed.json);
+        if !native {
+            self.push_item(&key, &item);
+        }
     }
 
     pub(super) fn push_item(&self, key: &StreamKey, item: &StreamItem) {

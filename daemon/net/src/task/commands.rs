@@ -1,6 +1,6 @@
 //! What the swarm task does when it is asked; each arm hands the command to the driver it belongs to.
 
-use libp2p::{gossipsub::IdentTopic, kad, multiaddr::Protocol};
+use libp2p::{Multiaddr, gossipsub::IdentTopic, kad, multiaddr::Protocol};
 use p2pd_core::access::Rules;
 
 use super::{Task, connections::HangUp};
@@ -127,6 +127,19 @@ impl Task {
 
     fn addresses(&self) -> Vec<String> {
         let own = Protocol::P2p(*self.swarm.local_peer_id());
-        self.swarm.listeners().map(|a| a.clone().with(own.clone()).to_string()).collect()
+        let mut addresses: Vec<_> = self.swarm.listeners().cloned().collect();
+        // The swarm's order is another one each time.
+        addresses.sort_by_cached_key(|address| (way(address), address.to_string()));
+        addresses.into_iter().map(|address| address.with(own.clone()).to_string()).collect()
     }
+}
+
+/// TCP before WebSocket before QUIC.
+fn way(address: &Multiaddr) -> u8 {
+    let way = |part| match part {
+        Protocol::Udp(_) => 2,
+        Protocol::Ws(_) => 1,
+        _ => 0,
+    };
+    address.iter().map(way).max().unwrap_or_default()
 }
