@@ -165,7 +165,7 @@ pub(crate) struct Container {
     /// Samples per channel so far, and in all as the header has it.
     decoded: u64,
     expected: Option<u64>,
-    /// Bytes of sound by the header of a WAV.
+    /// Samples per channel by the header of a WAV.
     length: Option<u64>,
     faults: u32,
 }
@@ -180,8 +180,9 @@ impl Container {
                     .ok()
                     .flatten()
                     .ok_or_else(|| bad("its header is cut off, or no sound has such a format"))?;
-                length = wav.length(bytes.left());
-                bytes.limit(length.map_or(Until::End, Until::Bytes));
+                let sound = wav.length(bytes.left());
+                bytes.limit(sound.map_or(Until::End, Until::Bytes));
+                length = sound.map(|sound| sound / u64::from(wav.frame.max(1)));
                 head = wav.head;
             }
             Kind::Flac => {
@@ -278,9 +279,7 @@ impl Container {
     /// What there is has been played. Was that all, and is it followed by another file, which is opened then?
     fn next(&mut self) -> Result<bool, AudioError> {
         let expected = match (self.length, self.bytes.as_ref().map_or(0, Bytes::missing)) {
-            (Some(all), missing) if missing > 0 => {
-                Some((self.decoded as f64 * all as f64 / (all - missing).max(1) as f64) as u64)
-            }
+            (Some(all), missing) if missing > 0 => Some(all),
             _ => self.expected,
         };
         // Encoders round up to whole packets.

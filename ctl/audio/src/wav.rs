@@ -21,6 +21,8 @@ pub(crate) const BEFORE: u64 = 64 << 20;
 pub(crate) struct Head {
     /// A header in its place, of unknown length.
     pub(crate) head: Vec<u8>,
+    /// Bytes of one sample of all channels.
+    pub(crate) frame: u16,
     /// Bytes of sound by the header, if it knows.
     said: Option<u64>,
 }
@@ -52,7 +54,7 @@ impl Head {
                     let length = u32::try_from(format.len()).unwrap_or_default().to_le_bytes();
                     let all = ELSEWHERE.to_le_bytes();
                     let head = [b"RIFF", &all[..], b"WAVEfmt ", &length, &format, b"data", &all].concat();
-                    return Ok(Some(Head { head, said }));
+                    return Ok(Some(Head { head, frame: number(&format, 12).unwrap_or_default(), said }));
                 }
                 _ => {}
             }
@@ -71,9 +73,13 @@ impl Head {
     }
 }
 
+fn number(format: &[u8], at: usize) -> Option<u16> {
+    format.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
+}
+
 fn is_possible(format: &[u8]) -> bool {
-    let number = |at: usize| format.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes));
-    number(2).is_some_and(|channels| (1..=CHANNELS).contains(&channels)) && number(14).is_some_and(|bits| bits <= BITS)
+    let (channels, bits) = (number(format, 2), number(format, 14));
+    channels.is_some_and(|channels| (1..=CHANNELS).contains(&channels)) && bits.is_some_and(|bits| bits <= BITS)
 }
 
 /// Bytes of the header that is written.

@@ -60,7 +60,8 @@ pub(crate) fn rows<const N: usize>(heads: &[(&str, Fit); N], rows: impl IntoIter
     rows.iter().map(|row| lines(row, heads, &widths)).collect::<Vec<_>>().join("\n")
 }
 
-/// Takes from the widest of the columns that can be narrower until all fit, or no more can be taken.
+/// Takes from the widest of the columns that can be narrower until all fit, or no more can be taken; then from the first,
+/// whose texts get a line of their own where they are wider.
 fn narrow<const N: usize>(widths: &mut [usize; N], heads: &[(&str, Fit); N], room: usize) {
     let room = room.saturating_sub(GAP * N.saturating_sub(1));
     loop {
@@ -70,14 +71,19 @@ fn narrow<const N: usize>(widths: &mut [usize; N], heads: &[(&str, Fit); N], roo
             widths.iter_mut().zip(heads).filter(|(w, (title, fit))| *fit != Fit::Whole && **w > least(title));
         match narrowable.map(|(width, _)| width).max() {
             Some(widest) if over > 0 => *widest -= 1,
-            _ => return,
+            _ => {
+                if let (Some(first), Some((title, _))) = (widths.first_mut(), heads.first()) {
+                    *first = first.saturating_sub(over).max(least(title).min(*first));
+                }
+                return;
+            }
         }
     }
 }
 
 /// A row: one line, or as many as its wrapped texts need.
 fn lines<const N: usize>(row: &[Cell; N], heads: &[(&str, Fit); N], widths: &[usize; N]) -> String {
-    let pieces: Vec<Vec<String>> = row
+    let mut pieces: Vec<Vec<String>> = row
         .iter()
         .zip(heads)
         .zip(widths)
@@ -87,6 +93,10 @@ fn lines<const N: usize>(row: &[Cell; N], heads: &[(&str, Fit); N], widths: &[us
             Fit::Wrap => wrap(&cell.text, *width),
         })
         .collect();
+    let wide = |first: &Cell| widths.first().is_some_and(|width| columns(&first.text) > *width);
+    if heads.first().is_some_and(|(_, fit)| *fit == Fit::Whole) && row.first().is_some_and(wide) {
+        pieces.iter_mut().skip(1).for_each(|piece| piece.insert(0, String::new()));
+    }
     let height = pieces.iter().map(Vec::len).max().unwrap_or(0);
     let line = |n: usize| {
         let (mut line, mut owed) = (String::new(), 0);
@@ -167,12 +177,26 @@ mod tests {
         narrow(&mut widths, &heads, 44);
         assert_eq!(widths, [10, 15, 15]);
         narrow(&mut widths, &heads, 1);
-        assert_eq!(widths, [10, LEAST, LEAST], "nothing is narrower than this");
+        assert_eq!(widths, [LEAST, LEAST, LEAST], "nothing is narrower than this");
         let row = ["12D3".into(), toned(Tone::Plain, "a name"), "for one reason or two".into()];
         assert_eq!(
             lines(&row, &heads, &[6, 4, 10]),
             "12D3    a n…  for one\n              reason or\n              two"
         );
+    }
+
+    #[test]
+    fn a_long_name_has_a_line_of_its_own() {
+        let heads = [("STREAM", Fit::Whole), ("NAME", Fit::Cut), ("HEARD", Fit::Whole)];
+        let mut widths = [30, 20, 5];
+        narrow(&mut widths, &heads, 40);
+        assert_eq!(widths, [23, 8, 5]);
+        let row = |id: &str| lines(&[id.into(), "Town radio".into(), "now".into()], &heads, &widths);
+        assert_eq!(
+            row("a-stream-with-a-long-id-ab"),
+            format!("a-stream-with-a-long-id-ab\n{}Town ra…  now", " ".repeat(25))
+        );
+        assert_eq!(row("town"), format!("town{}Town ra…  now", " ".repeat(21)));
     }
 
     #[test]
