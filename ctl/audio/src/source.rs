@@ -232,6 +232,25 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_wav_is_told_with_the_length_of_its_header() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cut.wav");
+        for there in [2_000, 100_000] {
+            wav(&path, 48_000, 2);
+            let bytes = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &bytes[..there]).unwrap();
+            let Source::Samples(mut samples) = open(&path).unwrap() else { panic!("samples") };
+            let error = loop {
+                match samples.frame() {
+                    Ok(frame) => assert!(frame.is_some(), "no word of what is missing"),
+                    Err(error) => break error.to_string(),
+                }
+            };
+            assert!(error.contains(" s of 2.0 s"), "{error}");
+        }
+    }
+
+    #[test]
     fn what_is_cut_off_is_played_and_then_told() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("half.wav");
