@@ -64,6 +64,7 @@ echo
 opus=$!
 "$bin/p2pctl" -s "$b" -o "$work/received.wav" listen town-radio --duration 8s >"$work/wav.log" 2>&1 &
 wav=$!
+pids="$pids $opus $wav"
 heard=
 if [ -t 1 ]; then
     "$bin/p2pctl" -s "$b" -o card listen town-radio --duration 8s && heard=yes

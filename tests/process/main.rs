@@ -5,6 +5,7 @@ mod access;
 mod audio;
 mod cli;
 mod clocks;
+mod demo;
 mod endurance;
 mod examples;
 mod failures;
