@@ -1,20 +1,32 @@
 //! Peers that share no muxer, no security or no transport with a daemon are told as just that, whoever dials; and those of
 //! old networks, which have mplex alone, are let in where that is wanted.
 
-use std::time::Duration;
+use std::{future::poll_fn, time::Duration};
 
-use libp2p::{Swarm, SwarmBuilder, futures::StreamExt, noise, ping, swarm::SwarmEvent, tcp, yamux};
+use libp2p::{
+    Swarm, SwarmBuilder, Transport,
+    core::{
+        Endpoint,
+        muxing::StreamMuxerExt,
+        transport::{DialOpts, PortUse},
+        upgrade::Version,
+    },
+    futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt},
+    identity, noise, ping,
+    swarm::SwarmEvent,
+    tcp, yamux,
+};
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
-    ConnectRequest, GetPeerRequest, ListClosedConnectionsRequest, PingPeerRequest, WatchEventsRequest,
-    node_service_client::NodeServiceClient,
+    ConnectRequest, GetPeerRequest, HandleProtocolRequest, ListClosedConnectionsRequest, PingPeerRequest,
+    WatchEventsRequest, node_service_client::NodeServiceClient,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::{channel, id, peers, setup, start, tcp as tcp_of, until};
+use crate::support::{channel, id, peers, protocols, setup, start, tcp as tcp_of, until};
 
 /// A peer that has mplex alone, or yamux too; and where it listens.
 async fn old(both: bool) -> (Swarm<ping::Behaviour>, String) {
@@ -187,4 +199,44 @@ async fn a_peer_without_security_in_common_is_told_as_that_both_ways() {
     assert!(refused.message().contains(why), "{refused}");
     assert_eq!(told(&b, why).await, id(&a));
     refusing.abort();
+}
+
+/// A peer that fills streams which nobody here reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_mplex_that_nobody_reads_is_reset_and_others_go_on() {
+    const PROTOCOL: &str = "/test/1.0.0";
+    let mut with = setup(&[]);
+    with.config.network.mplex = true;
+    let a = Daemon::start(with).await.unwrap();
+    let handle = HandleProtocolRequest { protocol: PROTOCOL.into(), ..Default::default() };
+    let mut handler = protocols(&a).await.handle_protocol(handle).await.unwrap().into_inner();
+    handler.message().await.unwrap();
+
+    let keys = identity::Keypair::generate_ed25519();
+    let mut transport = tcp::tokio::Transport::default()
+        .upgrade(Version::V1)
+        .authenticate(noise::Config::new(&keys).unwrap())
+        .multiplex(libp2p_mplex::Config::default())
+        .boxed();
+    let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
+    let (_, mut muxer) = transport.dial(tcp_of(&a).parse().unwrap(), options).unwrap().await.unwrap();
+    for _ in 0..3 {
+        let mut stream = poll_fn(|context| muxer.poll_outbound_unpin(context)).await.unwrap();
+        let head = [line("/multistream/1.0.0"), line(PROTOCOL)].concat();
+        stream.write_all(&head).await.unwrap();
+        let mut answer = vec![0; head.len()];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, head);
+        // Far more than it may hold, in the largest frames.
+        let flood = async {
+            let frame = vec![7; 1 << 20];
+            for _ in 0..32 {
+                stream.write_all(&frame).await?;
+            }
+            stream.flush().await?;
+            stream.read_exact(&mut [0]).await
+        };
+        let reset = tokio::time::timeout(crate::support::DEADLINE, flood).await.expect("a reset");
+        assert!(reset.is_err(), "{reset:?}");
+    }
 }
