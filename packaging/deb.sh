@@ -16,6 +16,6 @@ gzip -9n "$bin"/package/man/*
 for shell in bash zsh fish; do
     "$bin/p2pctl" completion "$shell" >"$bin/package/p2pctl.$shell"
 done
-# Of the build for tests, small is not worth the time.
+# The package for tests is compressed fast, not small.
 if [ "$profile" = dev ]; then more=--fast; else more=--dbgsym; fi
 cargo deb --quiet --locked --no-build -p p2pd --profile "$profile" "$more" --output "$out/p2pd.deb"

@@ -4,7 +4,7 @@ set -eu
 bin="$1"
 once="${2:-}"
 work="$(mktemp -d)"
-received="${TMPDIR:-/tmp}/p2pd-demo.opus"
+received="${TMPDIR:-/tmp}/p2pd-demo-$(id -u).opus"
 a="$work/a.sock"
 b="$work/b.sock"
 pids=
@@ -87,9 +87,9 @@ if [ "$what" = speech ]; then
         fail "what was received is not what was sent"
 fi
 if [ -n "$heard" ]; then
-    echo "You heard 8 seconds of $what that one daemon signed and the other played ${latency:-?} ms later; nothing was lost."
+    echo "You heard 8 seconds of $what from another daemon, ${latency:-?} ms after it was captured there; nothing was lost."
 else
-    echo "The second daemon received 9 seconds of $what that the first had signed ${latency:-?} ms before; nothing was lost."
+    echo "The second daemon received 9 seconds of $what, ${latency:-?} ms after its capture; nothing was lost."
     sed -n '/^received/,/^first sound/s/^/  /p' "$work/listen.log"
 fi
 echo "Hear it again: $received"

@@ -7,7 +7,7 @@ programs="$HOME/.local/bin"
 share="${XDG_DATA_HOME:-$HOME/.local/share}"
 units="${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user"
 mkdir -p "$programs" "$share/man/man1" "$share/bash-completion/completions" "$units"
-# Under another name first: a program that runs cannot be written to, but replaced.
+# Copied under another name, then renamed: the file of a running program cannot be overwritten.
 for program in p2pd p2pctl; do
     cp "$bin/$program" "$programs/.$program.new"
     mv "$programs/.$program.new" "$programs/$program"
@@ -16,6 +16,7 @@ done
 "$programs/p2pctl" completion bash >"$share/bash-completion/completions/p2pctl"
 sed -e "s|/usr/bin/p2pd|$programs/p2pd|" -e '/^Documentation=/d' systemd/user/p2pd.service >"$units/p2pd.service"
 systemctl --user daemon-reload 2>/dev/null || true
+systemctl --user try-restart p2pd.service 2>/dev/null || true
 echo "installed in $programs"
 case ":$PATH:" in
     *":$programs:"*) ;;
