@@ -57,6 +57,7 @@ fn sighup_is_noted_and_a_terminal_that_closes_ends_it_in_order() {
         let mut terminal = Command::new("script");
         terminal
             .args(["-q", "-c", &line, "/dev/null"])
+            .current_dir(place.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
