@@ -41,7 +41,10 @@ impl Head {
             let size = u32::from_le_bytes([a, b, c, d]);
             let mut body = reader.by_ref().take(u64::from(size) + u64::from(size & 1));
             match &id {
-                b"fmt " if size <= FORMAT => drop(body.read_to_end(&mut format)?),
+                b"fmt " if size <= FORMAT => {
+                    format.clear();
+                    body.read_to_end(&mut format)?;
+                }
                 b"ds64" => {
                     let mut sizes = [0; 16];
                     body.read_exact(&mut sizes)?;
@@ -58,7 +61,7 @@ impl Head {
                 }
                 _ => {}
             }
-            skipped += u64::from(size);
+            skipped += chunk.len() as u64 + u64::from(size);
             if skipped < BEFORE {
                 io::copy(&mut body, &mut io::sink())?;
             }
@@ -195,6 +198,15 @@ mod tests {
         // Chunks of gibibytes are not waited for.
         let endless = [&b"RIFF\xff\xff\xff\xffWAVEjunk\xff\xff\xff\x7f"[..], &[0; 64]].concat();
         assert_eq!(Head::read(&mut Cursor::new(endless).chain(io::repeat(0))).unwrap(), None);
+        // Nor are chunks of no bytes, one after the other.
+        let empty = b"RIFF\xff\xff\xff\xffWAVE";
+        assert_eq!(Head::read(&mut empty.chain(io::repeat(0))).unwrap(), None);
+    }
+
+    #[test]
+    fn the_last_format_chunk_counts_alone() {
+        let once = read(&file(0, &[(b"fmt ", PCM)], 8)).unwrap();
+        assert_eq!(read(&file(0, &[(b"fmt ", &[1; 16]), (b"fmt ", PCM)], 8)), Some(once));
     }
 
     #[test]
