@@ -8,6 +8,8 @@ use std::{
 
 /// Bytes of a page before its segment table.
 const HEADER: usize = 27;
+/// Longest packet, bytes: the tags of a file may hold a cover of some mebibytes.
+const LONGEST: usize = 16 << 20;
 const CONTINUED: u8 = 1;
 const FIRST: u8 = 2;
 const LAST: u8 = 4;
@@ -125,9 +127,10 @@ impl<R: Read> Packets<R> {
             if let Some(packet) = &mut packet {
                 packet.extend_from_slice(piece);
             }
+            packet = packet.filter(|packet| packet.len() <= LONGEST);
             open = *segment == 255;
             if !open {
-                // Nothing where the beginning was lost.
+                // Nothing where the beginning was lost, or it is too long.
                 self.ready.extend(packet.replace(Vec::new()));
             }
         }
@@ -211,6 +214,14 @@ mod tests {
         assert_eq!(packets(&whole[..middle]).len(), 25, "a page that is cut off is no page");
         let holed = [&whole[..300], &whole[middle..]].concat();
         assert!(packets(&holed).ends_with(&[33, 34, 35, 36, 37, 38, 39]));
+    }
+
+    #[test]
+    fn a_packet_without_an_end_is_given_up() {
+        let mut writer = PacketWriter::new(Vec::new());
+        writer.write_packet(vec![1; LONGEST + 1], 1, PacketWriteEndInfo::EndPage, 0).unwrap();
+        writer.write_packet(vec![2; 80], 1, PacketWriteEndInfo::EndStream, 0).unwrap();
+        assert_eq!(packets(&writer.into_inner()), [2]);
     }
 
     #[test]
