@@ -155,6 +155,7 @@ impl Jitter {
             self.origin = None;
             self.next = None;
             self.span = None;
+            self.empty = false;
             self.stats.restarts += 1;
         }
         self.epoch = Some(arrival.epoch);
@@ -304,8 +305,7 @@ impl Jitter {
                 self.stats.played += 1;
                 self.stats.latency(wall.saturating_sub(held.captured));
                 self.next = Some(next.saturating_add(held.ticks));
-                // At the end of a stream it is empty, too, which nobody misses.
-                self.stats.underruns += u64::from(std::mem::take(&mut self.empty));
+                self.count_underrun();
                 out.push(Playout::Frame { pts: next, packet: held.packet });
                 continue;
             }
@@ -323,7 +323,7 @@ impl Jitter {
             } else {
                 let ticks = hole.min(LONGEST_CONCEALED) / SHORTEST_FRAME * SHORTEST_FRAME;
                 self.next = Some(if ticks == 0 { later } else { next.saturating_add(ticks) });
-                self.empty = false;
+                self.count_underrun();
                 if ticks > 0 {
                     self.stats.concealed += 1;
                     out.push(Playout::Conceal { pts: next, ticks });
@@ -331,6 +331,11 @@ impl Jitter {
             }
         }
         out
+    }
+
+    /// Counts the time without frames that ends now. At the end of a stream none follows, and nothing is counted.
+    fn count_underrun(&mut self) {
+        self.stats.underruns += u64::from(std::mem::take(&mut self.empty));
     }
 
     fn drop_before(&mut self, next: u64) {
@@ -428,6 +433,29 @@ mod tests {
         assert_eq!(played, (0..500).collect::<Vec<_>>());
         assert_eq!((stats.concealed, stats.late, stats.underruns), (0, 0, 0), "empty only at the end");
         assert!(stats.median_latency_us().unwrap() <= 200_000, "{:?}", stats.median_latency_us());
+    }
+
+    #[test]
+    fn an_underrun_counts_also_where_a_hole_follows() {
+        // Nothing for half a second; then the group behind a missing one.
+        let at = |n: u64| leaves(n) + if n < 10 { 0 } else { 500_000 };
+        let (_, stats) = play((0..50).filter(|n| *n != 10).map(|n| (at(n), n)).collect(), 6_500_000);
+        assert!(stats.concealed > 0, "{stats:?}");
+        assert_eq!(stats.underruns, 1, "{stats:?}");
+    }
+
+    #[test]
+    fn the_end_of_an_epoch_is_no_underrun() {
+        let mut jitter = Jitter::new(2_000_000);
+        for epoch in [1, 2] {
+            let began = epoch * 10_000_000;
+            for n in 0..20 {
+                jitter.insert(began + leaves(n), Arrival { epoch, ..group(n) });
+                jitter.pull(began + leaves(n), 0);
+            }
+            jitter.pull(began + 5_000_000, 0);
+        }
+        assert_eq!((jitter.stats.restarts, jitter.stats.underruns), (1, 0), "{:?}", jitter.stats);
     }
 
     #[test]
