@@ -176,10 +176,14 @@ impl Container {
         let (mut head, mut length) = (Vec::new(), None);
         match kind {
             Kind::Wav => {
-                let wav = Head::read(&mut bytes.clone())
-                    .ok()
-                    .flatten()
-                    .ok_or_else(|| bad("its header is cut off, or no sound has such a format"))?;
+                let wav = match Head::read(&mut bytes.clone()) {
+                    Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                        return Err(AudioError::io(path)(error));
+                    }
+                    wav => {
+                        wav.ok().flatten().ok_or_else(|| bad("its header is cut off, or no sound has such a format"))?
+                    }
+                };
                 let sound = wav.length(bytes.left());
                 bytes.limit(sound.map_or(Until::End, Until::Bytes));
                 length = sound.map(|sound| sound / u64::from(wav.frame.max(1)));
@@ -214,13 +218,14 @@ impl Container {
             Kind::Mp4 => IsoMp4Reader::try_new(stream, options).map(|format| Box::new(format) as _),
             _ => OggReader::try_new(stream, options).map(|format| Box::new(format) as _),
         };
-        let format = format.map_err(|fault| match kind {
-            Kind::Mp4 if pipe => {
+        let format = format.map_err(|fault| match (kind, fault) {
+            (_, Error::IoError(error)) if error.kind() != io::ErrorKind::UnexpectedEof => AudioError::io(path)(error),
+            (Kind::Mp4, _) if pipe => {
                 bad("M4A can be read from a pipe only if its index comes first: name the file, or write \
                 it by `ffmpeg -movflags +faststart`"
                     .into())
             }
-            _ => bad(format!("no sound found ({fault})")),
+            (_, fault) => bad(format!("no sound found ({fault})")),
         })?;
         let (track, decoder) = selected(format.as_ref()).map_err(|fault| bad(fault.to_string()))?;
         let rate = decoder.codec_params().sample_rate.unwrap_or(crate::RATE);
@@ -293,7 +298,8 @@ impl Container {
                 *self = Self::open(kind, bytes, &self.path)?;
                 Ok(true)
             }
-            // What has another form is no sound: lists of who made it stand behind it.
+            Err(fault @ AudioError::Io { .. }) => Err(fault),
+            // Anything else behind a WAV or FLAC is metadata, such as a LIST chunk.
             _ => Ok(false),
         }
     }
