@@ -1,6 +1,8 @@
 //! Sound of any rate and channels, as it was decoded, to 48 kHz and the channels that the stream was announced with. Both
 //! may change on the way.
 
+use std::ops::RangeInclusive;
+
 use audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Resampler};
 
@@ -13,12 +15,16 @@ pub(crate) struct Block {
     pub(crate) channels: usize,
 }
 
+/// Sample rates that are taken, in Hz.
+pub(crate) const RATES: RangeInclusive<u32> = 7_000..=192_000;
 /// Full scale is 1; what is a little louder is left to the encoder.
 const LOUDEST: f32 = 8.0;
 
 /// Samples at 48 kHz.
 pub struct Samples {
     input: Input,
+    /// Of the source, for errors.
+    name: String,
     /// 1 or 2.
     pub channels: u32,
     rate: u32,
@@ -45,7 +51,8 @@ impl Samples {
             return Err(bad(format!("{channels} channels, of which only 1 or 2 are carried")));
         }
         let (resampling, ready) = (None, Vec::new());
-        let mut samples = Samples { input, channels, rate: RATE, resampling, ready, ended: false, fault: None };
+        let name = name.into();
+        let mut samples = Samples { input, name, channels, rate: RATE, resampling, ready, ended: false, fault: None };
         first.map_or(Ok(()), |block| samples.take(block))?;
         Ok(samples)
     }
@@ -54,12 +61,13 @@ impl Samples {
     pub fn frame(&mut self) -> Result<Option<Vec<f32>>, AudioError> {
         let wanted = FRAME * self.channels as usize;
         while self.ready.len() < wanted && !self.ended {
-            match self.input.block(self.channels) {
-                Ok(Some(block)) => self.take(block)?,
-                end => {
-                    (self.ended, self.fault) = (true, end.err());
-                    self.flush()?;
-                }
+            let taken = match self.input.block(self.channels) {
+                Ok(Some(block)) => self.take(block).map(|()| false),
+                end => end.map(|_| true),
+            };
+            if taken.as_ref().map_or(true, |ended| *ended) {
+                (self.ended, self.fault) = (true, taken.err());
+                self.flush()?;
             }
         }
         if self.ready.is_empty() {
@@ -71,6 +79,11 @@ impl Samples {
 
     fn take(&mut self, block: Block) -> Result<(), AudioError> {
         if block.rate != self.rate {
+            if !RATES.contains(&block.rate) {
+                let (lowest, highest) = (RATES.start(), RATES.end());
+                let fault = format!("a sample rate of {}, of which {lowest} to {highest} are carried", block.rate);
+                return Err(AudioError::Unsupported { path: self.name.clone(), fault });
+            }
             self.flush()?;
             (self.rate, self.resampling) = (block.rate, Resampling::new(block.rate, self.channels)?);
         }
@@ -117,9 +130,6 @@ struct Resampling {
 
 impl Resampling {
     fn new(rate: u32, channels: u32) -> Result<Option<Self>, AudioError> {
-        if !(7_000..=192_000).contains(&rate) {
-            return Err(AudioError::Value(format!("a sample rate of {rate}; takes 7000 to 192000")));
-        }
         if rate == RATE {
             return Ok(None);
         }

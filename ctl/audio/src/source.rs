@@ -13,7 +13,7 @@ use crate::{
     decoding::{Container, Decoding},
     detect::Kind,
     ogg_opus::OpusFile,
-    samples::Block,
+    samples::{Block, RATES},
 };
 
 pub use crate::samples::Samples;
@@ -96,8 +96,8 @@ pub fn raw(
     if !(1..=2).contains(&channels) {
         return Err(AudioError::Value(format!("--channels {channels}: takes 1 or 2")));
     }
-    if !(7_000..=192_000).contains(&rate) {
-        return Err(AudioError::Value(format!("--rate {rate}: takes 7000 to 192000")));
+    if !RATES.contains(&rate) {
+        return Err(AudioError::Value(format!("--rate {rate}: takes {} to {}", RATES.start(), RATES.end())));
     }
     Samples::new(Input::Raw { reader, rate, format, name: name.into() }, channels, name)
 }
@@ -248,6 +248,56 @@ mod tests {
             };
             assert!(error.contains(" s of 2.0 s"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_rate_that_cannot_be_carried_is_told_with_the_file_and_costs_no_sound() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("odd.wav");
+        wav(&path, 300_000, 1);
+        let odd = std::fs::read(&path).unwrap();
+        let refused = open(&path).err().unwrap();
+        assert!(
+            matches!(refused, AudioError::Unsupported { .. }) && refused.to_string().contains("odd.wav"),
+            "{refused}"
+        );
+        wav(&path, 44_100, 1);
+        std::fs::write(&path, [std::fs::read(&path).unwrap(), odd].concat()).unwrap();
+        let (heard, fault) = until_fault(open(&path).unwrap());
+        assert_eq!(heard, 48_000);
+        assert!(fault.contains("odd.wav") && fault.contains("300000"), "{fault}");
+    }
+
+    /// Samples up to a fault, and its words.
+    fn until_fault(source: Source) -> (usize, String) {
+        let Source::Samples(mut samples) = source else { panic!("samples") };
+        let mut heard = 0;
+        loop {
+            match samples.frame() {
+                Ok(Some(frame)) => heard += frame.len(),
+                Ok(None) => panic!("no fault"),
+                Err(fault) => return (heard, fault.to_string()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_read_any_more_is_told() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("the disk is gone"))
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.wav");
+        wav(&path, 48_000, 1);
+        let bytes = std::fs::read(&path).unwrap();
+        let broken = |there: usize| pipe(Box::new(Cursor::new(bytes[..there].to_vec()).chain(Broken)), "the disk");
+        let (heard, fault) = until_fault(broken(bytes.len()).unwrap());
+        assert_eq!((heard, fault.as_str()), (48_000, "the disk: the disk is gone"));
+        let in_the_header = broken(40).err().unwrap().to_string();
+        assert_eq!(in_the_header, "the disk: the disk is gone");
     }
 
     #[test]
