@@ -31,5 +31,5 @@ fn the_demo_goes_on_as_it_says_and_leaves_the_file_it_names() {
     terminate(&demo);
     demo.wait().unwrap();
     let left: Vec<_> = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, [*format!("p2pd-demo-{}.opus", nix::unistd::Uid::effective())]);
+    assert_eq!(left, [format!("p2pd-demo-{}.opus", nix::unistd::Uid::effective()).as_str()]);
 }
