@@ -106,3 +106,23 @@ fn a_stream_that_ends_in_the_middle_of_its_file_is_heard_in_peace() {
     assert!(sound.len() > 3 * 48_000 && sound.len() < 15 * 48_000, "{} samples", sound.len());
     assert!((hertz(&sound[48_000..96_000]) - 440.0).abs() < 1.0);
 }
+
+#[test]
+fn an_ogg_stream_without_a_header_leaves_no_file() {
+    let (place, a, b) = pair();
+    let kept = place.path().join("kept.ogg");
+    let path = kept.to_str().unwrap();
+    let publish = ["publish-stream", "old", "--tone", "440", "--wire", "json", "--duration", "4s"];
+    let publisher = a.ctl(&publish).spawn().unwrap();
+    // The second header comes after five seconds.
+    let mut early = b.ctl(&["listen", "old", "--raw", "--wait", "20s"]).spawn().unwrap();
+    pages(early.stdout.as_mut().unwrap(), 3);
+    early.kill().unwrap();
+    early.wait().unwrap();
+    let late = b.run(&["listen", "old", "--raw", "-o", path]);
+    publisher.wait_with_output().unwrap();
+    assert_eq!(late.status.code(), Some(1), "{}", said(&late));
+    let told = said(&late);
+    assert!(told.contains("nothing was written: no header") && !told.contains("written to"), "{told}");
+    assert!(!kept.exists() && !kept.with_added_extension("partial").exists());
+}

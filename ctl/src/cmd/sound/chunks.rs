@@ -49,7 +49,9 @@ pub(super) struct Slices {
     until: Option<Instant>,
     title: Option<String>,
     join: Join,
+    /// Bytes that came, and how many of them were kept.
     bytes: usize,
+    kept: usize,
     lost: u64,
 }
 
@@ -79,7 +81,7 @@ impl Slices {
         // What is decoded ends by its own length.
         let limit = flags.duration.filter(|_| !matches!(to, To::Decoder(_)));
         let until = limit.map(|limit| Instant::now() + limit);
-        Ok(Slices { to, until, title: None, join: Join::default(), bytes: 0, lost: 0 })
+        Ok(Slices { to, until, title: None, join: Join::default(), bytes: 0, kept: 0, lost: 0 })
     }
 
     async fn take(&mut self, slice: Bytes) -> anyhow::Result<()> {
@@ -87,12 +89,14 @@ impl Slices {
         match &mut self.to {
             To::File(file) => {
                 let kept = self.join.take(&slice);
-                file.heard |= !kept.is_empty();
+                self.kept += kept.len();
                 file.append(&kept).map_err(|error| file.fault(&error))?;
             }
             To::Stdout => {
+                let kept = self.join.take(&slice);
+                self.kept += kept.len();
                 let mut out = io::stdout().lock();
-                out.write_all(&self.join.take(&slice))?;
+                out.write_all(&kept)?;
                 out.flush()?;
             }
             To::Decoder(decoder) => tokio::select! {
@@ -149,15 +153,26 @@ impl Hearing for Slices {
     }
 
     /// Puts the file in its place; after a failure under a name that says so.
-    async fn close(self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()> {
-        let mut place = None;
+    async fn close(mut self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()> {
         let failed = matches!(ended, Ok(End::Lost(_)) | Err(_));
-        match self.to {
-            To::File(file) => place = Some(file.finish(failed, Ok(()))?).filter(|path| !path.is_empty()),
-            To::Decoder(decoder) => place = Some(decoder.finish(failed).await?).filter(|path| !path.is_empty()),
-            To::Stdout | To::Nowhere => {}
-        }
-        if let Some(place) = place {
+        let rest = self.join.finish();
+        let kept = self.kept + rest.len();
+        let mut nothing_kept = false;
+        let place = match self.to {
+            To::File(mut file) => {
+                let written = file.append(&rest);
+                (file.heard, nothing_kept) = (kept > 0, kept == 0);
+                file.finish(failed || nothing_kept, written)?
+            }
+            To::Decoder(decoder) => decoder.finish(failed).await?,
+            To::Stdout => {
+                nothing_kept = kept == 0;
+                io::stdout().lock().write_all(&rest)?;
+                String::new()
+            }
+            To::Nowhere => String::new(),
+        };
+        if !place.is_empty() {
             output::say(format_args!("written to {place}"));
         }
         let numbers = serde_json::json!({ "bytes": self.bytes, "lost_to_slow_reading": self.lost });
@@ -168,6 +183,12 @@ impl Hearing for Slices {
         match ended? {
             End::Lost(error) => return Err(error),
             end => output::say(end),
+        }
+        if nothing_kept && self.bytes > 0 {
+            return Err(fail(
+                1,
+                "nothing was written: no header of its Ogg stream came, and without one no player can begin",
+            ));
         }
         Ok(())
     }
