@@ -352,6 +352,9 @@ pub(crate) enum PeersAction {
     },
 }
 
+/// Longest duration that is taken.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Reads 500ms, 10s, 2m, 1h or plain seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -364,7 +367,11 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(format!("`{unit}` is no unit; takes ms, s, m and h")),
     };
-    Duration::try_from_secs_f64(number * scale).map_err(|e| e.to_string())
+    let time = Duration::try_from_secs_f64(number * scale).map_err(|e| e.to_string())?;
+    if time > LONGEST {
+        return Err(format!("`{text}` is too long; takes at most 1 year, 8760h"));
+    }
+    Ok(time)
 }
 
 #[cfg(test)]
@@ -381,7 +388,8 @@ mod tests {
     fn durations_have_units() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "s", "5y", "-1s"] {
+        assert_eq!(duration("8760h"), Ok(Duration::from_secs(365 * 24 * 3600)));
+        for bad in ["", "s", "5y", "-1s", "NaN", "8761h", "1e300h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }
