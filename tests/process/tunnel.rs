@@ -258,3 +258,75 @@ fn a_tunnel_that_cannot_stand_is_told_of() {
     drop(taken);
     until("the tunnel", || (!a.good(&["status"]).contains(&words)).then_some(()));
 }
+
+/// A service on a port of loopback that gives back what it gets.
+fn echo() -> String {
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = service.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in service.incoming() {
+            let stream = stream.unwrap();
+            thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    place
+}
+
+/// Where a forward listens, by its first line.
+fn listens(line: &str) -> String {
+    line.split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_forward_without_descriptors_left_goes_on_when_there_are_some() {
+    let (place, a, b) = pair();
+    let (mut exposed, _) = ready(a.ctl(&["expose", "/echo/1", &echo(), "--allow", "any"]));
+    let log = place.path().join("forward.log");
+    let mut forward = Command::new("sh");
+    forward.args(["-c", "ulimit -n 24; exec \"$@\" 2>\"$LOG\"", "sh", support::P2PCTL, "-s"]).arg(&b.socket);
+    forward.args(["forward", "127.0.0.1:0", &id(&a), "/echo/1"]).env("LOG", &log);
+    let mut forward = forward.spawn().unwrap();
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    let address = until("a forward", || said().contains('\n').then(|| listens(&said())));
+    let held: Vec<_> = (0..40).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    until("words of what is short", || said().contains("cannot accept a connection").then_some(()));
+    drop(held);
+    until("an answer", || {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+        stream.write_all(b"x").ok()?;
+        stream.read_exact(&mut [0]).ok()
+    });
+    for child in [&mut forward, &mut exposed] {
+        interrupt(child);
+        child.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_forward_carries_60_connections_and_then_one_after_the_other() {
+    let (_place, a, b) = pair();
+    let (mut exposed, _) = ready(a.ctl(&["expose", "/echo/1", &echo(), "--allow", "any"]));
+    let (mut forward, line) = ready(b.ctl(&["forward", "127.0.0.1:0", &id(&a), "/echo/1"]));
+    let connect = || {
+        let mut stream = TcpStream::connect(listens(&line)).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream
+    };
+    let mut held: Vec<TcpStream> = Vec::new();
+    for n in 0..60 {
+        held.push(connect());
+        held[n].read_exact(&mut [0]).unwrap_or_else(|error| panic!("connection {n}: {error}"));
+    }
+    let mut next = connect();
+    next.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+    assert!(next.read_exact(&mut [0]).is_err(), "it waits");
+    held.pop();
+    next.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    next.read_exact(&mut [0]).unwrap();
+    for child in [&mut forward, &mut exposed] {
+        interrupt(child);
+        child.wait().unwrap();
+    }
+}

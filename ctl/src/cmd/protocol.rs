@@ -1,6 +1,6 @@
 //! `open`, `handle`, `forward` and `expose`: streams on protocols that programs speak themselves, and what is joined with them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use p2pd_api::local::{self, LocalListener, LocalStream};
 use p2pd_api::v1::{
@@ -9,7 +9,7 @@ use p2pd_api::v1::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +25,11 @@ use crate::{
 /// Requests between us and the connection.
 const AHEAD: usize = 4;
 const CHUNK: usize = 64 * 1024;
+/// Connections, or streams, that `forward` and `expose` carry at once, each by a call of its own; others wait. A few of the
+/// calls that one connection to the daemon carries are for the handler.
+const AT_ONCE: usize = p2pd_api::CALLS as usize - 4;
+/// Between two attempts to accept a connection, as when there are no descriptors left.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// How often a daemon that went away is looked for.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 
@@ -63,11 +68,25 @@ pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protoco
     let cannot = |error| fail(1, format!("cannot listen on {listen}: {error}; choose another, or end what is there"));
     let listener = LocalListener::bind(listen).await.map_err(cannot)?;
     output::say(format_args!("{} leads to {protocol} of {peer}", listener.place()?));
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut accepts = true;
     loop {
-        let here = listener.accept().await?;
+        let place = room.clone().acquire_owned().await?;
+        let here = match listener.accept().await {
+            Ok(here) => here,
+            Err(error) => {
+                if std::mem::take(&mut accepts) {
+                    output::say(format_args!("p2pctl: cannot accept a connection: {error}; trying again"));
+                }
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        accepts = true;
         let (client, first) = (context.client.clone(), new_stream(&peer, &[protocol.to_owned()]));
         let service = service(context);
         tokio::spawn(async move {
+            let _place = place;
             match client.in_time("no stream", start(service, first)).await {
                 Ok(stream) => lead(stream, here).await,
                 Err(error) => {
@@ -104,7 +123,9 @@ pub(super) async fn expose(
     }
     let mut handler = Handler::of(context, claim).await?;
     output::say(format_args!("{protocol} leads to {target} for {}", allowed.join(", ")));
+    let room = Arc::new(Semaphore::new(AT_ONCE));
     loop {
+        let place = room.clone().acquire_owned().await?;
         let stream = match handler.next(context).await {
             Ok(stream) => stream,
             Err(error) if is_away(&error) => {
@@ -123,6 +144,7 @@ pub(super) async fn expose(
         }
         let target = target.to_owned();
         tokio::spawn(async move {
+            let _place = place;
             match local::connect(&target).await {
                 Ok(here) => lead(stream, here).await,
                 Err(error) => output::say(format_args!("p2pctl: cannot connect to {target}: {error}")),
