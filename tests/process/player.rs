@@ -56,3 +56,32 @@ fn a_program_of_the_machine_plays_in_place_of_a_card() {
     assert!(samples.len() >= 96_000 - 1024, "{} samples", samples.len());
     assert!((hertz(&samples[24_000..90_000]) - 440.0).abs() < 1.0, "{}", hertz(&samples[24_000..90_000]));
 }
+
+/// Listens for so long, with a program named aplay that this script is.
+fn listen_through(script: &str, duration: &str) -> std::process::Output {
+    let (place, a, b) = pair();
+    let (path, config) = (place.path().join("bin"), card(place.path()));
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("aplay"), format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(path.join("aplay"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let args = ["-o", "card", "listen", "tone", "--wait", "20s", "--duration", duration];
+    let heard = with(&b, &path, &config, &args).output().unwrap();
+    publisher.kill().unwrap();
+    publisher.wait().unwrap();
+    heard
+}
+
+#[test]
+fn a_player_that_fails_at_its_end_fails_the_listener() {
+    let heard = listen_through("/bin/cat >/dev/null; exit 1", "1s");
+    assert_eq!(heard.status.code(), Some(1), "{}", said(&heard));
+    assert!(said(&heard).contains("the program that was to play has failed"), "{}", said(&heard));
+    assert!(said(&heard).contains("received 1.0 s"), "{}", said(&heard));
+}
+
+#[test]
+fn what_a_player_is_too_slow_for_is_told() {
+    let heard = listen_through("exec /bin/sleep 60", "5s");
+    assert!(said(&heard).contains(" s of sound were left out: the program that plays is too slow"), "{}", said(&heard));
+}

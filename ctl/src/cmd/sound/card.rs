@@ -61,6 +61,8 @@ pub(super) struct Player {
     follow: Follow,
     channels: usize,
     broken: Arc<AtomicBool>,
+    /// Samples for which there was no room.
+    left_out: usize,
     _stream: Stream,
 }
 
@@ -83,7 +85,14 @@ impl Player {
             .build_output_stream(config(channels)?, take, watch(broken.clone()), None)
             .map_err(|e| failed("play 48 kHz", &e))?;
         stream.play().map_err(|e| failed("play", &e))?;
-        Ok(Player { ring, follow: Follow::new(channels, TARGET_US)?, channels: width, broken, _stream: stream })
+        Ok(Player {
+            ring,
+            follow: Follow::new(channels, TARGET_US)?,
+            channels: width,
+            broken,
+            left_out: 0,
+            _stream: stream,
+        })
     }
 
     fn waiting(&self) -> usize {
@@ -97,16 +106,26 @@ impl Player {
         }
         let level_us = (self.waiting() / self.channels) as u64 * 1_000_000 / u64::from(RATE);
         for sample in self.follow.fit(samples, level_us)? {
-            let _ = self.ring.push(sample);
+            self.left_out += usize::from(self.ring.push(sample).is_err());
         }
         Ok(())
     }
 
     /// Waits until what was given has been played, as long as the card plays at all.
-    pub(super) fn finish(self) {
+    pub(super) fn finish(self) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(RING_S as u64 + 1);
         while self.waiting() > 0 && Instant::now() < deadline && !self.broken.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        if self.left_out > 0 {
+            let seconds = (self.left_out / self.channels) as f64 / f64::from(RATE);
+            output::say(format_args!("p2pctl: {seconds:.1} s of sound were left out: the card stood still"));
         }
     }
 }

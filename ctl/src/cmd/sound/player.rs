@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use p2pd_audio::codec::to_i16;
+use p2pd_audio::{RATE, codec::to_i16};
 
 use crate::{exit::fail, output};
 
@@ -87,27 +87,36 @@ pub(super) struct Player {
     /// Those not tried yet.
     others: &'static [Program],
     running: Running,
+    /// Samples that found its queue full.
+    left_out: usize,
 }
 
 impl Player {
     /// Starts a program that plays on the card of that name, or the default one.
     pub(super) fn open(card: Option<&str>, channels: u32) -> anyhow::Result<Self> {
         let (running, others) = Running::first(&PLAYERS, card, channels)?;
-        Ok(Player { card: card.map(str::to_owned), channels, others, running })
+        Ok(Player { card: card.map(str::to_owned), channels, others, running, left_out: 0 })
     }
 
     /// Plays interleaved samples.
     pub(super) fn play(&mut self, samples: &[f32]) -> anyhow::Result<()> {
-        let frame: Vec<u8> = samples.iter().flat_map(|sample| to_i16(*sample).to_le_bytes()).collect();
-        while self.running.has_ended(&frame) {
-            let next = Running::first(self.others, self.card.as_deref(), self.channels)?;
-            (self.running, self.others) = next;
+        let mut frame = samples.iter().flat_map(|sample| to_i16(*sample).to_le_bytes()).collect();
+        loop {
+            match self.running.give(frame) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(_)) => {
+                    self.left_out += samples.len();
+                    return Ok(());
+                }
+                // The program has ended.
+                Err(TrySendError::Disconnected(back)) => frame = back,
+            }
+            (self.running, self.others) = Running::first(self.others, self.card.as_deref(), self.channels)?;
         }
-        Ok(())
     }
 
-    /// Waits until what was given has been played.
-    pub(super) fn finish(mut self) {
+    /// Waits until what was given has been played. A program that fails then may have played nothing.
+    pub(super) fn finish(mut self) -> anyhow::Result<()> {
         self.running.frames = None;
         let deadline = Instant::now() + LAST;
         while Instant::now() < deadline && matches!(self.running.child.try_wait(), Ok(None)) {
@@ -116,7 +125,19 @@ impl Player {
         if let Ok(Some(status)) = self.running.child.try_wait()
             && !status.success()
         {
-            output::say("p2pctl: the program that was to play has failed; listen -o FILE.opus keeps the sound");
+            return Err(fail(1, "the program that was to play has failed; listen -o FILE.opus keeps the sound"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        if self.left_out > 0 {
+            let seconds = self.left_out as f64 / f64::from(self.channels) / f64::from(RATE);
+            output::say(format_args!(
+                "p2pctl: {seconds:.1} s of sound were left out: the program that plays is too slow"
+            ));
         }
     }
 }
@@ -148,10 +169,8 @@ impl Running {
         Ok((Running { child, frames: Some(frames), writer: Some(writer) }, others))
     }
 
-    /// Gives it samples, unless it has ended.
-    fn has_ended(&self, frame: &[u8]) -> bool {
-        let given = self.frames.as_ref().map(|frames| frames.try_send(frame.into()));
-        matches!(given, Some(Err(TrySendError::Disconnected(_))))
+    fn give(&self, frame: Vec<u8>) -> Result<(), TrySendError<Vec<u8>>> {
+        self.frames.as_ref().map_or(Ok(()), |frames| frames.try_send(frame))
     }
 }
 
