@@ -1,6 +1,7 @@
 //! `listen`: takes groups as they come, orders them in the jitter buffer, and writes packets or sound.
 
 use std::{
+    collections::VecDeque,
     fmt,
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -34,6 +35,8 @@ const STAY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(250);
 /// Without sound for so long the user is told.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Most titles that wait for their frames.
+const TITLES: usize = 8;
 /// How much of the past to ask for: enough to begin at once.
 const BURST_MS: u32 = 1_000;
 
@@ -62,8 +65,7 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
         first: None,
         limit: flags.duration.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX) * 6 / 125),
         written: 0,
-        titles: Vec::new(),
-        newest_title: None,
+        titles: Titles::default(),
         gaps: 0,
         stats: flags.stats,
         meter: Meter::new(config.channels)?,
@@ -163,6 +165,32 @@ async fn come_back(context: &Context, flags: &Listen, native: bool) -> Option<St
     }
 }
 
+/// Titles whose frames are still to be played, with the media time that each begins at.
+#[derive(Default)]
+struct Titles {
+    to_come: VecDeque<(u64, String)>,
+    newest: Option<u64>,
+}
+
+impl Titles {
+    /// Takes a title that is newer than those before. Of too many the oldest go.
+    fn add(&mut self, pts: u64, text: String) {
+        if self.newest.is_some_and(|newest| pts <= newest) {
+            return;
+        }
+        self.newest = Some(pts);
+        self.to_come.push_back((pts, text));
+        if self.to_come.len() > TITLES {
+            self.to_come.pop_front();
+        }
+    }
+
+    /// The next title that begins at this media time or before.
+    fn due(&mut self, pts: u64) -> Option<String> {
+        self.to_come.pop_front_if(|(at, _)| *at <= pts).map(|(_, title)| title)
+    }
+}
+
 struct Session {
     jitter: Jitter,
     sink: Sink,
@@ -171,9 +199,7 @@ struct Session {
     /// How much to write and what was written, in 48 kHz ticks.
     limit: u64,
     written: u64,
-    /// Titles to come, and the media time of the newest that was taken.
-    titles: Vec<(u64, String)>,
-    newest_title: Option<u64>,
+    titles: Titles,
     gaps: u64,
     stats: bool,
     meter: Option<Meter>,
@@ -229,8 +255,9 @@ impl Hearing for Session {
         if matches!(ended, Ok(End::Stopped)) {
             self.sink.let_go();
         }
-        let place = self.sink.finish(matches!(ended, Ok(End::Lost(_)) | Err(_)))?;
-        let (json, text) = summary(&self.jitter, self.first, self.written, self.gaps, &place);
+        let finished = self.sink.finish(matches!(ended, Ok(End::Lost(_)) | Err(_)));
+        let place = finished.as_deref().unwrap_or_default();
+        let (json, text) = summary(&self.jitter, self.first, self.written, self.gaps, place);
         match format {
             Format::Table => output::say(text),
             Format::Json | Format::Jsonl => output::line(&json)?,
@@ -239,7 +266,7 @@ impl Hearing for Session {
             End::Lost(error) => return Err(error),
             end => output::say(end),
         }
-        Ok(())
+        finished.map(drop)
     }
 }
 
@@ -249,11 +276,8 @@ impl Session {
     }
 
     fn take(&mut self, group: AudioGroup) -> anyhow::Result<()> {
-        if let Some(title) = group.title
-            && self.newest_title.is_none_or(|newest| title.pts > newest)
-        {
-            self.newest_title = Some(title.pts);
-            self.titles.push((title.pts, title.text));
+        if let Some(title) = group.title {
+            self.titles.add(title.pts, title.text);
         }
         let frames = group.frames.iter().filter_map(|f| Some((f.to_vec(), packet_ticks(f)?))).collect();
         let arrival =
@@ -261,8 +285,7 @@ impl Session {
         self.jitter.stats.repaired += u64::from(group.repaired);
         let restart = self.jitter.insert(self.now(), arrival);
         if restart.is_some() {
-            self.titles.clear();
-            self.newest_title = None;
+            self.titles = Titles::default();
             output::say("the publisher has begun anew");
         }
         self.play(restart)
@@ -275,9 +298,8 @@ impl Session {
             }
             if let Playout::Frame { pts, .. } | Playout::Conceal { pts, .. } = &playout {
                 self.first.get_or_insert(self.began.elapsed());
-                while let Some((_, title)) = self.titles.first().filter(|(at, _)| at <= pts) {
+                while let Some(title) = self.titles.due(*pts) {
                     output::say(format_args!("title: {title}"));
-                    self.titles.remove(0);
                 }
             }
             if let (Some(meter), Playout::Frame { packet, .. }) = (&mut self.meter, &playout) {
@@ -342,4 +364,20 @@ fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, pl
 fn wall_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_titles_the_newest_are_kept() {
+        let mut titles = Titles::default();
+        (1..=100).for_each(|n| titles.add(n, n.to_string()));
+        titles.add(50, "an older one".into());
+        assert_eq!(titles.due(92), None);
+        assert_eq!(titles.due(93).as_deref(), Some("93"));
+        let rest: Vec<String> = std::iter::from_fn(|| titles.due(1_000)).collect();
+        assert_eq!((rest.len(), rest.last().map(String::as_str)), (7, Some("100")));
+    }
 }
