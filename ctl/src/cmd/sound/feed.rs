@@ -23,8 +23,8 @@ use crate::{
 
 /// Packets between the reader and the sender; more would be delay.
 const AHEAD: usize = 4;
-/// Largest slice of a file in JSON, in bytes.
-const SLICE: usize = 16 * 1024;
+/// Largest chunk of an encoded stream, in bytes; the daemon takes twice as much.
+pub(super) const CHUNK: usize = 16 * 1024;
 
 /// A packet, how long it plays, and its peak (0 to 1; 0 where it is not decoded).
 pub(super) struct Packet {
@@ -37,7 +37,8 @@ pub(super) struct Packet {
 pub(super) type Packets = mpsc::Receiver<anyhow::Result<Packet>>;
 
 pub(super) enum Opened {
-    Source(Source),
+    /// A source, and whether it can be had again from its beginning, as a file can.
+    Source(Source, bool),
     /// An encoded file whose bytes go out as they are.
     Bytes(Vec<u8>, Duration),
 }
@@ -56,7 +57,7 @@ pub(super) fn open(flags: &PublishStream) -> anyhow::Result<Opened> {
         {
             Opened::Bytes(std::fs::read(path)?, samples_duration(*samples)?)
         }
-        (source, _) => Opened::Source(source),
+        (source, _) => Opened::Source(source, again),
     })
 }
 
@@ -115,6 +116,8 @@ pub(super) struct Feed {
     pub(super) packets: Packets,
     /// They are slices of a file, which has a format of its own.
     pub(super) sliced: bool,
+    /// The source can be had again, so nothing of it is live.
+    pub(super) again: bool,
 }
 
 /// Starts the thread that reads and encodes; it runs ahead by a few frames only.
@@ -130,13 +133,14 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<Feed
         bitrate: flags.bitrate.unwrap_or(0),
     };
     let sliced = matches!(opened, Opened::Bytes(..));
-    let again = flags.repeat.then(|| flags.clone());
+    let again = matches!(opened, Opened::Source(_, true) | Opened::Bytes(..));
+    let repeat = flags.repeat.then(|| flags.clone());
     match opened {
-        Opened::Source(Source::Samples(mut samples)) => {
+        Opened::Source(Source::Samples(mut samples), _) => {
             let mut encoder = OpusEncoder::new(samples.channels, flags.bitrate)?;
             (config.channels, config.pre_skip, config.bitrate) = (samples.channels, encoder.pre_skip, encoder.bitrate);
             spawn(sender, move || {
-                let frame = match (samples.frame()?, &again) {
+                let frame = match (samples.frame()?, &repeat) {
                     (None, Some(flags)) => {
                         samples = match source(flags)?.0 {
                             Source::Samples(again) if again.channels == samples.channels => again,
@@ -151,13 +155,13 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<Feed
                 Ok(Some(Packet { data: encoder.encode(&frame)?, ticks: FRAME as u64, level }))
             });
         }
-        Opened::Source(Source::Packets(mut file)) => {
+        Opened::Source(Source::Packets(mut file), _) => {
             (config.channels, config.pre_skip) = (file.channels, file.pre_skip);
             config.frame_us = u32::try_from(file.first_ticks * 125 / 6)?;
             let group_us = if flags.low_latency { 40_000 } else { 100_000 };
             config.frames_per_group = (group_us / config.frame_us).max(1);
             spawn(sender, move || {
-                let data = match (file.next_packet()?, &again) {
+                let data = match (file.next_packet()?, &repeat) {
                     (None, Some(flags)) => {
                         let Source::Packets(again) = source(flags)?.0 else {
                             return Err(fail(1, "the file has become another one: publish it anew"));
@@ -172,19 +176,19 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<Feed
         }
         Opened::Bytes(bytes, duration) => {
             let each =
-                u64::try_from(SLICE * duration.as_millis() as usize * 48 / bytes.len().max(1)).unwrap_or(u64::MAX);
+                u64::try_from(CHUNK * duration.as_millis() as usize * 48 / bytes.len().max(1)).unwrap_or(u64::MAX);
             let (mut at, repeat) = (0, flags.repeat);
             spawn(sender, move || {
                 if repeat && at >= bytes.len() {
                     at = 0;
                 }
-                let slice = bytes.get(at..).unwrap_or_default().chunks(SLICE).next();
-                at += SLICE;
+                let slice = bytes.get(at..).unwrap_or_default().chunks(CHUNK).next();
+                at += CHUNK;
                 Ok(slice.map(|slice| Packet { data: slice.into(), ticks: each, level: 0.0 }))
             });
         }
     }
-    Ok(Feed { config, packets, sliced })
+    Ok(Feed { config, packets, sliced, again })
 }
 
 /// Hands on what `next` gives, from a thread of its own.

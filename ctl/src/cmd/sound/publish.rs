@@ -16,7 +16,7 @@ use tonic::{Code, Streaming};
 
 use super::{
     Context,
-    feed::{self, Packet},
+    feed::{self, CHUNK, Packet},
     lines,
     show::{Meter, Show},
 };
@@ -268,15 +268,24 @@ async fn send_all(
         if group.len() >= show.config.frames_per_group as usize {
             flush(&mut group, items).await?;
         }
-        if !chunk.is_empty() {
-            items.send(request(Item::Chunk(chunk.into()))).await?;
-        }
+        send_chunks(&chunk, items).await?;
     }
     flush(&mut group, items).await?;
     if let Some(ogg) = ogg {
-        items.send(request(Item::Chunk(ogg.finish()?.into()))).await?;
+        send_chunks(&ogg.finish()?, items).await?;
     }
     Ok(items.send(request(Item::Finish(true))).await?)
+}
+
+/// Sends bytes of an encoded stream, in chunks that the daemon takes: a page of Ogg may be longer than one.
+async fn send_chunks(
+    bytes: &[u8],
+    items: &mpsc::Sender<PublishStreamRequest>,
+) -> Result<(), SendError<PublishStreamRequest>> {
+    for chunk in bytes.chunks(CHUNK) {
+        items.send(request(Item::Chunk(chunk.to_vec().into()))).await?;
+    }
+    Ok(())
 }
 
 /// Sends what there is of a group. The daemon would keep its first frames until the last one comes.

@@ -25,20 +25,23 @@ pub(super) struct Show {
     pub(super) meter: Meter,
     /// How much has been sent, in 48 kHz ticks.
     pub(super) media: u64,
+    /// Whether it goes on without us, as a microphone does; not known of a pipe at first.
+    live: Option<bool>,
     /// What came while the daemon was away.
     waiting: VecDeque<anyhow::Result<Packet>>,
 }
 
-/// What is read of a source while the daemon is away, in 48 kHz ticks. A file gives that at once; what is live, and at
-/// most a pipe behind, does not in this time.
-const LOOK: u64 = 2 * 48_000;
-const AT_ONCE: Duration = Duration::from_millis(500);
+/// A source that gives so much more sound than time passes, in 48 kHz ticks, is not live: a full pipe holds less. One
+/// that does not in this time is live.
+const AHEAD: u64 = 48_000;
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Show {
     pub(super) fn new(feed: Feed, flags: &PublishStream) -> Self {
-        let Feed { config, packets, sliced } = feed;
+        let Feed { config, packets, sliced, again } = feed;
         let titles = Titles { given: flags.title.clone(), file: flags.title_file.clone(), ..Titles::default() };
-        Show { config, packets, sliced, titles, meter: Meter::default(), media: 0, waiting: VecDeque::new() }
+        let (meter, live) = (Meter::default(), again.then_some(false));
+        Show { config, packets, sliced, titles, meter, media: 0, live, waiting: VecDeque::new() }
     }
 
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Packet>> {
@@ -48,19 +51,22 @@ impl Show {
         }
     }
 
-    /// Lets a live source pass unheard; others wait.
+    /// Drops what a live source gives, until this is dropped; any other source waits. Which it is, is decided once.
     pub(super) async fn pass(&mut self) -> Infallible {
         let began = Instant::now();
-        let mut ticks = 0;
-        while let Some(packet) = self.packets.recv().await {
-            ticks += packet.as_ref().map_or(0, |packet| packet.ticks);
-            if began.elapsed() > AT_ONCE && packet.is_ok() {
-                self.waiting.clear();
-            } else {
-                self.waiting.push_back(packet);
-                if ticks >= LOOK {
-                    break;
-                }
+        let mut ticks = 0u64;
+        while self.live != Some(false)
+            && let Some(packet) = self.packets.recv().await
+        {
+            ticks = ticks.saturating_add(packet.as_ref().map_or(0, |packet| packet.ticks));
+            if self.live.is_none() {
+                let elapsed = began.elapsed();
+                let ahead = ticks.saturating_sub(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX) * 6 / 125);
+                self.live = if ahead >= AHEAD { Some(false) } else { (elapsed >= LOOK).then_some(true) };
+            }
+            match packet {
+                Ok(_) if self.live == Some(true) => self.waiting.clear(),
+                packet => self.waiting.push_back(packet),
             }
         }
         std::future::pending().await
@@ -117,5 +123,46 @@ impl Titles {
         let title = self.given.take()?;
         self.last.clone_from(&title);
         Some(title)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+    use tokio::sync::mpsc;
+
+    /// Milliseconds of sound that are left of a source which gives 100 ms each `every`, after a second and a half without
+    /// a daemon.
+    async fn left(again: bool, every: Duration) -> u64 {
+        let (sender, packets) = mpsc::channel(4);
+        let Command::PublishStream(flags) = Cli::parse_from(["p2pctl", "publish-stream", "x", "-"]).command else {
+            unreachable!();
+        };
+        let feed = Feed { config: StreamConfig::default(), packets, sliced: false, again };
+        let mut show = Show::new(feed, &flags);
+        let mut tick = tokio::time::interval(every);
+        let giving = tokio::spawn(async move {
+            for n in 0..100 {
+                tick.tick().await;
+                sender.send(Ok(Packet { data: vec![n], ticks: 4_800, level: 0.0 })).await.unwrap();
+            }
+        });
+        let _ = tokio::time::timeout(Duration::from_millis(1_500), show.pass()).await;
+        let first = show.next().await.unwrap().unwrap();
+        giving.abort();
+        (100 - u64::from(first.data[0])) * 100
+    }
+
+    #[tokio::test]
+    async fn a_file_waits_however_slowly_it_is_decoded_and_a_live_source_passes() {
+        let (slow, live, fast) = tokio::join!(
+            left(true, Duration::from_millis(100)),
+            left(false, Duration::from_millis(100)),
+            left(false, Duration::from_millis(40)),
+        );
+        assert_eq!((slow, fast), (10_000, 10_000), "nothing of a file is lost, nor of a pipe that runs ahead");
+        assert!(live < 9_000, "{live} ms are left");
     }
 }
