@@ -1,7 +1,7 @@
 //! `listen` to a stream in the old format: slices of an encoded file, decoded, or kept as they come.
 
 use std::{
-    io::{self, IsTerminal, Read, Write},
+    io::{self, IsTerminal, Read},
     path::Path,
     sync::{
         Arc,
@@ -29,7 +29,7 @@ use super::{
     lines::Meter,
     listen::{End, Hearing},
     recording::Recording,
-    sink::{self, Kind, Sink},
+    sink::{self, Kind, Pipe, Sink},
 };
 use crate::{
     cli::{Format, Listen},
@@ -40,6 +40,9 @@ use crate::{
 
 /// Slices that wait for the decoder, 2 MiB of them at most.
 const WAITING: usize = 64;
+/// Chunks that wait for the reader of standard output, 8 MiB of them at most; half a minute of 510 kbit/s.
+const UNREAD: usize = 256;
+const NOT_READ: &str = "standard output is read too slowly: 256 chunks of the stream wait for its reader";
 /// How far behind the first slice the card plays, since slices come by the second; in microseconds.
 const BEHIND_US: u64 = 500_000;
 
@@ -58,7 +61,7 @@ pub(super) struct Slices {
 /// Where the slices go.
 enum To {
     File(Recording),
-    Stdout,
+    Stdout(Pipe),
     Decoder(Decoder),
     /// Only the numbers are wanted.
     Nowhere,
@@ -76,7 +79,7 @@ impl Slices {
             None if io::stdout().is_terminal() => {
                 return Err(fail(2, "--raw writes an encoded file: name one with -o, or pipe it into a player"));
             }
-            None => To::Stdout,
+            None => To::Stdout(Pipe::open(UNREAD, NOT_READ)),
         };
         // What is decoded ends by its own length.
         let limit = flags.duration.filter(|_| !matches!(to, To::Decoder(_)));
@@ -92,12 +95,12 @@ impl Slices {
                 self.kept += kept.len();
                 file.append(&kept).map_err(|error| file.fault(&error))?;
             }
-            To::Stdout => {
+            To::Stdout(pipe) => {
                 let kept = self.join.take(&slice);
                 self.kept += kept.len();
-                let mut out = io::stdout().lock();
-                out.write_all(&kept)?;
-                out.flush()?;
+                if !kept.is_empty() {
+                    pipe.write(kept)?;
+                }
             }
             To::Decoder(decoder) => tokio::select! {
                 // It refuses once it has ended, which `follow` sees by itself.
@@ -158,21 +161,27 @@ impl Hearing for Slices {
         let rest = self.join.finish();
         let kept = self.kept + rest.len();
         let mut nothing_kept = false;
-        let place = match self.to {
+        let finished = match self.to {
             To::File(mut file) => {
                 let written = file.append(&rest);
                 (file.heard, nothing_kept) = (kept > 0, kept == 0);
-                file.finish(failed || nothing_kept, written)?
+                file.finish(failed || nothing_kept, written)
             }
-            To::Decoder(decoder) => decoder.finish(failed).await?,
-            To::Stdout => {
+            To::Decoder(decoder) => decoder.finish(failed).await,
+            To::Stdout(pipe) => {
                 nothing_kept = kept == 0;
-                io::stdout().lock().write_all(&rest)?;
-                String::new()
+                // A reader who has stopped is not waited for when the user has had enough.
+                let closed = match ended {
+                    Ok(End::Stopped | End::Lost(_)) | Err(_) => Ok(()),
+                    _ => pipe.write(rest).and_then(|()| pipe.close()),
+                };
+                closed.map(|()| String::new()).map_err(Into::into)
             }
-            To::Nowhere => String::new(),
+            To::Nowhere => Ok(String::new()),
         };
-        if !place.is_empty() {
+        if let Ok(place) = &finished
+            && !place.is_empty()
+        {
             output::say(format_args!("written to {place}"));
         }
         let numbers = serde_json::json!({ "bytes": self.bytes, "lost_to_slow_reading": self.lost });
@@ -190,7 +199,7 @@ impl Hearing for Slices {
                 "nothing was written: no header of its Ogg stream came, and without one no player can begin",
             ));
         }
-        Ok(())
+        finished.map(drop)
     }
 }
 

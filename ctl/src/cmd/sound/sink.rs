@@ -78,7 +78,7 @@ impl Sink {
         let path = path.unwrap_or(Path::new(""));
         Ok(match kind {
             Kind::Nothing => Sink::Nothing,
-            Kind::Pcm => Sink::Pcm(Pipe::open(), decoder()?),
+            Kind::Pcm => Sink::Pcm(Pipe::open(WAITING, NOT_READ), decoder()?),
             Kind::Card => {
                 let name = path.to_str().and_then(card).flatten();
                 Sink::Card(Box::new(Player::open(name, config.channels)?), decoder()?)
@@ -184,7 +184,7 @@ impl Sink {
                 Ok(String::new())
             }
             Sink::Card(player, _) => {
-                player.finish();
+                player.finish()?;
                 Ok(String::new())
             }
             Sink::Nothing | Sink::Done => Ok(String::new()),
@@ -194,39 +194,40 @@ impl Sink {
 
 /// Standard output behind a thread, so that a reader who stops holds up nothing else.
 pub(super) struct Pipe {
-    frames: SyncSender<Vec<u8>>,
+    pieces: SyncSender<Vec<u8>>,
+    /// What is said once so many pieces wait for the reader that another has no room.
+    full: &'static str,
     writer: JoinHandle<io::Result<()>>,
 }
 
-/// Frames that wait for the reader, 30 s of them; what comes then is lost.
+/// Frames of 20 ms that wait for the reader, 30 s of them.
 const WAITING: usize = 1_500;
+const NOT_READ: &str = "nobody has read standard output for 30 s";
 
 impl Pipe {
-    fn open() -> Self {
-        let (frames, waiting) = mpsc::sync_channel::<Vec<u8>>(WAITING);
+    pub(super) fn open(waiting: usize, full: &'static str) -> Self {
+        let (pieces, waiting) = mpsc::sync_channel::<Vec<u8>>(waiting);
         let writer = thread::spawn(move || {
             let mut out = io::stdout().lock();
-            waiting.iter().try_for_each(|frame| out.write_all(&frame).and_then(|()| out.flush()))
+            waiting.iter().try_for_each(|piece| out.write_all(&piece).and_then(|()| out.flush()))
         });
-        Pipe { frames, writer }
+        Pipe { pieces, full, writer }
     }
 
-    fn write(&self, frame: Vec<u8>) -> io::Result<()> {
-        match self.frames.try_send(frame) {
+    pub(super) fn write(&self, piece: Vec<u8>) -> io::Result<()> {
+        match self.pieces.try_send(piece) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(_)) => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, "nobody has read standard output for 30 s"))
-            }
+            Err(TrySendError::Full(_)) => Err(io::Error::new(io::ErrorKind::TimedOut, self.full)),
             Err(TrySendError::Disconnected(_)) => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 
-    fn close(self) -> io::Result<()> {
+    pub(super) fn close(self) -> io::Result<()> {
         // A reader who has let it fill up is not waited for.
-        if let Err(TrySendError::Full(_)) = self.frames.try_send(Vec::new()) {
+        if let Err(TrySendError::Full(_)) = self.pieces.try_send(Vec::new()) {
             return Ok(());
         }
-        drop(self.frames);
+        drop(self.pieces);
         self.writer.join().unwrap_or(Ok(()))
     }
 }
