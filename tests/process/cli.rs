@@ -320,3 +320,58 @@ fn the_units_hold_up() {
         analyze(&["verify", "--man=no", scope], &built);
     }
 }
+
+#[test]
+fn a_validator_whose_commands_never_end_goes_on_judging() {
+    let (_place, a, b) = pair();
+    b.good(&["topics", "set", "judged", "--closed", "--judging", "1s"]);
+    let command = r#"m=$(cat); [ "$m" = hang ] && exec sleep 1000; exit 0"#;
+    let (mut validator, _) = ready(b.ctl(&["validate", "judged", "sh", "-c", command]));
+    let mut reader = b.ctl(&["sub", "judged", "-n", "1"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["pub", "judged", "--wait", "10s"]).stdin(Stdio::piped()).spawn().unwrap();
+    publisher.stdin.take().unwrap().write_all("hang\n".repeat(20).as_bytes()).unwrap();
+    assert!(publisher.wait().unwrap().success());
+    until("a verdict on the next message", || {
+        a.good(&["pub", "judged", "good"]);
+        reader.try_wait().unwrap()
+    });
+    assert_eq!(reader.wait_with_output().unwrap().stdout, b"good\n");
+    interrupt(&validator);
+    validator.wait().unwrap();
+}
+
+#[test]
+fn a_quiet_pipe_holds_up_no_publisher_whose_daemon_has_ended() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let mut publisher = a.ctl(&["pub", "chat"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut lines = publisher.stdin.take().unwrap();
+    lines.write_all(b"good day\n").unwrap();
+    let mut told = String::new();
+    BufReader::new(publisher.stderr.take().unwrap()).read_line(&mut told).unwrap();
+    assert!(told.contains("nobody follows"), "{told}");
+    support::terminate(&a.child);
+    let ended = until("its end", || publisher.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(8));
+    drop(lines);
+}
+
+#[test]
+fn whoever_watches_is_told_that_the_daemon_has_ended() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    let watchers: Vec<_> = [&["peers", "watch"][..], &["topics", "watch", "chat"], &["events", "--from-oldest"]]
+        .into_iter()
+        .map(|args| {
+            let mut watcher = a.ctl(args).spawn().unwrap();
+            let mut first = String::new();
+            BufReader::new(watcher.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+            (args, watcher)
+        })
+        .collect();
+    support::terminate(&a.child);
+    for (args, mut watcher) in watchers {
+        let ended = until(&format!("the end of {args:?}"), || watcher.try_wait().unwrap());
+        assert_eq!(ended.code(), Some(8), "{args:?}: {}", said(&watcher.wait_with_output().unwrap()));
+    }
+}

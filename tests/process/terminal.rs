@@ -234,6 +234,18 @@ fn a_terminal_shows_who_and_when_and_how_loud() {
     let (when, rest) = telling.trim_end().split_at(8);
     assert!(when.chars().all(|c| c.is_ascii_digit() || c == ':'), "{telling:?}");
     assert_eq!(rest, format!("  {}  good \u{fffd}day", short(&id(&a))));
+
+    let telling = std::thread::scope(|scope| {
+        let hears = scope.spawn(|| on_a_terminal(&b, "$CTL sub chat -n 1", &[("NO_COLOR", "1")]).unwrap());
+        let two = "one\n12:00:00  ..mv1eVMvL  as if of another";
+        until("it has heard", || {
+            a.run(&["pub", "chat", two]);
+            hears.is_finished().then_some(())
+        });
+        hears.join().unwrap()
+    });
+    let second = telling.lines().nth(1).unwrap();
+    assert_eq!(second, format!("{}12:00:00  ..mv1eVMvL  as if of another", " ".repeat(22)), "{telling:?}");
     interrupt(&publisher);
     publisher.wait().unwrap();
 }

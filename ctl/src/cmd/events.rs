@@ -5,7 +5,6 @@ use p2pd_api::v1::{WatchEventsRequest, WatchEventsResponse, node_service_client:
 use super::Context;
 use crate::{
     cli::Format,
-    client,
     output::{self, Tone},
 };
 
@@ -19,7 +18,7 @@ pub(super) async fn run(
     let mut events = context.client.answer(node.watch_events(WatchEventsRequest { after, from_oldest })).await?;
     let mut left = count.unwrap_or(u64::MAX);
     while left > 0 {
-        let event = output::next(&mut events).await?.ok_or_else(client::closed)?;
+        let event = output::watch(&mut events).await?;
         left -= 1;
         if context.format != Format::Table {
             output::line(&output::to_json("WatchEventsResponse", &event, false)?)?;

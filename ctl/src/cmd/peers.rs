@@ -29,8 +29,11 @@ pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyho
     let mut peers = PeerServiceClient::new(context.client.channel.clone());
     match action {
         Some(PeersAction::Watch) => {
-            let changes = context.client.answer(peers.watch_peers(WatchPeersRequest {})).await?;
-            output::each(context.format, "WatchPeersResponse", changes, change).await.map(drop)
+            let mut changes = context.client.answer(peers.watch_peers(WatchPeersRequest {})).await?;
+            loop {
+                let next = output::watch(&mut changes).await?;
+                output::one(context.format, "WatchPeersResponse", &next, change)?;
+            }
         }
         None | Some(PeersAction::List) => {
             let list = context.client.answer(peers.list_peers(ListPeersRequest {})).await?;

@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufRead, IsTerminal, Read, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use p2pd_api::{
@@ -26,6 +27,8 @@ use crate::{
 
 /// More than the largest message holds, bytes.
 const TOO_LONG: u64 = (1 << 20) + 1;
+/// The daemon answers all lines after the end of standard input: it has been read when the answers end.
+const READ_UP: Duration = Duration::from_secs(1);
 
 pub(super) async fn publish(context: &Context, flags: Pub) -> anyhow::Result<()> {
     let Pub { topic, message, wait } = flags;
@@ -83,7 +86,9 @@ async fn publish_lines(
             tell(context, &PublishResponse { peers: answer.peers, behind: answer.behind })?;
         }
     }
-    if answered < reading.await?? {
+    // Whoever writes the lines may be silent for long.
+    let sent = tokio::time::timeout(READ_UP, reading).await.map_err(|_| client::closed())???;
+    if answered < sent {
         return Err(client::closed());
     }
     match lost {
@@ -117,7 +122,7 @@ pub(super) async fn subscribe(context: &Context, flags: Sub) -> anyhow::Result<(
     let mut messages = context.client.answer(pubsub.subscribe(request)).await?;
     let mut left = flags.count.unwrap_or(u64::MAX);
     while left > 0 {
-        let response = output::next(&mut messages).await?.ok_or_else(client::closed)?;
+        let response = output::watch(&mut messages).await?;
         if context.format != Format::Table {
             output::line(&output::to_json("SubscribeResponse", &response, false)?)?;
         }
@@ -201,6 +206,8 @@ fn line(message: &TopicMessage) -> io::Result<()> {
         let text: String = String::from_utf8_lossy(&message.data).chars().map(harmless).collect();
         let who = if message.sender.is_empty() { "unsigned".into() } else { output::short(&message.sender) };
         let head = format!("{}  {who:<10}", output::clock(message.received_ms));
+        // Or its second line could be taken for that of another sender.
+        let text = text.replace('\n', &format!("\n{:width$}", "", width = head.len() + 2));
         return output::show(&format!("{}  {text}", output::paint(Tone::Dim, head)));
     }
     let mut out = io::stdout().lock();

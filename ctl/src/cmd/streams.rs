@@ -8,7 +8,6 @@ use p2pd_api::v1::{
 use super::Context;
 use crate::{
     cli::Format,
-    client,
     output::{self, Cell, Fit, Tone, toned},
 };
 
@@ -25,7 +24,7 @@ pub(super) async fn run(context: &Context, category: String, watch: bool) -> any
     }
     let mut changes = context.client.answer(streams.watch_streams(WatchStreamsRequest {})).await?;
     loop {
-        let change = output::next(&mut changes).await?.ok_or_else(client::closed)?;
+        let change = output::watch(&mut changes).await?;
         if matches!(&change.event, Some(Event::Present(s)) if !category.is_empty() && s.category != category) {
             continue;
         }

@@ -1,13 +1,16 @@
 //! `topics` and `validate`.
 
-use std::time::Duration;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use p2pd_api::v1::{
     ForgetTopicRequest, GetTopicRequest, Judgement, ListTopicPeersRequest, ListTopicsRequest, MessageIdentity,
     MessageToJudge, MessageVerdict, SetTopicRequest, Topic, TopicSettings, ValidateTopicRequest, WatchTopicRequest,
     pub_sub_service_client::PubSubServiceClient, validate_topic_request::Item, validate_topic_response::Event,
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::{AbortHandle, JoinSet},
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
@@ -47,14 +50,10 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
         }
         Some(TopicsAction::Watch { topic }) => {
             let mut watch = context.client.answer(pubsub.watch_topic(WatchTopicRequest { topic })).await?;
-            while let Some(now) = output::next(&mut watch).await? {
-                let topic = now.topic.unwrap_or_default();
-                match context.format {
-                    Format::Table => output::show(&who(&topic))?,
-                    Format::Json | Format::Jsonl => output::line(&output::to_json("Topic", &topic, false)?)?,
-                }
+            loop {
+                let topic = output::watch(&mut watch).await?.topic.unwrap_or_default();
+                output::one(context.format, "Topic", &topic, who)?;
             }
-            Ok(())
         }
         Some(TopicsAction::Set(set)) => {
             let settings = Some(settings(&set));
@@ -164,34 +163,37 @@ pub(super) async fn validate(context: &Context, topic: String, command: Vec<Stri
     said.send(ValidateTopicRequest { item: Some(Item::Topic(topic)) }).await?;
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
     let mut messages = context.client.answer(pubsub.validate_topic(ReceiverStream::new(requests))).await?;
-    let mut running = JoinSet::new();
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    // Dropping the tasks ends their commands.
+    let mut judging = JoinSet::new();
+    let mut running: HashMap<u64, AbortHandle> = HashMap::new();
     loop {
-        let message = match client::next(&mut messages).await?.event {
-            Some(Event::Message(message)) => message,
-            Some(Event::Attached(_)) => {
-                output::say(format_args!("judging by {}", program.name));
-                continue;
+        match client::next(&mut messages).await?.event {
+            Some(Event::Attached(_)) => output::say(format_args!("judging by {}", program.name)),
+            Some(Event::Message(message)) => {
+                while judging.try_join_next().is_some() {}
+                running.retain(|_, command| !command.is_finished());
+                let number = message.number;
+                let (said, program, room) = (said.clone(), program.clone(), room.clone());
+                let command = judging.spawn(async move {
+                    let _room = room.acquire().await;
+                    let judgement = judge(&program, message).await.into();
+                    let verdict = MessageVerdict { number, judgement };
+                    // The call may be over.
+                    let _ = said.send(ValidateTopicRequest { item: Some(Item::Verdict(verdict)) }).await;
+                });
+                running.insert(number, command);
             }
-            Some(Event::Late(_)) => {
+            Some(Event::Late(number)) => {
+                running.remove(&number).iter().for_each(AbortHandle::abort);
                 output::say(format_args!(
-                    "p2pctl: {} took too long, and a message counts as not judged; `p2pctl topics set --judging` gives more time",
+                    "p2pctl: {} took too long, and a message counts as not judged; \
+                     `p2pctl topics set --judging` gives more time",
                     program.name
                 ));
-                continue;
             }
-            None => continue,
-        };
-        while running.len() >= AT_ONCE {
-            running.join_next().await;
+            None => {}
         }
-        let (said, program) = (said.clone(), program.clone());
-        running.spawn(async move {
-            let number = message.number;
-            let judgement = judge(&program, message).await.into();
-            let verdict = MessageVerdict { number, judgement };
-            // The call may be over.
-            let _ = said.send(ValidateTopicRequest { item: Some(Item::Verdict(verdict)) }).await;
-        });
     }
 }
 

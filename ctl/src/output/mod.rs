@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use prost::Message;
 use tonic::Streaming;
 
-use crate::cli::Format;
+use crate::{cli::Format, client};
 
 pub(crate) use json::{call_method, to_json};
 #[cfg(feature = "audio")]
@@ -113,6 +113,11 @@ pub(crate) async fn next<M>(answers: &mut Streaming<M>) -> anyhow::Result<Option
     }
 }
 
+/// The same of a call that the daemon does not end by itself.
+pub(crate) async fn watch<M>(answers: &mut Streaming<M>) -> anyhow::Result<M> {
+    next(answers).await?.ok_or_else(client::closed)
+}
+
 /// Waits until the reader of a pipe has gone, which a write would notice only when there is something to say.
 async fn reader_gone() {
     loop {
@@ -135,11 +140,22 @@ pub(crate) async fn each<M: Message + Default>(
 ) -> anyhow::Result<u64> {
     let mut count = 0;
     while let Some(answer) = next(&mut answers).await? {
-        match format {
-            Format::Table => show(&text(&answer))?,
-            Format::Json | Format::Jsonl => line(&to_json(name, &answer, false)?)?,
-        }
+        one(format, name, &answer, &text)?;
         count += 1;
     }
     Ok(count)
+}
+
+/// Writes one of many answers, in one line as JSON.
+pub(crate) fn one<M: Message>(
+    format: Format,
+    name: &str,
+    answer: &M,
+    text: impl FnOnce(&M) -> String,
+) -> anyhow::Result<()> {
+    match format {
+        Format::Table => show(&text(answer))?,
+        Format::Json | Format::Jsonl => line(&to_json(name, answer, false)?)?,
+    }
+    Ok(())
 }
