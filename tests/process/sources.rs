@@ -209,3 +209,35 @@ fn without_stay_it_ends_with_its_daemon() {
     a.kill_9();
     assert_eq!(publisher.wait().unwrap().code(), Some(8));
 }
+
+#[test]
+fn damaged_places_are_counted_and_where_nothing_else_is_there_it_fails() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(place.path(), "a", &[]);
+    if !tool(place.path(), "sox -n -r 44100 -c 1 -b 16 a.flac synth 2 pinknoise") {
+        return;
+    }
+    let path = place.path().join("a.flac");
+    let mut bytes = fs::read(&path).unwrap();
+    let (tenth, length) = (bytes.len() / 10, bytes.len());
+    for from in [3 * tenth, 7 * tenth] {
+        bytes[from..from + 40].fill(0x55);
+    }
+    fs::write(&path, &bytes).unwrap();
+    let publish = |more: &[&str]| a.run(&[&["publish-stream", "x", path.to_str().unwrap()], more].concat());
+    let sent = publish(&[]);
+    assert!(sent.status.success() && said(&sent).contains("p2pctl: 2 damaged places were left out"), "{}", said(&sent));
+    let twice = publish(&["--loop", "--duration", "3s"]);
+    assert!(
+        said(&twice).contains("p2pctl: 4 damaged places") || said(&twice).contains("3 damaged"),
+        "{}",
+        said(&twice)
+    );
+    // Only its headers are left.
+    let sound = bytes.windows(2).position(|pair| pair == [0xff, 0xf8]).unwrap();
+    bytes[sound..length].fill(0x55);
+    fs::write(&path, &bytes).unwrap();
+    let nothing = publish(&[]);
+    assert_eq!(nothing.status.code(), Some(1), "{}", said(&nothing));
+    assert!(said(&nothing).contains("a.flac: no sound found"), "{}", said(&nothing));
+}

@@ -27,6 +27,7 @@ use symphonia::{
 use crate::{
     AudioError,
     bytes::{Bytes, Until},
+    damage::Damage,
     detect::Kind,
     frames::{Codec, Frames, Header, Info},
     samples::Block,
@@ -56,6 +57,14 @@ impl Decoding {
         match self {
             Decoding::Frames(frames) => frames.block(),
             Decoding::Container(container) => container.block(),
+        }
+    }
+
+    /// How many damaged places were left out.
+    pub(crate) fn damaged(&self) -> u64 {
+        match self {
+            Decoding::Frames(frames) => frames.damage.places(),
+            Decoding::Container(container) => container.damage.places(),
         }
     }
 }
@@ -88,30 +97,49 @@ pub(crate) struct Framed {
     /// What the last file said of itself, and how many of its frames have come.
     info: Option<Info>,
     count: u64,
+    damage: Damage,
     path: String,
 }
 
 impl Framed {
     fn new(bytes: Bytes, path: &str) -> Self {
-        Framed { frames: Frames::new(bytes), decoder: None, info: None, count: 0, path: path.into() }
+        Framed {
+            frames: Frames::new(bytes),
+            decoder: None,
+            info: None,
+            count: 0,
+            damage: Damage::default(),
+            path: path.into(),
+        }
     }
 
     fn block(&mut self) -> Result<Option<Block>, AudioError> {
         while let Some((header, frame)) = self.frames.next().map_err(AudioError::io(&self.path))? {
             if let Some(info) = Info::of(&header, frame).filter(|_| header.codec == Codec::Mp3) {
                 (self.info, self.count, self.decoder) = (Some(info), 0, None);
+                self.damage.restart();
                 continue;
             }
             let packet = Packet::new(0, 0.into(), 0u32.into(), frame.get(header.skip..).unwrap_or_default());
             let decoder = match self.decoder.take().filter(|(last, _)| last.is_like(&header)) {
                 Some((_, decoder)) => decoder,
-                None => decoder(&header)
-                    .map_err(|e| AudioError::Unsupported { path: self.path.clone(), fault: e.to_string() })?,
+                None => {
+                    self.damage.restart();
+                    decoder(&header)
+                        .map_err(|e| AudioError::Unsupported { path: self.path.clone(), fault: e.to_string() })?
+                }
             };
+            if self.frames.skipped {
+                self.damage.bad();
+            }
             let (_, decoder) = self.decoder.insert((header, decoder));
             self.count += 1;
-            if let Some(block) = decode(decoder.as_mut(), &packet) {
-                return Ok(Some(self.trimmed(block, &header)));
+            match decode(decoder.as_mut(), &packet) {
+                Some(block) => {
+                    self.damage.good();
+                    return Ok(Some(self.trimmed(block, &header)));
+                }
+                None => self.damage.bad(),
             }
         }
         let all = self.info.as_ref().and_then(|info| info.frames);
@@ -168,6 +196,7 @@ pub(crate) struct Container {
     /// Samples per channel by the header of a WAV.
     length: Option<u64>,
     faults: u32,
+    damage: Damage,
 }
 
 impl Container {
@@ -242,6 +271,7 @@ impl Container {
             expected,
             length: None,
             faults: 0,
+            damage: Damage::default(),
         })
     }
 
@@ -251,13 +281,21 @@ impl Container {
             match self.format.next_packet() {
                 Ok(Some(packet)) if packet.track_id != self.track => {}
                 Ok(Some(packet)) => {
-                    if let Some(block) = decode(self.decoder.as_mut(), &packet) {
-                        let frames = (block.samples.len() / block.channels.max(1)) as u64;
-                        // What damage has cost was there, too.
-                        let reached = u64::try_from(packet.pts.get()).unwrap_or(0).saturating_add(packet.dur.get());
-                        (self.decoded, self.faults) = (self.decoded.saturating_add(frames).max(reached), 0);
-                        return Ok(Some(block));
+                    let Some(block) = decode(self.decoder.as_mut(), &packet) else {
+                        self.damage.bad();
+                        continue;
+                    };
+                    let frames = (block.samples.len() / block.channels.max(1)) as u64;
+                    let begins = u64::try_from(packet.pts.get()).unwrap_or(0);
+                    // The reader has passed over something.
+                    if begins > self.decoded.saturating_add(frames / 2) {
+                        self.damage.bad();
                     }
+                    self.damage.good();
+                    // What damage has cost was there, too.
+                    let reached = begins.saturating_add(packet.dur.get());
+                    (self.decoded, self.faults) = (self.decoded.saturating_add(frames).max(reached), 0);
+                    return Ok(Some(block));
                 }
                 Ok(None) if self.next()? => {}
                 Ok(None) => return Ok(None),
@@ -274,9 +312,13 @@ impl Container {
                 Err(Error::ResetRequired) => {
                     let (track, decoder) = selected(self.format.as_ref()).map_err(|fault| bad(&self.path, &fault))?;
                     (self.track, self.decoder) = (track.id, decoder);
+                    self.damage.restart();
                 }
                 Err(fault) if self.faults >= FAULTS => return Err(bad(&self.path, &fault)),
-                Err(_) => self.faults += 1,
+                Err(_) => {
+                    self.faults += 1;
+                    self.damage.bad();
+                }
             }
         }
     }
@@ -295,7 +337,9 @@ impl Container {
         let Some(bytes) = self.bytes.take() else { return Ok(false) };
         match bytes.seek(&self.path) {
             Ok(kind @ (Kind::Wav | Kind::Flac)) => {
-                *self = Self::open(kind, bytes, &self.path)?;
+                let mut damage = std::mem::take(&mut self.damage);
+                damage.restart();
+                *self = Container { damage, ..Self::open(kind, bytes, &self.path)? };
                 Ok(true)
             }
             Err(fault @ AudioError::Io { .. }) => Err(fault),

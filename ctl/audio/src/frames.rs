@@ -110,15 +110,18 @@ pub(crate) struct Frames<R> {
     at: usize,
     ended: bool,
     last: Option<Header>,
+    /// Whether bytes were left out before the last frame.
+    pub(crate) skipped: bool,
 }
 
 impl<R: Read> Frames<R> {
     pub(crate) fn new(reader: R) -> Self {
-        Frames { reader, buffer: Vec::new(), at: 0, ended: false, last: None }
+        Frames { reader, buffer: Vec::new(), at: 0, ended: false, last: None, skipped: false }
     }
 
     /// The next frame; `None` at the end.
     pub(crate) fn next(&mut self) -> io::Result<Option<(Header, &[u8])>> {
+        self.skipped = false;
         loop {
             let rest = self.have(16)?;
             if rest.len() < 4 {
@@ -136,6 +139,7 @@ impl<R: Read> Frames<R> {
                 Place::Nothing => {
                     // Only what another frame follows is a frame then.
                     self.last = None;
+                    self.skipped = true;
                     self.at += 1;
                 }
             }

@@ -3,6 +3,7 @@
 
 mod bytes;
 pub mod codec;
+mod damage;
 mod decoding;
 mod detect;
 pub mod error;

@@ -115,6 +115,11 @@ impl<R: Read> OpusFile<R> {
         Ok(file)
     }
 
+    /// How many damaged places were left out.
+    pub fn damaged(&self) -> u64 {
+        self.packets.damage.places()
+    }
+
     /// The next packet; `None` at the end.
     pub fn next_packet(&mut self) -> Result<Option<Vec<u8>>, AudioError> {
         if let Some(first) = self.first.take() {
@@ -132,8 +137,14 @@ impl<R: Read> OpusFile<R> {
                 self.gain = Gain::new(&head, self.channels)?;
                 continue;
             }
+            if packet.starts_with(b"OpusTags") {
+                continue;
+            }
             // What is no packet of Opus is damage, which costs its own sound only.
-            let Some(ticks) = packet_ticks(&packet).filter(|_| !packet.starts_with(b"OpusTags")) else { continue };
+            let Some(ticks) = packet_ticks(&packet) else {
+                self.packets.damage.bad();
+                continue;
+            };
             let packet = match &mut self.gain {
                 Some(gain) => gain.apply(&packet).unwrap_or(packet),
                 None => packet,

@@ -6,6 +6,8 @@ use std::{
     io::{self, Read},
 };
 
+use crate::damage::Damage;
+
 /// Bytes of a page before its segment table.
 const HEADER: usize = 27;
 /// Longest packet, bytes: the tags of a file may hold a cover of some mebibytes.
@@ -26,6 +28,7 @@ pub(crate) struct Packets<R> {
     over: bool,
     /// Whether the bytes end within a page.
     pub(crate) torn: bool,
+    pub(crate) damage: Damage,
     /// The beginning of a packet that the next page goes on with.
     partial: Option<Vec<u8>>,
 }
@@ -42,6 +45,7 @@ impl<R: Read> Packets<R> {
             sequence: 0,
             over: false,
             torn: false,
+            damage: Damage::default(),
             partial: None,
         }
     }
@@ -117,7 +121,9 @@ impl<R: Read> Packets<R> {
         }
         if sequence != self.sequence {
             self.partial = None;
+            self.damage.bad();
         }
+        self.damage.good();
         (self.sequence, self.over) = (sequence.wrapping_add(1), flags & LAST != 0);
         let mut packet = if flags & CONTINUED == 0 { Some(Vec::new()) } else { self.partial.take() };
         let mut open = false;

@@ -57,6 +57,14 @@ impl Samples {
         Ok(samples)
     }
 
+    /// How many damaged places were left out.
+    pub fn damaged(&self) -> u64 {
+        match &self.input {
+            Input::File(file) => file.damaged(),
+            Input::Raw { .. } | Input::Tone { .. } => 0,
+        }
+    }
+
     /// The next 20 ms, interleaved; the last may be shorter. `None` at the end.
     pub fn frame(&mut self) -> Result<Option<Vec<f32>>, AudioError> {
         let wanted = FRAME * self.channels as usize;

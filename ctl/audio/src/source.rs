@@ -35,6 +35,16 @@ pub enum Source {
     Packets(Box<OpusFile<Box<dyn Read + Send + Sync>>>),
 }
 
+impl Source {
+    /// How many damaged places were left out so far.
+    pub fn damaged(&self) -> u64 {
+        match self {
+            Source::Samples(samples) => samples.damaged(),
+            Source::Packets(file) => file.damaged(),
+        }
+    }
+}
+
 /// What samples are made of.
 pub(crate) enum Input {
     File(Decoding),

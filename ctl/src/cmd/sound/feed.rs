@@ -2,8 +2,13 @@
 
 use std::{
     io::{BufReader, Read},
+    mem,
     panic::{self, AssertUnwindSafe},
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -118,6 +123,8 @@ pub(super) struct Feed {
     pub(super) sliced: bool,
     /// The source can be had again, so nothing of it is live.
     pub(super) again: bool,
+    /// How many damaged places of the source were left out so far.
+    pub(super) damaged: Arc<AtomicU64>,
 }
 
 /// Starts the thread that reads and encodes; it runs ahead by a few frames only.
@@ -132,63 +139,99 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<Feed
         pre_skip: 0,
         bitrate: flags.bitrate.unwrap_or(0),
     };
-    let sliced = matches!(opened, Opened::Bytes(..));
-    let again = matches!(opened, Opened::Source(_, true) | Opened::Bytes(..));
-    let repeat = flags.repeat.then(|| flags.clone());
+    let (sliced, mut again) = (matches!(opened, Opened::Bytes(..)), true);
+    let damaged = Arc::new(AtomicU64::new(0));
     match opened {
-        Opened::Source(Source::Samples(mut samples), _) => {
-            let mut encoder = OpusEncoder::new(samples.channels, flags.bitrate)?;
-            (config.channels, config.pre_skip, config.bitrate) = (samples.channels, encoder.pre_skip, encoder.bitrate);
-            spawn(sender, move || {
-                let frame = match (samples.frame()?, &repeat) {
-                    (None, Some(flags)) => {
-                        samples = match source(flags)?.0 {
-                            Source::Samples(again) if again.channels == samples.channels => again,
-                            _ => return Err(fail(1, "the file has become another one: publish it anew")),
-                        };
-                        samples.frame()?
-                    }
-                    (frame, _) => frame,
-                };
-                let Some(frame) = frame else { return Ok(None) };
-                let level = frame.iter().fold(0f32, |peak, sample| peak.max(sample.abs()));
-                Ok(Some(Packet { data: encoder.encode(&frame)?, ticks: FRAME as u64, level }))
-            });
-        }
-        Opened::Source(Source::Packets(mut file), _) => {
-            (config.channels, config.pre_skip) = (file.channels, file.pre_skip);
-            config.frame_us = u32::try_from(file.first_ticks * 125 / 6)?;
-            let group_us = if flags.low_latency { 40_000 } else { 100_000 };
-            config.frames_per_group = (group_us / config.frame_us).max(1);
-            spawn(sender, move || {
-                let data = match (file.next_packet()?, &repeat) {
-                    (None, Some(flags)) => {
-                        let Source::Packets(again) = source(flags)?.0 else {
-                            return Err(fail(1, "the file has become another one: publish it anew"));
-                        };
-                        file = again;
-                        file.next_packet()?
-                    }
-                    (data, _) => data,
-                };
-                Ok(data.map(|data| Packet { ticks: packet_ticks(&data).unwrap_or(FRAME as u64), data, level: 0.0 }))
-            });
-        }
-        Opened::Bytes(bytes, duration) => {
-            let each =
-                u64::try_from(CHUNK * duration.as_millis() as usize * 48 / bytes.len().max(1)).unwrap_or(u64::MAX);
-            let (mut at, repeat) = (0, flags.repeat);
-            spawn(sender, move || {
-                if repeat && at >= bytes.len() {
-                    at = 0;
+        Opened::Source(source, can_repeat) => {
+            again = can_repeat;
+            let encoder = match &source {
+                Source::Samples(samples) => {
+                    let encoder = OpusEncoder::new(samples.channels, flags.bitrate)?;
+                    (config.channels, config.pre_skip) = (samples.channels, encoder.pre_skip);
+                    config.bitrate = encoder.bitrate;
+                    Some(encoder)
                 }
-                let slice = bytes.get(at..).unwrap_or_default().chunks(CHUNK).next();
-                at += CHUNK;
-                Ok(slice.map(|slice| Packet { data: slice.into(), ticks: each, level: 0.0 }))
-            });
+                Source::Packets(file) => {
+                    (config.channels, config.pre_skip) = (file.channels, file.pre_skip);
+                    config.frame_us = u32::try_from(file.first_ticks * 125 / 6)?;
+                    let group_us = if flags.low_latency { 40_000 } else { 100_000 };
+                    config.frames_per_group = (group_us / config.frame_us).max(1);
+                    None
+                }
+            };
+            let repeat = flags.repeat.then(|| flags.clone());
+            let mut reader = Reader { source, encoder, repeat, damaged: damaged.clone() };
+            spawn(sender, move || reader.next());
         }
+        Opened::Bytes(bytes, duration) => spawn(sender, chunks(bytes, duration, flags.repeat)),
     }
-    Ok(Feed { config, packets, sliced, again })
+    Ok(Feed { config, packets, sliced, again, damaged })
+}
+
+/// An encoded file in chunks.
+fn chunks(bytes: Vec<u8>, duration: Duration, repeat: bool) -> impl FnMut() -> anyhow::Result<Option<Packet>> {
+    let ticks = u64::try_from(CHUNK * duration.as_millis() as usize * 48 / bytes.len().max(1)).unwrap_or(u64::MAX);
+    let mut at = 0;
+    move || {
+        if repeat && at >= bytes.len() {
+            at = 0;
+        }
+        let chunk = bytes.get(at..).unwrap_or_default().chunks(CHUNK).next();
+        at += CHUNK;
+        Ok(chunk.map(|chunk| Packet { data: chunk.into(), ticks, level: 0.0 }))
+    }
+}
+
+/// Reads the packets of a source, or makes them of its samples.
+struct Reader {
+    source: Source,
+    /// For samples.
+    encoder: Option<OpusEncoder>,
+    /// How the source is opened again at its end.
+    repeat: Option<PublishStream>,
+    damaged: Arc<AtomicU64>,
+}
+
+impl Reader {
+    fn next(&mut self) -> anyhow::Result<Option<Packet>> {
+        let packet = self.packet()?;
+        let (None, Some(flags)) = (&packet, &self.repeat) else { return Ok(packet) };
+        let again = source(flags)?.0;
+        let same = match (&again, &self.source) {
+            (Source::Samples(again), Source::Samples(before)) => again.channels == before.channels,
+            (again, before) => mem::discriminant(again) == mem::discriminant(before),
+        };
+        if !same {
+            return Err(fail(1, "the file has become another one: publish it anew"));
+        }
+        self.source = again;
+        self.packet()
+    }
+
+    fn packet(&mut self) -> anyhow::Result<Option<Packet>> {
+        let before = self.source.damaged();
+        let packet = match &mut self.source {
+            Source::Samples(samples) => samples.frame().map(|frame| frame.map(Content::Frame)),
+            Source::Packets(file) => file.next_packet().map(|packet| packet.map(Content::Packet)),
+        };
+        self.damaged.fetch_add(self.source.damaged().saturating_sub(before), Ordering::Relaxed);
+        Ok(match (packet?, &mut self.encoder) {
+            (Some(Content::Frame(frame)), Some(encoder)) => {
+                let level = frame.iter().fold(0f32, |peak, sample| peak.max(sample.abs()));
+                Some(Packet { data: encoder.encode(&frame)?, ticks: FRAME as u64, level })
+            }
+            (Some(Content::Packet(data)), _) => {
+                Some(Packet { ticks: packet_ticks(&data).unwrap_or(FRAME as u64), data, level: 0.0 })
+            }
+            _ => None,
+        })
+    }
+}
+
+/// What a source gives.
+enum Content {
+    Frame(Vec<f32>),
+    Packet(Vec<u8>),
 }
 
 /// Hands on what `next` gives, from a thread of its own.

@@ -37,10 +37,20 @@ const RETRY: Duration = Duration::from_millis(250);
 pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Result<()> {
     let feed = feed::read(feed::open(&flags)?, &flags)?;
     let mut show = Show::new(feed, &flags);
-    let mut call = Call::open(context, &flags, &show.config).await?;
+    let done = publish(context, &flags, &mut show).await;
+    let damaged = show.damaged.load(Ordering::Relaxed);
+    if damaged > 0 {
+        let were = if damaged == 1 { "was" } else { "were" };
+        output::say(format_args!("p2pctl: {} {were} left out", output::count(damaged, "damaged place")));
+    }
+    done
+}
+
+async fn publish(context: &Context, flags: &PublishStream, show: &mut Show) -> anyhow::Result<()> {
+    let mut call = Call::open(context, flags, &show.config).await?;
     let mut earlier = Acknowledgement::default();
     loop {
-        let End { acknowledged, why } = call.follow(&mut show, &flags).await?;
+        let End { acknowledged, why } = call.follow(show, flags).await?;
         earlier.groups += acknowledged.as_ref().map_or(0, |a| a.groups);
         earlier.dropped += acknowledged.as_ref().map_or(0, |a| a.dropped);
         if let Why::Lost(fault) = why {
@@ -49,7 +59,7 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
             }
             let why = words(&fault);
             output::say(format_args!("{why}; waiting for it to come back"));
-            call = come_back(context, &flags, &mut show, why).await?;
+            call = come_back(context, flags, show, why).await?;
             continue;
         }
         if let Some(last) = acknowledged {

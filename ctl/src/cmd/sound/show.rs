@@ -25,6 +25,8 @@ pub(super) struct Show {
     pub(super) meter: Meter,
     /// How much has been sent, in 48 kHz ticks.
     pub(super) media: u64,
+    /// How many damaged places of the source were left out so far.
+    pub(super) damaged: Arc<AtomicU64>,
     /// Whether it goes on without us, as a microphone does; not known of a pipe at first.
     live: Option<bool>,
     /// What came while the daemon was away.
@@ -38,10 +40,10 @@ const LOOK: Duration = Duration::from_secs(1);
 
 impl Show {
     pub(super) fn new(feed: Feed, flags: &PublishStream) -> Self {
-        let Feed { config, packets, sliced, again } = feed;
+        let Feed { config, packets, sliced, again, damaged } = feed;
         let titles = Titles { given: flags.title.clone(), file: flags.title_file.clone(), ..Titles::default() };
         let (meter, live) = (Meter::default(), again.then_some(false));
-        Show { config, packets, sliced, titles, meter, media: 0, live, waiting: VecDeque::new() }
+        Show { config, packets, sliced, titles, meter, media: 0, damaged, live, waiting: VecDeque::new() }
     }
 
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Packet>> {
@@ -140,7 +142,7 @@ mod tests {
         let Command::PublishStream(flags) = Cli::parse_from(["p2pctl", "publish-stream", "x", "-"]).command else {
             unreachable!();
         };
-        let feed = Feed { config: StreamConfig::default(), packets, sliced: false, again };
+        let feed = Feed { config: StreamConfig::default(), packets, sliced: false, again, damaged: Arc::default() };
         let mut show = Show::new(feed, &flags);
         let mut tick = tokio::time::interval(every);
         let giving = tokio::spawn(async move {
