@@ -95,14 +95,14 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
 }
 
 /// Whether a status was not sent by the daemon, but made here of a connection that broke.
-pub(crate) fn is_ours(status: &Status) -> bool {
+pub(crate) fn is_connection_error(status: &Status) -> bool {
     std::error::Error::source(status).is_some() || status.message().is_empty()
 }
 
 /// An error in words for people, with the daemon's reason for programs.
 pub(crate) fn words(error: &anyhow::Error) -> String {
     let Some(status) = error.downcast_ref::<Status>() else { return format!("{error:#}") };
-    if is_ours(status) {
+    if is_connection_error(status) {
         return client::closed().to_string();
     }
     let reason = reason_of(status).map(|reason| format!(" [{}]", reason.as_str())).unwrap_or_default();
@@ -124,7 +124,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
             output::say("p2pctl: this daemon does not know what was asked; is it older than p2pctl?");
             return ExitCode::FAILURE;
         }
-        if is_ours(status) {
+        if is_connection_error(status) {
             return report(&client::closed());
         }
         output::say(format_args!("p2pctl: {}", words(error)));

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::stats::Stats;
+use crate::{stats::Stats, ticks::to_us as us};
 
 const FRAME_US: u64 = 20_000;
 /// What is concealed at once at most, and the shortest frame that Opus knows, in ticks.
@@ -106,10 +106,6 @@ fn delay(now: u64, pts: u64) -> i64 {
 
 fn signed(us: u64) -> i64 {
     i64::try_from(us).unwrap_or(i64::MAX)
-}
-
-fn us(ticks: u64) -> u64 {
-    ticks.saturating_mul(125) / 6
 }
 
 impl Jitter {

@@ -17,6 +17,7 @@ pub mod pace;
 mod samples;
 pub mod source;
 pub mod stats;
+pub mod ticks;
 pub mod wav;
 
 pub use error::AudioError;

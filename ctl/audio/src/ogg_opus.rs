@@ -12,6 +12,7 @@ use crate::{
     AudioError,
     codec::{OpusDecoder, OpusEncoder, packet_ticks},
     ogg_pages::Packets,
+    ticks,
 };
 
 /// The packets of an Ogg/Opus file, or of a chain of them.
@@ -158,7 +159,7 @@ impl<R: Read> OpusFile<R> {
             }
         }
         if self.packets.torn {
-            return Err(AudioError::Cut { path: self.path.clone(), there: self.ticks as f64 / 48_000.0 });
+            return Err(AudioError::Cut { path: self.path.clone(), there: ticks::seconds(self.ticks) });
         }
         Ok(None)
     }

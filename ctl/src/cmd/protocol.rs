@@ -18,7 +18,7 @@ use tonic::{Code, Status, transport::Channel};
 use super::{Context, peer_id};
 use crate::{
     client,
-    exit::{Failure, fail, is_ours, words},
+    exit::{Failure, fail, is_connection_error, words},
     output,
 };
 
@@ -188,7 +188,8 @@ impl Handler {
 
 /// Whether the daemon is not there at the moment.
 fn is_away(error: &anyhow::Error) -> bool {
-    let broken = error.downcast_ref::<Status>().is_some_and(|s| s.code() == Code::Unavailable || is_ours(s));
+    let broken =
+        error.downcast_ref::<Status>().is_some_and(|s| s.code() == Code::Unavailable || is_connection_error(s));
     broken || error.downcast_ref::<Failure>().is_some_and(|failure| failure.code == 8)
 }
 

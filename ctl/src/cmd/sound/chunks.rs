@@ -1,4 +1,4 @@
-//! `listen` to a stream in the old format: slices of an encoded file, decoded, or kept as they come.
+//! `listen` to a stream in the old format: chunks of an encoded file, decoded, or kept as they come.
 
 use std::{
     io::{self, IsTerminal, Read},
@@ -18,6 +18,7 @@ use p2pd_audio::{
     join::Join,
     pace::Pace,
     source::{self, Source},
+    ticks,
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -27,9 +28,9 @@ use tonic::Streaming;
 
 use super::{
     lines::Meter,
-    listen::{End, Hearing},
+    listen::{End, Listener},
     recording::Recording,
-    sink::{self, Kind, Pipe, Sink},
+    sink::{self, Kind, Pipe, Played, Sink},
 };
 use crate::{
     cli::{Format, Listen},
@@ -38,16 +39,16 @@ use crate::{
     output,
 };
 
-/// Slices that wait for the decoder, 2 MiB of them at most.
+/// ChunkListener that wait for the decoder, 2 MiB of them at most.
 const WAITING: usize = 64;
 /// Chunks that wait for the reader of standard output, 8 MiB of them at most; half a minute of 510 kbit/s.
 const UNREAD: usize = 256;
 const NOT_READ: &str = "standard output is read too slowly: 256 chunks of the stream wait for its reader";
-/// How far behind the first slice the card plays, since slices come by the second; in microseconds.
+/// How far behind the first chunk the card plays, since chunks come by the second; in microseconds.
 const BEHIND_US: u64 = 500_000;
 
-/// Who hears such a stream.
-pub(super) struct Slices {
+/// Hears such a stream.
+pub(super) struct ChunkListener {
     to: To,
     until: Option<Instant>,
     title: Option<String>,
@@ -58,7 +59,7 @@ pub(super) struct Slices {
     lost: u64,
 }
 
-/// Where the slices go.
+/// Where the chunks go.
 enum To {
     File(Recording),
     Stdout(Pipe),
@@ -67,7 +68,7 @@ enum To {
     Nowhere,
 }
 
-impl Slices {
+impl ChunkListener {
     pub(super) fn new(path: Option<&Path>, flags: &Listen, format: Format) -> anyhow::Result<Self> {
         let sound = path.is_none_or(|path| {
             path.extension().is_some_and(|e| e == "wav" || e == "opus") || path.to_str().and_then(sink::card).is_some()
@@ -84,19 +85,19 @@ impl Slices {
         // What is decoded ends by its own length.
         let limit = flags.duration.filter(|_| !matches!(to, To::Decoder(_)));
         let until = limit.map(|limit| Instant::now() + limit);
-        Ok(Slices { to, until, title: None, join: Join::default(), bytes: 0, kept: 0, lost: 0 })
+        Ok(ChunkListener { to, until, title: None, join: Join::default(), bytes: 0, kept: 0, lost: 0 })
     }
 
-    async fn take(&mut self, slice: Bytes) -> anyhow::Result<()> {
-        self.bytes += slice.len();
+    async fn take(&mut self, chunk: Bytes) -> anyhow::Result<()> {
+        self.bytes += chunk.len();
         match &mut self.to {
             To::File(file) => {
-                let kept = self.join.take(&slice);
+                let kept = self.join.take(&chunk);
                 self.kept += kept.len();
                 file.append(&kept).map_err(|error| file.fault(&error))?;
             }
             To::Stdout(pipe) => {
-                let kept = self.join.take(&slice);
+                let kept = self.join.take(&chunk);
                 self.kept += kept.len();
                 if !kept.is_empty() {
                     pipe.write(kept)?;
@@ -104,7 +105,7 @@ impl Slices {
             }
             To::Decoder(decoder) => tokio::select! {
                 // It refuses once it has ended, which `follow` sees by itself.
-                _ = decoder.slices.send(slice) => {}
+                _ = decoder.chunks.send(chunk) => {}
                 () = asked_to_stop() => {}
             },
             To::Nowhere => {}
@@ -124,7 +125,7 @@ impl Slices {
     }
 }
 
-impl Hearing for Slices {
+impl Listener for ChunkListener {
     const NATIVE: bool = false;
 
     async fn follow(&mut self, mut replies: Streaming<SubscribeStreamResponse>) -> anyhow::Result<End> {
@@ -132,7 +133,7 @@ impl Hearing for Slices {
             let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
             let over = async {
                 match (&mut self.to, left) {
-                    (To::Decoder(decoder), _) => decoder.slices.closed().await,
+                    (To::Decoder(decoder), _) => decoder.chunks.closed().await,
                     (_, Some(left)) => sleep(left).await,
                     _ => std::future::pending().await,
                 }
@@ -140,12 +141,12 @@ impl Hearing for Slices {
             tokio::select! {
                 () = over => return Ok(End::Limit),
                 reply = client::next(&mut replies) => match reply.map(|reply| reply.event) {
-                    Ok(Some(Event::Chunk(slice))) => self.take(slice).await?,
+                    Ok(Some(Event::Chunk(chunk))) => self.take(chunk).await?,
                     Ok(Some(Event::MetadataJson(metadata))) => self.entitle(&metadata),
                     Ok(Some(Event::Ended(end))) => return Ok(End::of(&end)),
                     Ok(Some(Event::Gap(gap))) => {
                         self.lost += gap.to - gap.from + 1;
-                        output::say(format_args!("p2pctl: slices {} to {} were lost: {}", gap.from, gap.to, gap.reason));
+                        output::say(format_args!("p2pctl: chunks {} to {} were lost: {}", gap.from, gap.to, gap.reason));
                     }
                     Ok(_) => {}
                     Err(error) => return Ok(End::Lost(error)),
@@ -203,9 +204,9 @@ impl Hearing for Slices {
     }
 }
 
-/// A thread that decodes slices and plays or writes the sound; it ends after what was asked for, or with the slices.
+/// A thread that decodes chunks and plays or writes the sound; it ends after what was asked for, or with the chunks.
 struct Decoder {
-    slices: mpsc::Sender<Bytes>,
+    chunks: mpsc::Sender<Bytes>,
     failed: Arc<AtomicBool>,
     /// Where the sound was written.
     place: oneshot::Receiver<anyhow::Result<String>>,
@@ -213,21 +214,21 @@ struct Decoder {
 
 impl Decoder {
     fn start(path: Option<&Path>, limit: Option<Duration>) -> anyhow::Result<Self> {
-        let (slices, waiting) = mpsc::channel(WAITING);
+        let (chunks, waiting) = mpsc::channel(WAITING);
         let (done, place) = oneshot::channel();
         let failed = Arc::new(AtomicBool::new(false));
         let kind = Kind::of(path)?;
-        let limit = limit.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX) * 6 / 125);
+        let limit = limit.map_or(u64::MAX, ticks::from_duration);
         let (path, cut) = (path.map(Path::to_owned), failed.clone());
         thread::spawn(move || {
-            let _ = done.send(decode(Feed { waiting, slice: Bytes::new() }, kind, path.as_deref(), limit, &cut));
+            let _ = done.send(decode(Feed { waiting, chunk: Bytes::new() }, kind, path.as_deref(), limit, &cut));
         });
-        Ok(Decoder { slices, failed, place })
+        Ok(Decoder { chunks, failed, place })
     }
 
     async fn finish(self, failed: bool) -> anyhow::Result<String> {
         self.failed.store(failed, Ordering::Relaxed);
-        drop(self.slices);
+        drop(self.chunks);
         self.place.await.unwrap_or_else(|_| Err(fail(1, "the decoder has failed")))
     }
 }
@@ -235,19 +236,19 @@ impl Decoder {
 /// What the decoder reads.
 struct Feed {
     waiting: mpsc::Receiver<Bytes>,
-    slice: Bytes,
+    chunk: Bytes,
 }
 
 impl Read for Feed {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        while self.slice.is_empty() {
+        while self.chunk.is_empty() {
             match self.waiting.blocking_recv() {
-                Some(slice) => self.slice = slice,
+                Some(chunk) => self.chunk = chunk,
                 None => return Ok(0),
             }
         }
-        let count = room.len().min(self.slice.len());
-        self.slice.copy_to_slice(room.get_mut(..count).unwrap_or_default());
+        let count = room.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(room.get_mut(..count).unwrap_or_default());
         Ok(count)
     }
 }
@@ -273,29 +274,28 @@ fn play(mut source: Source, sink: &mut Sink, mut meter: Option<Meter>, limit: u6
     let mut written = 0;
     while written < limit {
         let played = match &mut source {
-            Source::Samples(samples) => samples.frame().map(|frame| {
-                frame.map(|frame| {
-                    meter.iter_mut().for_each(|meter| meter.samples(&frame));
-                    sink.samples(&frame)
-                })
-            }),
+            Source::Samples(samples) => samples.frame().map(|frame| frame.map(|frame| sink.samples(&frame))),
             Source::Packets(packets) => packets.next_packet().map(|packet| {
                 packet.map(|packet| {
-                    meter.iter_mut().for_each(|meter| meter.packet(&packet));
+                    meter.iter_mut().filter(|_| !sink.decodes()).for_each(|meter| meter.packet(&packet));
                     sink.play(Playout::Frame { pts: written, packet })
                 })
             }),
         };
-        written += match played {
-            Ok(Some(ticks)) => ticks?,
+        let Played { ticks, peak } = match played {
+            Ok(Some(played)) => played?,
             Ok(None) => return Ok(()),
             Err(fault) if fault.is_early_end() => return Ok(()),
             Err(fault) => return Err(fault.into()),
         };
-        meter.iter_mut().for_each(|meter| meter.draw(written, None));
+        written += ticks;
+        meter.iter_mut().for_each(|meter| {
+            meter.peak(peak);
+            meter.draw(written, None);
+        });
         if paced {
-            let now = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-            thread::sleep(Duration::from_micros(pace.wait(now, BEHIND_US + written * 125 / 6)));
+            let now = ticks::duration_us(began.elapsed());
+            thread::sleep(Duration::from_micros(pace.wait(now, BEHIND_US + ticks::to_us(written))));
         }
     }
     Ok(())

@@ -17,6 +17,7 @@ use p2pd_audio::{
     AudioError, FRAME,
     codec::{OpusEncoder, packet_ticks},
     source::{self, SampleFormat, Samples, Source},
+    ticks,
 };
 use tokio::sync::mpsc;
 
@@ -119,8 +120,8 @@ fn samples_duration(mut samples: Samples) -> anyhow::Result<Duration> {
 pub(super) struct Feed {
     pub(super) config: StreamConfig,
     pub(super) packets: Packets,
-    /// They are slices of a file, which has a format of its own.
-    pub(super) sliced: bool,
+    /// They are chunks of an encoded file.
+    pub(super) chunked: bool,
     /// The source can be had again, so nothing of it is live.
     pub(super) again: bool,
     /// How many damaged places of the source were left out so far.
@@ -139,7 +140,7 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<Feed
         pre_skip: 0,
         bitrate: flags.bitrate.unwrap_or(0),
     };
-    let (sliced, mut again) = (matches!(opened, Opened::Bytes(..)), true);
+    let (chunked, mut again) = (matches!(opened, Opened::Bytes(..)), true);
     let damaged = Arc::new(AtomicU64::new(0));
     match opened {
         Opened::Source(source, can_repeat) => {
@@ -153,7 +154,7 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<Feed
                 }
                 Source::Packets(file) => {
                     (config.channels, config.pre_skip) = (file.channels, file.pre_skip);
-                    config.frame_us = u32::try_from(file.first_ticks * 125 / 6)?;
+                    config.frame_us = u32::try_from(ticks::to_us(file.first_ticks))?;
                     let group_us = if flags.low_latency { 40_000 } else { 100_000 };
                     config.frames_per_group = (group_us / config.frame_us).max(1);
                     None
@@ -165,7 +166,7 @@ pub(super) fn read(opened: Opened, flags: &PublishStream) -> anyhow::Result<Feed
         }
         Opened::Bytes(bytes, duration) => spawn(sender, chunks(bytes, duration, flags.repeat)),
     }
-    Ok(Feed { config, packets, sliced, again, damaged })
+    Ok(Feed { config, packets, chunked, again, damaged })
 }
 
 /// An encoded file in chunks.
@@ -217,8 +218,7 @@ impl Reader {
         self.damaged.fetch_add(self.source.damaged().saturating_sub(before), Ordering::Relaxed);
         Ok(match (packet?, &mut self.encoder) {
             (Some(Content::Frame(frame)), Some(encoder)) => {
-                let level = frame.iter().fold(0f32, |peak, sample| peak.max(sample.abs()));
-                Some(Packet { data: encoder.encode(&frame)?, ticks: FRAME as u64, level })
+                Some(Packet { data: encoder.encode(&frame)?, ticks: FRAME as u64, level: sink::peak(&frame) })
             }
             (Some(Content::Packet(data)), _) => {
                 Some(Packet { ticks: packet_ticks(&data).unwrap_or(FRAME as u64), data, level: 0.0 })

@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use p2pd_api::v1::Acknowledgement;
-use p2pd_audio::{RATE, codec::OpusDecoder, stats::Stats};
+use p2pd_audio::{codec::OpusDecoder, stats::Stats, ticks};
 
-use super::Context;
+use super::{Context, sink};
 use crate::output::{self, Tone, count};
 
 /// From one drawing to the next.
 const DRAW: Duration = Duration::from_millis(200);
 
-/// How loud it is what is heard.
+/// The level meter.
 pub(super) struct Meter {
     decoder: OpusDecoder,
     peak: f32,
@@ -27,23 +27,24 @@ impl Meter {
         Ok(Some(Meter { decoder: OpusDecoder::new(channels)?, peak: 0.0, drawn: None }))
     }
 
+    /// Takes a packet that is not decoded where it goes.
     pub(super) fn packet(&mut self, packet: &[u8]) {
         let samples = self.decoder.decode(packet).unwrap_or_default();
-        self.samples(&samples);
+        self.peak(sink::peak(&samples));
     }
 
-    pub(super) fn samples(&mut self, samples: &[f32]) {
-        self.peak = samples.iter().fold(self.peak, |peak, sample| peak.max(sample.abs()));
+    pub(super) fn peak(&mut self, peak: f32) {
+        self.peak = self.peak.max(peak);
     }
 
     /// Draws the line, if it is time again. The old format has no numbers.
-    pub(super) fn draw(&mut self, ticks: u64, stats: Option<&Stats>) {
+    pub(super) fn draw(&mut self, played: u64, stats: Option<&Stats>) {
         if self.drawn.is_some_and(|drawn| drawn.elapsed() < DRAW) {
             return;
         }
         self.drawn = Some(Instant::now());
         let [bar, number] = output::level(std::mem::take(&mut self.peak));
-        let time = output::minutes(ticks as f64 / f64::from(RATE));
+        let time = output::minutes(ticks::seconds(played));
         let latency = stats.and_then(Stats::median_latency_us);
         let latency = latency.map(|us| format!(", latency {} ms", us / 1000)).unwrap_or_default();
         let concealed = match stats.map_or(0, |stats| stats.concealed) {

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt,
     path::PathBuf,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use p2pd_api::v1::{
@@ -14,14 +14,16 @@ use p2pd_api::v1::{
 use p2pd_audio::{
     codec::packet_ticks,
     jitter::{Arrival, Jitter, Playout},
+    ticks,
 };
 use tonic::Streaming;
 
 use super::{
     Context,
-    chunks::Slices,
+    chunks::ChunkListener,
     lines::Meter,
-    sink::{Kind, Sink},
+    sink::{Kind, Played, Sink},
+    wall_us,
 };
 use crate::{
     cli::{Format, Listen},
@@ -47,9 +49,9 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
     let form = if stream.config.is_some() { "native" } else { "json" };
     let listening = format!("listening to {}@{} ({form})", stream.stream_id, stream.publisher);
     let Some(config) = stream.config else {
-        let slices = Slices::new(path.as_deref(), &flags, context.format)?;
+        let chunks = ChunkListener::new(path.as_deref(), &flags, context.format)?;
         output::say(listening);
-        return hear(context, &flags, slices, replies).await;
+        return hear(context, &flags, chunks, replies).await;
     };
     if flags.raw {
         return Err(fail(2, "--raw is for streams in JSON; this one is native, and -o x.opus keeps its exact packets"));
@@ -57,13 +59,13 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
     let kind = if context.format == Format::Table { Kind::of(path.as_deref())? } else { Kind::Nothing };
     let sink = Sink::create(kind, path.as_deref(), &config)?;
     output::say(listening);
-    let jitter = Jitter::new(u64::try_from(flags.latency.as_micros()).unwrap_or(u64::MAX));
+    let jitter = Jitter::new(ticks::duration_us(flags.latency));
     let session = Session {
         jitter: if matches!(kind, Kind::Opus | Kind::Wav) { jitter.recording() } else { jitter },
         sink,
         began,
         first: None,
-        limit: flags.duration.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX) * 6 / 125),
+        limit: flags.duration.map_or(u64::MAX, ticks::from_duration),
         written: 0,
         titles: Titles::default(),
         gaps: 0,
@@ -73,8 +75,8 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
     hear(context, &flags, session, replies).await
 }
 
-/// One who hears a stream.
-pub(super) trait Hearing {
+/// Hears a stream of one of the two formats.
+pub(super) trait Listener {
     /// Hears native streams, not those in JSON.
     const NATIVE: bool;
     /// Plays what comes until it ends; an error is that of the place it is written to.
@@ -83,23 +85,23 @@ pub(super) trait Hearing {
     async fn close(self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()>;
 }
 
-async fn hear<H: Hearing>(
+async fn hear<L: Listener>(
     context: &Context,
     flags: &Listen,
-    mut hearing: H,
+    mut listener: L,
     replies: Streaming<SubscribeStreamResponse>,
 ) -> anyhow::Result<()> {
-    let mut ended = hearing.follow(replies).await;
+    let mut ended = listener.follow(replies).await;
     while flags.stay
         && let Ok(end @ (End::Publisher(_) | End::Lost(_))) = &ended
     {
         output::say(format_args!("{end}; waiting for it to come back"));
-        ended = match come_back(context, flags, H::NATIVE).await {
-            Some(replies) => hearing.follow(replies).await,
+        ended = match come_back(context, flags, L::NATIVE).await {
+            Some(replies) => listener.follow(replies).await,
             None => Ok(End::Stopped),
         };
     }
-    hearing.close(ended, context.format).await
+    listener.close(ended, context.format).await
 }
 
 /// Why there is no more to hear.
@@ -205,7 +207,7 @@ struct Session {
     meter: Option<Meter>,
 }
 
-impl Hearing for Session {
+impl Listener for Session {
     const NATIVE: bool = true;
 
     async fn follow(&mut self, mut replies: Streaming<SubscribeStreamResponse>) -> anyhow::Result<End> {
@@ -272,7 +274,7 @@ impl Hearing for Session {
 
 impl Session {
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+        ticks::duration_us(self.began.elapsed())
     }
 
     fn take(&mut self, group: AudioGroup) -> anyhow::Result<()> {
@@ -302,10 +304,14 @@ impl Session {
                     output::say(format_args!("title: {title}"));
                 }
             }
-            if let (Some(meter), Playout::Frame { packet, .. }) = (&mut self.meter, &playout) {
+            if let (Some(meter), Playout::Frame { packet, .. }) = (&mut self.meter, &playout)
+                && !self.sink.decodes()
+            {
                 meter.packet(packet);
             }
-            self.written += self.sink.play(playout)?;
+            let Played { ticks, peak } = self.sink.play(playout)?;
+            self.written += ticks;
+            self.meter.iter_mut().for_each(|meter| meter.peak(peak));
         }
         if let Some(meter) = &mut self.meter {
             meter.draw(self.written, Some(&self.jitter.stats));
@@ -317,7 +323,7 @@ impl Session {
         let stats = &self.jitter.stats;
         format!(
             "{:.1} s, held {} ms of {} ms, groups {}, repaired {}, lost {}, concealed {}, late {}, underruns {}, latency {} ms",
-            self.written as f64 / 48_000.0,
+            ticks::seconds(self.written),
             self.jitter.held_us() / 1000,
             self.jitter.target_us() / 1000,
             stats.groups,
@@ -333,7 +339,7 @@ impl Session {
 
 fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, place: &str) -> (String, String) {
     let stats = &jitter.stats;
-    let seconds = written as f64 / 48_000.0;
+    let seconds = ticks::seconds(written);
     let first_ms = first.map_or(0, |f| f.as_millis());
     let latency_ms = stats.median_latency_us().unwrap_or(0) / 1000;
     let json = serde_json::json!({
@@ -359,11 +365,6 @@ fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, pl
         if place.is_empty() { String::new() } else { format!("\nwritten to {place}") },
     );
     (json.to_string(), text)
-}
-
-fn wall_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -9,12 +9,16 @@ mod chunks;
 mod feed;
 mod lines;
 mod listen;
+mod outbox;
+mod publication;
 mod publish;
 mod recording;
-mod show;
 mod sink;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use clap::ValueEnum;
+use p2pd_audio::ticks;
 
 use super::{Context, peer_id};
 use crate::cli::{Format, Listen, PublishStream};
@@ -28,4 +32,9 @@ pub(super) async fn listen(context: &Context, mut flags: Listen, output: String)
     let file = Some(output).filter(|output| output != "-" && Format::from_str(output, true).is_err());
     flags.stream = peer_id::resolve_stream(context, &flags.stream).await?;
     listen::run(context, flags, file).await
+}
+
+/// Microseconds since 1970, by this machine's clock.
+fn wall_us() -> u64 {
+    ticks::duration_us(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }

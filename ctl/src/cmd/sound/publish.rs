@@ -2,43 +2,42 @@
 
 use std::{
     sync::atomic::Ordering,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use p2pd_api::v1::{
-    Acknowledgement, Frame, Frames, OpenStream, PublishStreamRequest, PublishStreamResponse, StreamConfig, WireFormat,
+    Acknowledgement, OpenStream, PublishStreamRequest, PublishStreamResponse, StreamConfig, WireFormat,
     publish_stream_request::Item, publish_stream_response::Event, stream_service_client::StreamServiceClient,
 };
-use p2pd_audio::{ogg_opus::OpusChain, pace::Pace};
-use tokio::sync::mpsc::{self, error::SendError};
+use p2pd_audio::{pace::Pace, ticks};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 use super::{
-    Context,
-    feed::{self, CHUNK, Packet},
-    lines,
-    show::{Meter, Show},
+    Context, feed, lines,
+    outbox::{Closed, Outbox},
+    publication::{Meter, Publication},
 };
 use crate::{
     cli::{PublishStream, WireArg},
     client,
-    exit::{asked_to_stop, fail, is_ours, words},
+    exit::{asked_to_stop, fail, is_connection_error, words},
     output,
 };
 
 /// Requests between us and the connection; more would be delay.
 const AHEAD: usize = 4;
-/// How long the daemon may take to say farewell for us.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the daemon may take to tell listeners of the end.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between two attempts to be heard again.
 const RETRY: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Result<()> {
     let feed = feed::read(feed::open(&flags)?, &flags)?;
-    let mut show = Show::new(feed, &flags);
-    let done = publish(context, &flags, &mut show).await;
-    let damaged = show.damaged.load(Ordering::Relaxed);
+    let mut publication = Publication::new(feed, &flags);
+    let done = publish(context, &flags, &mut publication).await;
+    let damaged = publication.damaged.load(Ordering::Relaxed);
     if damaged > 0 {
         let were = if damaged == 1 { "was" } else { "were" };
         output::say(format_args!("p2pctl: {} {were} left out", output::count(damaged, "damaged place")));
@@ -46,11 +45,11 @@ pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Resu
     done
 }
 
-async fn publish(context: &Context, flags: &PublishStream, show: &mut Show) -> anyhow::Result<()> {
-    let mut call = Call::open(context, flags, &show.config).await?;
+async fn publish(context: &Context, flags: &PublishStream, publication: &mut Publication) -> anyhow::Result<()> {
+    let mut call = Call::open(context, flags, &publication.config).await?;
     let mut earlier = Acknowledgement::default();
     loop {
-        let End { acknowledged, why } = call.follow(show, flags).await?;
+        let End { acknowledged, why } = call.follow(publication, flags).await?;
         earlier.groups += acknowledged.as_ref().map_or(0, |a| a.groups);
         earlier.dropped += acknowledged.as_ref().map_or(0, |a| a.dropped);
         if let Why::Lost(fault) = why {
@@ -59,12 +58,12 @@ async fn publish(context: &Context, flags: &PublishStream, show: &mut Show) -> a
             }
             let why = words(&fault);
             output::say(format_args!("{why}; waiting for it to come back"));
-            call = come_back(context, flags, show, why).await?;
+            call = come_back(context, flags, publication, why).await?;
             continue;
         }
         if let Some(last) = acknowledged {
             let all = Acknowledgement { groups: earlier.groups, dropped: earlier.dropped, ..last };
-            lines::published(context, &all, Duration::from_micros(show.media * 125 / 6))?;
+            lines::published(context, &all, Duration::from_micros(ticks::to_us(publication.media)))?;
         }
         return if matches!(why, Why::Stopped) { Err(stopped()) } else { Ok(()) };
     }
@@ -72,8 +71,13 @@ async fn publish(context: &Context, flags: &PublishStream, show: &mut Show) -> a
 
 /// Publishes again once the daemon is there again, and says what else than `why` it waits for. A file or a pipe waits
 /// meanwhile; what is live passes.
-async fn come_back(context: &Context, flags: &PublishStream, show: &mut Show, mut why: String) -> anyhow::Result<Call> {
-    let config = show.config.clone();
+async fn come_back(
+    context: &Context,
+    flags: &PublishStream,
+    publication: &mut Publication,
+    mut why: String,
+) -> anyhow::Result<Call> {
+    let config = publication.config.clone();
     let back = async {
         loop {
             // The channel dials anew by itself.
@@ -92,10 +96,10 @@ async fn come_back(context: &Context, flags: &PublishStream, show: &mut Show, mu
     };
     tokio::select! {
         call = back => {
-            show.titles.again();
+            publication.titles.again();
             Ok(call)
         }
-        never = show.pass() => match never {},
+        never = publication.pass() => match never {},
         () = asked_to_stop() => Err(stopped()),
     }
 }
@@ -148,10 +152,10 @@ impl Call {
         Ok(Call { items, replies })
     }
 
-    /// Sends until the show, the user or the daemon ends it.
-    async fn follow(mut self, show: &mut Show, flags: &PublishStream) -> anyhow::Result<End> {
-        let meter = show.meter.clone();
-        let mut sending = Box::pin(send(show, &self.items, flags));
+    /// Sends until the publication, the user or the daemon ends it.
+    async fn follow(mut self, publication: &mut Publication, flags: &PublishStream) -> anyhow::Result<End> {
+        let meter = publication.meter.clone();
+        let mut sending = Box::pin(send(publication, &self.items, flags));
         let mut acknowledged = None;
         let mut sent = false;
         loop {
@@ -161,7 +165,7 @@ impl Call {
                     // What came before the fault was sent; the stream ends with it.
                     Err(error) => {
                         drop(sending);
-                        self.farewell().await;
+                        self.finish().await;
                         return Err(error);
                     }
                 },
@@ -173,14 +177,14 @@ impl Call {
                         let why = if sent { Why::Done } else { Why::Lost(client::closed()) };
                         return Ok(End { acknowledged, why });
                     }
-                    Err(status) if is_ours(&status) || status.code() == Code::Unavailable => {
+                    Err(status) if is_connection_error(&status) || status.code() == Code::Unavailable => {
                         return Ok(End { acknowledged, why: Why::Lost(status.into()) });
                     }
                     Err(status) => return Err(status.into()),
                 },
                 () = asked_to_stop() => {
                     drop(sending);
-                    let acknowledged = self.farewell().await.or(acknowledged);
+                    let acknowledged = self.finish().await.or(acknowledged);
                     return Ok(End { acknowledged, why: Why::Stopped });
                 }
             }
@@ -189,7 +193,7 @@ impl Call {
     }
 
     /// Tells listeners that this is the end, and waits until the daemon has. Its last word.
-    async fn farewell(&mut self) -> Option<Acknowledgement> {
+    async fn finish(&mut self) -> Option<Acknowledgement> {
         let mut last = None;
         let said = async {
             let _ = self.items.send(request(Item::Finish(true))).await;
@@ -199,7 +203,7 @@ impl Call {
                 }
             }
         };
-        let _ = tokio::time::timeout(FAREWELL, said).await;
+        let _ = tokio::time::timeout(FINISH_TIMEOUT, said).await;
         last
     }
 }
@@ -217,99 +221,49 @@ fn progress(acknowledged: Option<&Acknowledgement>, Meter(meter): &Meter) {
 
 /// Sends packets when they are due, until there are no more; waits for the end of the call where the daemon is gone.
 async fn send(
-    show: &mut Show,
+    publication: &mut Publication,
     items: &mpsc::Sender<PublishStreamRequest>,
     flags: &PublishStream,
 ) -> anyhow::Result<()> {
-    match send_all(show, items, flags).await {
-        Err(fault) if fault.is::<SendError<PublishStreamRequest>>() => std::future::pending().await,
+    match send_all(publication, items, flags).await {
+        Err(fault) if fault.is::<Closed>() => std::future::pending().await,
         sent => sent,
     }
 }
 
 async fn send_all(
-    show: &mut Show,
+    publication: &mut Publication,
     items: &mpsc::Sender<PublishStreamRequest>,
     flags: &PublishStream,
 ) -> anyhow::Result<()> {
     let began = Instant::now();
-    let now = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let (mut pace, from) = (Pace::new(0), show.media);
-    let Meter(meter) = show.meter.clone();
-    // The old format carries an encoded file: frames are put into an Ogg stream.
-    let json = flags.wire == WireArg::Json && !show.sliced;
-    let mut ogg = if json { Some(OpusChain::new(show.config.channels, show.config.pre_skip)?) } else { None };
-    let mut group = Vec::new();
-    let limit = flags.duration.map_or(u64::MAX, |d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+    let (mut pace, from) = (Pace::new(0), publication.media);
+    let Meter(meter) = publication.meter.clone();
+    let mut outbox = Outbox::new(items, publication, flags.wire == WireArg::Json)?;
+    let limit = flags.duration.map_or(u64::MAX, ticks::duration_us);
     loop {
-        let packet = match show.next().await {
+        let packet = match publication.next().await {
             Ok(Some(packet)) => packet,
             Ok(None) => break,
             Err(fault) => {
-                let _ = flush(&mut group, items).await;
+                let _ = outbox.flush().await;
                 return Err(fault);
             }
         };
-        let Packet { data, ticks, level } = packet;
-        let us = |ticks: u64| ticks.saturating_mul(125) / 6;
-        meter.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
-        meter.peak.store((level * 1000.0) as u64, Ordering::Relaxed);
-        meter.media_us.store(us(show.media), Ordering::Relaxed);
-        if us(show.media) >= limit {
+        meter.bytes.fetch_add(packet.data.len() as u64, Ordering::Relaxed);
+        meter.peak.store((packet.level * 1000.0) as u64, Ordering::Relaxed);
+        meter.media_us.store(ticks::to_us(publication.media), Ordering::Relaxed);
+        if ticks::to_us(publication.media) >= limit {
             break;
         }
-        if let Some(title) = show.titles.changed(began.elapsed()).await {
-            // It begins with the next frame.
-            flush(&mut group, items).await?;
-            items.send(request(Item::Title(title))).await?;
+        if let Some(title) = publication.titles.changed(began.elapsed()).await {
+            outbox.title(title).await?;
         }
-        show.media += ticks;
+        publication.media += packet.ticks;
         // A frame is ready when its last sample would have been captured.
-        tokio::time::sleep(Duration::from_micros(pace.wait(now(), us(show.media - from)))).await;
-        let chunk = match &mut ogg {
-            _ if show.sliced => data,
-            Some(ogg) => ogg.packet(data)?,
-            None => {
-                let (capture_us, duration_us) = (wall_us().saturating_sub(us(ticks)), u32::try_from(us(ticks))?);
-                group.push(Frame { data: data.into(), capture_us, duration_us });
-                Vec::new()
-            }
-        };
-        if group.len() >= show.config.frames_per_group as usize {
-            flush(&mut group, items).await?;
-        }
-        send_chunks(&chunk, items).await?;
+        let wait = pace.wait(ticks::duration_us(began.elapsed()), ticks::to_us(publication.media - from));
+        tokio::time::sleep(Duration::from_micros(wait)).await;
+        outbox.packet(packet).await?;
     }
-    flush(&mut group, items).await?;
-    if let Some(ogg) = ogg {
-        send_chunks(&ogg.finish()?, items).await?;
-    }
-    Ok(items.send(request(Item::Finish(true))).await?)
-}
-
-/// Sends bytes of an encoded stream, in chunks that the daemon takes: a page of Ogg may be longer than one.
-async fn send_chunks(
-    bytes: &[u8],
-    items: &mpsc::Sender<PublishStreamRequest>,
-) -> Result<(), SendError<PublishStreamRequest>> {
-    for chunk in bytes.chunks(CHUNK) {
-        items.send(request(Item::Chunk(chunk.to_vec().into()))).await?;
-    }
-    Ok(())
-}
-
-/// Sends what there is of a group. The daemon would keep its first frames until the last one comes.
-async fn flush(
-    group: &mut Vec<Frame>,
-    items: &mpsc::Sender<PublishStreamRequest>,
-) -> Result<(), SendError<PublishStreamRequest>> {
-    match std::mem::take(group) {
-        frames if frames.is_empty() => Ok(()),
-        frames => items.send(request(Item::Frames(Frames { frames }))).await,
-    }
-}
-
-fn wall_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    outbox.finish().await
 }

@@ -61,6 +61,12 @@ impl Kind {
     }
 }
 
+/// What was played: how long, in 48 kHz ticks, and its peak, 1.0 at most; 0 where it was not decoded.
+pub(super) struct Played {
+    pub(super) ticks: u64,
+    pub(super) peak: f32,
+}
+
 /// Where sound goes.
 pub(super) enum Sink {
     /// Pages are made in memory, and written whole.
@@ -97,25 +103,31 @@ impl Sink {
         })
     }
 
-    /// Plays one thing. Returns how much that was, in 48 kHz ticks.
-    pub(super) fn play(&mut self, playout: Playout) -> anyhow::Result<u64> {
+    /// Plays one thing.
+    pub(super) fn play(&mut self, playout: Playout) -> anyhow::Result<Played> {
         if let Some(decoder) = self.decoder() {
             let samples = sound(decoder, playout)?;
             return self.samples(&samples);
         }
-        match (&mut *self, playout) {
+        let ticks = match (&mut *self, playout) {
             (Sink::Opus(writer, recording), Playout::Frame { packet, .. }) => {
                 let ticks = packet_ticks(&packet).unwrap_or(0);
                 recording.heard = true;
                 let added = writer.packet(packet);
                 self.written(added)?;
-                Ok(ticks)
+                ticks
             }
-            (Sink::Nothing, Playout::Frame { packet, .. }) => Ok(packet_ticks(&packet).unwrap_or(0)),
-            (Sink::Nothing, Playout::Conceal { ticks, .. }) => Ok(ticks),
+            (Sink::Nothing, Playout::Frame { packet, .. }) => packet_ticks(&packet).unwrap_or(0),
+            (Sink::Nothing, Playout::Conceal { ticks, .. }) => ticks,
             // A file of exact packets has no place for what never came.
-            _ => Ok(0),
-        }
+            _ => 0,
+        };
+        Ok(Played { ticks, peak: 0.0 })
+    }
+
+    /// Whether it decodes what it plays.
+    pub(super) fn decodes(&self) -> bool {
+        matches!(self, Sink::Wav(..) | Sink::Pcm(..) | Sink::Card(..))
     }
 
     fn decoder(&mut self) -> Option<&mut OpusDecoder> {
@@ -125,8 +137,8 @@ impl Sink {
         }
     }
 
-    /// Plays interleaved samples. Returns how much that was, in 48 kHz ticks.
-    pub(super) fn samples(&mut self, samples: &[f32]) -> anyhow::Result<u64> {
+    /// Plays interleaved samples.
+    pub(super) fn samples(&mut self, samples: &[f32]) -> anyhow::Result<Played> {
         match self {
             Sink::Wav(writer, _) => {
                 writer.get_mut().heard |= !samples.is_empty();
@@ -144,7 +156,8 @@ impl Sink {
             }
             Sink::Nothing | Sink::Done => {}
         }
-        Ok(self.decoder().map_or(0, |decoder| (samples.len() / decoder.channels()) as u64))
+        let ticks = self.decoder().map_or(0, |decoder| (samples.len() / decoder.channels()) as u64);
+        Ok(Played { ticks, peak: peak(samples) })
     }
 
     /// Does not wait for a reader of standard output that has stopped, nor for the card to play what it has.
@@ -190,6 +203,11 @@ impl Sink {
             Sink::Nothing | Sink::Done => Ok(String::new()),
         }
     }
+}
+
+/// The largest sample.
+pub(super) fn peak(samples: &[f32]) -> f32 {
+    samples.iter().fold(0.0, |peak, sample| sample.abs().max(peak))
 }
 
 /// Standard output behind a thread, so that a reader who stops holds up nothing else.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use p2pd_api::v1::StreamConfig;
+use p2pd_audio::ticks;
 
 use super::feed::{Feed, Packet, Packets};
 use crate::{cli::PublishStream, output};
@@ -17,10 +18,10 @@ use crate::{cli::PublishStream, output};
 const TITLE_EVERY: Duration = Duration::from_secs(1);
 
 /// What is published, wherever it has come to.
-pub(super) struct Show {
+pub(super) struct Publication {
     pub(super) config: StreamConfig,
     packets: Packets,
-    pub(super) sliced: bool,
+    pub(super) chunked: bool,
     pub(super) titles: Titles,
     pub(super) meter: Meter,
     /// How much has been sent, in 48 kHz ticks.
@@ -38,12 +39,12 @@ pub(super) struct Show {
 const AHEAD: u64 = 48_000;
 const LOOK: Duration = Duration::from_secs(1);
 
-impl Show {
+impl Publication {
     pub(super) fn new(feed: Feed, flags: &PublishStream) -> Self {
-        let Feed { config, packets, sliced, again, damaged } = feed;
+        let Feed { config, packets, chunked, again, damaged } = feed;
         let titles = Titles { given: flags.title.clone(), file: flags.title_file.clone(), ..Titles::default() };
         let (meter, live) = (Meter::default(), again.then_some(false));
-        Show { config, packets, sliced, titles, meter, media: 0, damaged, live, waiting: VecDeque::new() }
+        Publication { config, packets, chunked, titles, meter, media: 0, damaged, live, waiting: VecDeque::new() }
     }
 
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Packet>> {
@@ -56,14 +57,14 @@ impl Show {
     /// Drops what a live source gives, until this is dropped; any other source waits. Which it is, is decided once.
     pub(super) async fn pass(&mut self) -> Infallible {
         let began = Instant::now();
-        let mut ticks = 0u64;
+        let mut read = 0u64;
         while self.live != Some(false)
             && let Some(packet) = self.packets.recv().await
         {
-            ticks = ticks.saturating_add(packet.as_ref().map_or(0, |packet| packet.ticks));
+            read = read.saturating_add(packet.as_ref().map_or(0, |packet| packet.ticks));
             if self.live.is_none() {
                 let elapsed = began.elapsed();
-                let ahead = ticks.saturating_sub(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX) * 6 / 125);
+                let ahead = read.saturating_sub(ticks::from_duration(elapsed));
                 self.live = if ahead >= AHEAD { Some(false) } else { (elapsed >= LOOK).then_some(true) };
             }
             match packet {
@@ -142,8 +143,8 @@ mod tests {
         let Command::PublishStream(flags) = Cli::parse_from(["p2pctl", "publish-stream", "x", "-"]).command else {
             unreachable!();
         };
-        let feed = Feed { config: StreamConfig::default(), packets, sliced: false, again, damaged: Arc::default() };
-        let mut show = Show::new(feed, &flags);
+        let feed = Feed { config: StreamConfig::default(), packets, chunked: false, again, damaged: Arc::default() };
+        let mut publication = Publication::new(feed, &flags);
         let mut tick = tokio::time::interval(every);
         let giving = tokio::spawn(async move {
             for n in 0..100 {
@@ -151,8 +152,8 @@ mod tests {
                 sender.send(Ok(Packet { data: vec![n], ticks: 4_800, level: 0.0 })).await.unwrap();
             }
         });
-        let _ = tokio::time::timeout(Duration::from_millis(1_500), show.pass()).await;
-        let first = show.next().await.unwrap().unwrap();
+        let _ = tokio::time::timeout(Duration::from_millis(1_500), publication.pass()).await;
+        let first = publication.next().await.unwrap().unwrap();
         giving.abort();
         (100 - u64::from(first.data[0])) * 100
     }
