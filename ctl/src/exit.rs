@@ -13,10 +13,10 @@ use crate::{cli::Cli, client, cmd, output};
 
 /// For `--help`.
 pub(crate) const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon reachable, 4 no permission, \
-5 not found, 6 timed out, 7 refused as things stand, 8 try again later, 130 interrupted; what goes on until it is ended \
-ends by SIGINT as other programs do, but for serve, listen and publish-stream, which end in good order.";
+5 not found, 6 timed out, 7 refused as things stand, 8 try again later, 130 interrupted. SIGINT kills commands that run \
+until stopped; serve, listen and publish-stream shut down cleanly.";
 
-/// How long an orderly end may take once the user has had enough; saying farewell takes two seconds at most.
+/// How long a clean shutdown may take. Telling listeners the end of a stream takes two seconds at most.
 const ORDERLY: Duration = Duration::from_secs(4);
 
 /// A failure that knows its exit code.
@@ -39,8 +39,8 @@ pub(crate) fn fail(code: u8, message: impl Into<String>) -> anyhow::Error {
     Failure { code, message: message.into() }.into()
 }
 
-/// Waits until the user has had enough: Ctrl-C, SIGTERM as `timeout` sends it, or SIGHUP of a terminal that closes. May be asked again and again; what came
-/// while nobody asked counts too.
+/// Waits for the user to end the command: Ctrl-C, SIGTERM as `timeout` sends it, or SIGHUP of a terminal that closes. May
+/// be called several times; a signal that came between two calls counts.
 pub(crate) async fn asked_to_stop() {
     static ASKED: OnceLock<CancellationToken> = OnceLock::new();
     let asked = ASKED.get_or_init(|| {
@@ -56,7 +56,7 @@ async fn watch_signals(asked: CancellationToken) {
         Ok(mut signal) => drop(signal.recv().await),
         Err(_) => std::future::pending().await,
     };
-    // Taken before our own handler is in its place.
+    // Read before our own handler replaces it.
     let hangup_ignored = is_hangup_ignored();
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
@@ -64,7 +64,7 @@ async fn watch_signals(asked: CancellationToken) {
         () = comes(SignalKind::hangup()), if !hangup_ignored => {}
     }
     asked.cancel();
-    // Whatever still waits then, as for a reader who has stopped, waits in vain.
+    // A write to a pipe that nobody reads would wait for ever.
     tokio::time::sleep(ORDERLY).await;
     std::process::exit(130);
 }
@@ -152,7 +152,7 @@ fn of_code(code: Code) -> u8 {
     }
 }
 
-/// Whether whoever read what we print has had enough; the daemon's socket breaks in the same way, which is no success.
+/// Whether the reader of our output has closed its pipe. The daemon's socket breaks with the same error, which is a failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let of_socket = error.is::<Status>() || error.is::<ConnectError>();
     let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;

@@ -1,5 +1,5 @@
-//! The bytes of a source: searched for the place where a decoder can begin, and given to it up to where its file ends,
-//! which is not always where the bytes end.
+//! Reads a source: finds where a decoder can start, then feeds it up to the end of the current file. Other files may
+//! follow in the same bytes.
 
 use std::{
     io::{self, Read},

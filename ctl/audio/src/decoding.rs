@@ -34,7 +34,7 @@ use crate::{
     wav::Head,
 };
 
-/// Faults one after the other with which a file ends.
+/// A file with this many consecutive faults is given up.
 const FAULTS: u32 = 1_000;
 
 /// What is being decoded.

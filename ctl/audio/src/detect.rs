@@ -1,4 +1,4 @@
-//! What encoded sound is told by: where in it a decoder can begin, and which one.
+//! Recognises encoded sound: its format, and the byte at which a decoder can start.
 
 use crate::frames::{HEADER, Header, tag};
 

@@ -54,7 +54,8 @@ pub enum AudioError {
 }
 
 impl AudioError {
-    /// Whether all that is there was given out, and only its end is missing: a live stream ends wherever it is.
+    /// True if all sound present was decoded and only the end is missing. Listeners ignore it: a live stream may end
+    /// anywhere.
     pub fn is_early_end(&self) -> bool {
         matches!(self, AudioError::Truncated { .. } | AudioError::Cut { .. })
     }

@@ -96,7 +96,7 @@ impl Samples {
             (self.rate, self.resampling) = (block.rate, Resampling::new(block.rate, self.channels)?);
         }
         let mut samples = remix(block.samples, block.channels, self.channels as usize);
-        // Damage may look like numbers that no sound has, of which the resampler makes no more sound at all.
+        // Damaged floats can be NaN or infinite; one would silence the resampler for good.
         samples
             .iter_mut()
             .for_each(|sample| *sample = if sample.is_finite() { sample.clamp(-LOUDEST, LOUDEST) } else { 0.0 });

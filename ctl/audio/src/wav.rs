@@ -105,7 +105,7 @@ impl<W: Write + Seek> WavWriter<W> {
         Ok(WavWriter { out, channels, rate, length: 0 })
     }
 
-    /// Adds interleaved samples, all of them or none.
+    /// Adds interleaved samples. After a failed write the header still counts only the earlier ones.
     pub fn write(&mut self, samples: &[i16]) -> io::Result<()> {
         let bytes: Vec<u8> = samples.iter().flat_map(|sample| sample.to_le_bytes()).collect();
         self.out.write_all(&bytes)?;

@@ -30,7 +30,8 @@ pub(crate) struct Cli {
     #[arg(long, short, global = true, default_value = "table")]
     pub(crate) output: String,
     /// How long to wait for an answer of the daemon, as in 500ms, 10s, 2m; 25s by default, and for dht, all answers
-    /// together, 65s. The time of --wait is not among it. What goes on until it is ended, such as sub, events and handle, is bounded by --count or by you.
+    /// together, 65s. The time of --wait is not among it. Commands that run until stopped, such as sub, events and handle,
+    /// have no time limit.
     #[arg(long, global = true, value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
     #[command(subcommand)]
@@ -202,7 +203,8 @@ pub(crate) struct Hold {
     /// Let others who say so handle the protocol, too; each gets a stream or request in turn.
     #[arg(long, conflicts_with = "lease")]
     pub(crate) share: bool,
-    /// Keep the protocol after this program has ended, for whoever of the same user comes with the same lease; 1 to 64 bytes.
+    /// Keep the protocol after this program has ended, until a program of the same user claims it with the same lease;
+    /// 1 to 64 bytes.
     #[arg(long, value_name = "NAME")]
     pub(crate) lease: Option<String>,
     /// How long, at most 10m. Streams that come meanwhile wait, each 10s at most.
@@ -245,27 +247,27 @@ pub(crate) enum DhtAction {
         /// Peer id of who has put it; else this daemon.
         peer: Option<String>,
     },
-    /// Where a peer is.
+    /// Print the addresses of a peer.
     FindPeer {
         /// Peer id
         peer: String,
     },
-    /// The peers closest to a key.
+    /// Print the peers closest to a key.
     Closest {
         /// A CID, with /ipfs/ or without; or any text, or hex: and bytes in hexadecimal
         key: String,
     },
-    /// Say that this daemon has what a key names.
+    /// Announce this daemon as a provider of a key.
     Provide {
         /// A CID, with /ipfs/ or without; or any text, or hex: and bytes in hexadecimal
         key: String,
     },
-    /// Say it no more.
+    /// Stop announcing a key.
     Stop {
         /// As it was provided
         key: String,
     },
-    /// Who has what a key names.
+    /// Print the providers of a key.
     Providers {
         /// A CID, with /ipfs/ or without; or any text, or hex: and bytes in hexadecimal
         key: String,
@@ -317,11 +319,11 @@ pub(crate) enum PeersAction {
         /// Why; may be repeated.
         #[arg(long)]
         tag: Vec<String>,
-        /// Only never let go of it for others; do not dial it.
+        /// Protect its connections from pruning, but do not dial it.
         #[arg(long)]
         passive: bool,
     },
-    /// Stay connected to a peer no more.
+    /// Remove a pin.
     Unpin {
         /// Peer id
         peer: String,
@@ -333,19 +335,19 @@ pub(crate) enum PeersAction {
     Pins,
     /// The connections that closed last, and why.
     Closed,
-    /// Who is allowed and denied by rule.
+    /// The rules that allow and deny peers.
     Rules,
-    /// Let a peer or addresses connect, however many, whatever else is denied.
+    /// Accept connections of a peer or addresses, beyond the limits and despite deny rules.
     Allow {
         /// Peer id, IP address, or a range like 192.0.2.0/24
         subject: String,
     },
-    /// Let a peer or addresses connect no more.
+    /// Refuse connections of a peer or addresses.
     Deny {
         /// Peer id, IP address, or a range like 192.0.2.0/24
         subject: String,
     },
-    /// Forget what was ruled.
+    /// Remove a rule.
     Unrule {
         /// As it was given
         subject: String,

@@ -27,7 +27,11 @@ pub(crate) struct Sub {
     pub(crate) count: Option<u64>,
     /// How many messages this reader may be behind before the oldest go, 1 to 4096; at most 1 MiB of them in any case
     /// [default: 256]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096), conflicts_with_all = ["block", "durable", "from_oldest", "after", "resume"])]
+    #[arg(
+        long,
+        value_parser = clap::value_parser!(u32).range(1..=4096),
+        conflicts_with_all = ["block", "durable", "from_oldest", "after", "resume"]
+    )]
     pub(crate) behind: Option<u32>,
     /// Have local publishers wait while this reader is slow.
     #[arg(long, conflicts_with_all = ["durable", "from_oldest", "after", "resume"])]

@@ -77,9 +77,10 @@ pub(crate) enum SampleArg {
     F32,
 }
 
-/// With `-o FILE`: .opus takes the exact packets, .wav the sound; until it is whole it is FILE.partial, which plays. Without, or with `-o -`, 16 bit samples at 48 kHz go
-/// to standard output, or to the sound card where that is a terminal. `-o card:NAME` takes a card as `aplay -L` names it.
-/// With `-o json` the sound goes nowhere, and the numbers to standard output at the end.
+/// With `-o FILE`: .opus takes the exact packets, .wav the sound; until it is whole it is FILE.partial, which plays.
+/// Without, or with `-o -`, 16 bit samples at 48 kHz go to standard output, or to the sound card where that is a terminal.
+/// `-o card:NAME` takes a card as `aplay -L` names it. With `-o json` the sound goes nowhere, and the numbers to standard
+/// output at the end.
 #[derive(Args)]
 pub(crate) struct Listen {
     /// Stream, or stream@publisher where two use one id.

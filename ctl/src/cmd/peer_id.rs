@@ -24,7 +24,7 @@ pub(super) async fn resolve(context: &Context, name: &str, text: &str) -> anyhow
     }
 }
 
-/// The same where something else may stand, such as an IP address: that stays as it is.
+/// The same for an argument that may also be something else, such as an IP address, which is returned unchanged.
 pub(super) async fn resolve_any(context: &Context, name: &str, text: &str) -> anyhow::Result<String> {
     let like_one = text.starts_with("..") || FORMS.iter().any(|(start, _)| text.starts_with(start));
     if like_one { resolve(context, name, text).await } else { Ok(text.into()) }
@@ -60,7 +60,7 @@ pub(super) fn check(name: &str, text: &str) -> anyhow::Result<String> {
         let how = if length < *whole { "cut off" } else { "too long" };
         return fault(format!("{how}: an id that begins with {start} has {whole} characters, this one {length}; "));
     }
-    // The shortest there are, of Ed25519 and RSA keys in base58, have 46 characters.
+    // RSA peer IDs (`Qm...`) are the shortest: 46 characters.
     if length < 46 || Base::Base58Btc.decode(text).is_err() {
         return fault(String::new());
     }

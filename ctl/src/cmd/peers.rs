@@ -191,7 +191,7 @@ fn details(peer: &Peer) -> String {
         ("agent", peer.agent.as_str().into()),
         ("score", score(peer)),
         ("round trip", rtt(peer).into()),
-        ("kept", format!("{kept}{tags}").into()),
+        ("protected", format!("{kept}{tags}").into()),
     ];
     if peer.messages_lost > 0 {
         let lost = format!("{} that it took too slowly", count(peer.messages_lost, "message"));
@@ -240,7 +240,7 @@ fn table(peers: &[Peer]) -> String {
         ("WAY", Fit::Whole),
         ("RTT", Fit::Whole),
         ("SCORE", Fit::Whole),
-        ("KEPT", Fit::Cut),
+        ("PROTECTED", Fit::Cut),
         ("AGENT", Fit::Cut),
         ("ADDRESS", Fit::Cut),
     ];

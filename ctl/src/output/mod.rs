@@ -35,7 +35,7 @@ pub(crate) fn id(peer: &str) -> String {
     if width().is_some() { short(peer) } else { peer.into() }
 }
 
-/// Tells the user something beside the results. Whoever reads it may have gone, which is no reason to stop.
+/// Tells the user something beside the results. Errors are ignored: a closed standard error is no reason to stop.
 pub(crate) fn say(text: impl Display) {
     progress::end_progress();
     let text = text.to_string();

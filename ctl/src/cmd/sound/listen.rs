@@ -322,7 +322,8 @@ impl Session {
     fn numbers(&self) -> String {
         let stats = &self.jitter.stats;
         format!(
-            "{:.1} s, held {} ms of {} ms, groups {}, repaired {}, lost {}, concealed {}, late {}, underruns {}, latency {} ms",
+            "{:.1} s, held {} ms of {} ms, groups {}, repaired {}, lost {}, concealed {}, late {}, underruns {}, \
+             latency {} ms",
             ticks::seconds(self.written),
             self.jitter.held_us() / 1000,
             self.jitter.target_us() / 1000,
@@ -343,14 +344,30 @@ fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, pl
     let first_ms = first.map_or(0, |f| f.as_millis());
     let latency_ms = stats.median_latency_us().unwrap_or(0) / 1000;
     let json = serde_json::json!({
-        "seconds": seconds, "groups": stats.groups, "lost_groups": stats.lost, "repaired_groups": stats.repaired, "duplicates": stats.duplicates, "reordered": stats.reordered,
-        "late_frames": stats.late, "played_frames": stats.played, "concealed_frames": stats.concealed,
-        "skipped_frames": stats.skipped, "underruns": stats.underruns, "restarts": stats.restarts, "lost_to_slow_reading": gaps,
-        "drift_ppm": stats.drift_ppm, "spread_ms": stats.spread_us / 1000, "first_sound_ms": first_ms as u64, "latency_ms": latency_ms, "buffer_ms": jitter.target_us() / 1000, "file": place,
+        "seconds": seconds,
+        "groups": stats.groups,
+        "lost_groups": stats.lost,
+        "repaired_groups": stats.repaired,
+        "duplicates": stats.duplicates,
+        "reordered": stats.reordered,
+        "late_frames": stats.late,
+        "played_frames": stats.played,
+        "concealed_frames": stats.concealed,
+        "skipped_frames": stats.skipped,
+        "underruns": stats.underruns,
+        "restarts": stats.restarts,
+        "lost_to_slow_reading": gaps,
+        "drift_ppm": stats.drift_ppm,
+        "spread_ms": stats.spread_us / 1000,
+        "first_sound_ms": first_ms as u64,
+        "latency_ms": latency_ms,
+        "buffer_ms": jitter.target_us() / 1000,
+        "file": place,
     });
     let text = format!(
         "received {seconds:.1} s in {}, {} repaired, {} lost: {} played, {} concealed, {} late, {} skipped, {}\n\
-         first sound after {first_ms} ms; capture to playout {latency_ms} ms in the median, as far as both clocks agree; buffer {} ms, spread {} ms{}{}",
+         first sound after {first_ms} ms; capture to playout {latency_ms} ms in the median, as far as both clocks agree; \
+         buffer {} ms, spread {} ms{}{}",
         count(stats.groups, "group"),
         stats.repaired,
         stats.lost,

@@ -1,5 +1,5 @@
-//! A file that is being recorded. From its first moment it is there, as NAME.partial, and plays however we end; once it
-//! is finished it takes its name, and only then the place of an older one.
+//! A file that is being recorded. It is NAME.partial from the start and plays at any time; once finished it is renamed to
+//! NAME, and only then replaces an older file.
 
 use std::{
     fs::File,
@@ -17,7 +17,7 @@ use crate::exit::fail;
 
 /// How often it is brought to the disk, so that little is lost with the power.
 const SYNC: Duration = Duration::from_secs(5);
-/// How many others of its name, left by those that were killed, it makes way for.
+/// Most partial files of that name, left by listeners that were killed, before it gives up.
 const OTHERS: u32 = 1_000;
 
 pub(super) struct Recording {
@@ -42,7 +42,7 @@ impl Recording {
         let file = Arc::new(file);
         let (_syncing, ended) = mpsc::channel::<()>();
         let (synced, directory) = (file.clone(), directory(path).to_owned());
-        // The disk may take its time, which nothing else waits for.
+        // A slow disk must not hold up the listener.
         thread::spawn(move || {
             sync_directory(&directory);
             while ended.recv_timeout(SYNC) == Err(RecvTimeoutError::Timeout) {
@@ -61,7 +61,8 @@ impl Recording {
         })
     }
 
-    /// Ends it, which may have failed; after a failure it stays what it is. Returns where it is, if anything was heard.
+    /// Ends it. `failed` says that the call failed: the file then keeps its partial name. Returns its path. If nothing was
+    /// heard and the call failed or an older file exists, removes it and returns an empty string.
     pub(super) fn finish(self, failed: bool, ended: io::Result<()>) -> anyhow::Result<String> {
         if !self.heard && (failed || self.path.exists()) {
             std::fs::remove_file(&self.partial)?;
