@@ -154,8 +154,13 @@ fn a_cid_is_its_multihash_and_what_is_not_found_fails() {
         assert_eq!(output.status.code(), Some(5), "{nothing:?}: {}", said(&output));
         assert!(said(&output).contains(words) && output.stdout.is_empty(), "{nothing:?}: {}", said(&output));
     }
-    let cut = b.run(&["dht", "providers", &V1[..50]]);
-    assert_eq!(cut.status.code(), Some(2), "{}", said(&cut));
+    for (command, key) in
+        [("providers", &V1[..50]), ("provide", &V0[..45]), ("closest", &V0[..20]), ("stop", &V0[..45])]
+    {
+        let cut = b.run(&["dht", command, key]);
+        assert_eq!(cut.status.code(), Some(2), "{command} {key}: {}", said(&cut));
+        assert!(said(&cut).contains("begins like a CID and is none"), "{}", said(&cut));
+    }
 }
 
 #[test]

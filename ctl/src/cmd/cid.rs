@@ -4,6 +4,8 @@ use multibase::Base;
 
 /// Codec of a CID that is a peer id.
 const LIBP2P_KEY: u64 = 0x72;
+/// From so many characters on, base58 that begins with Qm is meant as a CID of version 0, which has 46.
+const CUT_V0: usize = 10;
 const SHA2_256: [u8; 2] = [0x12, 32];
 
 /// A CID's parts.
@@ -39,7 +41,9 @@ impl Cid {
 
 /// Whether this is meant as a CID: it begins as those that people meet.
 pub(super) fn is_meant(text: &str) -> bool {
-    ["/ipfs/", "ipfs://", "bafy", "bafk", "bafz"].iter().any(|start| text.starts_with(start))
+    let base58 = |c: char| c.is_ascii_alphanumeric() && !"0OIl".contains(c);
+    let cut_v0 = text.starts_with("Qm") && text.len() >= CUT_V0 && text.chars().all(base58);
+    cut_v0 || ["/ipfs/", "ipfs://", "bafy", "bafk", "bafz"].iter().any(|start| text.starts_with(start))
 }
 
 /// An unsigned varint and what follows it.
@@ -88,5 +92,15 @@ mod tests {
         }
         assert_eq!(Cid::parse("bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbz"), None, "cut off");
         assert_eq!(Cid::parse("QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMn"), None, "cut off");
+    }
+
+    #[test]
+    fn what_is_cut_off_is_still_meant_as_a_cid() {
+        for text in ["QmbWqxBEKC3P8tqsKc98xmWNzrzDtRLMiMPL8wBuTGsMn", "QmbWqxBEKC", "bafybeigdy", "/ipfs/x"] {
+            assert!(is_meant(text), "{text}");
+        }
+        for text in ["Qm", "Qmagazine", "Qm-a-long-name", "Qm0123456789", "town-archive"] {
+            assert!(!is_meant(text), "{text}");
+        }
     }
 }

@@ -32,24 +32,34 @@ pub(crate) struct Context {
 }
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
-    let timeout = cli.timeout();
-    if let Command::Completion { shell } = cli.command {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "p2pctl", &mut script);
-        return Ok(output::line(String::from_utf8(script)?.trim_end())?);
+    match &cli.command {
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "p2pctl", &mut script);
+            Ok(output::line(String::from_utf8(script)?.trim_end())?)
+        }
+        Command::Manual { directory } => Ok(clap_mangen::generate_to(Cli::command(), directory)?),
+        Command::Wait { condition } => {
+            let timeout = cli.timeout();
+            wait::run(cli.socket, timeout, condition).await
+        }
+        _ => ask_daemon(cli).await,
     }
-    if let Command::Manual { directory } = cli.command {
-        return Ok(clap_mangen::generate_to(Cli::command(), directory)?);
-    }
-    if let Command::Wait { condition } = cli.command {
-        return wait::run(cli.socket, timeout, &condition).await;
-    }
-    let format = match (Format::from_str(&cli.output, true), &cli.command) {
-        (Ok(format), _) => format,
+}
+
+/// The format that the user wants. `listen` also takes a file there, and then writes as for people.
+fn format(cli: &Cli) -> anyhow::Result<Format> {
+    match (Format::from_str(&cli.output, true), &cli.command) {
+        (Ok(format), _) => Ok(format),
         #[cfg(feature = "audio")]
-        (Err(_), Command::Listen(_)) => Format::Table,
-        (Err(_), _) => return Err(fail(2, format!("-o `{}`: takes table, json or jsonl", cli.output))),
-    };
+        (Err(_), Command::Listen(_)) => Ok(Format::Table),
+        (Err(_), _) => Err(fail(2, format!("-o `{}`: takes table, json or jsonl", cli.output))),
+    }
+}
+
+/// Runs a command that needs the daemon.
+async fn ask_daemon(cli: Cli) -> anyhow::Result<()> {
+    let (format, timeout) = (format(&cli)?, cli.timeout());
     let connected = Client::connect(cli.socket, timeout).await;
     let client = match (connected, &cli.command) {
         (Err(error), Command::Version) => {

@@ -1,5 +1,7 @@
 //! `peers`.
 
+use std::time::Duration;
+
 use p2pd_api::v1::{
     ClosedConnection, ConnectRequest, Connection, DisconnectRequest, GetPeerRequest, ListClosedConnectionsRequest,
     ListPeersRequest, ListPinsRequest, ListRulesRequest, Peer, Pin, PinPeerRequest, PingPeerRequest, PingPeerResponse,
@@ -15,7 +17,7 @@ use super::{
 use crate::{
     cli::PeersAction,
     client,
-    output::{self, Cell, Fit, Tone, count, short, toned},
+    output::{self, Cell, Fit, List, Tone, count, short, toned},
 };
 
 const NO_PEERS: &str = "no peer is connected: `p2pctl peers connect ADDRESS` dials one, network.bootstrap and network.mdns \
@@ -25,97 +27,141 @@ const NONE_CLOSED: &str = "no connection has closed since the daemon began";
 const NO_RULES: &str =
     "nothing is ruled, and any peer may connect: `p2pctl peers deny` and `allow` take a peer id or addresses";
 
+type Peers = PeerServiceClient<Channel>;
+
 pub(super) async fn run(context: &Context, action: Option<PeersAction>) -> anyhow::Result<()> {
-    let mut peers = PeerServiceClient::new(context.client.channel.clone());
+    let peers = PeerServiceClient::new(context.client.channel.clone());
     match action {
-        Some(PeersAction::Watch) => {
-            let mut changes = context.client.answer(peers.watch_peers(WatchPeersRequest {})).await?;
-            loop {
-                let next = output::watch(&mut changes).await?;
-                output::one(context.format, "WatchPeersResponse", &next, change)?;
-            }
-        }
-        None | Some(PeersAction::List) => {
-            let list = context.client.answer(peers.list_peers(ListPeersRequest {})).await?;
-            output::list(context.format, ("ListPeersResponse", &list), ("Peer", &list.peers), NO_PEERS, table)
-        }
-        Some(PeersAction::Connect { address }) => {
-            let address = resolve_address(context, "ADDRESS", &address).await?;
-            let connected = context.client.answer(peers.connect(ConnectRequest { address })).await?;
-            output::message(context.format, "ConnectResponse", &connected, |c| format!("connected to {}", c.peer_id))
-        }
-        Some(PeersAction::Show { peer }) => {
-            let peer_id = resolve(context, "PEER", &peer).await?;
-            let shown = context.client.answer(peers.get_peer(GetPeerRequest { peer_id })).await?;
-            let peer = shown.peer.unwrap_or_default();
-            output::message(context.format, "Peer", &peer, details)
-        }
-        Some(PeersAction::Ping { peer, count, interval }) => {
-            let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
-            let peer_id = resolve(context, "PEER", &peer).await?;
-            let request = PingPeerRequest { peer_id, count, interval_ms };
-            let mut answers = context.client.answer(peers.ping_peer(request)).await?;
-            let client =
-                client::Client { timeout: context.client.timeout.saturating_add(interval), ..context.client.clone() };
-            let mut next = async || client.in_time("no answer", async { Ok(answers.message().await?) }).await;
-            while let Some(answer) = next().await? {
-                let ms = |a: &PingPeerResponse| format!("{:.2} ms", a.rtt_us as f64 / 1000.0);
-                output::message(context.format, "PingPeerResponse", &answer, ms)?;
-            }
-            Ok(())
-        }
-        Some(PeersAction::Disconnect { peer }) => {
-            let peer_id = resolve(context, "PEER", &peer).await?;
-            let request = DisconnectRequest { peer_id: peer_id.clone() };
-            let done = context.client.answer(peers.disconnect(request)).await?;
-            output::message(context.format, "DisconnectResponse", &done, |_| format!("disconnected from {peer_id}"))
-        }
-        Some(PeersAction::Pin { peer, tag, passive }) => {
-            let peer = resolve_address(context, "PEER", &peer).await?;
-            let request = PinPeerRequest { peer, tags: tag, passive };
-            let pinned = context.client.answer(peers.pin_peer(request)).await?;
-            let how = if passive { "never lets go of" } else { "stays connected to" };
-            output::message(context.format, "PinPeerResponse", &pinned, |p| format!("{how} {}", p.peer_id))
-        }
-        Some(PeersAction::Unpin { peer, tag }) => {
-            let peer = resolve(context, "PEER", &peer).await?;
-            let request = UnpinPeerRequest { peer_id: peer.clone(), tags: tag };
-            let done = context.client.answer(peers.unpin_peer(request)).await?;
-            output::message(context.format, "UnpinPeerResponse", &done, |done| {
-                let how = if done.pinned { "is still pinned otherwise" } else { "is not pinned any more" };
-                format!("{peer} {how}")
-            })
-        }
-        Some(PeersAction::Pins) => {
-            let list = context.client.answer(peers.list_pins(ListPinsRequest {})).await?;
-            output::list(context.format, ("ListPinsResponse", &list), ("Pin", &list.pins), NO_PINS, pins_table)
-        }
-        Some(PeersAction::Closed) => {
-            let list = context.client.answer(peers.list_closed_connections(ListClosedConnectionsRequest {})).await?;
-            let items = ("ClosedConnection", &list.connections[..]);
-            output::list(context.format, ("ListClosedConnectionsResponse", &list), items, NONE_CLOSED, closed_table)
-        }
-        Some(PeersAction::Rules) => {
-            let list = context.client.answer(peers.list_rules(ListRulesRequest {})).await?;
-            output::list(context.format, ("ListRulesResponse", &list), ("Rule", &list.rules), NO_RULES, rules_table)
-        }
+        None | Some(PeersAction::List) => list(context, peers).await,
+        Some(PeersAction::Watch) => watch(context, peers).await,
+        Some(PeersAction::Show { peer }) => show(context, peers, &peer).await,
+        Some(PeersAction::Ping { peer, count, interval }) => ping(context, peers, &peer, count, interval).await,
+        Some(PeersAction::Connect { address }) => connect(context, peers, &address).await,
+        Some(PeersAction::Disconnect { peer }) => disconnect(context, peers, &peer).await,
+        Some(PeersAction::Pin { peer, tag, passive }) => pin(context, peers, &peer, tag, passive).await,
+        Some(PeersAction::Unpin { peer, tag }) => unpin(context, peers, &peer, tag).await,
+        Some(PeersAction::Pins) => pins(context, peers).await,
+        Some(PeersAction::Closed) => closed(context, peers).await,
+        Some(PeersAction::Rules) => rules(context, peers).await,
         Some(PeersAction::Allow { subject }) => rule(context, peers, subject, Verdict::Allow).await,
         Some(PeersAction::Deny { subject }) => rule(context, peers, subject, Verdict::Deny).await,
-        Some(PeersAction::Unrule { subject }) => {
-            let subject = resolve_any(context, "SUBJECT", &subject).await?;
-            let request = RemoveRuleRequest { subject: subject.clone() };
-            let done = context.client.answer(peers.remove_rule(request)).await?;
-            output::message(context.format, "RemoveRuleResponse", &done, |_| format!("forgotten: {subject}"))
-        }
+        Some(PeersAction::Unrule { subject }) => unrule(context, peers, &subject).await,
     }
 }
 
-async fn rule(
-    context: &Context,
-    mut peers: PeerServiceClient<Channel>,
-    subject: String,
-    verdict: Verdict,
-) -> anyhow::Result<()> {
+async fn list(context: &Context, mut peers: Peers) -> anyhow::Result<()> {
+    let answer = context.client.answer(peers.list_peers(ListPeersRequest {})).await?;
+    let list = List {
+        answer: &answer,
+        answer_name: "ListPeersResponse",
+        items: &answer.peers,
+        item_name: "Peer",
+        empty: NO_PEERS,
+    };
+    output::list(context.format, &list, table)
+}
+
+async fn watch(context: &Context, mut peers: Peers) -> anyhow::Result<()> {
+    let mut changes = context.client.answer(peers.watch_peers(WatchPeersRequest {})).await?;
+    loop {
+        let next = output::watch(&mut changes).await?;
+        output::one(context.format, "WatchPeersResponse", &next, change)?;
+    }
+}
+
+async fn show(context: &Context, mut peers: Peers, peer: &str) -> anyhow::Result<()> {
+    let peer_id = resolve(context, "PEER", peer).await?;
+    let shown = context.client.answer(peers.get_peer(GetPeerRequest { peer_id })).await?;
+    output::message(context.format, "Peer", &shown.peer.unwrap_or_default(), details)
+}
+
+async fn ping(context: &Context, mut peers: Peers, peer: &str, count: u32, interval: Duration) -> anyhow::Result<()> {
+    let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
+    let peer_id = resolve(context, "PEER", peer).await?;
+    let request = PingPeerRequest { peer_id, count, interval_ms };
+    let mut answers = context.client.answer(peers.ping_peer(request)).await?;
+    let client = client::Client { timeout: context.client.timeout.saturating_add(interval), ..context.client.clone() };
+    let mut next = async || client.in_time("no answer", async { Ok(answers.message().await?) }).await;
+    while let Some(answer) = next().await? {
+        let ms = |a: &PingPeerResponse| format!("{:.2} ms", a.rtt_us as f64 / 1000.0);
+        output::message(context.format, "PingPeerResponse", &answer, ms)?;
+    }
+    Ok(())
+}
+
+async fn connect(context: &Context, mut peers: Peers, address: &str) -> anyhow::Result<()> {
+    let address = resolve_address(context, "ADDRESS", address).await?;
+    let connected = context.client.answer(peers.connect(ConnectRequest { address })).await?;
+    output::message(context.format, "ConnectResponse", &connected, |c| format!("connected to {}", c.peer_id))
+}
+
+async fn disconnect(context: &Context, mut peers: Peers, peer: &str) -> anyhow::Result<()> {
+    let peer_id = resolve(context, "PEER", peer).await?;
+    let done = context.client.answer(peers.disconnect(DisconnectRequest { peer_id: peer_id.clone() })).await?;
+    output::message(context.format, "DisconnectResponse", &done, |_| format!("disconnected from {peer_id}"))
+}
+
+async fn pin(context: &Context, mut peers: Peers, peer: &str, tags: Vec<String>, passive: bool) -> anyhow::Result<()> {
+    let peer = resolve_address(context, "PEER", peer).await?;
+    let pinned = context.client.answer(peers.pin_peer(PinPeerRequest { peer, tags, passive })).await?;
+    let how = if passive { "never lets go of" } else { "stays connected to" };
+    output::message(context.format, "PinPeerResponse", &pinned, |p| format!("{how} {}", p.peer_id))
+}
+
+async fn unpin(context: &Context, mut peers: Peers, peer: &str, tags: Vec<String>) -> anyhow::Result<()> {
+    let peer_id = resolve(context, "PEER", peer).await?;
+    let request = UnpinPeerRequest { peer_id: peer_id.clone(), tags };
+    let done = context.client.answer(peers.unpin_peer(request)).await?;
+    output::message(context.format, "UnpinPeerResponse", &done, |done| {
+        let how = if done.pinned { "is still pinned otherwise" } else { "is not pinned any more" };
+        format!("{peer_id} {how}")
+    })
+}
+
+async fn pins(context: &Context, mut peers: Peers) -> anyhow::Result<()> {
+    let answer = context.client.answer(peers.list_pins(ListPinsRequest {})).await?;
+    let list = List {
+        answer: &answer,
+        answer_name: "ListPinsResponse",
+        items: &answer.pins,
+        item_name: "Pin",
+        empty: NO_PINS,
+    };
+    output::list(context.format, &list, pins_table)
+}
+
+async fn closed(context: &Context, mut peers: Peers) -> anyhow::Result<()> {
+    let answer = context.client.answer(peers.list_closed_connections(ListClosedConnectionsRequest {})).await?;
+    let list = List {
+        answer: &answer,
+        answer_name: "ListClosedConnectionsResponse",
+        items: &answer.connections,
+        item_name: "ClosedConnection",
+        empty: NONE_CLOSED,
+    };
+    output::list(context.format, &list, closed_table)
+}
+
+async fn rules(context: &Context, mut peers: Peers) -> anyhow::Result<()> {
+    let answer = context.client.answer(peers.list_rules(ListRulesRequest {})).await?;
+    let list = List {
+        answer: &answer,
+        answer_name: "ListRulesResponse",
+        items: &answer.rules,
+        item_name: "Rule",
+        empty: NO_RULES,
+    };
+    output::list(context.format, &list, rules_table)
+}
+
+async fn unrule(context: &Context, mut peers: Peers, subject: &str) -> anyhow::Result<()> {
+    let subject = resolve_any(context, "SUBJECT", subject).await?;
+    let request = RemoveRuleRequest { subject: subject.clone() };
+    let done = context.client.answer(peers.remove_rule(request)).await?;
+    output::message(context.format, "RemoveRuleResponse", &done, |_| format!("forgotten: {subject}"))
+}
+
+async fn rule(context: &Context, mut peers: Peers, subject: String, verdict: Verdict) -> anyhow::Result<()> {
     let subject = resolve_any(context, "SUBJECT", &subject).await?;
     let rule = Rule { subject, verdict: verdict.into() };
     let done = context.client.answer(peers.set_rule(SetRuleRequest { rule: Some(rule.clone()) })).await?;

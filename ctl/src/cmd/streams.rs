@@ -8,19 +8,28 @@ use p2pd_api::v1::{
 use super::Context;
 use crate::{
     cli::Format,
-    output::{self, Cell, Fit, Tone, toned},
+    output::{self, Cell, Fit, List, Tone, toned},
 };
+
+const NO_STREAMS: &str = "no stream is live: `p2pctl publish-stream ID FILE` starts one; those of others come from peers \
+    (`p2pctl peers`)";
 
 pub(super) async fn run(context: &Context, category: String, watch: bool) -> anyhow::Result<()> {
     let mut streams = StreamServiceClient::new(context.client.channel.clone());
     if !watch {
         let empty = match category.as_str() {
-            "" => "no stream is live: `p2pctl publish-stream ID FILE` starts one; those of others come from peers (`p2pctl peers`)".into(),
+            "" => NO_STREAMS.into(),
             named => format!("no live stream has the category `{named}`; `p2pctl streams` lists all"),
         };
-        let list = context.client.answer(streams.list_streams(ListStreamsRequest { category })).await?;
-        let items = ("Stream", &list.streams[..]);
-        return output::list(context.format, ("ListStreamsResponse", &list), items, &empty, table);
+        let answer = context.client.answer(streams.list_streams(ListStreamsRequest { category })).await?;
+        let list = List {
+            answer: &answer,
+            answer_name: "ListStreamsResponse",
+            items: &answer.streams,
+            item_name: "Stream",
+            empty: &empty,
+        };
+        return output::list(context.format, &list, table);
     }
     let mut changes = context.client.answer(streams.watch_streams(WatchStreamsRequest {})).await?;
     loop {

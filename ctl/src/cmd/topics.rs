@@ -20,7 +20,7 @@ use super::{
 use crate::{
     cli::{Format, IdentityArg, TopicSet, TopicsAction},
     client,
-    output::{self, Cell, Fit, Tone, count, toned},
+    output::{self, Cell, Fit, List, Tone, count, toned},
 };
 
 const NO_TOPICS: &str =
@@ -30,8 +30,15 @@ pub(super) async fn run(context: &Context, action: Option<TopicsAction>) -> anyh
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
     match action {
         None => {
-            let list = context.client.answer(pubsub.list_topics(ListTopicsRequest {})).await?;
-            output::list(context.format, ("ListTopicsResponse", &list), ("Topic", &list.details), NO_TOPICS, table)
+            let answer = context.client.answer(pubsub.list_topics(ListTopicsRequest {})).await?;
+            let list = List {
+                answer: &answer,
+                answer_name: "ListTopicsResponse",
+                items: &answer.details,
+                item_name: "Topic",
+                empty: NO_TOPICS,
+            };
+            output::list(context.format, &list, table)
         }
         Some(TopicsAction::Show { topic }) => {
             let found = context.client.answer(pubsub.get_topic(GetTopicRequest { topic })).await?;

@@ -87,22 +87,32 @@ pub(crate) fn message<M: Message>(
     Ok(())
 }
 
-/// Writes a list in the user's format: as JSON lines, an item a line. People are told what would fill an `empty` one.
+/// A list as the API has it.
+pub(crate) struct List<'a, M, I> {
+    /// The whole answer, and the name of its message.
+    pub(crate) answer: &'a M,
+    pub(crate) answer_name: &'a str,
+    /// What it lists, and the name of their message.
+    pub(crate) items: &'a [I],
+    pub(crate) item_name: &'a str,
+    /// What people are told where it is empty: how it is filled.
+    pub(crate) empty: &'a str,
+}
+
+/// Writes a list in the user's format: as JSON lines, an item a line.
 pub(crate) fn list<M: Message, I: Message>(
     format: Format,
-    (name, whole): (&str, &M),
-    (item_name, items): (&str, &[I]),
-    empty: &str,
+    list: &List<'_, M, I>,
     table: impl FnOnce(&[I]) -> String,
 ) -> anyhow::Result<()> {
-    if format == Format::Table && items.is_empty() {
-        say(empty);
+    if format == Format::Table && list.items.is_empty() {
+        say(list.empty);
         return Ok(());
     }
     if format != Format::Jsonl {
-        return message(format, name, whole, |_| table(items));
+        return message(format, list.answer_name, list.answer, |_| table(list.items));
     }
-    items.iter().try_for_each(|item| Ok(line(&to_json(item_name, item, false)?)?))
+    list.items.iter().try_for_each(|item| Ok(line(&to_json(list.item_name, item, false)?)?))
 }
 
 /// The next answer of a call, to be written; an error once nobody reads standard output any more.
