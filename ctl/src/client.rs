@@ -27,7 +27,7 @@ impl Client {
         self.in_time("no answer", async { Ok(call.await?.into_inner()) }).await
     }
 
-    /// Waits for what does not come in the time that the user gave: `what`, in words.
+    /// Does the work within the timeout. `what` says in the error what did not come.
     pub(crate) async fn in_time<T>(
         &self,
         what: &str,
@@ -38,12 +38,12 @@ impl Client {
     }
 }
 
-/// The next message of a stream that the daemon does not end by itself.
+/// The next message of a call that the daemon does not end by itself.
 pub(crate) async fn next<T>(messages: &mut Streaming<T>) -> anyhow::Result<T> {
     messages.message().await?.ok_or_else(closed)
 }
 
-/// The error for a connection that ended under us.
+/// The error when the daemon ends the connection.
 pub(crate) fn closed() -> anyhow::Error {
     fail(8, "the daemon has stopped or closed the connection; see `p2pctl status`")
 }

@@ -1,19 +1,19 @@
-//! Headers of WAV and RF64 (EBU Tech 3306). Many do not tell the truth: recorders that were killed leave sizes of nought,
-//! programs that write into a pipe the largest number there is, and what was cut off claims more than there is. So what
-//! is decoded gets a header of ours, and the length of the sound is told apart.
+//! Headers of WAV and RF64 (EBU Tech 3306). Many are wrong: killed recorders leave sizes of 0, programs that write to a pipe
+//! put the largest number, and truncated files claim more than they hold. So the decoder gets a header of ours, and the
+//! length of the sound is returned beside it.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 /// Sizes from here on may mean "unknown".
 const UNKNOWN: u64 = 0x7fff_0000;
-/// Stands for a size that another place tells.
+/// A size that stands in another chunk.
 const ELSEWHERE: u32 = u32::MAX;
 /// The longest format chunk that anybody writes is 40 bytes.
 const FORMAT: u32 = 1024;
-/// More channels, or bits of a sample, no sound has; symphonia's arithmetic overflows with some that a header can claim.
+/// Limits of channels and bits per sample: symphonia's arithmetic overflows with larger values.
 const CHANNELS: u16 = 32;
 const BITS: u16 = 64;
-/// What may come before the sound, in bytes: covers and lists are of some mebibytes.
+/// Most bytes before the sound: covers and lists may have some mebibytes.
 pub(crate) const BEFORE: u64 = 64 << 20;
 
 /// A header as it was read.
@@ -69,7 +69,7 @@ impl Head {
         Ok(None)
     }
 
-    /// How much sound there is to be, in bytes, if the header knows; a file has so many `left`.
+    /// Bytes of sound, if the header knows them. `left` is what is left of a file.
     pub(crate) fn length(&self, left: Option<u64>) -> Option<u64> {
         let largest = |said: &u64| (UNKNOWN..=ELSEWHERE.into()).contains(said);
         self.said.filter(|said| !largest(said) || left.is_some_and(|left| *said <= left))

@@ -46,7 +46,7 @@ fn key(text: &str) -> anyhow::Result<Bytes> {
     }
 }
 
-/// Prints each that is found, in the time that the user gave for all of it; that there is none is told with `empty`.
+/// Prints each result. The timeout bounds the whole search; `empty` is the error where nothing was found.
 async fn each<T: Message + Default>(
     context: &Context,
     search: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
@@ -61,7 +61,7 @@ async fn each<T: Message + Default>(
     }
 }
 
-/// A peer and where it is: in one line for programs, below each other where there is no room.
+/// A peer and its addresses: in one line for programs, in lines of their own where the width is limited.
 fn place(peer: &str, addresses: &[String]) -> String {
     let between = if output::width().is_some() { "\n  " } else { "  " };
     let addresses = addresses.join(if output::width().is_some() { between } else { " " });
@@ -139,7 +139,7 @@ async fn get(context: &Context, name: String, peer: Option<String>) -> anyhow::R
         Err(client::closed())
     };
     let end: anyhow::Result<()> = context.client.in_time("no end of the search", search).await;
-    // What was found in time is worth having.
+    // A value that was found before the timeout counts.
     let Some(value) = newest else { return end };
     let text = |value: &GetValueResponse| {
         String::from_utf8_lossy(&value.data).chars().filter(|c| output::is_harmless(*c)).collect()

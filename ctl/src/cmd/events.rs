@@ -31,7 +31,7 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// A peer id or stream@publisher with the id as it fits; anything else as it is.
+/// The subject, with a peer id shortened where the width is limited.
 fn subject(event: &WatchEventsResponse) -> String {
     match event.subject.rsplit_once('@') {
         Some((stream, publisher)) => format!("{stream}@{}", output::id(publisher)),

@@ -32,7 +32,7 @@ pub(super) async fn status(context: &Context) -> anyhow::Result<()> {
     object(context, &all.into())
 }
 
-/// Writes JSON that is no message of the API as one is written.
+/// Writes JSON that is not a message of the API, in the same form.
 fn object(context: &Context, value: &serde_json::Value) -> anyhow::Result<()> {
     let pretty = context.format == Format::Json;
     Ok(output::line(&if pretty { format!("{value:#}") } else { value.to_string() })?)

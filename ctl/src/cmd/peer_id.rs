@@ -16,7 +16,7 @@ use crate::exit::fail;
 /// How ids of the usual keys begin, and how long they are: Ed25519, secp256k1, RSA.
 const FORMS: [(&str, usize); 3] = [("12D3KooW", 52), ("16Uiu2HA", 53), ("Qm", 46)];
 
-/// The whole id. `name` is what stands for it on the command line.
+/// The whole id. `name` is the argument's name, for errors.
 pub(super) async fn resolve(context: &Context, name: &str, text: &str) -> anyhow::Result<String> {
     match text.strip_prefix("..") {
         Some(end) => by_end(&known(context).await?, name, end),
@@ -46,7 +46,7 @@ pub(super) async fn resolve_stream(context: &Context, text: &str) -> anyhow::Res
     }
 }
 
-/// A peer id by its form alone; one that a CID holds is written in the usual way.
+/// Checks the form of a peer id. One that is written as a CID is returned in base58.
 pub(super) fn check(name: &str, text: &str) -> anyhow::Result<String> {
     let fault = |fault: String| {
         let takes = "takes a peer id such as 12D3KooW..., or an end that only one known peer has, such as ..mv1eVMvL";
@@ -67,7 +67,7 @@ pub(super) fn check(name: &str, text: &str) -> anyhow::Result<String> {
     Ok(text.into())
 }
 
-/// The one id that has this end.
+/// The only id with this end.
 fn by_end(known: &BTreeSet<String>, name: &str, end: &str) -> anyhow::Result<String> {
     let mut fitting = known.iter().filter(|id| !end.is_empty() && id.ends_with(end));
     let fault = match (fitting.next(), fitting.next()) {

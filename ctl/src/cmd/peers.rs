@@ -209,7 +209,7 @@ fn closed_table(closed: &[ClosedConnection]) -> String {
 fn rules_table(rules: &[Rule]) -> String {
     let row = |rule: &Rule| {
         let tone = if rule.verdict() == Verdict::Allow { Tone::Good } else { Tone::Bad };
-        // Whole: who may come in is not left to eight characters.
+        // The whole id: eight characters could be forged.
         [toned(tone, word(rule)), rule.subject.as_str().into()]
     };
     output::rows(&[("RULE", Fit::Whole), ("SUBJECT", Fit::Whole)], rules.iter().map(row))

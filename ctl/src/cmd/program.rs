@@ -1,4 +1,4 @@
-//! A command of the user's that is run for each thing that comes, and gets it on standard input.
+//! A user's command that is run once for each message or request, with it on standard input.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Finds it, so that a missing one is told before anything depends on it.
+    /// Finds the command, so that a missing one is an error before anything is announced.
     pub(super) fn find(command: &[String]) -> anyhow::Result<Self> {
         let Some((name, arguments)) = command.split_first() else { return Err(fail(2, "name a command")) };
         if which(name).is_none() {
@@ -44,7 +44,7 @@ impl Program {
         let stdin = child.stdin.take();
         let give = async {
             if let Some(mut stdin) = stdin {
-                // A command need not read what it is given.
+                // A command need not read its input.
                 let _ = stdin.write_all(input).await;
             }
         };

@@ -1,4 +1,4 @@
-//! `open`, `handle`, `forward` and `expose`: streams on protocols that programs speak themselves, and what is joined with them.
+//! `open`, `handle`, `forward` and `expose`: streams of the users' own protocols, joined with pipes or sockets.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,12 +25,12 @@ use crate::{
 /// Requests between us and the connection.
 const AHEAD: usize = 4;
 const CHUNK: usize = 64 * 1024;
-/// Connections, or streams, that `forward` and `expose` carry at once, each by a call of its own; others wait. A few of the
-/// calls that one connection to the daemon carries are for the handler.
+/// Connections or streams that `forward` and `expose` carry at once; others wait. Each is a call of its own, of which one
+/// connection to the daemon carries a limited number; a few are left for the handler.
 const AT_ONCE: usize = p2pd_api::CALLS as usize - 4;
 /// Between two attempts to accept a connection, as when there are no descriptors left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// How often a daemon that went away is looked for.
+/// How often to look for a daemon that stopped.
 const TRY_EVERY: Duration = Duration::from_millis(500);
 
 type Client = ProtocolServiceClient<Channel>;
@@ -98,7 +98,7 @@ pub(super) async fn forward(context: &Context, listen: &str, peer: &str, protoco
     }
 }
 
-/// Joins a stream with a local connection, which breaks where the stream does.
+/// Joins a stream with a local connection, which is reset if the stream is.
 async fn lead(stream: Started, here: LocalStream) {
     let (mut reader, mut writer) = tokio::io::split(here);
     if let Err(error) = join(stream, &mut reader, &mut writer).await {
@@ -138,7 +138,7 @@ pub(super) async fn expose(
         };
         let peer = &stream.peer;
         if !allowed.iter().any(|a| a == peer || a == "any") {
-            // Let go: the stream is reset.
+            // Dropping the stream resets it.
             output::say(format_args!("p2pctl: {peer} is not allowed; `--allow {peer}` would let it in"));
             continue;
         }
@@ -153,10 +153,10 @@ pub(super) async fn expose(
     }
 }
 
-/// A protocol that is ours as long as this lives.
+/// A handled protocol; dropping it ends the handling.
 struct Handler {
     id: u64,
-    /// Reads what is told of streams that found nobody waiting, so that the daemon goes on telling.
+    /// Reads the handler's events, so that the daemon is not held up.
     _told: JoinSet<()>,
 }
 
@@ -169,7 +169,7 @@ impl Handler {
         Ok(Handler { id, _told: reading })
     }
 
-    /// Once more, when the daemon is back.
+    /// Handles the protocol again, once the daemon is back.
     async fn again(context: &Context, claim: &HandleProtocolRequest) -> anyhow::Result<Self> {
         loop {
             tokio::time::sleep(TRY_EVERY).await;
@@ -186,14 +186,14 @@ impl Handler {
     }
 }
 
-/// Whether the daemon is not there at the moment.
+/// Whether the error means that the daemon is away.
 fn is_away(error: &anyhow::Error) -> bool {
     let broken =
         error.downcast_ref::<Status>().is_some_and(|s| s.code() == Code::Unavailable || is_connection_error(s));
     broken || error.downcast_ref::<Failure>().is_some_and(|failure| failure.code == 8)
 }
 
-/// A stream that stands.
+/// An open stream.
 struct Started {
     peer: String,
     items: mpsc::Sender<ExchangeStreamRequest>,

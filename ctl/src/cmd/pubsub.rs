@@ -27,7 +27,7 @@ use crate::{
 
 /// More than the largest message holds, bytes.
 const TOO_LONG: u64 = (1 << 20) + 1;
-/// The daemon answers all lines after the end of standard input: it has been read when the answers end.
+/// How long to wait for the reader of standard input after the last answer. An orderly call ends after standard input did.
 const READ_UP: Duration = Duration::from_secs(1);
 
 pub(super) async fn publish(context: &Context, flags: Pub) -> anyhow::Result<()> {
@@ -52,7 +52,7 @@ fn tell(context: &Context, sent: &PublishResponse) -> anyhow::Result<()> {
     })
 }
 
-/// Each line of standard input; one that cannot be sent is told, and the next one tried.
+/// Publishes each line of standard input. Reports a line that cannot be sent, and goes on with the next.
 async fn publish_lines(
     context: &Context,
     request: impl Fn(Vec<u8>) -> PublishRequest + Send + 'static,
@@ -86,14 +86,14 @@ async fn publish_lines(
             tell(context, &PublishResponse { peers: answer.peers, behind: answer.behind })?;
         }
     }
-    // Whoever writes the lines may be silent for long.
+    // If the daemon has ended the call, the reader still waits for the next line.
     let sent = tokio::time::timeout(READ_UP, reading).await.map_err(|_| client::closed())???;
     if answered < sent {
         return Err(client::closed());
     }
     match lost {
         0 => Ok(()),
-        // As of a message that is given as an argument.
+        // The same codes as for a message given as an argument.
         _ => {
             let code = if wrong == lost { 2 } else { 7 };
             Err(fail(code, format!("{} {} not sent", count(lost, "line"), if lost == 1 { "was" } else { "were" })))
@@ -101,7 +101,7 @@ async fn publish_lines(
     }
 }
 
-/// The next line, without its end; of one that is too long for any message, as much as has the daemon refuse it.
+/// The next line, without its newline. A line too long for any message is cut where the daemon still refuses it.
 fn next_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     if input.by_ref().take(TOO_LONG).read_until(b'\n', &mut line)? == 0 {
@@ -199,14 +199,14 @@ fn keep(path: &Path, cursor: u64) -> anyhow::Result<()> {
     written.map_err(|error| fail(1, format!("{}: {error}", path.display())))
 }
 
-/// Writes a message as a line; on a terminal with when and who, and what a stranger sent must not control it.
+/// Writes a message as a line. On a terminal adds time and sender, and replaces characters that could control it.
 fn line(message: &TopicMessage) -> io::Result<()> {
     if io::stdout().is_terminal() {
         let harmless = |c: char| if output::is_harmless(c) { c } else { char::REPLACEMENT_CHARACTER };
         let text: String = String::from_utf8_lossy(&message.data).chars().map(harmless).collect();
         let who = if message.sender.is_empty() { "unsigned".into() } else { output::short(&message.sender) };
         let head = format!("{}  {who:<10}", output::clock(message.received_ms));
-        // Or its second line could be taken for that of another sender.
+        // Without the indent a second line could imitate another sender.
         let text = text.replace('\n', &format!("\n{:width$}", "", width = head.len() + 2));
         return output::show(&format!("{}  {text}", output::paint(Tone::Dim, head)));
     }

@@ -72,7 +72,7 @@ fn row(stream: &Stream) -> [Cell; 7] {
     let codec = match &stream.config {
         Some(config) => {
             let sound = if config.channels == 1 { "mono" } else { "stereo" };
-            // Of packets that are passed through as they are, nobody says a rate.
+            // The bitrate of packets that are passed through is not known.
             match config.bitrate / 1000 {
                 0 => format!("{} {sound}", config.codec),
                 kbits => format!("{} {kbits}k {sound}", config.codec),
@@ -80,7 +80,7 @@ fn row(stream: &Stream) -> [Cell; 7] {
         }
         None => "json".into(),
     };
-    // It goes to listeners of the old format, too.
+    // The daemon also sends it in the old format.
     let codec = if stream.old_listeners > 0 { codec + " +json" } else { codec };
     let heard = match stream {
         Stream { local: true, .. } => "here".into(),

@@ -77,7 +77,7 @@ async fn check(socket: Option<PathBuf>, timeout: Duration, condition: &Condition
             match context.client.answer(StreamServiceClient::new(channel).get_stream(request)).await {
                 Ok(_) => true,
                 Err(error) => match error.downcast_ref::<Status>().and_then(reason_of) {
-                    // One is there, and another one besides.
+                    // Several publishers have a stream of this id.
                     Some(Reason::StreamAmbiguous) => true,
                     Some(Reason::StreamNotFound) => false,
                     _ => return Err(error),

@@ -1,7 +1,7 @@
 //! What goes to standard output: tables for people, the API's own JSON for programs. Everything else goes to standard error.
 
 mod json;
-// Only sound has a line that moves.
+// Only audio commands show progress.
 #[cfg_attr(not(feature = "audio"), allow(dead_code))]
 mod progress;
 mod style;
@@ -30,7 +30,7 @@ pub(crate) use table::{Cell, Fit, age, clock, count, page, rows, short, time, to
 /// How often the reader of a pipe is looked for.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// A peer id in a line of a list without an end: short where there is no room for it whole.
+/// A peer id in a line of an endless list: shortened where the width is limited.
 pub(crate) fn id(peer: &str) -> String {
     if width().is_some() { short(peer) } else { peer.into() }
 }
@@ -95,7 +95,7 @@ pub(crate) struct List<'a, M, I> {
     /// What it lists, and the name of their message.
     pub(crate) items: &'a [I],
     pub(crate) item_name: &'a str,
-    /// What people are told where it is empty: how it is filled.
+    /// What people are told if it is empty: how to fill it.
     pub(crate) empty: &'a str,
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn list<M: Message, I: Message>(
     list.items.iter().try_for_each(|item| Ok(line(&to_json(list.item_name, item, false)?)?))
 }
 
-/// The next answer of a call, to be written; an error once nobody reads standard output any more.
+/// The next answer of a call; an error once the reader of standard output has gone.
 pub(crate) async fn next<M>(answers: &mut Streaming<M>) -> anyhow::Result<Option<M>> {
     tokio::select! {
         answer = answers.message() => Ok(answer?),
@@ -123,12 +123,12 @@ pub(crate) async fn next<M>(answers: &mut Streaming<M>) -> anyhow::Result<Option
     }
 }
 
-/// The same of a call that the daemon does not end by itself.
+/// The same for a call that runs until stopped: its end is an error.
 pub(crate) async fn watch<M>(answers: &mut Streaming<M>) -> anyhow::Result<M> {
     next(answers).await?.ok_or_else(client::closed)
 }
 
-/// Waits until the reader of a pipe has gone, which a write would notice only when there is something to say.
+/// Waits until the reader of a pipe has gone. A write would notice only at the next output.
 async fn reader_gone() {
     loop {
         tokio::time::sleep(LOOK).await;

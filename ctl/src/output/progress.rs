@@ -1,4 +1,4 @@
-//! The line that moves while something goes on: on standard error, where that is a terminal that can erase a line.
+//! The progress line: on standard error, if that is a terminal that can erase a line.
 
 use std::{
     env,
@@ -18,14 +18,14 @@ const ERASE: &str = "\x1b[K";
 
 static SHOWN: AtomicBool = AtomicBool::new(false);
 
-/// Whether anybody would see it.
+/// Whether progress can be shown.
 pub(crate) fn shows_progress() -> bool {
     static SHOWS: LazyLock<bool> =
         LazyLock::new(|| io::stderr().is_terminal() && env::var("TERM").is_ok_and(|term| term != "dumb"));
     *SHOWS
 }
 
-/// Puts these texts in place of those before, as far as they fit in the line.
+/// Replaces the progress line by these texts, cut to the width.
 pub(crate) fn progress(texts: &[(Tone, String)]) {
     if !shows_progress() {
         return;
@@ -43,7 +43,7 @@ pub(crate) fn progress(texts: &[(Tone, String)]) {
     let _ = write!(io::stderr(), "\r{line}{ERASE}");
 }
 
-/// Takes the line away, for what is to stand there.
+/// Erases the progress line before other output.
 pub(super) fn end_progress() {
     if SHOWN.swap(false, Ordering::Relaxed) {
         let _ = write!(io::stderr(), "\r{ERASE}");
@@ -67,7 +67,7 @@ pub(crate) fn level(peak: f32) -> [(Tone, String); 2] {
     [(tone, bar), (Tone::Plain, format!(" {number:>6}"))]
 }
 
-/// Seconds as people read a player's.
+/// Minutes and seconds, as players show them.
 pub(crate) fn minutes(seconds: f64) -> String {
     let whole = seconds as u64;
     format!("{}:{:02}", whole / 60, whole % 60)

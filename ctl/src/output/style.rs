@@ -1,5 +1,5 @@
-//! Colours and the widths of terminals. Colours are written always, and taken out again on the way to a pipe, with NO_COLOR
-//! and on TERM=dumb (anstream).
+//! Colours and the widths of terminals. Colours are always written; anstream removes them for pipes, with NO_COLOR and on
+//! TERM=dumb.
 
 use std::{env, fmt::Display, io};
 
@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 use terminal_size::terminal_size_of;
 use unicode_width::UnicodeWidthChar;
 
-/// What a text is coloured for.
+/// The meaning of a colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Tone {
     #[default]
@@ -33,7 +33,7 @@ pub(crate) fn paint(tone: Tone, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Columns for results: of the terminal, else as COLUMNS says; `None` where nothing bounds them.
+/// The width for results: the terminal's, else that of COLUMNS; `None` means no limit.
 pub(crate) fn width() -> Option<usize> {
     let told = || env::var("COLUMNS").ok()?.parse().ok().filter(|columns| *columns > 0);
     terminal_size_of(io::stdout()).map(|(columns, _)| columns.0.into()).or_else(told)

@@ -1,4 +1,4 @@
-//! Tables for people, as wide as they need and the terminal allows.
+//! Tables for people, as wide as needed, up to the width of the terminal.
 
 use super::{
     is_harmless,
@@ -9,17 +9,17 @@ use super::{
 const GAP: usize = 2;
 /// Columns for the names of a page.
 const NAMES: usize = 13;
-/// What a column keeps of its texts, however narrow the terminal.
+/// The least width of a column, however narrow the terminal.
 const LEAST: usize = 8;
 
-/// What becomes of a column's texts where the terminal is too narrow for them.
+/// How a column fits its texts into a narrow terminal.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fit {
-    /// They stay whole: a command takes them.
+    /// They stay whole, as commands take them.
     Whole,
     /// They end in `…`.
     Cut,
-    /// They go on in the next line.
+    /// They wrap to the next line.
     Wrap,
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn toned(tone: Tone, text: impl Into<String>) -> Cell {
     Cell { text: text.into(), tone }
 }
 
-/// A table; what strangers gave cannot control the terminal.
+/// A table. Characters that could control the terminal are removed.
 pub(crate) fn rows<const N: usize>(heads: &[(&str, Fit); N], rows: impl IntoIterator<Item = [Cell; N]>) -> String {
     let titles = heads.map(|(title, _)| toned(Tone::Head, title));
     let mut rows: Vec<[Cell; N]> = std::iter::once(titles).chain(rows).collect();
@@ -60,8 +60,8 @@ pub(crate) fn rows<const N: usize>(heads: &[(&str, Fit); N], rows: impl IntoIter
     rows.iter().map(|row| lines(row, heads, &widths)).collect::<Vec<_>>().join("\n")
 }
 
-/// Takes from the widest of the columns that can be narrower until all fit, or no more can be taken; then from the first,
-/// whose texts get a line of their own where they are wider.
+/// Narrows the widest column that may be narrowed until all fit. If that is not enough, narrows the first, whose longer
+/// texts then get a line of their own.
 fn narrow<const N: usize>(widths: &mut [usize; N], heads: &[(&str, Fit); N], room: usize) {
     let room = room.saturating_sub(GAP * N.saturating_sub(1));
     loop {
@@ -114,7 +114,7 @@ fn lines<const N: usize>(row: &[Cell; N], heads: &[(&str, Fit); N], widths: &[us
     (0..height).map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Names and what there is to say of each, one below the other; texts of several lines keep to their column.
+/// Names with a text each, one below the other. Texts of several lines keep to their column.
 pub(crate) fn page<'a>(items: impl IntoIterator<Item = (&'a str, Cell)>) -> String {
     let room = width().map_or(usize::MAX, |width| width.saturating_sub(NAMES).max(LEAST));
     let mut page = Vec::new();
@@ -128,7 +128,7 @@ pub(crate) fn page<'a>(items: impl IntoIterator<Item = (&'a str, Cell)>) -> Stri
     page.join("\n")
 }
 
-/// So many things, of which one has no s.
+/// A number of things, in the singular or plural.
 pub(crate) fn count(number: impl Into<u64>, thing: &str) -> String {
     let number = number.into();
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
@@ -150,7 +150,7 @@ pub(crate) fn time(ms: u64) -> String {
     moment(ms).map(|time| time.strftime("%FT%TZ").to_string()).unwrap_or_default()
 }
 
-/// The same as a time of day where the user is.
+/// The same as a local time of day.
 pub(crate) fn clock(ms: u64) -> String {
     let here = |time: jiff::Timestamp| time.to_zoned(jiff::tz::TimeZone::system()).strftime("%T").to_string();
     moment(ms).map(here).unwrap_or_default()
@@ -160,7 +160,7 @@ fn moment(ms: u64) -> Option<jiff::Timestamp> {
     i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
 }
 
-/// The end of a peer id, which is where they differ; commands take it again.
+/// The end of a peer id, which tells ids apart. Commands accept it.
 pub(crate) fn short(peer: &str) -> String {
     let from = peer.len().saturating_sub(8);
     peer.get(from..).filter(|_| from > 0).map_or_else(|| peer.into(), |end| format!("..{end}"))

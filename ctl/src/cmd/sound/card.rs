@@ -20,11 +20,11 @@ use p2pd_audio::{RATE, follow::Follow};
 
 use crate::{exit::fail, output};
 
-/// What waits in front of the card: some periods of it and the scheduler's whims.
+/// Sound that waits in front of the card: a few of its periods, and time for a late scheduler.
 const TARGET_US: u64 = 60_000;
 /// Most that waits there. It is this full only when the card stands still.
 const RING_S: usize = 2;
-/// Recorded buffers that wait for the encoder, some seconds of them; what comes then is lost.
+/// Recorded buffers that wait for the encoder, some seconds of them; further ones are lost.
 const RECORDED: usize = 256;
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> anyhow::Error {
@@ -44,7 +44,7 @@ fn config(channels: u32) -> anyhow::Result<StreamConfig> {
     Ok(StreamConfig { channels: channels.try_into()?, sample_rate: RATE, buffer_size: BufferSize::Default })
 }
 
-/// Sets `broken` when the card is gone; smaller troubles pass.
+/// Sets `broken` when the card is gone; lesser errors are ignored.
 fn watch(broken: Arc<AtomicBool>) -> impl FnMut(cpal::Error) {
     move |error| match error.kind() {
         ErrorKind::Xrun | ErrorKind::RealtimeDenied | ErrorKind::DeviceChanged => {}
@@ -76,7 +76,7 @@ impl Player {
         let broken = Arc::new(AtomicBool::new(false));
         let mut playing = false;
         let take = move |data: &mut [f32], _: &cpal::OutputCallbackInfo| {
-            // After silence it begins with some in hand, or it would stutter on.
+            // After silence it waits for the target, or it would stutter.
             playing = if playing { samples.slots() > 0 } else { samples.slots() >= target };
             let mut next = || if playing { samples.pop().unwrap_or(0.0) } else { 0.0 };
             data.fill_with(&mut next);
@@ -99,7 +99,7 @@ impl Player {
         self.ring.buffer().capacity() - self.ring.slots()
     }
 
-    /// Plays interleaved samples; what the card is too far behind for is left out.
+    /// Plays interleaved samples. Samples that find the ring full are left out.
     pub(super) fn play(&mut self, samples: &[f32]) -> anyhow::Result<()> {
         if self.broken.load(Ordering::Relaxed) {
             return Err(fail(1, "the sound card is gone; `p2pctl listen` again when it is back"));
@@ -111,7 +111,7 @@ impl Player {
         Ok(())
     }
 
-    /// Waits until what was given has been played, as long as the card plays at all.
+    /// Waits until all was played, as long as the card plays at all.
     pub(super) fn finish(self) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(RING_S as u64 + 1);
         while self.waiting() > 0 && Instant::now() < deadline && !self.broken.load(Ordering::Relaxed) {

@@ -39,7 +39,7 @@ use crate::{
     output,
 };
 
-/// ChunkListener that wait for the decoder, 2 MiB of them at most.
+/// Chunks that wait for the decoder, 2 MiB of them at most.
 const WAITING: usize = 64;
 /// Chunks that wait for the reader of standard output, 8 MiB of them at most; half a minute of 510 kbit/s.
 const UNREAD: usize = 256;
@@ -47,7 +47,7 @@ const NOT_READ: &str = "standard output is read too slowly: 256 chunks of the st
 /// How far behind the first chunk the card plays, since chunks come by the second; in microseconds.
 const BEHIND_US: u64 = 500_000;
 
-/// Hears such a stream.
+/// Listens to a stream in the old format.
 pub(super) struct ChunkListener {
     to: To,
     until: Option<Instant>,
@@ -82,7 +82,7 @@ impl ChunkListener {
             }
             None => To::Stdout(Pipe::open(UNREAD, NOT_READ)),
         };
-        // What is decoded ends by its own length.
+        // The decoder counts the sound itself.
         let limit = flags.duration.filter(|_| !matches!(to, To::Decoder(_)));
         let until = limit.map(|limit| Instant::now() + limit);
         Ok(ChunkListener { to, until, title: None, join: Join::default(), bytes: 0, kept: 0, lost: 0 })
@@ -104,7 +104,7 @@ impl ChunkListener {
                 }
             }
             To::Decoder(decoder) => tokio::select! {
-                // It refuses once it has ended, which `follow` sees by itself.
+                // An error means that the decoder has ended, which `follow` notices.
                 _ = decoder.chunks.send(chunk) => {}
                 () = asked_to_stop() => {}
             },
@@ -113,7 +113,7 @@ impl ChunkListener {
         Ok(())
     }
 
-    /// Says a title that is new.
+    /// Prints a new title.
     fn entitle(&mut self, metadata: &str) {
         let metadata: serde_json::Value = serde_json::from_str(metadata).unwrap_or_default();
         let harmless = |title: &str| title.chars().filter(|c| !c.is_control() && output::is_harmless(*c)).collect();
@@ -156,7 +156,7 @@ impl Listener for ChunkListener {
         }
     }
 
-    /// Puts the file in its place; after a failure under a name that says so.
+    /// Finishes the file; after a failure it keeps its partial name.
     async fn close(mut self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()> {
         let failed = matches!(ended, Ok(End::Lost(_)) | Err(_));
         let rest = self.join.finish();
@@ -171,7 +171,7 @@ impl Listener for ChunkListener {
             To::Decoder(decoder) => decoder.finish(failed).await,
             To::Stdout(pipe) => {
                 nothing_kept = kept == 0;
-                // A reader who has stopped is not waited for when the user has had enough.
+                // The user who stops the command does not wait for a reader that has stopped.
                 let closed = match ended {
                     Ok(End::Stopped | End::Lost(_)) | Err(_) => Ok(()),
                     _ => pipe.write(rest).and_then(|()| pipe.close()),
@@ -204,7 +204,7 @@ impl Listener for ChunkListener {
     }
 }
 
-/// A thread that decodes chunks and plays or writes the sound; it ends after what was asked for, or with the chunks.
+/// A thread that decodes chunks and plays or writes the sound. It ends after the asked duration, or when the chunks end.
 struct Decoder {
     chunks: mpsc::Sender<Bytes>,
     failed: Arc<AtomicBool>,

@@ -43,7 +43,7 @@ pub(super) struct Packet {
 pub(super) type Packets = mpsc::Receiver<anyhow::Result<Packet>>;
 
 pub(super) enum Opened {
-    /// A source, and whether it can be had again from its beginning, as a file can.
+    /// A source, and whether it can be opened again, as a file can.
     Source(Source, bool),
     /// An encoded file whose bytes go out as they are.
     Bytes(Vec<u8>, Duration),
@@ -67,7 +67,7 @@ pub(super) fn open(flags: &PublishStream) -> anyhow::Result<Opened> {
     })
 }
 
-/// The source from its beginning, and whether that may be had again.
+/// Opens the source. The flag says whether it can be opened again.
 fn source(flags: &PublishStream) -> anyhow::Result<(Source, bool)> {
     if let Some(hertz) = flags.tone {
         return Ok((Source::Samples(source::tone(hertz)?.into()), true));
@@ -100,7 +100,7 @@ fn source(flags: &PublishStream) -> anyhow::Result<(Source, bool)> {
     })
 }
 
-/// What is not recognised may be meant as it is.
+/// An unrecognised source may be raw samples: says how to name their format.
 fn hint(error: AudioError) -> anyhow::Error {
     match error {
         AudioError::Unknown { .. } => fail(1, format!("{error}; if it is raw samples, say --format s16 or f32")),
@@ -122,7 +122,7 @@ pub(super) struct Feed {
     pub(super) packets: Packets,
     /// They are chunks of an encoded file.
     pub(super) chunked: bool,
-    /// The source can be had again, so nothing of it is live.
+    /// The source can be opened again, so it is not live.
     pub(super) again: bool,
     /// How many damaged places of the source were left out so far.
     pub(super) damaged: Arc<AtomicU64>,
@@ -183,12 +183,12 @@ fn chunks(bytes: Vec<u8>, duration: Duration, repeat: bool) -> impl FnMut() -> a
     }
 }
 
-/// Reads the packets of a source, or makes them of its samples.
+/// Reads the packets of a source, or encodes its samples.
 struct Reader {
     source: Source,
     /// For samples.
     encoder: Option<OpusEncoder>,
-    /// How the source is opened again at its end.
+    /// With `--loop`: how to open the source again at its end.
     repeat: Option<PublishStream>,
     damaged: Arc<AtomicU64>,
 }
@@ -234,7 +234,7 @@ enum Content {
     Packet(Vec<u8>),
 }
 
-/// Hands on what `next` gives, from a thread of its own.
+/// Starts a thread that sends what `next` returns.
 fn spawn(
     sender: mpsc::Sender<anyhow::Result<Packet>>,
     mut next: impl FnMut() -> anyhow::Result<Option<Packet>> + Send + 'static,
@@ -247,7 +247,7 @@ fn spawn(
     std::thread::spawn(move || while forward(&sender, caught()) {});
 }
 
-/// Hands on a packet; false when there is no more, or nobody who takes it.
+/// Sends a packet; false at the end, or when the receiver has gone.
 fn forward(sender: &mpsc::Sender<anyhow::Result<Packet>>, next: anyhow::Result<Option<Packet>>) -> bool {
     match next {
         Ok(Some(packet)) => sender.blocking_send(Ok(packet)).is_ok(),

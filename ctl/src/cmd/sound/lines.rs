@@ -8,7 +8,7 @@ use p2pd_audio::{codec::OpusDecoder, stats::Stats, ticks};
 use super::{Context, sink};
 use crate::output::{self, Tone, count};
 
-/// From one drawing to the next.
+/// How often the line is drawn.
 const DRAW: Duration = Duration::from_millis(200);
 
 /// The level meter.
@@ -19,7 +19,7 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// `None` where nobody looks on.
+    /// `None` where no progress line is shown.
     pub(super) fn new(channels: u32) -> anyhow::Result<Option<Self>> {
         if !output::shows_progress() {
             return Ok(None);
@@ -27,7 +27,7 @@ impl Meter {
         Ok(Some(Meter { decoder: OpusDecoder::new(channels)?, peak: 0.0, drawn: None }))
     }
 
-    /// Takes a packet that is not decoded where it goes.
+    /// Measures a packet that the sink does not decode.
     pub(super) fn packet(&mut self, packet: &[u8]) {
         let samples = self.decoder.decode(packet).unwrap_or_default();
         self.peak(sink::peak(&samples));
@@ -67,7 +67,7 @@ pub(super) fn publishing(a: &Acknowledgement, sent: Duration, bytes: u64, peak: 
     output::progress(&[bar, number, way, dropped]);
 }
 
-/// How it went, at its end as after Ctrl-C.
+/// The summary at the end, also after Ctrl-C.
 pub(super) fn published(context: &Context, a: &Acknowledgement, sent: Duration) -> anyhow::Result<()> {
     output::message(context.format, "Acknowledgement", a, |a| {
         let (groups, listeners) = (count(a.groups, "group"), count(a.listeners, "listener"));

@@ -32,10 +32,10 @@ use crate::{
     output::{self, count},
 };
 
-/// Longest wait of one asking for a stream to come back, and the time between two.
+/// How long one request waits for a stream to come back, and the time between two requests.
 const STAY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(250);
-/// Without sound for so long the user is told.
+/// After so long without sound the user is told.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Most titles that wait for their frames.
 const TITLES: usize = 8;
@@ -75,13 +75,13 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
     hear(context, &flags, session, replies).await
 }
 
-/// Hears a stream of one of the two formats.
+/// Listens to a stream of one of the two formats.
 pub(super) trait Listener {
-    /// Hears native streams, not those in JSON.
+    /// Whether it takes native streams, or those in JSON.
     const NATIVE: bool;
-    /// Plays what comes until it ends; an error is that of the place it is written to.
+    /// Plays the stream until it ends. An error comes from the output.
     async fn follow(&mut self, replies: Streaming<SubscribeStreamResponse>) -> anyhow::Result<End>;
-    /// Ends the file and says how it went.
+    /// Finishes the output and prints the summary.
     async fn close(self, ended: anyhow::Result<End>, format: Format) -> anyhow::Result<()>;
 }
 
@@ -104,7 +104,7 @@ async fn hear<L: Listener>(
     listener.close(ended, context.format).await
 }
 
-/// Why there is no more to hear.
+/// Why listening ended.
 pub(super) enum End {
     Publisher(&'static str),
     Limit,
@@ -131,7 +131,7 @@ impl fmt::Display for End {
     }
 }
 
-/// Subscribes; waits so long for the stream to appear.
+/// Subscribes, and waits up to `wait` for the stream to appear.
 async fn subscribe(
     context: &Context,
     flags: &Listen,
@@ -150,11 +150,11 @@ async fn subscribe(
     }
 }
 
-/// Waits for the stream, and for the daemon if need be; `None` when the user has had enough.
+/// Waits for the stream and the daemon to come back; `None` when the user stops the command.
 async fn come_back(context: &Context, flags: &Listen, native: bool) -> Option<Streaming<SubscribeStreamResponse>> {
     let back = async {
         loop {
-            // The channel dials anew by itself once the daemon is there again.
+            // The channel reconnects by itself.
             match subscribe(context, flags, STAY).await {
                 Ok((stream, replies)) if stream.config.is_some() == native => return replies,
                 _ => tokio::time::sleep(RETRY).await,

@@ -14,7 +14,7 @@ use p2pd_audio::{RATE, codec::to_i16};
 
 use crate::{exit::fail, output};
 
-/// Frames of 20 ms that wait for the program, 2 s of them; what it is too far behind for is left out.
+/// Frames of 20 ms that wait for the program, 2 s of them; further frames are left out.
 const WAITING: usize = 100;
 /// How soon a program ends that finds no sound server or card.
 const AT_ONCE: Duration = Duration::from_millis(300);
@@ -43,8 +43,8 @@ const RECORDERS: [Program; 2] = [
     ("arecord", "-q -t raw -r 48000 -f FLOAT_LE -c CHANNELS"),
 ];
 
-/// Starts the first of these programs that is installed and goes on, and says which; where a card was named, one of ALSA's,
-/// which take its name.
+/// Starts the first of these programs that is installed and keeps running, and returns its index. If a card was named, only
+/// ALSA's programs are tried, since they take its name.
 fn start(programs: &[Program], card: Option<&str>, channels: u32) -> Option<(usize, Child)> {
     programs.iter().enumerate().filter(|(_, (name, _))| card.is_none() || ALSA.contains(name)).find_map(
         |(n, (name, arguments))| {
@@ -80,11 +80,11 @@ fn missing(what: &str, programs: &[Program], instead: &str) -> anyhow::Error {
     fail(1, format!("nothing {what} sound here: {why}. {instead}"))
 }
 
-/// Plays through another program; where that ends, as one does that finds no sound card, through the next.
+/// Plays through another program. If that ends, as one without a sound card does, plays through the next.
 pub(super) struct Player {
     card: Option<String>,
     channels: u32,
-    /// Those not tried yet.
+    /// Programs that were not tried yet.
     others: &'static [Program],
     running: Running,
     /// Samples that found its queue full.
@@ -115,7 +115,7 @@ impl Player {
         }
     }
 
-    /// Waits until what was given has been played. A program that fails then may have played nothing.
+    /// Waits until all was played. A program that fails may have played nothing.
     pub(super) fn finish(mut self) -> anyhow::Result<()> {
         self.running.frames = None;
         let deadline = Instant::now() + LAST;
@@ -150,7 +150,7 @@ struct Running {
 }
 
 impl Running {
-    /// The first of the programs that plays, and those behind it.
+    /// Starts the first of the programs that plays; returns the rest of them, too.
     fn first(
         programs: &'static [Program],
         card: Option<&str>,
@@ -179,7 +179,7 @@ impl Drop for Running {
         self.frames = None;
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // Its pipe is broken now.
+        // The writer ends, as its pipe is broken now.
         let _ = self.writer.take().map(JoinHandle::join);
     }
 }

@@ -1,4 +1,4 @@
-//! What `publish-stream` publishes, wherever it has come to: its packets, its title, and its numbers for the progress line.
+//! The state of a publication over several calls: its packets, its title, and its numbers for the progress line.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ use crate::{cli::PublishStream, output};
 /// How often the file with the title is looked at.
 const TITLE_EVERY: Duration = Duration::from_secs(1);
 
-/// What is published, wherever it has come to.
+/// A publication, which may go on in another call.
 pub(super) struct Publication {
     pub(super) config: StreamConfig,
     packets: Packets,
@@ -28,14 +28,14 @@ pub(super) struct Publication {
     pub(super) media: u64,
     /// How many damaged places of the source were left out so far.
     pub(super) damaged: Arc<AtomicU64>,
-    /// Whether it goes on without us, as a microphone does; not known of a pipe at first.
+    /// Whether the source is live, as a microphone is; `None` while that of a pipe is not known.
     live: Option<bool>,
     /// What came while the daemon was away.
     waiting: VecDeque<anyhow::Result<Packet>>,
 }
 
-/// A source that gives so much more sound than time passes, in 48 kHz ticks, is not live: a full pipe holds less. One
-/// that does not in this time is live.
+/// A source that gets so far ahead of real time, in 48 kHz ticks, is not live: a full pipe holds less. A source that does
+/// not within this time is live.
 const AHEAD: u64 = 48_000;
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -54,7 +54,8 @@ impl Publication {
         }
     }
 
-    /// Drops what a live source gives, until this is dropped; any other source waits. Which it is, is decided once.
+    /// While the daemon is away: drops the packets of a live source, and lets any other source wait. Decides once whether
+    /// the source is live.
     pub(super) async fn pass(&mut self) -> Infallible {
         let began = Instant::now();
         let mut read = 0u64;
@@ -76,7 +77,7 @@ impl Publication {
     }
 }
 
-/// What sending tells the progress line.
+/// The numbers for the progress line.
 #[derive(Clone, Default)]
 pub(super) struct Meter(pub(super) Arc<Numbers>);
 
@@ -88,7 +89,7 @@ pub(super) struct Numbers {
     pub(super) peak: AtomicU64,
 }
 
-/// The title as it was given, or as its file says now.
+/// The title of the flag, or of the file that is looked at again and again.
 #[derive(Default)]
 pub(super) struct Titles {
     given: Option<String>,
@@ -98,7 +99,7 @@ pub(super) struct Titles {
 }
 
 impl Titles {
-    /// To be told again.
+    /// Has the current title sent again.
     pub(super) fn again(&mut self) {
         if !self.last.is_empty() {
             self.given.get_or_insert_with(|| self.last.clone());
@@ -111,7 +112,7 @@ impl Titles {
             && self.looked.is_none_or(|at| now.saturating_sub(at) >= TITLE_EVERY)
         {
             let text = tokio::fs::read_to_string(file).await;
-            // Later it may be away for a moment while its owner writes it.
+            // Later the file may be missing for a moment while its owner replaces it.
             if let (None, Err(error)) = (self.looked, &text) {
                 output::say(format_args!("no title yet, looking again each second: {}: {error}", file.display()));
             }

@@ -30,7 +30,7 @@ use crate::{
 const AHEAD: usize = 4;
 /// How long the daemon may take to tell listeners of the end.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time between two attempts to be heard again.
+/// Time between two attempts to publish again.
 const RETRY: Duration = Duration::from_millis(250);
 
 pub(super) async fn run(context: &Context, flags: PublishStream) -> anyhow::Result<()> {
@@ -69,8 +69,8 @@ async fn publish(context: &Context, flags: &PublishStream, publication: &mut Pub
     }
 }
 
-/// Publishes again once the daemon is there again, and says what else than `why` it waits for. A file or a pipe waits
-/// meanwhile; what is live passes.
+/// Publishes again once the daemon is back. Prints why it waits when that is no longer `why`. A file waits meanwhile; a
+/// live source is dropped.
 async fn come_back(
     context: &Context,
     flags: &PublishStream,
@@ -80,7 +80,7 @@ async fn come_back(
     let config = publication.config.clone();
     let back = async {
         loop {
-            // The channel dials anew by itself.
+            // The channel reconnects by itself.
             match Call::open(context, flags, &config).await {
                 Ok(call) => return call,
                 Err(fault) => {
@@ -117,7 +117,7 @@ struct Call {
 
 /// How a call ended.
 struct End {
-    /// The daemon's last word.
+    /// The last acknowledgement of the daemon.
     acknowledged: Option<Acknowledgement>,
     why: Why,
 }
@@ -125,9 +125,9 @@ struct End {
 enum Why {
     /// All was sent.
     Done,
-    /// The user has had enough.
+    /// The user stopped the command.
     Stopped,
-    /// The daemon has gone.
+    /// The daemon has stopped.
     Lost(anyhow::Error),
 }
 
@@ -162,7 +162,7 @@ impl Call {
             tokio::select! {
                 done = &mut sending, if !sent => match done {
                     Ok(()) => sent = true,
-                    // What came before the fault was sent; the stream ends with it.
+                    // Everything before the fault was sent, so the stream ends in order.
                     Err(error) => {
                         drop(sending);
                         self.finish().await;
@@ -192,7 +192,7 @@ impl Call {
         }
     }
 
-    /// Tells listeners that this is the end, and waits until the daemon has. Its last word.
+    /// Ends the stream, and waits until the daemon has told listeners. Returns its last acknowledgement.
     async fn finish(&mut self) -> Option<Acknowledgement> {
         let mut last = None;
         let said = async {
@@ -219,7 +219,7 @@ fn progress(acknowledged: Option<&Acknowledgement>, Meter(meter): &Meter) {
     lines::publishing(a, sent, meter.bytes.load(Ordering::Relaxed), peak);
 }
 
-/// Sends packets when they are due, until there are no more; waits for the end of the call where the daemon is gone.
+/// Sends packets when they are due, until there are no more. If the daemon has gone, waits for the call to end.
 async fn send(
     publication: &mut Publication,
     items: &mpsc::Sender<PublishStreamRequest>,

@@ -15,7 +15,7 @@ use std::{
 
 use crate::exit::fail;
 
-/// How often it is brought to the disk, so that little is lost with the power.
+/// How often it is synced to disk, so that a loss of power costs little.
 const SYNC: Duration = Duration::from_secs(5);
 /// Most partial files of that name, left by listeners that were killed, before it gives up.
 const OTHERS: u32 = 1_000;
@@ -25,14 +25,14 @@ pub(super) struct Recording {
     /// Where it is, and where it is to be.
     partial: PathBuf,
     path: PathBuf,
-    /// Whether anything was written that is worth keeping.
+    /// Whether any sound was written.
     pub(super) heard: bool,
-    /// Ends the thread that brings it to the disk.
+    /// Dropped to end the thread that syncs it to disk.
     _syncing: Sender<()>,
 }
 
 impl Recording {
-    /// One that is to be at this path; where that is a link, where it leads.
+    /// Creates a recording for this path, or for the target of a link.
     pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
         let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
         if path.metadata().is_ok_and(|found| !found.is_file()) {
@@ -52,7 +52,7 @@ impl Recording {
         Ok(Recording { file, partial, path: path.to_owned(), heard: false, _syncing })
     }
 
-    /// Adds all of it, or nothing.
+    /// Appends all bytes, or none.
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let length = self.stream_position()?;
         self.write_all(bytes).inspect_err(|_| {
@@ -77,7 +77,7 @@ impl Recording {
         Ok(self.path.display().to_string())
     }
 
-    /// What a write has failed with, in words.
+    /// The error of a failed write, in words.
     pub(super) fn fault(&self, error: &io::Error) -> anyhow::Error {
         fail(
             1,
@@ -106,12 +106,12 @@ fn directory(path: &Path) -> &Path {
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The name of a file in it survives the loss of power only once the directory is on the disk.
+/// A new name survives a loss of power only once its directory is synced.
 fn sync_directory(directory: &Path) {
     let _ = File::open(directory).and_then(|directory| directory.sync_all());
 }
 
-/// A new file beside the one that it is to be.
+/// Creates the partial file beside the final one.
 fn beside(path: &Path) -> anyhow::Result<(File, PathBuf)> {
     let names = (0..OTHERS).map(|n| if n == 0 { "partial".into() } else { format!("{n}.partial") });
     for name in names {
