@@ -15,18 +15,18 @@ use crate::{
 /// Where bytes come from.
 pub(crate) type Reader = Box<dyn Read + Send + Sync>;
 
-/// How far to look for the next link of an Ogg stream that was joined in its middle; a station begins one with each song.
+/// How far to look for the next link of an Ogg stream joined in its middle. Stations begin a link with each song.
 const JOIN: u64 = 4 << 20;
-/// What the first bytes of another FLAC file are; the number is the length of its stream information.
+/// The first bytes of a FLAC file; the number is the length of its stream information.
 const FLAC: [&[u8]; 2] = [b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22"];
 const FLAC_HEAD: usize = 8;
 
-/// Where the file ends that is being decoded.
+/// Where the current file ends.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
-    /// Where the bytes do.
+    /// At the end of the bytes.
     End,
-    /// After so many more.
+    /// After so many more bytes.
     Bytes(u64),
     /// Where another FLAC file begins.
     Flac,
@@ -43,7 +43,7 @@ struct Inner {
     until: Until,
 }
 
-/// The bytes of a source. What reads through one clone is gone for all.
+/// The bytes of a source. Clones share one position.
 #[derive(Clone)]
 pub(crate) struct Bytes(Arc<Mutex<Inner>>);
 
@@ -63,12 +63,12 @@ impl Bytes {
         Some(inner.size?.saturating_sub(inner.read - inner.pending.len() as u64))
     }
 
-    /// Readers see the end there.
+    /// Sets where readers see the end.
     pub(crate) fn limit(&self, until: Until) {
         self.lock().until = until;
     }
 
-    /// How many bytes are missing of those that were to come.
+    /// How many bytes are missing of those that the header promised.
     pub(crate) fn missing(&self) -> u64 {
         match self.lock().until {
             Until::Bytes(left) => left,
@@ -139,7 +139,7 @@ impl Inner {
                 let fault = "an Ogg stream that sent no header since it was joined".into();
                 return Err(AudioError::Unsupported { path: name.into(), fault });
             }
-            // As much of a header as may be there is kept.
+            // The last bytes may be the start of a header.
             self.pending.drain(..self.pending.len().saturating_sub(64));
             self.more().map_err(AudioError::io(name))?;
         }

@@ -66,7 +66,7 @@ impl OpusDecoder {
         Ok(OpusDecoder { decoder, channels: count as usize, concealed: 0 })
     }
 
-    /// Plays all louder by so many 1/256 dB, as a header may ask for (RFC 7845, 5.1).
+    /// Sets the output gain in 1/256 dB, as a header may ask for (RFC 7845, 5.1).
     pub(crate) fn amplify(&mut self, gain: i16) -> Result<(), AudioError> {
         self.decoder.set_gain(gain.into()).map_err(fault)
     }
@@ -85,13 +85,13 @@ impl OpusDecoder {
         self.channels
     }
 
-    /// Forgets what was heard; for a publisher that began anew.
+    /// Resets the decoder, for a publisher that began a new epoch.
     pub fn forget(&mut self) -> Result<(), AudioError> {
         self.decoder.reset_state().map_err(fault)
     }
 
-    /// Stands in for what is missing, so many samples at 48 kHz, a multiple of 120: up to five times by the codec's
-    /// concealment, then silence.
+    /// Conceals so many missing samples at 48 kHz, a multiple of 120: up to five times by the codec's concealment, then by
+    /// silence.
     pub fn conceal(&mut self, samples: usize) -> Result<Vec<f32>, AudioError> {
         let mut out = vec![0.0; samples * self.channels];
         self.concealed += 1;

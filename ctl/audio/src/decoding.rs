@@ -1,5 +1,5 @@
-//! Encoded sound that is decoded here: frames without a container, and what symphonia reads. Damage costs its own sound,
-//! and where one file ends another may follow.
+//! Decodes frames without a container, and the formats that symphonia reads. Only damaged sound is lost, and a file may
+//! follow another in the same bytes.
 
 use std::{
     fs::File,
@@ -80,12 +80,12 @@ fn decode(decoder: &mut dyn AudioDecoder, packet: &Packet) -> Option<Block> {
     Some(Block { samples, rate: buffer.spec().rate(), channels: buffer.spec().channels().count() })
 }
 
-/// It ended after so many seconds without its end.
+/// The error for a file that breaks off after so many seconds.
 fn cut(path: &str, there: f64) -> AudioError {
     AudioError::Cut { path: path.into(), there }
 }
 
-/// It ended before it was to: seconds of sound that there were, and by its header.
+/// The error for a file that is shorter than its header says; both in seconds.
 fn truncated(path: &str, there: f64, said: f64) -> AudioError {
     AudioError::Truncated { path: path.into(), there, said }
 }
@@ -94,7 +94,7 @@ fn truncated(path: &str, there: f64, said: f64) -> AudioError {
 pub(crate) struct Framed {
     frames: Frames<Bytes>,
     decoder: Option<(Header, Box<dyn AudioDecoder>)>,
-    /// What the last file said of itself, and how many of its frames have come.
+    /// The information frame of the current file, and how many of its frames have come.
     info: Option<Info>,
     count: u64,
     damage: Damage,
@@ -152,7 +152,7 @@ impl Framed {
         }
     }
 
-    /// Drops what the encoder put before the sound and behind it.
+    /// Removes the padding that the encoder added before and after the sound.
     fn trimmed(&self, mut block: Block, header: &Header) -> Block {
         let Some(info) = &self.info else { return block };
         let length = u64::from(header.samples);
@@ -160,7 +160,7 @@ impl Framed {
         let end = info.frames.map_or(u64::MAX, |frames| (frames * length).saturating_sub(info.padding));
         let drop = |count: u64| usize::try_from(count.min(length)).unwrap_or(0) * block.channels;
         let (start, keep) = (drop(info.delay.saturating_sub(from)), drop(end.saturating_sub(from)));
-        // What comes after all that was announced is of another file.
+        // Frames beyond the announced number belong to another file.
         if info.frames.is_none_or(|frames| self.count <= frames) {
             block.samples.truncate(keep);
             block.samples.drain(..start.min(block.samples.len()));
@@ -183,7 +183,7 @@ fn decoder(header: &Header) -> Result<Box<dyn AudioDecoder>, Error> {
 
 /// A file that symphonia reads.
 pub(crate) struct Container {
-    /// Nothing where no other file may follow.
+    /// `None` if no other file can follow.
     bytes: Option<Bytes>,
     format: Box<dyn FormatReader>,
     decoder: Box<dyn AudioDecoder>,
@@ -258,7 +258,7 @@ impl Container {
         })?;
         let (track, decoder) = selected(format.as_ref()).map_err(|fault| bad(fault.to_string()))?;
         let rate = decoder.codec_params().sample_rate.unwrap_or(crate::RATE);
-        // The header of a WAV is ours.
+        // We wrote the header of a WAV, so it knows no length.
         let (id, expected) = (track.id, track.num_frames.filter(|_| kind != Kind::Wav));
         Ok(Container {
             bytes: None,
@@ -287,12 +287,12 @@ impl Container {
                     };
                     let frames = (block.samples.len() / block.channels.max(1)) as u64;
                     let begins = u64::try_from(packet.pts.get()).unwrap_or(0);
-                    // The reader has passed over something.
+                    // The reader has skipped damage by itself.
                     if begins > self.decoded.saturating_add(frames / 2) {
                         self.damage.bad();
                     }
                     self.damage.good();
-                    // What damage has cost was there, too.
+                    // Lost sound counts for the length.
                     let reached = begins.saturating_add(packet.dur.get());
                     (self.decoded, self.faults) = (self.decoded.saturating_add(frames).max(reached), 0);
                     return Ok(Some(block));
@@ -308,7 +308,7 @@ impl Container {
                     }
                 }
                 Err(Error::IoError(error)) => return Err(AudioError::io(&self.path)(error)),
-                // A station's next song.
+                // The next song of a station.
                 Err(Error::ResetRequired) => {
                     let (track, decoder) = selected(self.format.as_ref()).map_err(|fault| bad(&self.path, &fault))?;
                     (self.track, self.decoder) = (track.id, decoder);
@@ -323,7 +323,7 @@ impl Container {
         }
     }
 
-    /// What there is has been played. Was that all, and is it followed by another file, which is opened then?
+    /// Called at the end of a file. Fails if it was truncated; opens the file that follows, if one does.
     fn next(&mut self) -> Result<bool, AudioError> {
         let expected = match (self.length, self.bytes.as_ref().map_or(0, Bytes::missing)) {
             (Some(all), missing) if missing > 0 => Some(all),

@@ -2,7 +2,7 @@
 
 use crate::frames::{HEADER, Header, tag};
 
-/// What can be decoded.
+/// A format that can be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Ogg with Opus.
@@ -17,29 +17,29 @@ pub(crate) enum Kind {
     Mp4,
 }
 
-/// What is known of a stream by the bytes that have come.
+/// What the first bytes of a stream tell.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// This, from that byte on.
+    /// This format, from that byte on.
     At(Kind, usize),
-    /// A tag of so many bytes, behind which to look.
+    /// A tag of so many bytes; look behind it.
     Tag(usize),
     /// Ogg without the page that a decoder begins with.
     MiddleOfOgg,
-    /// More must come.
+    /// More bytes are needed.
     More,
-    /// Nothing that could be decoded: what it is, in words.
+    /// Nothing that can be decoded; says what it is.
     Nothing(&'static str),
 }
 
-/// How much is looked at.
+/// Most bytes that are looked at.
 pub(crate) const LIMIT: usize = 256 * 1024;
 /// How far an identification header of Ogg reaches into its page.
 const OGG_HEAD: usize = 36;
-/// Frames in a row that do not come by chance.
+/// Consecutive frames that do not occur by chance.
 const FRAMES: usize = 3;
 
-/// What others begin with, by name.
+/// The first bytes of formats that are not decoded, with their names.
 const OTHERS: [(&[u8], &str); 14] = [
     (b"FORM", "AIFF"),
     (b"\x1a\x45\xdf\xa3", "WebM or Matroska"),
@@ -57,7 +57,7 @@ const OTHERS: [(&[u8], &str); 14] = [
     (b"\xff\xd8\xff", "a picture"),
 ];
 
-/// Looks at the first bytes of a stream, of which no more come if it has `ended`.
+/// Looks at the first bytes of a stream. If it has `ended`, no more will come.
 pub(crate) fn detect(head: &[u8], ended: bool) -> Found {
     if let Some(length) = tag(head) {
         return Found::Tag(length);
@@ -103,7 +103,7 @@ pub(crate) fn detect(head: &[u8], ended: bool) -> Found {
     if ended || head.len() >= LIMIT { Found::Nothing("no encoded sound") } else { Found::More }
 }
 
-/// What the Ogg page is the first of (RFC 3533, 6), if it is the first of something.
+/// The format of a stream that begins with this Ogg page (RFC 3533, 6); `None` if no stream does.
 pub(crate) fn first_page(page: &[u8]) -> Option<Kind> {
     if !page.starts_with(b"OggS\0") || page.get(5)? & 2 == 0 {
         return None;
@@ -111,7 +111,7 @@ pub(crate) fn first_page(page: &[u8]) -> Option<Kind> {
     Some(if page.get(28..OGG_HEAD)? == b"OpusHead" { Kind::Opus } else { Kind::Ogg })
 }
 
-/// Whether frames follow each other here. A file that is `whole` may have fewer than it takes to be sure.
+/// Whether consecutive frames begin here. A `whole` file may hold fewer than are needed to be sure.
 fn is_frames(bytes: &[u8], whole: bool) -> bool {
     let (mut at, mut count) = (0, 0);
     let mut first = None;

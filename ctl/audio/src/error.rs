@@ -11,7 +11,7 @@ pub enum AudioError {
         /// What the system says.
         fault: std::io::Error,
     },
-    /// It ends before its header says; what there is was given out.
+    /// It ends before its header says. All sound present was decoded.
     #[error("{path}: it ends after {there:.1} s of {said:.1} s; it was cut off, get it whole")]
     Truncated {
         /// Which file.
@@ -21,7 +21,7 @@ pub enum AudioError {
         /// Seconds that its header says.
         said: f64,
     },
-    /// It has no end; what there is was given out.
+    /// It breaks off. All sound present was decoded.
     #[error("{path}: it breaks off after {there:.1} s; it was cut off, get it whole")]
     Cut {
         /// Which file.
@@ -29,7 +29,7 @@ pub enum AudioError {
         /// Seconds of sound in it.
         there: f64,
     },
-    /// It is nothing that could be decoded.
+    /// Its format is not known.
     #[error("{path}: {what}; takes WAV, FLAC, MP3, Vorbis, AAC/M4A and Ogg/Opus")]
     Unknown {
         /// Which file.
@@ -37,7 +37,7 @@ pub enum AudioError {
         /// What it is.
         what: &'static str,
     },
-    /// It can be read but holds no sound that we know.
+    /// Its format is known, but its content is not supported.
     #[error("{path}: {fault}; takes WAV, FLAC, MP3, Vorbis, AAC/M4A and Ogg/Opus")]
     Unsupported {
         /// Which file.

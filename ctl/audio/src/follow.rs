@@ -1,5 +1,5 @@
-//! Fits sound to a device that plays by a clock of its own: a little more or less of it, so that what waits in front of
-//! the device stays at a target. Pure: how much waits is an argument.
+//! Fits sound to a device with a clock of its own: resamples it slightly, so that the queue in front of the device keeps
+//! its target length. Pure: the length of the queue is an argument.
 //!
 //! Crystals differ by up to 200 ppm, which is 0.7 s in an hour. The same correction catches up after the device has
 //! stood still, by playing up to 0.7 % faster instead of skipping; that much is not heard.
@@ -15,7 +15,7 @@ const PROPORTIONAL: f64 = 0.07;
 const INTEGRAL: f64 = PROPORTIONAL * PROPORTIONAL / 4.0;
 /// Most correction; as much as [`Slip`] sustains.
 const MOST: f64 = 0.007;
-/// How much one frame's look at the level counts. Devices take what they play in gulps, so levels jump.
+/// Weight of one measured level in the average. Devices take many samples at once, so levels jump.
 const SMOOTHING: f64 = 0.02;
 
 /// One stream of sound to one device.
@@ -61,7 +61,7 @@ impl Follow {
         self.level = Some(level);
         let surplus = level - self.target;
         let wanted = PROPORTIONAL * surplus + self.learnt;
-        // What is beyond the limit teaches nothing of the clocks.
+        // Beyond the limit the level says nothing about the clocks.
         if wanted.abs() < MOST {
             self.learnt += INTEGRAL * surplus * FRAME as f64 / f64::from(RATE);
         }

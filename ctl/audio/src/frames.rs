@@ -1,5 +1,5 @@
-//! Frames of MP3 and of AAC in ADTS: encoded sound without a container, which can be joined anywhere. What is no frame is
-//! left out, so that damage costs its own sound only.
+//! Frames of MP3 and of AAC in ADTS: encoded sound without a container, which can be joined anywhere. Bytes that are no
+//! frame are skipped, so that only damaged sound is lost.
 
 use std::io::{self, Read};
 
@@ -95,7 +95,7 @@ pub(crate) fn tag(bytes: &[u8]) -> Option<usize> {
     usize::try_from(number(12)?).ok()?.checked_add(32)
 }
 
-/// What stands at a place.
+/// What begins at a position.
 enum Place {
     Frame(Header),
     Tag(usize),
@@ -137,7 +137,7 @@ impl<R: Read> Frames<R> {
                 }
                 Place::Tag(length) => self.leave_out(length)?,
                 Place::Nothing => {
-                    // Only what another frame follows is a frame then.
+                    // From here on a frame counts only if another follows it.
                     self.last = None;
                     self.skipped = true;
                     self.at += 1;
@@ -155,7 +155,7 @@ impl<R: Read> Frames<R> {
         if last.is_some_and(|last| last.is_like(&header)) {
             return Ok(Place::Frame(header));
         }
-        // Anything may look like one header; two that agree do not come by chance.
+        // One header may occur by chance; two that agree do not.
         let behind = self.have(header.length + HEADER)?.get(header.length..).unwrap_or_default();
         let confirmed = match Header::parse(behind) {
             Some(next) => next.is_like(&header),
@@ -164,7 +164,7 @@ impl<R: Read> Frames<R> {
         Ok(if confirmed { Place::Frame(header) } else { Place::Nothing })
     }
 
-    /// Reads until so many bytes are there, or the end has come; what is there.
+    /// Reads until so many bytes are there, or to the end. Returns all bytes from the position on.
     fn have(&mut self, count: usize) -> io::Result<&[u8]> {
         let mut slice = [0; 4096];
         while !self.ended && self.buffer.len() - self.at < count {
@@ -188,7 +188,7 @@ impl<R: Read> Frames<R> {
     }
 }
 
-/// What the first frame of an MP3 file may say of the rest, in place of sound.
+/// The information frame that an MP3 file may begin with, in place of sound.
 pub(crate) struct Info {
     /// Frames with sound, if it says.
     pub(crate) frames: Option<u64>,
@@ -197,7 +197,7 @@ pub(crate) struct Info {
     pub(crate) padding: u64,
 }
 
-/// What a decoder gives before the first sample that was put in.
+/// Samples that a decoder returns before the first sample of the sound.
 const DECODER_DELAY: u64 = 529;
 
 impl Info {

@@ -1,30 +1,30 @@
-//! The jitter buffer: groups come as the network likes, frames leave in order at the time they are due. Pure: time is an
-//! argument, in microseconds; `now` is monotonic, `wall` since 1970.
+//! The jitter buffer: groups arrive in any order, frames leave in order when they are due. Pure: time is an argument, in
+//! microseconds; `now` is monotonic, `wall` since 1970.
 //!
-//! How far behind the fastest arrival it plays is the target: the 95th percentile of how much later groups come, plus a
-//! frame; or what it takes for the latest group of the last minutes, once one came too late to be played. It rises at
-//! once and falls slowly. After running empty it fills to the target before it goes on; after a long cut it is live
-//! again at once instead of playing what was missed, unless it is for a recording, which wants all there is.
+//! The target is how far behind the fastest arrival it plays: the 95th percentile of the delays beyond the fastest, plus a
+//! frame. Once a group came too late to be played, it is at least what that group would have needed, for some minutes. It
+//! rises at once and falls slowly. An empty buffer fills to the target before it goes on. After a long cut it plays live
+//! again at once and skips what it missed, unless it is for a recording.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{stats::Stats, ticks::to_us as us};
 
 const FRAME_US: u64 = 20_000;
-/// What is concealed at once at most, and the shortest frame that Opus knows, in ticks.
+/// The longest concealment at once, and the shortest frame of Opus, in ticks.
 const LONGEST_CONCEALED: u64 = 960;
 const SHORTEST_FRAME: u64 = 120;
 /// Shortest target, beside half a group: time for a daemon to see that a group is missing and to fetch it.
 const FLOOR_US: u64 = 30_000;
-/// Arrivals the spread is taken from; half a minute of default groups.
+/// Arrivals that the spread is computed from; half a minute of default groups.
 const ARRIVALS: usize = 300;
 /// How fast the target falls, in microseconds per second.
 const FALL_US_PER_S: u64 = 20_000;
-/// How fast what one late group asked for is forgotten, in microseconds per second: 200 ms last for minutes, since rare
-/// stalls on a path come again.
+/// How fast the need of a late group is forgotten, in microseconds per second: 200 ms last for minutes, since rare stalls
+/// of a path recur.
 const FORGET_US_PER_S: u64 = 500;
-/// A hole longer than this is skipped, not concealed; what comes later than this is the past. When nothing else has come
-/// for as long, the way has become longer.
+/// A hole longer than this is skipped, not concealed, and a group later than this belongs to the past. If only such groups
+/// come for as long, the path has become longer.
 const SKIP_US: u64 = 1_000_000;
 /// Most frames held: a minute.
 const MAX_FRAMES: usize = 3000;
@@ -61,7 +61,7 @@ pub enum Playout {
         /// How long, in ticks: 20 ms at most, a multiple of 2.5 ms.
         ticks: u64,
     },
-    /// The publisher began anew: a decoder forgets.
+    /// The publisher began a new epoch: the decoder is reset.
     Restart,
 }
 
@@ -132,12 +132,12 @@ impl Jitter {
         }
     }
 
-    /// Plays what comes late, too, however late; for a recording.
+    /// For a recording: plays groups however late they come.
     pub fn recording(self) -> Self {
         Jitter { recording: true, ..self }
     }
 
-    /// Takes a group. Returns `Restart` when the publisher began anew with it.
+    /// Takes a group. Returns `Restart` if it begins a new epoch.
     pub fn insert(&mut self, now: u64, arrival: Arrival) -> Option<Playout> {
         let restarted = match self.epoch {
             Some(epoch) if arrival.epoch < epoch => return None,
@@ -183,7 +183,7 @@ impl Jitter {
         }
         let length = us(media_time.saturating_sub(arrival.pts));
         self.floor = (FLOOR_US + length / 2).min(self.ceiling);
-        // A cut says nothing of the path.
+        // A cut says nothing about the delays of the path.
         if late_by < SKIP_US || self.delays.is_empty() {
             self.learn(now, arrival.pts, self.stats.late > late_before);
         }
@@ -209,9 +209,9 @@ impl Jitter {
         if self.delays.is_empty() { 0 } else { u64::try_from(delay(now, pts) - self.fastest).unwrap_or(0) }
     }
 
-    /// Whether this belongs to what was missed. Once nothing else comes any more, begins anew with it.
+    /// Whether a group belongs to the past, after a cut. If only such groups come for a while, begins anew with them.
     fn is_past(&mut self, now: u64, late_by: u64) -> bool {
-        // The end of a burst that a cut held up belongs to the cut, too.
+        // The end of a delayed burst belongs to the past, too.
         let most = if self.past.is_some() { self.target } else { SKIP_US };
         if self.recording || self.next.is_none() || late_by < most {
             self.past = None;
@@ -305,7 +305,7 @@ impl Jitter {
                 out.push(Playout::Frame { pts: next, packet: held.packet });
                 continue;
             }
-            // What lies before was overlapped by what was played; an honest publisher's frames follow one another.
+            // Earlier frames overlap played ones. Frames of an honest publisher do not overlap.
             self.drop_before(next);
             let Some(later) = self.frames.keys().next().copied() else {
                 self.empty = true;
@@ -314,7 +314,7 @@ impl Jitter {
             let hole = later.saturating_sub(next);
             if us(hole) > SKIP_US {
                 self.stats.skipped += hole / 960;
-                // What came at once after a cut is the past; play as close to live as the target allows.
+                // After a cut the burst is the past: play as close to live as the target allows.
                 self.begin(now);
             } else {
                 let ticks = hole.min(LONGEST_CONCEALED) / SHORTEST_FRAME * SHORTEST_FRAME;
@@ -341,7 +341,7 @@ impl Jitter {
         }
     }
 
-    /// Plays what is left without waiting; for the end of a stream.
+    /// Plays the rest at once, at the end of a stream.
     pub fn drain(&mut self, wall: u64) -> Vec<Playout> {
         let mut out = Vec::new();
         while let Some(first) = self.frames.keys().next().copied() {

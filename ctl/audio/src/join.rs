@@ -1,9 +1,9 @@
-//! Where a stream that is kept as it comes begins: an Ogg stream at the next page that begins one, since a file from its
-//! middle cannot be played (RFC 3533, 6); others at once.
+//! Where a recording of an undecoded stream begins: an Ogg stream at its next first page, since players cannot start in the
+//! middle (RFC 3533, 6); other streams at once.
 
 use crate::detect::{self, Found, Kind};
 
-/// How much of an Ogg stream is passed over before it is kept all the same.
+/// After so many bytes without a first page an Ogg stream is kept all the same.
 const LIMIT: usize = 4 << 20;
 /// A page's mark, version and flags.
 const PAGE: usize = 6;
@@ -20,7 +20,7 @@ pub struct Join {
 }
 
 impl Join {
-    /// What of the next bytes is to be kept.
+    /// Takes the next bytes. Returns the bytes to keep.
     pub fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
         if self.joined {
             return bytes.to_vec();
@@ -40,13 +40,13 @@ impl Join {
         if self.joined { std::mem::take(&mut self.head) } else { Vec::new() }
     }
 
-    /// What else is to be kept at the end of the stream: all of one that was shorter than a page.
+    /// Called at the end of the stream. Returns the rest to keep: all of a stream that was shorter than a page.
     pub fn finish(&mut self) -> Vec<u8> {
         if self.ogg { Vec::new() } else { std::mem::take(&mut self.head) }
     }
 }
 
-/// Whether this begins as sound of another form than Ogg.
+/// Whether these bytes begin sound of another format than Ogg.
 fn is_other(head: &[u8]) -> bool {
     match detect::detect(head, false) {
         Found::At(kind, _) => !matches!(kind, Kind::Opus | Kind::Ogg),

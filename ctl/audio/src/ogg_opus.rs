@@ -27,9 +27,9 @@ pub struct OpusFile<R: Read> {
     pub first_ticks: u64,
     /// Read when it was opened.
     first: Option<Vec<u8>>,
-    /// What the header of a later link asks to drop, in 48 kHz ticks.
+    /// Ticks that the header of a later link asks to drop.
     repeated: u64,
-    /// Where the header asks for another loudness, which packets by themselves cannot carry.
+    /// Set if the header asks for a gain, which packets by themselves cannot carry.
     gain: Option<Gain>,
     /// How much was given out, in 48 kHz ticks.
     ticks: u64,
@@ -141,7 +141,7 @@ impl<R: Read> OpusFile<R> {
             if packet.starts_with(b"OpusTags") {
                 continue;
             }
-            // What is no packet of Opus is damage, which costs its own sound only.
+            // Anything else that is not an Opus packet is damage.
             let Some(ticks) = packet_ticks(&packet) else {
                 self.packets.damage.bad();
                 continue;
@@ -170,11 +170,11 @@ pub struct OpusWriter<W: Write> {
     writer: PacketWriter<'static, W>,
     serial: u32,
     ticks: u64,
-    /// Held back, since the last packet carries the end mark.
+    /// The last packet, held back because the final one carries the end mark.
     held: Option<Vec<u8>>,
 }
 
-/// A number that no other recording has, so that both can be joined.
+/// A random serial number, so that recordings can be joined.
 fn random_serial() -> u32 {
     RandomState::new().build_hasher().finish() as u32
 }
@@ -229,9 +229,9 @@ impl<W: Write> OpusWriter<W> {
     }
 }
 
-/// Length of a link, in 48 kHz ticks: who comes late waits so long for a header at most.
+/// Length of a link, in 48 kHz ticks: a late listener waits at most so long for a header.
 const LINK: u64 = 5 * 48_000;
-/// What a decoder that begins anew needs to hear before it is right (RFC 7845, 4.6), in 48 kHz ticks.
+/// Ticks after which a fresh decoder has converged (RFC 7845, 4.6).
 const CONVERGENCE: u64 = 3_840;
 
 /// An Ogg/Opus stream that can be joined late: a chain of links, each with its headers. A link begins with the last packets

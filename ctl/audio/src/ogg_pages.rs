@@ -1,5 +1,5 @@
-//! Packets out of Ogg pages (RFC 3533). A page that is damaged or missing costs its own packets only, and a chain may use
-//! one serial number twice; the `ogg` crate, which writes ours, ends at both.
+//! Reads packets from Ogg pages (RFC 3533). A damaged or missing page loses only its own packets, and a chain may use a
+//! serial number twice. The reader of the `ogg` crate fails at both, so we use that crate only for writing.
 
 use std::{
     collections::VecDeque,
@@ -110,7 +110,7 @@ impl<R: Read> Packets<R> {
         let segments = page.get(HEADER..HEADER + usize::from(*page.get(26)?))?;
         let mut body = page.get(HEADER + segments.len()..)?;
         if flags & FIRST != 0 {
-            // Streams beside this one are left out, those behind it are links of a chain.
+            // Multiplexed streams are ignored; streams that follow are links of a chain.
             if self.serial.is_some() && !self.over && !body.starts_with(b"OpusHead") {
                 return None;
             }
@@ -133,10 +133,13 @@ impl<R: Read> Packets<R> {
             if let Some(packet) = &mut packet {
                 packet.extend_from_slice(piece);
             }
-            packet = packet.filter(|packet| packet.len() <= LONGEST);
+            if packet.as_ref().is_some_and(|packet| packet.len() > LONGEST) {
+                packet = None;
+                self.damage.bad();
+            }
             open = *segment == 255;
             if !open {
-                // Nothing where the beginning was lost, or it is too long.
+                // `None` if its beginning was lost, or it was too long.
                 self.ready.extend(packet.replace(Vec::new()));
             }
         }

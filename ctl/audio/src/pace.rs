@@ -1,7 +1,7 @@
 //! When to send what: real time by a monotonic clock, without drift. Pure; the caller sleeps.
 //!
-//! A source with a clock of its own, a microphone behind a pipe, is known by keeping us waiting. Where it runs ahead of
-//! ours, the schedule gives way a little with each packet, so that nothing piles up in the pipe.
+//! A source with a clock of its own, such as a microphone behind a pipe, is recognised because it keeps us waiting. If its
+//! clock is faster than ours, the schedule moves forward a little with each packet, so that nothing piles up in the pipe.
 
 /// The schedule of a publication, in microseconds of the caller's monotonic clock.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub struct Pace {
     waited: u32,
 }
 
-/// Behind by more than this, a schedule begins anew rather than hurrying: what is late stays late for every listener.
+/// A schedule that is behind by more than this begins anew, and does not hurry: listeners would get late frames anyway.
 const BEHIND_US: u64 = 500_000;
 /// A source that was late so often is live.
 const LIVE: u32 = 50;

@@ -1,5 +1,5 @@
-//! Sound of any rate and channels, as it was decoded, to 48 kHz and the channels that the stream was announced with. Both
-//! may change on the way.
+//! Converts decoded sound of any rate and channels to 48 kHz and the channels that the stream was announced with. The rate
+//! and channels of the source may change at any block.
 
 use std::ops::RangeInclusive;
 
@@ -17,7 +17,7 @@ pub(crate) struct Block {
 
 /// Sample rates that are taken, in Hz.
 pub(crate) const RATES: RangeInclusive<u32> = 7_000..=192_000;
-/// Full scale is 1; what is a little louder is left to the encoder.
+/// Samples are clamped to this. Full scale is 1; the encoder handles slightly louder ones.
 const LOUDEST: f32 = 8.0;
 
 /// Samples at 48 kHz.
@@ -31,7 +31,7 @@ pub struct Samples {
     resampling: Option<Resampling>,
     ready: Vec<f32>,
     ended: bool,
-    /// Why it ended early; told once all before it is played.
+    /// Why it ended early; returned after all samples before it.
     fault: Option<AudioError>,
 }
 
@@ -157,7 +157,7 @@ impl Resampling {
         Ok(())
     }
 
-    /// Pushes out what is held back, with silence behind it that is dropped again.
+    /// Pushes out the samples that the resampler holds back, by silence that is dropped again.
     fn flush(mut self, out: &mut Vec<f32>) -> Result<(), AudioError> {
         let channels = self.channels as u64;
         let all = self.taken / channels * u64::from(RATE) / u64::from(self.rate) * channels;

@@ -45,14 +45,14 @@ impl Source {
     }
 }
 
-/// What samples are made of.
+/// The input of samples.
 pub(crate) enum Input {
     File(Decoding),
     Raw { reader: Box<dyn Read + Send>, rate: u32, format: SampleFormat, name: String },
     Tone { hertz: f32, at: u64 },
 }
 
-/// Opens a file of any known kind. What is no regular file is read as a pipe.
+/// Opens a file of any known format. Anything but a regular file is read as a pipe.
 pub fn open(path: &Path) -> Result<Source, AudioError> {
     let name = path.display().to_string();
     let (file, size) = file(path)?;
@@ -68,7 +68,7 @@ pub fn open(path: &Path) -> Result<Source, AudioError> {
     source(bytes, &name)
 }
 
-/// Opens a file; its size, unless it is a pipe or something like it, which cannot be read again.
+/// Opens a file. Returns its size if it is a regular file.
 pub fn file(path: &Path) -> Result<(File, Option<u64>), AudioError> {
     let name = path.display().to_string();
     let file = File::open(path).map_err(AudioError::io(&name))?;
@@ -79,8 +79,8 @@ pub fn file(path: &Path) -> Result<(File, Option<u64>), AudioError> {
     Ok((file, meta.is_file().then_some(meta.len())))
 }
 
-/// Reads an encoded stream, which is perhaps joined in its middle, from the next place on where a decoder can begin. Waits
-/// for the first bytes. `name` is for errors.
+/// Reads an encoded stream from the next place where a decoder can start, as it may be joined in its middle. Waits for the
+/// first bytes. `name` is for errors.
 pub fn pipe(reader: Box<dyn Read + Send + Sync>, name: &str) -> Result<Source, AudioError> {
     source(Bytes::new(reader, None), name)
 }
@@ -140,7 +140,7 @@ impl Input {
     }
 }
 
-/// Reads 960 samples of each channel or what there is, in whole samples; nothing at the end.
+/// Reads up to 960 whole samples of each channel; none at the end.
 fn read_raw(reader: &mut Box<dyn Read + Send>, format: SampleFormat, channels: usize) -> io::Result<Vec<f32>> {
     let width = if format == SampleFormat::S16 { 2 } else { 4 };
     let mut bytes = Vec::new();

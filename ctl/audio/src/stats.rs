@@ -27,7 +27,7 @@ pub struct Stats {
     pub restarts: u64,
     /// How much faster the publisher's clock runs than ours, in parts per million; known after a minute or so.
     pub drift_ppm: Option<f64>,
-    /// How much later than the fastest 95 of 100 groups come at most, in microseconds.
+    /// The 95th percentile of the delays beyond the fastest group's, in microseconds.
     pub spread_us: u64,
     latencies: Latencies,
 }
@@ -53,7 +53,7 @@ impl Stats {
         latencies.push(u32::try_from(us).unwrap_or(u32::MAX));
     }
 
-    /// Median of capture to playout; compares two machines' clocks, so it is as right as they are.
+    /// Median from capture to playout. It compares the clocks of two machines, and is as exact as they are.
     pub fn median_latency_us(&self) -> Option<u32> {
         let mut sorted = self.latencies.0.clone();
         sorted.sort_unstable();

@@ -19,7 +19,7 @@ use p2pd_audio::{
 use super::{card::Player, recording::Recording};
 use crate::exit::fail;
 
-/// What a name asks for.
+/// The kind of output that a name stands for.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Opus,
@@ -41,7 +41,7 @@ pub(super) fn card(place: &str) -> Option<Option<&str>> {
 impl Kind {
     pub(super) fn of(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else {
-            // Samples on a terminal are of no use to anybody.
+            // Raw samples are of no use on a terminal.
             return Ok(if io::stdout().is_terminal() { Kind::Card } else { Kind::Pcm });
         };
         if path.to_str().is_some_and(|place| card(place).is_some()) {
@@ -69,7 +69,7 @@ pub(super) struct Played {
 
 /// Where sound goes.
 pub(super) enum Sink {
-    /// Pages are made in memory, and written whole.
+    /// Pages are built in memory and written whole.
     Opus(Box<OpusWriter<Vec<u8>>>, Recording),
     Wav(Box<WavWriter<Recording>>, OpusDecoder),
     Pcm(Pipe, OpusDecoder),
@@ -160,14 +160,14 @@ impl Sink {
         Ok(Played { ticks, peak: peak(samples) })
     }
 
-    /// Does not wait for a reader of standard output that has stopped, nor for the card to play what it has.
+    /// Drops what still waits for a reader of standard output or for the card, when the user stops the command.
     pub(super) fn let_go(&mut self) {
         if let Sink::Pcm(..) | Sink::Card(..) = self {
             *self = Sink::Done;
         }
     }
 
-    /// Brings to the file what is whole of it, so that it plays if this is all. `added` is how it went so far.
+    /// Writes all whole pages or samples to the file, so that it plays at any time. `added` is the result so far.
     fn written(&mut self, added: io::Result<()>) -> anyhow::Result<()> {
         match self {
             Sink::Opus(writer, recording) => {
@@ -181,7 +181,7 @@ impl Sink {
         }
     }
 
-    /// Ends the file; after a failure it is kept under a name that says so. Returns where it is.
+    /// Finishes the output; after a failure a file keeps its partial name. Returns its path.
     pub(super) fn finish(&mut self, failed: bool) -> anyhow::Result<String> {
         match std::mem::replace(self, Sink::Done) {
             Sink::Opus(writer, mut recording) => {
@@ -210,10 +210,10 @@ pub(super) fn peak(samples: &[f32]) -> f32 {
     samples.iter().fold(0.0, |peak, sample| sample.abs().max(peak))
 }
 
-/// Standard output behind a thread, so that a reader who stops holds up nothing else.
+/// Standard output behind a thread, so that a reader that stops holds up nothing else.
 pub(super) struct Pipe {
     pieces: SyncSender<Vec<u8>>,
-    /// What is said once so many pieces wait for the reader that another has no room.
+    /// The error when the queue is full.
     full: &'static str,
     writer: JoinHandle<io::Result<()>>,
 }
@@ -241,7 +241,7 @@ impl Pipe {
     }
 
     pub(super) fn close(self) -> io::Result<()> {
-        // A reader who has let it fill up is not waited for.
+        // If the queue is full, the reader has stopped: do not wait for it.
         if let Err(TrySendError::Full(_)) = self.pieces.try_send(Vec::new()) {
             return Ok(());
         }
@@ -254,7 +254,7 @@ fn sound(decoder: &mut OpusDecoder, playout: Playout) -> anyhow::Result<Vec<f32>
     Ok(match playout {
         Playout::Frame { packet, .. } => match decoder.decode(&packet) {
             Ok(samples) => samples,
-            // A packet that cannot be decoded costs its own sound only.
+            // Only the sound of a packet that cannot be decoded is lost.
             Err(_) => decoder.conceal(packet_ticks(&packet).map_or(FRAME, |ticks| ticks as usize))?,
         },
         Playout::Conceal { ticks, .. } => decoder.conceal(ticks as usize)?,
