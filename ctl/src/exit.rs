@@ -153,7 +153,7 @@ fn of_code(code: Code) -> u8 {
 }
 
 /// Whether the reader of our output has closed its pipe. The daemon's socket breaks with the same error, which is a failure.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let of_socket = error.is::<Status>() || error.is::<ConnectError>();
     let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
     !of_socket && error.chain().any(|cause| cause.downcast_ref().is_some_and(broken))

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use p2pd_api::v1::Acknowledgement;
-use p2pd_audio::{codec::OpusDecoder, stats::Stats, ticks};
+use p2pd_audio::{codec::OpusDecoder, jitter::Jitter, stats::Stats, ticks};
 
 use super::{Context, sink};
 use crate::output::{self, Tone, count};
@@ -67,10 +67,63 @@ pub(super) fn publishing(a: &Acknowledgement, sent: Duration, bytes: u64, peak: 
     output::progress(&[bar, number, way, dropped]);
 }
 
-/// The summary at the end, also after Ctrl-C.
+/// The summary of `publish-stream`, also after Ctrl-C.
 pub(super) fn published(context: &Context, a: &Acknowledgement, sent: Duration) -> anyhow::Result<()> {
     output::message(context.format, "Acknowledgement", a, |a| {
         let (groups, listeners) = (count(a.groups, "group"), count(a.listeners, "listener"));
         format!("sent {:.1} s in {groups}, {} dropped, {listeners} at the end", sent.as_secs_f64(), a.dropped)
     })
+}
+
+/// The summary of `listen`, as JSON and for people.
+pub(super) fn heard(
+    jitter: &Jitter,
+    first: Option<Duration>,
+    written: u64,
+    gaps: u64,
+    place: &str,
+) -> (String, String) {
+    let stats = &jitter.stats;
+    let seconds = ticks::seconds(written);
+    let first_ms = first.map_or(0, |f| f.as_millis());
+    let latency_ms = stats.median_latency_us().unwrap_or(0) / 1000;
+    let json = serde_json::json!({
+        "seconds": seconds,
+        "groups": stats.groups,
+        "lost_groups": stats.lost,
+        "repaired_groups": stats.repaired,
+        "duplicates": stats.duplicates,
+        "reordered": stats.reordered,
+        "late_frames": stats.late,
+        "played_frames": stats.played,
+        "concealed_frames": stats.concealed,
+        "skipped_frames": stats.skipped,
+        "underruns": stats.underruns,
+        "restarts": stats.restarts,
+        "lost_to_slow_reading": gaps,
+        "drift_ppm": stats.drift_ppm,
+        "spread_ms": stats.spread_us / 1000,
+        "first_sound_ms": first_ms as u64,
+        "latency_ms": latency_ms,
+        "buffer_ms": jitter.target_us() / 1000,
+        "file": place,
+    });
+    let text = format!(
+        "received {seconds:.1} s in {}, {} repaired, {} lost: {} played, {} concealed, {} late, {} skipped, {}\n\
+         first sound after {first_ms} ms; capture to playout {latency_ms} ms in the median, as far as both clocks agree; \
+         buffer {} ms, spread {} ms{}{}",
+        count(stats.groups, "group"),
+        stats.repaired,
+        stats.lost,
+        count(stats.played, "frame"),
+        stats.concealed,
+        stats.late,
+        stats.skipped,
+        count(stats.underruns, "underrun"),
+        jitter.target_us() / 1000,
+        stats.spread_us / 1000,
+        stats.drift_ppm.map(|ppm| format!(", drift {ppm:.0} ppm")).unwrap_or_default(),
+        if place.is_empty() { String::new() } else { format!("\nwritten to {place}") },
+    );
+    (json.to_string(), text)
 }

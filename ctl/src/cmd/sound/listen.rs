@@ -1,7 +1,6 @@
 //! `listen`: takes groups as they come, orders them in the jitter buffer, and writes packets or sound.
 
 use std::{
-    collections::VecDeque,
     fmt,
     path::PathBuf,
     time::{Duration, Instant},
@@ -21,15 +20,16 @@ use tonic::Streaming;
 use super::{
     Context,
     chunks::ChunkListener,
-    lines::Meter,
+    lines::{self, Meter},
     sink::{Kind, Played, Sink},
+    titles::TitleQueue,
     wall_us,
 };
 use crate::{
     cli::{Format, Listen},
     client,
-    exit::{asked_to_stop, fail, words},
-    output::{self, count},
+    exit::{asked_to_stop, fail, is_broken_pipe, words},
+    output,
 };
 
 /// How long one request waits for a stream to come back, and the time between two requests.
@@ -37,8 +37,6 @@ const STAY: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(250);
 /// After so long without sound the user is told.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Most titles that wait for their frames.
-const TITLES: usize = 8;
 /// How much of the past to ask for: enough to begin at once.
 const BURST_MS: u32 = 1_000;
 
@@ -67,7 +65,7 @@ pub(super) async fn run(context: &Context, flags: Listen, file: Option<String>) 
         first: None,
         limit: flags.duration.map_or(u64::MAX, ticks::from_duration),
         written: 0,
-        titles: Titles::default(),
+        titles: TitleQueue::default(),
         gaps: 0,
         stats: flags.stats,
         meter: Meter::new(config.channels)?,
@@ -167,32 +165,6 @@ async fn come_back(context: &Context, flags: &Listen, native: bool) -> Option<St
     }
 }
 
-/// Titles whose frames are still to be played, with the media time that each begins at.
-#[derive(Default)]
-struct Titles {
-    to_come: VecDeque<(u64, String)>,
-    newest: Option<u64>,
-}
-
-impl Titles {
-    /// Takes a title that is newer than those before. Of too many the oldest go.
-    fn add(&mut self, pts: u64, text: String) {
-        if self.newest.is_some_and(|newest| pts <= newest) {
-            return;
-        }
-        self.newest = Some(pts);
-        self.to_come.push_back((pts, text));
-        if self.to_come.len() > TITLES {
-            self.to_come.pop_front();
-        }
-    }
-
-    /// The next title that begins at this media time or before.
-    fn due(&mut self, pts: u64) -> Option<String> {
-        self.to_come.pop_front_if(|(at, _)| *at <= pts).map(|(_, title)| title)
-    }
-}
-
 struct Session {
     jitter: Jitter,
     sink: Sink,
@@ -201,7 +173,7 @@ struct Session {
     /// How much to write and what was written, in 48 kHz ticks.
     limit: u64,
     written: u64,
-    titles: Titles,
+    titles: TitleQueue,
     gaps: u64,
     stats: bool,
     meter: Option<Meter>,
@@ -258,8 +230,12 @@ impl Listener for Session {
             self.sink.let_go();
         }
         let finished = self.sink.finish(matches!(ended, Ok(End::Lost(_)) | Err(_)));
+        // A reader that has seen enough wants no summary.
+        if finished.as_ref().is_err_and(is_broken_pipe) {
+            return finished.map(drop);
+        }
         let place = finished.as_deref().unwrap_or_default();
-        let (json, text) = summary(&self.jitter, self.first, self.written, self.gaps, place);
+        let (json, text) = lines::heard(&self.jitter, self.first, self.written, self.gaps, place);
         match format {
             Format::Table => output::say(text),
             Format::Json | Format::Jsonl => output::line(&json)?,
@@ -287,7 +263,7 @@ impl Session {
         self.jitter.stats.repaired += u64::from(group.repaired);
         let restart = self.jitter.insert(self.now(), arrival);
         if restart.is_some() {
-            self.titles = Titles::default();
+            self.titles = TitleQueue::default();
             output::say("the publisher has begun anew");
         }
         self.play(restart)
@@ -335,67 +311,5 @@ impl Session {
             stats.underruns,
             stats.median_latency_us().unwrap_or(0) / 1000,
         )
-    }
-}
-
-fn summary(jitter: &Jitter, first: Option<Duration>, written: u64, gaps: u64, place: &str) -> (String, String) {
-    let stats = &jitter.stats;
-    let seconds = ticks::seconds(written);
-    let first_ms = first.map_or(0, |f| f.as_millis());
-    let latency_ms = stats.median_latency_us().unwrap_or(0) / 1000;
-    let json = serde_json::json!({
-        "seconds": seconds,
-        "groups": stats.groups,
-        "lost_groups": stats.lost,
-        "repaired_groups": stats.repaired,
-        "duplicates": stats.duplicates,
-        "reordered": stats.reordered,
-        "late_frames": stats.late,
-        "played_frames": stats.played,
-        "concealed_frames": stats.concealed,
-        "skipped_frames": stats.skipped,
-        "underruns": stats.underruns,
-        "restarts": stats.restarts,
-        "lost_to_slow_reading": gaps,
-        "drift_ppm": stats.drift_ppm,
-        "spread_ms": stats.spread_us / 1000,
-        "first_sound_ms": first_ms as u64,
-        "latency_ms": latency_ms,
-        "buffer_ms": jitter.target_us() / 1000,
-        "file": place,
-    });
-    let text = format!(
-        "received {seconds:.1} s in {}, {} repaired, {} lost: {} played, {} concealed, {} late, {} skipped, {}\n\
-         first sound after {first_ms} ms; capture to playout {latency_ms} ms in the median, as far as both clocks agree; \
-         buffer {} ms, spread {} ms{}{}",
-        count(stats.groups, "group"),
-        stats.repaired,
-        stats.lost,
-        count(stats.played, "frame"),
-        stats.concealed,
-        stats.late,
-        stats.skipped,
-        count(stats.underruns, "underrun"),
-        jitter.target_us() / 1000,
-        stats.spread_us / 1000,
-        stats.drift_ppm.map(|ppm| format!(", drift {ppm:.0} ppm")).unwrap_or_default(),
-        if place.is_empty() { String::new() } else { format!("\nwritten to {place}") },
-    );
-    (json.to_string(), text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_many_titles_the_newest_are_kept() {
-        let mut titles = Titles::default();
-        (1..=100).for_each(|n| titles.add(n, n.to_string()));
-        titles.add(50, "an older one".into());
-        assert_eq!(titles.due(92), None);
-        assert_eq!(titles.due(93).as_deref(), Some("93"));
-        let rest: Vec<String> = std::iter::from_fn(|| titles.due(1_000)).collect();
-        assert_eq!((rest.len(), rest.last().map(String::as_str)), (7, Some("100")));
     }
 }

@@ -14,6 +14,7 @@ mod publication;
 mod publish;
 mod recording;
 mod sink;
+mod titles;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
