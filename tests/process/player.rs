@@ -81,6 +81,13 @@ fn a_player_that_fails_at_its_end_fails_the_listener() {
 }
 
 #[test]
+fn a_player_that_ends_before_the_sound_fails_the_listener() {
+    // Of 96000 bytes it takes not the last ones.
+    let heard = listen_through("/bin/head -c 95500 >/dev/null", "1s");
+    assert_eq!(heard.status.code(), Some(1), "{}", said(&heard));
+}
+
+#[test]
 fn what_a_player_is_too_slow_for_is_told() {
     let heard = listen_through("exec /bin/sleep 60", "5s");
     assert!(said(&heard).contains(" s of sound were left out: the program that plays is too slow"), "{}", said(&heard));

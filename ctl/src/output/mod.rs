@@ -132,13 +132,17 @@ pub(crate) async fn watch<M>(answers: &mut Streaming<M>) -> anyhow::Result<M> {
 async fn reader_gone() {
     loop {
         tokio::time::sleep(LOOK).await;
-        let out = io::stdout();
-        let mut pipe = [PollFd::new(out.as_fd(), PollFlags::empty())];
-        let asked = poll(&mut pipe, PollTimeout::ZERO);
-        if asked.is_ok() && pipe.iter().filter_map(PollFd::revents).any(|found| found.contains(PollFlags::POLLERR)) {
+        if is_unread(&io::stdout()) {
             return;
         }
     }
+}
+
+/// Whether the reader of a pipe has gone.
+pub(crate) fn is_unread(pipe: &impl AsFd) -> bool {
+    let mut pipe = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
+    let asked = poll(&mut pipe, PollTimeout::ZERO);
+    asked.is_ok() && pipe.iter().filter_map(PollFd::revents).any(|found| found.contains(PollFlags::POLLERR))
 }
 
 /// Writes each answer of a call as it comes, a line each.

@@ -30,7 +30,11 @@ const PLAYERS: [Program; 5] = [
     ("pw-play", "--raw --rate 48000 --format s16 --channels CHANNELS -"),
     ("paplay", "--raw --rate=48000 --format=s16le --channels=CHANNELS"),
     ("aplay", "-q -t raw -r 48000 -f S16_LE -c CHANNELS"),
-    ("ffplay", "-nodisp -autoexit -loglevel quiet -f s16le -ar 48000 -ac CHANNELS -i -"),
+    // Without the probing it plays at once, and ends at once where there is no card.
+    (
+        "ffplay",
+        "-nodisp -autoexit -loglevel quiet -probesize 32 -analyzeduration 0 -f s16le -ar 48000 -ac CHANNELS -i -",
+    ),
     (
         "mpv",
         "--no-terminal --no-video --demuxer=rawaudio --demuxer-rawaudio-rate=48000 --demuxer-rawaudio-format=s16le \
@@ -123,7 +127,7 @@ impl Player {
             thread::sleep(Duration::from_millis(10));
         }
         if let Ok(Some(status)) = self.running.child.try_wait()
-            && !status.success()
+            && !(status.success() && self.running.has_read_all())
         {
             return Err(fail(1, "the program that was to play has failed; listen -o FILE.opus keeps the sound"));
         }
@@ -146,7 +150,8 @@ impl Drop for Player {
 struct Running {
     child: Child,
     frames: Option<SyncSender<Vec<u8>>>,
-    writer: Option<JoinHandle<()>>,
+    /// Returns whether the program read all.
+    writer: Option<JoinHandle<bool>>,
 }
 
 impl Running {
@@ -163,10 +168,16 @@ impl Running {
         let (frames, waiting) = mpsc::sync_channel::<Vec<u8>>(WAITING);
         let mut input = child.stdin.take();
         let writer = thread::spawn(move || {
-            let Some(input) = &mut input else { return };
-            let _ = waiting.iter().try_for_each(|frame| input.write_all(&frame));
+            let Some(input) = &mut input else { return false };
+            let written = waiting.iter().try_for_each(|frame| input.write_all(&frame));
+            written.is_ok() && !output::is_unread(input)
         });
         Ok((Running { child, frames: Some(frames), writer: Some(writer) }, others))
+    }
+
+    /// Whether the program, which has ended, waited for the end of the sound.
+    fn has_read_all(&mut self) -> bool {
+        self.writer.take().is_some_and(|writer| writer.join().unwrap_or(false))
     }
 
     fn give(&self, frame: Vec<u8>) -> Result<(), TrySendError<Vec<u8>>> {
