@@ -10,7 +10,7 @@ use std::{
 
 use nix::unistd::Uid;
 
-use crate::support::{Daemon, p2pd, said, signal, skip, terminate, until};
+use crate::support::{Daemon, Start, p2pd, said, signal, skip, terminate, until};
 
 /// A daemon whose log goes there.
 fn logging_to(place: &Path, log: Stdio) -> Daemon {
@@ -61,7 +61,7 @@ fn sighup_is_noted_and_a_terminal_that_closes_ends_it_in_order() {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let mut terminal = terminal.spawn().unwrap();
+        let mut terminal = terminal.start();
         until("the socket", || socket.exists().then_some(()));
         terminal.kill().unwrap();
         terminal.wait().unwrap();

@@ -1,14 +1,15 @@
 //! Streams from the command line: a pipe to a pipe, and a local port that leads to one of another machine.
 
-use crate::support::{self, Daemon, id, interrupt, pair, ready, said, terminate, until};
+use crate::support::{self, Daemon, Start, id, interrupt, pair, ready, said, terminate, until};
 use std::{
     fs,
-    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
     process::{Command, Stdio},
     thread,
+    time::Duration,
 };
 
 #[test]
@@ -17,14 +18,13 @@ fn a_pipe_leads_to_a_pipe() {
     let mut handle = a.ctl(&["handle", "/chat/1.0.0"]);
     handle.stdin(Stdio::piped());
     let (mut handler, _) = ready(handle);
-    let mut opener = b.ctl(&["open", &id(&a), "/chat/1.0.0"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut opener = b.ctl(&["open", &id(&a), "/chat/1.0.0"]).stdin(Stdio::piped()).start();
     opener.stdin.take().unwrap().write_all(b"hello\n").unwrap();
-    let mut heard = String::new();
-    BufReader::new(handler.stdout.take().unwrap()).read_line(&mut heard).unwrap();
+    let heard = handler.printed().next().unwrap();
     handler.stdin.take().unwrap().write_all(b"good day\n").unwrap();
     let answer = opener.wait_with_output().unwrap();
     assert!(answer.status.success(), "{}", support::said(&answer));
-    assert_eq!((heard.as_str(), answer.stdout.as_slice()), ("hello\n", &b"good day\n"[..]));
+    assert_eq!((heard.as_str(), answer.stdout.as_slice()), ("hello", &b"good day\n"[..]));
     assert!(handler.wait().unwrap().success());
 }
 
@@ -67,6 +67,7 @@ fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
     let mut b = Daemon::start(place.path(), "b", &["--config", &b_config]);
     let ask = |socket: &Path| {
         let mut stream = UnixStream::connect(socket).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
         stream.write_all(b"quiet words").ok()?;
         stream.shutdown(Shutdown::Write).ok()?;
         let mut answer = Vec::new();
@@ -74,7 +75,13 @@ fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
         (answer == b"QUIET WORDS").then_some(())
     };
     until("the answer", || ask(&socket));
-    assert_eq!(ask(&closed), None, "this peer is not allowed");
+    let mut stream = UnixStream::connect(&closed).expect("the way to what is closed stands");
+    let _ = stream.write_all(b"quiet words").and_then(|()| stream.shutdown(Shutdown::Write));
+    let mut answer = Vec::new();
+    // It is ended or reset; neither may take for ever.
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let end = stream.read_to_end(&mut answer).map_err(|error| error.kind());
+    assert!(answer.is_empty() && end != Err(ErrorKind::WouldBlock), "this peer is not allowed: {answer:?} {end:?}");
     // The socket that a killed daemon leaves behind is no hindrance.
     b.kill_9();
     let _b = Daemon::start(place.path(), "b", &["--config", &b_config]);
