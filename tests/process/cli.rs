@@ -216,7 +216,7 @@ fn the_three_ways_to_miss_the_daemon_say_what_to_do() {
 }
 
 #[test]
-fn of_two_publishers_of_one_id_the_user_names_the_one_that_is_meant() {
+fn an_ambiguous_stream_id_needs_its_publisher() {
     let (_place, a, b) = pair();
     let publish = |daemon: &Daemon| ready(daemon.ctl(&["publish-stream", "town", "--tone", "440"]));
     let publishers = [publish(&a), publish(&b)];

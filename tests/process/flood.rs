@@ -198,7 +198,7 @@ fn as_many_lines_as_fit_a_pipe_go_through_at_once() {
 }
 
 #[test]
-fn of_several_followers_each_gets_every_line() {
+fn every_follower_gets_every_line() {
     let _alone = alone();
     let place = tempfile::tempdir().unwrap();
     let (a, mut followers) = followed(place.path(), "news", 3);

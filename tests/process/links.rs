@@ -247,7 +247,7 @@ fn one_address_gets_so_many_connections_and_others_theirs() {
     two.set("route del 10.9.9.1");
     first.good(&["peers", "disconnect", &id(&a)]);
     until("room", || connects(&third, &a).then_some(()));
-    // Whoever is allowed is not counted.
+    // An allowed address is exempt from the limit.
     a.good(&["peers", "allow", "10.9.9.2"]);
     assert!(connects(&first, &a));
     assert_eq!(a.good(&["-o", "jsonl", "peers"]).lines().count(), 3);
@@ -327,8 +327,8 @@ fn after_a_cut_of_ten_seconds_it_is_live_again() {
     let listener = b.ctl(&["-o", "json", "listen", "tone", "--duration", "10s"]).start();
     until("sound", || b.good(&["status"]).contains("1 local listener").then_some(()));
     link.cut(true);
-    let began = Instant::now();
-    until("ten seconds", || (began.elapsed() > Duration::from_secs(10)).then_some(()));
+    // Longer than anything buffers, and shorter than any connection takes to be given up.
+    thread::sleep(Duration::from_secs(10));
     link.cut(false);
     let restored = Instant::now();
     // It has its ten seconds of sound without what was missed.
@@ -344,7 +344,7 @@ fn after_a_cut_of_ten_seconds_it_is_live_again() {
     publisher.wait().unwrap();
 }
 
-/// Neither is the protocol negotiated first, nor the connection looked for.
+/// Opening a stream costs no extra round trip: the protocol is negotiated optimistically on the existing connection.
 #[test]
 fn a_stream_takes_one_round_trip_to_its_first_answer() {
     /// Far longer than a busy machine adds.

@@ -39,7 +39,7 @@ fn wait_for(path: &Path, bytes: u64) {
 }
 
 #[test]
-fn what_is_there_and_no_file_stays_and_a_link_leads_to_its_file() {
+fn a_recording_replaces_only_regular_files() {
     let (place, a, mut publisher) = tone();
     let at = |name: &str| place.path().join(name);
     let listen = |path: &Path| a.run(&["listen", "tone", "-o", path.to_str().unwrap(), "--duration", "1s"]);

@@ -149,7 +149,7 @@ fn commands_that_share_a_protocol_answer_in_turn() {
 }
 
 #[test]
-fn under_a_lease_whoever_comes_while_the_program_is_away_is_served_after() {
+fn a_leased_protocol_queues_streams_until_its_program_returns() {
     let (_place, a, b) = pair();
     let target = shouting();
     let lease = ["--lease", "shout", "--lease-for", "1m"];

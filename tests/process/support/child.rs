@@ -55,7 +55,7 @@ impl Lines {
     pub fn rest(&mut self) -> Vec<String> {
         let taken = self.said.len();
         self.until(END, |_| false);
-        self.said.split_off(taken)
+        self.said[taken..].to_vec()
     }
 }
 
