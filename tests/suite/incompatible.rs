@@ -22,14 +22,17 @@ use p2pd_api::v1::{
     WatchEventsRequest, node_service_client::NodeServiceClient,
 };
 use p2pd_core::topic;
-use p2pd_net::TopicRule;
+use p2pd_net::{DhtMode, Identity, TopicRule};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{channel, floor, id, list, listen, now_ms, peers, protocols, setup, start, tcp as tcp_of, until};
+use crate::support::{
+    channel, id, list, listen, now_ms, peers, protocols, setup, start, stranger, tcp as tcp_of, until,
+};
 
 /// A peer that has mplex alone, or yamux too; and where it listens.
 async fn old(both: bool) -> (Swarm<ping::Behaviour>, String) {
@@ -99,8 +102,10 @@ async fn connect(daemon: &Daemon, address: &str) -> Result<(), tonic::Status> {
 async fn a_publisher_without_a_transport_in_common_is_told_as_that() {
     let hub = start(&[]).await;
     let a = start(&[tcp_of(&hub)]).await;
-    // It is known to the hub alone, and says that it is where nobody here can dial.
-    let (publisher, identity) = floor(Some(&tcp_of(&hub)));
+    // It listens nowhere, and says that it is where nobody here can dial.
+    let config = p2pd_net::Config { listen: Vec::new(), ..stranger(&tcp_of(&hub), DhtMode::Client) };
+    let identity = Identity::generate();
+    let publisher = p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap();
     let directory = topic::directory(topic::DEFAULT_NETWORK);
     publisher.handle.subscribe(&directory, TopicRule::Open).await.unwrap();
     until("the mesh", async || (publisher.handle.topic_peers(&directory).await.unwrap().mesh > 0).then_some(())).await;

@@ -311,7 +311,7 @@ fn fault(error: &DialError) -> String {
             let each = faults.iter().take(4).map(|(address, fault)| {
                 let fault = match fault {
                     TransportError::MultiaddrNotSupported(_) => Unshared::Transport.to_string(),
-                    other => innermost(other),
+                    other => Unshared::of(other).map_or_else(|| innermost(other), |lack| lack.to_string()),
                 };
                 // The resolver prints its whole question behind that; the name stands in the address.
                 format!("{address}: {}; ", fault.split(" for Query {").next().unwrap_or_default())

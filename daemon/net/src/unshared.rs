@@ -3,7 +3,7 @@
 use std::{error::Error, io};
 
 use either::Either;
-use libp2p::core::upgrade::NegotiationError;
+use libp2p::{core::upgrade::NegotiationError, dns};
 
 /// How the text of each begins.
 pub const UNSHARED: &str = "it shares no ";
@@ -35,7 +35,11 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 impl Unshared {
     /// What is not shared, if that is why something failed.
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
-        causes(error).find_map(|cause| cause.downcast_ref().copied())
+        causes(error).find_map(|cause| match cause.downcast_ref() {
+            // It resolves names before every other transport, and has its own word for what none of them takes.
+            Some(dns::Error::<io::Error>::MultiaddrNotSupported(_)) => Some(Unshared::Transport),
+            _ => cause.downcast_ref().copied(),
+        })
     }
 
     /// Of a connection that was secured: the muxer is agreed on with the first bytes.
