@@ -82,7 +82,8 @@ impl Write for Queue {
 
 /// A last word to standard error, behind the log.
 pub(crate) fn say(words: fmt::Arguments<'_>) {
-    let _ = writeln!(Queue, "{words}");
+    // In one piece: other threads log meanwhile.
+    let _ = Queue.write_all(format!("{words}\n").as_bytes());
     flush();
 }
 

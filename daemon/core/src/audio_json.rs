@@ -30,9 +30,25 @@ impl AudioMessage {
     pub fn weight(&self) -> usize {
         match self {
             AudioMessage::Audio(chunk) | AudioMessage::Iq(chunk) => chunk.len(),
-            AudioMessage::Metadata(_) | AudioMessage::End(_) => 1024,
+            AudioMessage::Metadata(fields) => fields.iter().map(field_weight).sum(),
+            AudioMessage::End(reason) => reason.as_ref().map_or(0, String::len),
         }
     }
+}
+
+fn field_weight((name, value): (&String, &Value)) -> usize {
+    size_of::<String>() + name.len() + value_weight(value)
+}
+
+/// Parsed, `[[],[],…]` takes ten times the bytes of its text.
+fn value_weight(value: &Value) -> usize {
+    let inner = match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(value_weight).sum(),
+        Value::Object(fields) => fields.iter().map(field_weight).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    };
+    size_of::<Value>() + inner
 }
 
 /// Reads a message about `stream`; `None` if it is malformed, oversized or about another stream.
@@ -91,6 +107,9 @@ mod tests {
             assert_eq!(decode(&bytes, &stream), Some((message, UnixMs(9))));
             assert_eq!(decode(&bytes, &"city".parse().unwrap()), None);
         }
+        let nested = json!({ "name": "x".repeat(200_000), "more": vec![Value::Array(Vec::new()); 1_000] });
+        let Value::Object(nested) = nested else { unreachable!() };
+        assert!(AudioMessage::Metadata(nested).weight() > 200_000 + 1_000 * size_of::<Value>());
         for bad in ["", "[]", "{}", r#"{"type":"audio","streamId":"town","chunk":"!","timestamp":1}"#] {
             assert_eq!(decode(bad.as_bytes(), &stream), None, "{bad}");
         }

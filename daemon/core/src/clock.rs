@@ -1,5 +1,6 @@
-//! Whether a clock is wrong, by the times that peers say: that of a peer, or, where several agree, our own. What is dated more
-//! than five minutes away is refused, so that a wrong clock makes streams vanish.
+//! Compares our clock with those of connected peers, by the times of messages that they sent us themselves. One peer that differs
+//! has a wrong clock; if several agree, ours is wrong. Messages dated more than five minutes away are refused, so that a wrong
+//! clock makes streams vanish.
 
 use std::collections::HashMap;
 
@@ -8,8 +9,10 @@ use crate::{
     time::{MonoMs, UnixMs},
 };
 
-/// From this difference on a clock counts as wrong, in milliseconds: messages are on their way for seconds at most.
+/// A clock counts as wrong from this difference on, in milliseconds: messages are on their way for seconds at most.
 const WRONG_MS: u64 = 30_000;
+/// A wrong clock counts as right again below this difference, so that one at the bound is not reported each second.
+const RIGHT_MS: u64 = 20_000;
 /// Peers that agree on the time are so far apart at most, in milliseconds.
 const AGREE_MS: u64 = 30_000;
 /// How long a message may be on its way, in milliseconds: an older time within it is a late or repeated message's.
@@ -22,6 +25,7 @@ struct Heard {
     /// set meanwhile.
     origin: i64,
     at: MonoMs,
+    wrong: bool,
 }
 
 /// What peers say the time is.
@@ -38,7 +42,7 @@ pub struct Judgement {
     pub theirs: Vec<(PeerId, i64)>,
     /// How many peers agree on `ours`.
     pub agree: usize,
-    /// Of how many.
+    /// How many peers were heard.
     pub of: usize,
 }
 
@@ -87,30 +91,34 @@ fn signed(ms: u64) -> i64 {
 }
 
 impl Clocks {
-    /// Notes the time of a message that a peer has signed.
+    /// Notes the time of a message that a peer has signed and sent us itself: others may relay old ones, or invent signers.
     pub fn heard(&mut self, now: MonoMs, peer: &PeerId, said: UnixMs) {
         let origin = signed(said.0).saturating_sub(signed(now.0));
-        if let Some(last) = self.0.get(peer)
-            && origin < last.origin
-            && now.since(last.at) < LATE_MS
-        {
+        let last = self.0.get(peer);
+        if last.is_some_and(|last| origin < last.origin && now.since(last.at) < LATE_MS) {
             return;
         }
+        let wrong = last.is_some_and(|last| last.wrong);
         if self.0.len() >= MAX_PEERS && !self.0.contains_key(peer) {
             let oldest = self.0.iter().min_by_key(|(_, heard)| heard.at).map(|(peer, _)| peer.clone());
             oldest.and_then(|oldest| self.0.remove(&oldest));
         }
-        self.0.insert(peer.clone(), Heard { origin, at: now });
+        self.0.insert(peer.clone(), Heard { origin, at: now, wrong });
     }
 
-    /// Judges the clocks of those peers that are still there.
-    pub fn judge(&mut self, now: MonoMs, wall: UnixMs, is_there: impl Fn(&PeerId) -> bool) -> Judgement {
-        self.0.retain(|peer, heard| now.since(heard.at) < LATE_MS || is_there(peer));
+    /// Judges the clocks of those peers that are connected, and forgets the others.
+    pub fn judge(&mut self, now: MonoMs, wall: UnixMs, is_connected: impl Fn(&PeerId) -> bool) -> Judgement {
+        self.0.retain(|peer, _| is_connected(peer));
         let ours = signed(wall.0).saturating_sub(signed(now.0));
         let of = self.0.len();
-        let mut theirs: Vec<(PeerId, i64)> =
-            self.0.iter().map(|(peer, heard)| (peer.clone(), heard.origin.saturating_sub(ours))).collect();
-        theirs.retain(|(_, ahead)| ahead.unsigned_abs() >= WRONG_MS);
+        let mut theirs = Vec::new();
+        for (peer, heard) in &mut self.0 {
+            let ahead = heard.origin.saturating_sub(ours);
+            heard.wrong = ahead.unsigned_abs() >= if heard.wrong { RIGHT_MS } else { WRONG_MS };
+            if heard.wrong {
+                theirs.push((peer.clone(), ahead));
+            }
+        }
         theirs.sort_by(|one, other| one.1.cmp(&other.1).then_with(|| one.0.cmp(&other.0)));
         let middle = theirs.get(theirs.len() / 2).map_or(0, |(_, ahead)| *ahead);
         let agree = theirs.iter().filter(|(_, ahead)| ahead.abs_diff(middle) <= AGREE_MS).count();
@@ -156,12 +164,26 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_at_the_bound_is_told_once() {
+        let mut clocks = Clocks::default();
+        let mut wrong = |ahead| {
+            clocks.heard(MonoMs(0), &peer(1), said(ahead));
+            !clocks.judge(MonoMs(0), WALL, |_| true).theirs.is_empty()
+        };
+        assert_eq!([29_900, 30_100].map(&mut wrong), [false, true]);
+        // The peer stays wrong while our own clock moves a little.
+        let judged =
+            |clocks: &mut Clocks, moved: u64| clocks.judge(MonoMs(0), UnixMs(WALL.0 + moved), |_| true).theirs.len();
+        assert_eq!([judged(&mut clocks, 200), judged(&mut clocks, 10_200), judged(&mut clocks, 1_000)], [1, 0, 0]);
+    }
+
+    #[test]
     fn late_messages_and_peers_that_are_gone_do_not_count() {
         let mut clocks = Clocks::default();
         clocks.heard(MonoMs(1_000), &peer(1), UnixMs(WALL.0 + 1_000));
         clocks.heard(MonoMs(2_000), &peer(1), said(-86_400_000));
         assert_eq!(clocks.judge(MonoMs(2_000), UnixMs(WALL.0 + 2_000), |_| true).theirs, []);
-        // Set back, it says so for long.
+        // A clock that was set back is believed after a while.
         clocks.heard(MonoMs(1_000 + LATE_MS), &peer(1), said(-86_400_000));
         let later = MonoMs(1_000 + 2 * LATE_MS);
         assert_eq!(clocks.judge(later, WALL, |_| true).theirs.len(), 1);

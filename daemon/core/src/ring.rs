@@ -113,6 +113,11 @@ impl<T> Ring<T> {
         Some(Next::Item(item))
     }
 
+    /// What is unread, oldest first.
+    pub fn items(&self) -> impl Iterator<Item = &T> {
+        self.items.iter().map(|held| &held.item)
+    }
+
     /// Whether more than three quarters of its items or bytes are taken.
     pub fn is_crowded(&self) -> bool {
         self.items.len() > self.max_items / 4 * 3 || self.bytes > self.max_bytes / 4 * 3

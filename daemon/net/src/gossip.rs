@@ -1,26 +1,25 @@
-//! Gossipsub: the topics this peer follows, and the judgement of every message before it is passed on.
+//! Gossipsub: the topics this peer follows, and what it publishes, keeps and asks for on them.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError, TopicHash};
 use p2pd_core::{
-    admission::{self, Bucket, Verdict},
-    announce, audio_json,
+    admission::{Bucket, Verdict},
     clock::Clocks,
     contract::{self, Identity, TopicSettings},
-    group::{self, Group},
+    group::Group,
     id::{PeerId, StreamId, StreamKey},
     time::{MonoMs, UnixMs},
 };
 
 use crate::{
     NetError,
-    event::{Incoming, TooLarge},
-    fetch, peers,
+    event::Incoming,
+    fetch,
     settings::{Gossipsub, Ids, Settings},
     stream::{Ask, Stream},
-    validators::{Ruled, Ruling, ToJudge, Validators, Waiting},
+    validators::Validators,
 };
 
 /// Most topics this peer follows; gossipsub's default filter refuses peers that announce more than 100.
@@ -30,10 +29,6 @@ const MAX_TOPICS: usize = 100;
 const MAX_SCORED: usize = 20_000;
 /// The same for topics of streams, of which a node that follows all that its network announces comes to many.
 const MAX_SCORED_STREAMS: usize = 100_000;
-/// Directory messages per second that one peer may sign, and how many at once.
-const DIRECTORY_RATE: (u32, u32) = (5, 40);
-/// Most peers whose rate is remembered.
-const MAX_BUCKETS: usize = 4096;
 /// Most groups taken from one answer.
 const MAX_FETCHED: usize = 256;
 
@@ -55,25 +50,9 @@ struct Topic {
     ident: IdentTopic,
 }
 
-/// A message of the network after judgement: what to tell the daemon, and gossipsub.
-pub(crate) struct Judged {
-    pub(crate) incoming: Option<Incoming>,
-    pub(crate) report: Report,
-}
+mod judge;
 
-/// What to tell gossipsub of a message.
-pub(crate) enum Report {
-    Now(MessageAcceptance),
-    /// What [`Gossip::prove`] says, when there is time.
-    Once(Unproven),
-}
-
-/// A group whose publisher gossip has proven, and whose own signature nobody has checked yet. Programs here may have it, others
-/// may not.
-pub(crate) struct Unproven {
-    topic: TopicHash,
-    group: Arc<Group>,
-}
+pub(crate) use judge::{Judged, Report, Unproven};
 
 pub(crate) struct Gossip {
     topics: HashMap<TopicHash, Topic>,
@@ -91,7 +70,7 @@ pub(crate) struct Gossip {
 }
 
 impl Gossip {
-    pub(crate) fn new(config: &crate::Config, settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings, repair: bool, drop_percent: u8) -> Self {
         Gossip {
             topics: HashMap::new(),
             streams: HashMap::new(),
@@ -101,8 +80,8 @@ impl Gossip {
             clocks: Clocks::default(),
             scored: 0,
             scored_streams: 0,
-            repair: config.repair,
-            drop_percent: config.drop_groups_percent,
+            repair,
+            drop_percent,
             dropped_by_order: 0,
         }
     }
@@ -220,122 +199,6 @@ impl Gossip {
         self.settings.set(IdentTopic::new(topic).hash(), settings);
     }
 
-    /// Judges what gossip brought; `None` when a program has been asked to.
-    pub(crate) fn judge(
-        &mut self,
-        from: &libp2p::PeerId,
-        id: MessageId,
-        message: gossipsub::Message,
-        now: MonoMs,
-        wall: UnixMs,
-    ) -> Option<Judged> {
-        let (sender, own) = (message.source.as_ref().map(peers::from_libp2p), message.source == Some(*from));
-        let Some(topic) = self.topics.get(&message.topic) else {
-            return Some(ignored());
-        };
-        if let Some(refused) = self.too_large(topic, &message) {
-            return Some(refused);
-        }
-        let (verdict, incoming) = match (&topic.rule, sender) {
-            (TopicRule::Open, sender) => return self.judge_open(from, sender, id, message, now, wall),
-            (_, None) => (Verdict::Reject("unsigned"), None),
-            (TopicRule::Directory, Some(sender)) => match announce::decode(&message.data, &sender) {
-                Err(_) => (Verdict::Reject("not a truthful directory message"), None),
-                Ok((said, time)) => match timely(&mut self.clocks, now, wall, &sender, time) {
-                    Verdict::Accept if !within_rate(&mut self.buckets, &sender, now) => {
-                        (Verdict::Ignore("too many"), None)
-                    }
-                    Verdict::Accept => (Verdict::Accept, Some(Incoming::Directory { sender, message: said, time })),
-                    other => (other, None),
-                },
-            },
-            (TopicRule::Native(key), Some(sender)) if key.publisher != sender => {
-                (Verdict::Reject("not the publisher"), None)
-            }
-            (TopicRule::Native(_), Some(_)) => {
-                if dropped_by_order(self.drop_percent, &mut self.dropped_by_order) {
-                    return Some(ignored());
-                }
-                let Some(stream) = self.streams.get_mut(&message.topic) else { return Some(ignored()) };
-                match stream.gossiped(message.data.into(), now, wall, &mut self.clocks) {
-                    Ok((group, incoming)) => {
-                        let report = Report::Once(Unproven { topic: message.topic, group });
-                        return Some(Judged { incoming: Some(incoming), report });
-                    }
-                    Err(verdict) => (verdict, None),
-                }
-            }
-            (TopicRule::Json(stream), Some(sender)) => match audio_json::decode(&message.data, stream) {
-                None => (Verdict::Reject("not a message of this stream"), None),
-                Some((said, time)) => match timely(&mut self.clocks, now, wall, &sender, time) {
-                    Verdict::Accept => {
-                        let stream = stream.clone();
-                        (Verdict::Accept, Some(Incoming::Audio { sender, stream, message: said }))
-                    }
-                    other => (other, None),
-                },
-            },
-        };
-        Some(judged(verdict.forgiving_own_clock(own), incoming, from))
-    }
-
-    /// Refuses a message that is larger than its topic takes.
-    fn too_large(&self, topic: &Topic, message: &gossipsub::Message) -> Option<Judged> {
-        let bytes = message.data.len();
-        let most = match topic.rule {
-            TopicRule::Directory => announce::MAX_MESSAGE,
-            TopicRule::Native(_) => group::MAX_GROUP,
-            TopicRule::Json(_) => audio_json::MAX_MESSAGE,
-            TopicRule::Open => {
-                let settings = self.settings.of(&message.topic);
-                let time = if settings.max_age_ms > 0 { contract::TIME } else { 0 };
-                usize::try_from(settings.max_message).unwrap_or(usize::MAX).saturating_add(time)
-            }
-        };
-        if bytes <= most {
-            return None;
-        }
-        let acceptance = match topic.rule {
-            TopicRule::Directory | TopicRule::Native(_) => MessageAcceptance::Reject,
-            // Other networks may allow more, and whoever passed it on did nothing wrong.
-            TopicRule::Json(_) | TopicRule::Open => MessageAcceptance::Ignore,
-        };
-        let (topic, rule) = (message.topic.clone().into_string(), topic.rule.clone());
-        let sender = message.source.as_ref().map(peers::from_libp2p);
-        // Of what a stranger sends on a native stream nothing is missing.
-        let forged = matches!(&rule, TopicRule::Native(key) if sender.as_ref() != Some(&key.publisher));
-        let incoming = Incoming::TooLarge(TooLarge { topic, rule, sender, bytes, most });
-        Some(Judged { incoming: (!forged).then_some(incoming), report: Report::Now(acceptance) })
-    }
-
-    fn judge_open(
-        &mut self,
-        from: &libp2p::PeerId,
-        sender: Option<PeerId>,
-        id: MessageId,
-        message: gossipsub::Message,
-        now: MonoMs,
-        wall: UnixMs,
-    ) -> Option<Judged> {
-        let gossipsub::Message { topic, data, .. } = message;
-        let mut data = Bytes::from(data);
-        let settings = self.settings.of(&topic);
-        if settings.max_age_ms > 0 {
-            let verdict = contract::undated(&mut data, settings.max_age_ms, wall);
-            if verdict != Verdict::Accept {
-                return Some(judged(verdict, None, from));
-            }
-        }
-        let (source, question) = (peers::from_libp2p(from), (sender.clone(), data.clone()));
-        let question = |number| ToJudge { number, sender: question.0, source, data: question.1 };
-        let number = Bytes::from(id.0.clone());
-        let incoming = Incoming::Message { topic: topic.clone().into_string(), sender, data, id: number };
-        let waiting = Waiting { id, source: *from, incoming };
-        let Ruled(judged, ruling) = self.validators.ask(&topic, &settings, question, waiting, now)?;
-        let incoming = (ruling == Ruling::Accept).then_some(judged.incoming);
-        Some(Judged { incoming, report: Report::Now(ruling.into()) })
-    }
-
     /// Checks the signature of a group, and keeps it for those who ask.
     pub(crate) fn prove(&mut self, unproven: Unproven, from: &libp2p::PeerId, now: MonoMs) -> MessageAcceptance {
         let Some(stream) = self.streams.get_mut(&unproven.topic) else { return MessageAcceptance::Ignore };
@@ -392,17 +255,6 @@ pub(crate) fn followers(gossipsub: &Gossipsub, topic: &TopicHash) -> Vec<libp2p:
     gossipsub.all_peers().filter(|(_, topics)| topics.contains(&topic)).map(|(peer, _)| *peer).collect()
 }
 
-/// Judges the time of a message, and notes what it tells of its sender's clock.
-fn timely(clocks: &mut Clocks, now: MonoMs, wall: UnixMs, sender: &PeerId, time: UnixMs) -> Verdict {
-    clocks.heard(now, sender, time);
-    admission::judge_time(wall, time)
-}
-
-fn judged(verdict: Verdict, incoming: Option<Incoming>, from: &libp2p::PeerId) -> Judged {
-    let incoming = incoming.filter(|_| verdict == Verdict::Accept);
-    Judged { incoming, report: Report::Now(acceptance(verdict, from)) }
-}
-
 fn acceptance(verdict: Verdict, from: &libp2p::PeerId) -> MessageAcceptance {
     match verdict {
         Verdict::Accept => MessageAcceptance::Accept,
@@ -412,23 +264,4 @@ fn acceptance(verdict: Verdict, from: &libp2p::PeerId) -> MessageAcceptance {
             MessageAcceptance::Reject
         }
     }
-}
-
-fn ignored() -> Judged {
-    Judged { incoming: None, report: Report::Now(MessageAcceptance::Ignore) }
-}
-
-fn within_rate(buckets: &mut HashMap<PeerId, Bucket>, sender: &PeerId, now: MonoMs) -> bool {
-    if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(sender) {
-        buckets.clear();
-    }
-    let (rate, burst) = DIRECTORY_RATE;
-    buckets.entry(sender.clone()).or_insert_with(|| Bucket::full(now, burst)).take(now, rate, burst)
-}
-
-/// Spreads `percent` of 100 evenly, without chance, so that a test can say what was dropped.
-fn dropped_by_order(percent: u8, count: &mut u64) -> bool {
-    let before = *count * u64::from(percent) / 100;
-    *count += 1;
-    *count * u64::from(percent) / 100 > before
 }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use p2pd_core::{
     admission::{Verdict, Window},
-    clock::Clocks,
     group::{self, Group},
     history::History,
     id::StreamKey,
@@ -39,18 +38,19 @@ pub(crate) struct Stream {
     /// How often each peer was the first to bring a group.
     first: HashMap<PeerId, u32>,
     turn: usize,
-    /// The first group has come by gossip, and those before it were not there yet when they were asked for.
+    /// The newest epoch that gossip has brought.
+    epoch: u64,
     before: Before,
 }
 
-/// Groups before the first that gossip brings. A publisher that has just begun sends some before it knows of us, and after it has
-/// answered that there are none yet.
+/// How long a follower to ask is waited for.
+const FOLLOWER_MS: u64 = 2_000;
+
+/// Whether the groups before the first that gossip brought must still be asked for. A publisher that has just begun sends some
+/// before it knows of us, and after it has answered that there are none yet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Before {
-    /// None has come yet.
-    Unknown,
-    /// To be asked for.
-    Missing,
+    MissingSince(MonoMs),
     Settled,
 }
 
@@ -64,7 +64,8 @@ impl Stream {
             repair: Repair::default(),
             first: HashMap::new(),
             turn: 0,
-            before: Before::Unknown,
+            epoch: 0,
+            before: Before::Settled,
         }
     }
 
@@ -79,15 +80,16 @@ impl Stream {
         data: Bytes,
         now: MonoMs,
         wall: UnixMs,
-        clocks: &mut Clocks,
     ) -> Result<(Arc<Group>, Incoming), Verdict> {
         let group = group::read(data, &self.key).map_err(|_| Verdict::Reject("not a group of this stream"))?;
-        clocks.heard(now, &self.key.publisher, UnixMs(group.body.capture_us / 1000));
-        if self.before == Before::Unknown {
-            let missing = group.body.seq > 0 && self.history.newest().is_none();
-            self.before = if missing { Before::Missing } else { Before::Settled };
+        let (epoch, seq) = (group.body.epoch, group.body.seq);
+        let admitted = self.admit(group, now, wall, false)?;
+        if epoch > self.epoch {
+            let known = self.history.newest().is_some_and(|(of, _)| of == epoch);
+            self.before = if seq > 0 && !known { Before::MissingSince(now) } else { Before::Settled };
+            self.epoch = epoch;
         }
-        self.admit(group, now, wall, false)
+        Ok(admitted)
     }
 
     /// Reads a group that a peer had been asked for.
@@ -167,13 +169,13 @@ impl Stream {
 
     /// When [`Stream::due`] may have something next.
     pub(crate) fn wake(&self, now: MonoMs) -> Option<MonoMs> {
-        if self.before == Before::Missing { Some(now) } else { self.repair.wake(now) }
+        if self.before == Before::Settled { self.repair.wake(now) } else { Some(now) }
     }
 
     /// What to ask for now, and whom of the followers.
     pub(crate) fn due(&mut self, followers: impl Fn() -> Vec<PeerId>, now: MonoMs) -> Vec<Ask> {
         let ranges = self.repair.due(now);
-        let missing = self.before == Before::Missing;
+        let missing = self.before != Before::Settled;
         if ranges.is_empty() && !missing {
             return Vec::new();
         }
@@ -181,7 +183,9 @@ impl Stream {
         best.sort_by_key(|peer| Reverse(self.first.get(peer).copied().unwrap_or(0)));
         best.truncate(ASKED);
         let before = best.first().filter(|_| missing).map(|peer| self.last_seconds(*peer));
-        if missing {
+        if let Before::MissingSince(since) = self.before
+            && (before.is_some() || now.since(since) >= FOLLOWER_MS)
+        {
             self.before = Before::Settled;
         }
         let ask = |(epoch, range): (u64, RangeInclusive<u64>)| {
@@ -207,17 +211,27 @@ mod tests {
         let publisher = id::PeerId::from_ed25519(signer.verifying_key().as_bytes());
         let key = StreamKey { publisher, stream: "s".parse().unwrap() };
         let (mut stream, follower) = (Stream::new(key.clone()), PeerId::random());
-        let gossiped = |stream: &mut Stream, seq| {
-            let body = GroupBody { stream: group::stream_hash(&key), epoch: 1, seq, ..Default::default() };
+        let gossiped = |stream: &mut Stream, epoch, seq| {
+            let body = GroupBody { stream: group::stream_hash(&key), epoch, seq, ..Default::default() };
             let signed = group::sign(body, &signer).signed;
-            stream.gossiped(signed, MonoMs(0), UnixMs(0), &mut Clocks::default()).unwrap();
+            stream.gossiped(signed, MonoMs(0), UnixMs(0)).unwrap();
         };
-        gossiped(&mut stream, 2);
-        assert_eq!(stream.wake(MonoMs(0)), Some(MonoMs(0)));
-        let asks = stream.due(|| vec![follower], MonoMs(0));
-        assert_eq!(asks.iter().map(|ask| (ask.peer, ask.request.last_ms)).collect::<Vec<_>>(), [(follower, BURST_MS)]);
-        gossiped(&mut stream, 3);
-        assert!(stream.due(|| vec![follower], MonoMs(0)).is_empty());
+        // Again when the publisher begins anew.
+        for epoch in [1, 2] {
+            gossiped(&mut stream, epoch, 2);
+            assert_eq!(stream.wake(MonoMs(0)), Some(MonoMs(0)));
+            assert!(stream.due(Vec::new, MonoMs(0)).is_empty(), "nobody to ask yet");
+            let asks = stream.due(|| vec![follower], MonoMs(0));
+            assert_eq!(
+                asks.iter().map(|ask| (ask.peer, ask.request.last_ms)).collect::<Vec<_>>(),
+                [(follower, BURST_MS)]
+            );
+            gossiped(&mut stream, epoch, 3);
+            assert!(stream.due(|| vec![follower], MonoMs(0)).is_empty());
+        }
+        gossiped(&mut stream, 3, 2);
+        assert!(stream.due(Vec::new, MonoMs(FOLLOWER_MS)).is_empty());
+        assert_ne!(stream.wake(MonoMs(FOLLOWER_MS)), Some(MonoMs(FOLLOWER_MS)), "it is not waited for longer");
     }
 
     #[test]

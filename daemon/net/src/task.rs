@@ -81,7 +81,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let task = Task {
         swarm,
         dial: Dial::new(&config.bootstrap)?,
-        gossip: Gossip::new(config, settings),
+        gossip: Gossip::new(settings, config.repair, config.drop_groups_percent),
         peers: Peers::default(),
         kad_protocol: kad_protocol(config)?,
         protocol_version: behaviour::protocol_version(&config.network),

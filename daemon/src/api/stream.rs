@@ -118,8 +118,8 @@ impl StreamService for Service {
         }
         let node = self.0.node.clone();
         let wait = Duration::from_millis(wait_ms.into());
-        let (listed, _waiting) = node.await_stream(&reference(&stream)?, wait).await.map_err(status::of)?;
-        let reader = node.read_stream(&listed, burst_ms.into()).await.map_err(status::of)?;
+        let (listed, waited) = node.await_stream(&reference(&stream)?, wait).await.map_err(status::of)?;
+        let reader = node.read_stream(&listed, burst_ms.into(), waited).await.map_err(status::of)?;
         let events = stream::unfold(Some(reader), async |reader| {
             let mut reader = reader?;
             let event = match reader.next().await? {

@@ -1,4 +1,4 @@
-//! What is told of clocks: to the log and as events when it changes; to who asks, as it is.
+//! Compares clocks each second, logs and records what changes, and answers callers.
 
 use p2pd_core::id::PeerId;
 
@@ -6,6 +6,8 @@ use super::{Node, lock};
 
 /// From this change on a difference is told again, in milliseconds.
 const CHANGE_MS: u64 = 60_000;
+/// Most peers that are newly logged at once.
+const LINES: usize = 4;
 
 impl Node {
     /// Judges the clocks, and tells what is new.
@@ -28,7 +30,8 @@ impl Node {
                 self.happened("clock-wrong", &by);
             }
         }
-        for (peer, by) in judged.theirs_for_people().filter(|(peer, _)| before.of_peer(peer).is_none()) {
+        let new = judged.theirs_for_people().filter(|(peer, _)| before.of_peer(peer).is_none());
+        for (peer, by) in new.take(LINES) {
             tracing::warn!(%peer, "the clock of a peer is {by}; its messages and streams are refused from five minutes on");
         }
     }

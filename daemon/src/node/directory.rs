@@ -313,8 +313,8 @@ impl Node {
         }
     }
 
-    /// Like `find_stream`, and waits for the stream to appear. In the old format it is followed meanwhile, so that whoever reads it
-    /// before what is returned is dropped gets it from the first moment on.
+    /// Like `find_stream`, and waits for the stream to appear. In the old format it is followed meanwhile: with what is returned,
+    /// `read_stream` reads it from its first moment on.
     pub(crate) async fn await_stream(
         &self,
         wanted: &StreamRef,

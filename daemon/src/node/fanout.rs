@@ -18,17 +18,28 @@ impl<T: Clone> Fanout<T> {
 
     /// Admits a reader that may be `items` items and `bytes` bytes behind.
     pub(crate) fn join(&mut self, items: usize, bytes: usize) -> Reader<T> {
-        self.admit(items, bytes, None)
+        self.join_after(items, bytes, [])
+    }
+
+    /// Admits a reader that gets `earlier` items first, each with its weight.
+    pub(crate) fn join_after(
+        &mut self,
+        items: usize,
+        bytes: usize,
+        earlier: impl IntoIterator<Item = (usize, T)>,
+    ) -> Reader<T> {
+        let (writer, reader) = queue::bounded(items, bytes);
+        for (weight, item) in earlier {
+            writer.push(weight, item);
+        }
+        self.readers.push((writer, None));
+        reader
     }
 
     /// Admits a reader for whom the source should wait so long before it may lose anything.
     pub(crate) fn join_patient(&mut self, items: usize, bytes: usize, patience: Duration) -> Reader<T> {
-        self.admit(items, bytes, Some(patience))
-    }
-
-    fn admit(&mut self, items: usize, bytes: usize, patience: Option<Duration>) -> Reader<T> {
         let (writer, reader) = queue::bounded(items, bytes);
-        self.readers.push((writer, patience));
+        self.readers.push((writer, Some(patience)));
         reader
     }
 
@@ -40,13 +51,6 @@ impl<T: Clone> Fanout<T> {
     /// Gives every reader the item.
     pub(crate) fn push(&self, weight: usize, item: &T) {
         for (reader, _) in &self.readers {
-            reader.push(weight, item.clone());
-        }
-    }
-
-    /// Gives the reader who joined last an item that came before it.
-    pub(crate) fn push_to_last(&self, weight: usize, item: &T) {
-        if let Some((reader, _)) = self.readers.last() {
             reader.push(weight, item.clone());
         }
     }

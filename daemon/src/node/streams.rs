@@ -1,7 +1,7 @@
 //! Following streams: one subscription of the network for all local readers of a stream, kept while any is left.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -10,7 +10,7 @@ use p2pd_core::{
     audio_json::AudioMessage,
     group::Group,
     id::{PeerId, StreamId, StreamKey},
-    ring::{Cause, Next},
+    ring::{Cause, Next, Ring},
     time::MonoMs,
     topic,
 };
@@ -90,19 +90,22 @@ impl StreamReader {
 }
 
 /// What is heard in the old format of a stream that somebody here waits for, before it is told who publishes it.
-#[derive(Default)]
-pub(super) struct Awaited {
+struct Awaited {
     waiting: usize,
-    heard: VecDeque<(PeerId, StreamItem)>,
+    heard: Ring<(PeerId, StreamItem)>,
 }
 
 impl Awaited {
-    fn push(&mut self, publisher: &PeerId, item: &StreamItem) {
-        self.heard.push_back((publisher.clone(), item.clone()));
-        let bytes = |heard: &VecDeque<_>| heard.iter().map(|(_, item): &(_, StreamItem)| item.weight()).sum::<usize>();
-        while self.heard.len() > READER.0 || (bytes(&self.heard) > READER.1 && self.heard.len() > 1) {
-            self.heard.pop_front();
-        }
+    fn new() -> Self {
+        Awaited { waiting: 0, heard: Ring::new(READER.0, READER.1) }
+    }
+
+    /// What was heard of a publisher since it ended the stream last.
+    fn of(&self, publisher: &PeerId) -> Vec<(usize, StreamItem)> {
+        let heard: Vec<_> = self.heard.items().filter(|(of, _)| of == publisher).collect();
+        let ended = heard.iter().rposition(|(_, item)| matches!(item, StreamItem::Ended(_)));
+        let since = heard.into_iter().skip(ended.map_or(0, |ended| ended + 1));
+        since.map(|(_, item)| (item.weight(), item.clone())).collect()
     }
 }
 
@@ -161,8 +164,13 @@ impl Node {
         }
     }
 
-    /// Reads a stream of the directory, from `burst_ms` ago on.
-    pub(crate) async fn read_stream(&self, listed: &Listed, burst_ms: u64) -> Result<StreamReader, NodeError> {
+    /// Reads a stream of the directory, from `burst_ms` ago on; in the old format from when it was `waited` for.
+    pub(crate) async fn read_stream(
+        &self,
+        listed: &Listed,
+        burst_ms: u64,
+        waited: Option<Waiting>,
+    ) -> Result<StreamReader, NodeError> {
         let json = listed.entry.metadata.config().is_none();
         let topic = self.follow(&listed.key, json, false).await?;
         self.reach_publishers();
@@ -174,14 +182,11 @@ impl Node {
             if followed.readers.sweep() >= MAX_READERS {
                 return Err(NodeError::Limit(format!("this stream has {MAX_READERS} local readers already")));
             }
-            let live = followed.readers.join(READER.0, READER.1);
-            // What came while it was not known yet who publishes it, or before it was joined for that.
-            let heard = awaited.get(&listed.key.stream).filter(|_| json).into_iter().flat_map(|awaited| &awaited.heard);
-            for (_, item) in heard.filter(|(publisher, _)| *publisher == listed.key.publisher) {
-                followed.readers.push_to_last(item.weight(), item);
-            }
-            live
+            let heard = waited.as_ref().filter(|_| json).and_then(|waited| awaited.get(&waited.stream));
+            let heard = heard.map(|awaited| awaited.of(&listed.key.publisher)).unwrap_or_default();
+            followed.readers.join_after(READER.0, READER.1, heard)
         };
+        drop(waited);
         let burst = if burst_ms > 0 && !json { self.0.net.recent(&topic, burst_ms).await? } else { Vec::new() };
         Ok(StreamReader { burst: burst.into_iter(), seen: HashSet::new(), live })
     }
@@ -240,7 +245,7 @@ impl Node {
     pub(super) fn push_item(&self, key: &StreamKey, item: &StreamItem) {
         let Streams { followed, awaited } = &mut *lock(&self.0.streams);
         if let Some(awaited) = awaited.get_mut(&key.stream) {
-            awaited.push(&key.publisher, item);
+            awaited.heard.push(item.weight(), (key.publisher.clone(), item.clone()));
         }
         if let Some(followed) = followed.get(key) {
             followed.readers.push(item.weight(), item);
@@ -256,7 +261,7 @@ impl Node {
             if awaited.len() >= MAX_AWAITED && !awaited.contains_key(stream) {
                 return None;
             }
-            let awaited = awaited.entry(stream.clone()).or_default();
+            let awaited = awaited.entry(stream.clone()).or_insert_with(Awaited::new);
             awaited.waiting = awaited.waiting.saturating_add(1);
         }
         let waiting = Waiting { node: self.clone(), stream: stream.clone() };
@@ -311,5 +316,29 @@ impl Node {
 
     pub(super) fn local_readers(&self) -> usize {
         lock(&self.0.streams).followed.values_mut().map(|followed| followed.readers.sweep()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_awaited_stream_begins_after_its_last_end() {
+        let (one, other) = (PeerId::from_ed25519(&[1; 32]), PeerId::from_ed25519(&[2; 32]));
+        let mut awaited = Awaited::new();
+        let chunk = |text: &'static str| StreamItem::Chunk(text.into());
+        for (of, item) in [
+            (&one, chunk("old")),
+            (&one, StreamItem::Ended("ended")),
+            (&other, chunk("other")),
+            (&one, chunk("new")),
+            (&other, StreamItem::Ended("ended")),
+        ] {
+            awaited.heard.push(item.weight(), (of.clone(), item));
+        }
+        let heard = |of| awaited.of(of).into_iter().map(|(_, item)| format!("{item:?}")).collect::<Vec<_>>();
+        assert_eq!(heard(&one), [r#"Chunk(b"new")"#]);
+        assert!(heard(&other).is_empty());
     }
 }

@@ -76,8 +76,8 @@ impl Task {
             Command::SetPins { pins } => self.dial.pin(&pins),
             Command::Clocks { reply } => {
                 let (now, wall, peers) = (self.now(), Self::wall(), &self.peers);
-                let is_there = |peer: &_| peers::to_libp2p(peer).is_some_and(|peer| peers.contains(&peer));
-                let _ = reply.send(self.gossip.clocks.judge(now, wall, is_there));
+                let is_connected = |peer: &_| peers::to_libp2p(peer).is_some_and(|peer| peers.contains(&peer));
+                let _ = reply.send(self.gossip.clocks.judge(now, wall, is_connected));
             }
             Command::Faults { reply } => {
                 let _ = reply.send(self.dial.faults());

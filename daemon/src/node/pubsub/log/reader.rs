@@ -31,23 +31,23 @@ pub(crate) enum Logged {
 /// What a record of the log is to a reader.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// That there is none, which it tells why.
-    None,
+    /// The daemon was away, then and during what is missing before it.
+    Away,
     /// It is not the next.
     Missing,
-    Message,
+    /// It is the next, a message or a note that one was too large.
+    Next,
 }
 
-/// Of a record with this number, for a reader who is at `next`; `oldest` is kept. One that is `none` stands for what is missing
-/// before it, too.
-fn step(next: u64, number: u64, none: bool, oldest: Option<u64>) -> Step {
+/// Of a record with this number, for a reader who is at `next`; `oldest` is kept.
+fn step(next: u64, number: u64, away: bool, oldest: Option<u64>) -> Step {
     let nothing_expired = oldest.is_none_or(|oldest| oldest <= next);
-    if none && (nothing_expired || number <= next) {
-        Step::None
+    if away && (nothing_expired || number <= next) {
+        Step::Away
     } else if number > next {
         Step::Missing
     } else {
-        Step::Message
+        Step::Next
     }
 }
 
@@ -65,19 +65,16 @@ impl LogReader {
     pub(crate) async fn next(&mut self) -> Option<Result<Logged, NodeError>> {
         loop {
             if let Some((number, message)) = self.page.pop_front() {
-                match step(self.next, number, message.away || message.too_large, self.oldest()) {
-                    Step::None => {
-                        let from = std::mem::replace(&mut self.next, number.saturating_add(1));
-                        let reason = if message.away { "daemon-away" } else { "too-large" };
-                        return Some(Ok(Logged::Gap { from, to: number, reason }));
-                    }
-                    Step::Missing => {
-                        self.page.push_front((number, message));
-                        return Some(Ok(self.gap(number).await));
-                    }
-                    Step::Message => {}
+                let step = step(self.next, number, message.away, self.oldest());
+                if step == Step::Missing {
+                    self.page.push_front((number, message));
+                    return Some(Ok(self.gap(number).await));
                 }
-                self.next = number.saturating_add(1);
+                let from = std::mem::replace(&mut self.next, number.saturating_add(1));
+                if step == Step::Away || message.too_large {
+                    let reason = if message.away { "daemon-away" } else { "too-large" };
+                    return Some(Ok(Logged::Gap { from, to: number, reason }));
+                }
                 let sender = (!message.sender.is_empty()).then(|| PeerId::from_bytes(&message.sender)).transpose();
                 let Ok(sender) = sender else { return Some(Err(NodeError::Internal("a sender in a log".into()))) };
                 let item = TopicItem { sender, data: message.data, received_ms: message.received };
@@ -119,11 +116,11 @@ mod tests {
 
     #[test]
     fn that_the_daemon_was_away_is_never_a_message() {
-        assert_eq!(step(5, 7, true, Some(1)), Step::None, "whether or not there was a message");
+        assert_eq!(step(5, 7, true, Some(1)), Step::Away, "with what is missing before it");
         // What was before it has expired meanwhile, and it too.
         assert_eq!(step(5, 7, true, Some(8)), Step::Missing);
-        assert_eq!(step(7, 7, true, Some(8)), Step::None);
-        assert_eq!(step(5, 7, false, Some(1)), Step::Missing);
-        assert_eq!(step(7, 7, false, Some(1)), Step::Message);
+        assert_eq!(step(7, 7, true, Some(8)), Step::Away);
+        assert_eq!(step(5, 7, false, Some(1)), Step::Missing, "before a message or a note that one was too large");
+        assert_eq!(step(7, 7, false, Some(1)), Step::Next);
     }
 }
