@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::support::{P2PCTL, Program, in_peace, said, source, terminate};
+use crate::support::{P2PCTL, Program, Start, in_peace, said, source, terminate};
 
 #[test]
 fn the_demo_goes_on_as_it_says_and_leaves_the_file_it_names() {
@@ -18,7 +18,7 @@ fn the_demo_goes_on_as_it_says_and_leaves_the_file_it_names() {
     let export = told.iter().find(|line| line.trim_start().starts_with("export ")).unwrap();
     for command in ["p2pctl listen town-radio --duration 1s | wc -c", "p2pctl streams", "p2pctl peers", "p2pctl status"]
     {
-        let done = Command::new("sh").args(["-c", &format!("{export}\n{command}")]).output().unwrap();
+        let done = Command::new("sh").args(["-c", &format!("{export}\n{command}")]).finish();
         assert!(done.status.success(), "{command}: {}", said(&done));
         let out = String::from_utf8(done.stdout).unwrap();
         assert!(!out.trim().is_empty() && (!command.contains("wc") || out.trim() == "96000"), "{command}: {out}");

@@ -208,8 +208,7 @@ fn a_daemon_whose_port_is_taken_says_which_and_ends() {
     assert_eq!(taken.len(), 3, "TCP, QUIC and WebSocket: {status}");
     for address in taken {
         let address = address.split("/p2p/").next().unwrap();
-        let second = Command::new("timeout").arg("20").arg(p2pd()).args(["run", "--dev", "--listen", address]).output();
-        let second = second.unwrap();
+        let second = Command::new("timeout").arg("20").arg(p2pd()).args(["run", "--dev", "--listen", address]).finish();
         assert_eq!(second.status.code(), Some(1), "{address}: {}", said(&second));
         let words = format!("p2pd: cannot listen on {address}: another program has that port");
         assert!(said(&second).contains(&words) && said(&second).contains("`--listen "), "{}", said(&second));

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{self, Daemon, Program, Start, alone, id, part, ready, said, source, until};
+use crate::support::{self, Daemon, Program, Start, alone, id, in_time, part, ready, said, source, until};
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use serde_json::{Value, json};
 
@@ -313,10 +313,10 @@ fn there_and_back(mut js: Peer, transport: &str) {
     let data = pattern(20 * MIB);
     let file = place.path().join("bulk");
     fs::write(&file, &data).unwrap();
-    let mut opened = a.ctl(&["open", &theirs, "/p2pd-test/echo/1"]).stdin(fs::File::open(&file).unwrap()).start();
-    let mut back = Vec::new();
-    opened.stdout.take().unwrap().read_to_end(&mut back).unwrap();
-    assert!(opened.wait().unwrap().success());
+    let opened = a.ctl(&["open", &theirs, "/p2pd-test/echo/1"]).stdin(fs::File::open(&file).unwrap()).start();
+    let opened = opened.wait_with_output().unwrap();
+    assert!(opened.status.success(), "{}", said(&opened));
+    let back = opened.stdout;
     assert!(back == data, "{} of {} bytes came back as they were", back.len(), data.len());
     js.js_command(json!({ "peer": peer }), "ping", "pong");
     assert!(!js.seen.iter().any(|e| e["event"] == "disconnected"), "the connection was lost");
@@ -370,8 +370,8 @@ fn streams_go_to_the_go_p2pd_and_back() {
     let sent = data.clone();
     let writing = thread::spawn(move || stdin.write_all(&sent).map(|()| stdin).unwrap());
     // The Go p2pd closes both ways when one ends, and loses what is under way: the end comes after all is back.
-    let mut back = vec![0; data.len()];
-    opened.stdout.take().unwrap().read_exact(&mut back).unwrap();
+    let (mut stdout, mut back) = (opened.stdout.take().unwrap(), vec![0; data.len()]);
+    let back = in_time("the answer", move || stdout.read_exact(&mut back).map(|()| back).unwrap());
     drop(writing.join().unwrap());
     assert!(opened.wait().unwrap().success());
     assert!(back == data, "{} of {} bytes came back as they were", back.len(), data.len());

@@ -2,10 +2,10 @@
 
 use std::{fs, io::Read, path::Path, process::Stdio};
 
-use crate::support::{self, Start, hertz, interrupt, pair, said, samples};
+use crate::support::{self, Start, hertz, in_time, interrupt, pair, said, samples};
 
 /// Until a listener who was there from the start has this many Ogg pages.
-fn pages(sound: &mut impl Read, count: usize) {
+fn pages(mut sound: impl Read, count: usize) {
     let (mut heard, mut slice) = (Vec::new(), [0; 4096]);
     while heard.windows(4).filter(|bytes| bytes == b"OggS").count() < count {
         let got = sound.read(&mut slice).unwrap();
@@ -23,9 +23,9 @@ fn who_comes_late_hears_the_sound_and_its_title() {
     let mut publisher = a.ctl(&publish).stderr(Stdio::null()).start();
     b.good(&["wait", "stream=old", "--timeout", "20s"]);
     let mut early = b.ctl(&["listen", "old", "--raw"]).start();
-    pages(early.stdout.as_mut().unwrap(), 4);
-    early.kill().unwrap();
-    early.wait().unwrap();
+    let sound = early.stdout.take().unwrap();
+    in_time("four pages", move || pages(sound, 4));
+    drop(early);
 
     let (wav, opus) = (place.path().join("late.wav"), place.path().join("late.opus"));
     let late = |file: &Path| b.ctl(&["listen", "old", "-o", file.to_str().unwrap(), "--duration", "3s"]).start();

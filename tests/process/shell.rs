@@ -3,8 +3,8 @@
 use std::{fs, io::Read, path::Path, process::Command, time::Duration};
 
 use crate::support::{
-    self, Daemon, P2PCTL, Program, Start, in_peace, json, on_a_terminal, p2pd, pair, ready, said, terminate, until,
-    within,
+    self, Daemon, P2PCTL, Program, Start, in_peace, in_time, json, on_a_terminal, p2pd, pair, ready, said, terminate,
+    until, within,
 };
 use p2pd_audio::ogg_opus::OpusFile;
 
@@ -74,8 +74,7 @@ fn a_reader_who_has_seen_enough_ends_the_writer_in_silence() {
     for args in commands {
         let mut writer = b.ctl(args).start();
         let mut pipe = writer.stdout.take().unwrap();
-        pipe.read_exact(&mut [0]).unwrap();
-        drop(pipe);
+        in_time("its first byte", move || pipe.read_exact(&mut [0]).unwrap());
         let code = until(&format!("the end of {args:?}"), || writer.try_wait().unwrap());
         let mut words = String::new();
         writer.stderr.take().unwrap().read_to_string(&mut words).unwrap();
@@ -125,7 +124,7 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
         [&["--help"][..], &["status"], &["peers"], &["streams"], &["listen", "x", "--wait", "0s"], &["nonsense"]]
     {
         let mut command = daemon.ctl(args);
-        let output = command.env_remove("NO_COLOR").output().unwrap();
+        let output = command.env_remove("NO_COLOR").finish();
         assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b), "{args:?}: {}", said(&output));
     }
     let log = fs::read_to_string(&log).unwrap();
@@ -142,7 +141,7 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
 #[test]
 fn shells_take_the_completion() {
     for shell in ["bash", "zsh", "fish"] {
-        let made = Command::new(P2PCTL).args(["completion", shell]).output().unwrap();
+        let made = Command::new(P2PCTL).args(["completion", shell]).finish();
         assert!(made.status.success() && made.stderr.is_empty(), "{shell}: {}", said(&made));
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join(shell);

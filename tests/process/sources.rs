@@ -15,7 +15,7 @@ use crate::support::{self, Daemon, P2PCTL, Start, hertz, in_peace, interrupt, re
 fn shell(daemon: &Daemon, place: &Path, line: &str) -> std::process::Output {
     let ctl = format!("{P2PCTL} -s {}", daemon.socket.display());
     // What a shell runs is `bash`, for `<(command)`.
-    Command::new("bash").args(["-c", line]).env("ctl", ctl).current_dir(place).output().unwrap()
+    Command::new("bash").args(["-c", line]).env("ctl", ctl).current_dir(place).finish()
 }
 
 #[test]

@@ -12,6 +12,9 @@ use std::{
     time::Duration,
 };
 
+/// For an answer.
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
+
 #[test]
 fn a_pipe_leads_to_a_pipe() {
     let (_place, a, b) = pair();
@@ -45,6 +48,15 @@ fn shouting() -> String {
     place
 }
 
+/// A peer that is not allowed gets no answer: its stream ends, or is reset.
+fn nothing_comes(mut stream: UnixStream) {
+    stream.set_read_timeout(PATIENCE).unwrap();
+    let _ = stream.write_all(b"let me in").and_then(|()| stream.shutdown(Shutdown::Write));
+    let mut answer = Vec::new();
+    let end = stream.read_to_end(&mut answer).map_err(|error| error.kind());
+    assert!(answer.is_empty() && end != Err(ErrorKind::WouldBlock), "{answer:?} {end:?}");
+}
+
 #[test]
 fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
     let place = tempfile::tempdir().unwrap();
@@ -67,7 +79,7 @@ fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
     let mut b = Daemon::start(place.path(), "b", &["--config", &b_config]);
     let ask = |socket: &Path| {
         let mut stream = UnixStream::connect(socket).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        stream.set_read_timeout(PATIENCE).ok()?;
         stream.write_all(b"quiet words").ok()?;
         stream.shutdown(Shutdown::Write).ok()?;
         let mut answer = Vec::new();
@@ -75,13 +87,7 @@ fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
         (answer == b"QUIET WORDS").then_some(())
     };
     until("the answer", || ask(&socket));
-    let mut stream = UnixStream::connect(&closed).expect("the way to what is closed stands");
-    let _ = stream.write_all(b"quiet words").and_then(|()| stream.shutdown(Shutdown::Write));
-    let mut answer = Vec::new();
-    // It is ended or reset; neither may take for ever.
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let end = stream.read_to_end(&mut answer).map_err(|error| error.kind());
-    assert!(answer.is_empty() && end != Err(ErrorKind::WouldBlock), "this peer is not allowed: {answer:?} {end:?}");
+    nothing_comes(UnixStream::connect(&closed).expect("the way to what is closed stands"));
     // The socket that a killed daemon leaves behind is no hindrance.
     b.kill_9();
     let _b = Daemon::start(place.path(), "b", &["--config", &b_config]);
@@ -159,6 +165,7 @@ fn a_leased_protocol_queues_streams_until_its_program_returns() {
     first.wait().unwrap();
     let (forwarding, line) = ready(b.ctl(&["forward", "127.0.0.1:0", &id(&a), "/shout/1"]));
     let mut stream = TcpStream::connect(line.split(' ').next().unwrap()).unwrap();
+    stream.set_read_timeout(PATIENCE).unwrap();
     stream.write_all(b"anybody there?").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let protocols = || a.good(&["-o", "json", "peers", "show", &id(&b)]);
@@ -187,6 +194,7 @@ fn what_is_exposed_comes_back_with_the_daemon() {
     let port = line.split(' ').next().unwrap().to_owned();
     let ask = || {
         let mut stream = TcpStream::connect(&port).ok()?;
+        stream.set_read_timeout(PATIENCE).ok()?;
         stream.write_all(b"quiet words").ok()?;
         stream.shutdown(Shutdown::Write).ok()?;
         let mut answer = Vec::new();
@@ -217,6 +225,7 @@ fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
     let port = line.split(' ').next().unwrap().to_owned();
     let ask = |bytes: &[u8]| {
         let mut stream = TcpStream::connect(&port).unwrap();
+        stream.set_read_timeout(PATIENCE).unwrap();
         stream.write_all(bytes).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut answer = Vec::new();
@@ -238,12 +247,7 @@ fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
     let broken = stream.write_all(b"let me in").and_then(|()| stream.read(&mut [0])).unwrap_err();
     assert_eq!(broken.kind(), ErrorKind::ConnectionReset);
     let (refused, _) = ready(c.ctl(&["forward", &listen, &id(&a), "/shout/1"]));
-    let mut stream = UnixStream::connect(&path).unwrap();
-    let _ = stream.write_all(b"let me in");
-    let _ = stream.shutdown(Shutdown::Write);
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    assert!(answer.is_empty(), "{answer:?}");
+    nothing_comes(UnixStream::connect(&path).unwrap());
     for mut child in [exposing, forwarding, refused, cut] {
         interrupt(&child);
         child.wait().unwrap();

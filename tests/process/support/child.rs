@@ -80,12 +80,18 @@ pub struct Program {
 /// Starts what a test goes on beside.
 pub trait Start {
     fn start(&mut self) -> Program;
+    /// Waits for its end, as `output` does.
+    fn finish(&mut self) -> Output;
 }
 
 impl Start for Command {
     fn start(&mut self) -> Program {
         let child = self.spawn().unwrap_or_else(|error| panic!("{self:?}: {error}"));
         Program { child, told: None }
+    }
+
+    fn finish(&mut self) -> Output {
+        self.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).start().wait_with_output().unwrap()
     }
 }
 
@@ -148,13 +154,22 @@ impl Program {
 
 /// All of a pipe, once it has ended.
 fn whole(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
-    let (sender, bytes) = mpsc::channel();
-    thread::spawn(move || {
+    beside(move || {
         let mut all = Vec::new();
         let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut all));
-        sender.send(all)
-    });
-    bytes
+        all
+    })
+}
+
+/// What work gives that may block.
+pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    beside(work).recv_timeout(LINE).unwrap_or_else(|why| panic!("{what}: {why}"))
+}
+
+fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+    let (sender, done) = mpsc::channel();
+    thread::spawn(move || sender.send(work()));
+    done
 }
 
 impl Deref for Program {

@@ -16,7 +16,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use child::{Lines, Program, Start};
+pub use child::{Lines, Program, Start, in_time};
 pub use preload::library;
 pub use sound::{alone, heard_in_peace, hertz, in_peace, samples, staircase, step, tone};
 
@@ -90,7 +90,7 @@ impl Daemon {
     }
 
     pub fn run(&self, args: &[&str]) -> Output {
-        self.ctl(args).stdin(Stdio::null()).start().wait_with_output().unwrap()
+        self.ctl(args).finish()
     }
 
     pub fn good(&self, args: &[&str]) -> String {
