@@ -35,11 +35,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 impl Unshared {
     /// What is not shared, if that is why something failed.
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
-        causes(error).find_map(|cause| match cause.downcast_ref() {
-            // It resolves names before every other transport, and has its own word for what none of them takes.
-            Some(dns::Error::<io::Error>::MultiaddrNotSupported(_)) => Some(Unshared::Transport),
-            _ => cause.downcast_ref().copied(),
-        })
+        causes(error).find_map(|cause| cause.downcast_ref().copied())
     }
 
     /// Of a connection that was secured: the muxer is agreed on with the first bytes.
@@ -50,6 +46,17 @@ impl Unshared {
 
 fn nothing_agreed(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| matches!(cause.downcast_ref(), Some(NegotiationError::Failed)))
+}
+
+/// Says that no transport takes an address: the resolver, which dials what a name stands for, hides that in its own error.
+pub(crate) fn dialled(error: dns::Error<io::Error>) -> dns::Error<io::Error> {
+    let unsupported = |error: &_| matches!(error, dns::Error::MultiaddrNotSupported(_));
+    match &error {
+        dns::Error::Dial(each) if each.iter().all(unsupported) => {
+            dns::Error::Transport(io::Error::other(Unshared::Transport))
+        }
+        _ => error,
+    }
 }
 
 /// Says what both sides could not agree on: of a connection that fails before it is secured, in that, or in being divided.
