@@ -1,16 +1,14 @@
 //! Finding the daemon's socket and dialling it, with errors that say what to do.
 
 use std::{
-    env, fs, io,
-    os::unix::{
-        fs::{FileTypeExt, MetadataExt},
-        net::UnixStream,
-    },
+    env, fmt, fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::v1::{GetInfoRequest, node_service_client::NodeServiceClient};
@@ -37,20 +35,20 @@ pub const WINDOWS: u32 = (CALLS + 1) * WINDOW;
 /// Why there is no way to the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// No socket there.
-    #[error("p2pd is not running: there is no {0}. Start it {start}{others}", start = start(), others = others())]
-    Missing(PathBuf),
+    /// No socket there; other daemons of this user that answer.
+    #[error("p2pd is not running: there is no {0}. Start it {start}{1}", start = start())]
+    Missing(PathBuf, Others),
     /// Not allowed.
-    #[error("no permission for {0}. Join its group with `sudo usermod -aG p2pd $USER`, then log in again{others}", others = others())]
-    Denied(PathBuf),
+    #[error("no permission for {0}. Join its group with `sudo usermod -aG p2pd $USER`, then log in again{1}")]
+    Denied(PathBuf, Others),
     /// The daemon hangs up at once.
     #[error(
         "the daemon at {0} does not admit you: a user's own daemon admits its owner alone, the system's root and group p2pd"
     )]
     Refused(PathBuf),
     /// Nobody answers behind the socket.
-    #[error("nobody answers at {0}: the daemon has died. {log}tart it again{others}", log = log(.0), others = others())]
-    Stale(PathBuf),
+    #[error("nobody answers at {0}: the daemon has died. {advice}{1}", advice = again(.0))]
+    Stale(PathBuf, Others),
     /// Anything else.
     #[error("cannot use the socket {0}: {1}")]
     Other(PathBuf, String),
@@ -64,35 +62,53 @@ fn start() -> &'static str {
     if has_systemd() { "with `sudo systemctl start p2pd`, or for yourself with `p2pd run`" } else { "with `p2pd run`" }
 }
 
-/// Where the log of the daemon behind `socket` is, as far as systemd started it.
-fn log(socket: &Path) -> &'static str {
+/// What to do about a daemon that died: read its log first, if systemd started it.
+fn again(socket: &Path) -> &'static str {
     match socket {
-        _ if !has_systemd() => "S",
-        socket if socket == Path::new(SYSTEM_SOCKET) => "See `journalctl -u p2pd -n 50`, then s",
-        socket if users_sockets().any(|own| own == socket) => "See `journalctl --user -u p2pd -n 50`, then s",
-        _ => "S",
+        _ if !has_systemd() => "Start it again",
+        socket if socket == Path::new(SYSTEM_SOCKET) => "See `journalctl -u p2pd -n 50`, then start it again",
+        socket if users_sockets().any(|own| own == socket) => {
+            "See `journalctl --user -u p2pd -n 50`, then start it again"
+        }
+        _ => "Start it again",
     }
 }
 
-/// Names the daemons that this user runs with --dev.
-fn others() -> String {
-    let found = dev_sockets();
-    let Some(first) = found.first() else { return String::new() };
-    let all: Vec<_> = found.iter().map(|socket| socket.display().to_string()).collect();
-    format!("; a daemon of --dev answers at {}: export P2PD_SOCKET={}", all.join(", and one at "), first.display())
+/// The daemons that this user runs with --dev.
+#[derive(Debug, Default)]
+pub struct Others(Vec<PathBuf>);
+
+impl fmt::Display for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(first) = self.0.first() else { return Ok(()) };
+        let all: Vec<_> = self.0.iter().map(|socket| socket.display().to_string()).collect();
+        let first = first.display();
+        write!(f, "; a daemon of --dev answers at {}: export P2PD_SOCKET={first}", all.join(", and one at "))
+    }
 }
 
 /// Sockets of running `p2pd run --dev` of this user, which keeps each, or a link to it, in a temporary directory.
-fn dev_sockets() -> Vec<PathBuf> {
+async fn others() -> Others {
     // Whose /proc/self is, we are.
-    let Ok(me) = fs::metadata("/proc/self").map(|own| own.uid()) else { return Vec::new() };
+    let Ok(me) = fs::metadata("/proc/self").map(|own| own.uid()) else { return Others::default() };
     let is_ours = |entry: &fs::DirEntry| {
         let named = entry.file_name().to_string_lossy().starts_with("p2pd-");
         named && entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == me)
     };
     let entries = fs::read_dir(env::temp_dir()).into_iter().flatten().take(MOST_SEEN).flatten().filter(is_ours);
-    let sockets = entries.filter_map(|entry| fs::canonicalize(entry.path().join("api.sock")).ok());
-    sockets.filter(|socket| answers(socket).is_ok()).take(MOST_NAMED).collect()
+    let mut found = Vec::new();
+    for socket in entries.filter_map(|entry| fs::canonicalize(entry.path().join("api.sock")).ok()) {
+        if found.len() < MOST_NAMED && dial(&socket).await.is_ok() {
+            found.push(socket);
+        }
+    }
+    Others(found)
+}
+
+/// Dials a socket, and waits no longer than a daemon needs that is there: one whose queue is full answers nobody.
+async fn dial(socket: &Path) -> io::Result<UnixStream> {
+    let dialled = tokio::time::timeout(FIRST_ANSWER, UnixStream::connect(socket)).await;
+    dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// What is set, and not to nothing.
@@ -119,51 +135,55 @@ pub fn default_socket() -> PathBuf {
 }
 
 /// Whether somebody answers behind `socket`. A plain connect tells what is wrong more exactly than the channel would.
-fn answers(socket: &Path) -> Result<(), ConnectError> {
-    let path = || socket.to_path_buf();
-    UnixStream::connect(socket).map(drop).map_err(|error| match error.kind() {
+async fn answers(socket: &Path) -> Result<(), ConnectError> {
+    let Err(error) = dial(socket).await else { return Ok(()) };
+    let path = socket.to_path_buf();
+    Err(match error.kind() {
         _ if fs::metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) => {
-            ConnectError::Other(path(), "it is no socket; --socket and P2PD_SOCKET take the daemon's".into())
+            ConnectError::Other(path, "it is no socket; --socket and P2PD_SOCKET take the daemon's".into())
         }
-        io::ErrorKind::NotFound => ConnectError::Missing(path()),
-        io::ErrorKind::PermissionDenied => ConnectError::Denied(path()),
-        io::ErrorKind::ConnectionRefused => ConnectError::Stale(path()),
-        _ => ConnectError::Other(path(), error.to_string()),
+        io::ErrorKind::NotFound => ConnectError::Missing(path, others().await),
+        io::ErrorKind::PermissionDenied => ConnectError::Denied(path, others().await),
+        io::ErrorKind::ConnectionRefused => ConnectError::Stale(path, others().await),
+        io::ErrorKind::TimedOut => ConnectError::Other(path, "its queue of callers is full".into()),
+        _ => ConnectError::Other(path, error.to_string()),
     })
 }
 
 /// Why the daemon hung up: it does not admit us, or has just died.
-fn refused(socket: &Path) -> ConnectError {
-    answers(socket).err().unwrap_or_else(|| ConnectError::Refused(socket.to_path_buf()))
+async fn refused(socket: &Path) -> ConnectError {
+    answers(socket).await.err().unwrap_or_else(|| ConnectError::Refused(socket.to_path_buf()))
+}
+
+fn has_hung_up(error: &tonic::transport::Error) -> bool {
+    let mut causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let hung_up = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
+    causes.find_map(|cause| cause.downcast_ref::<io::Error>()).is_some_and(|io| hung_up.contains(&io.kind()))
 }
 
 /// Dials the daemon behind `socket`, and sees that it admits us.
 pub async fn connect(socket: &Path) -> Result<Channel, ConnectError> {
-    answers(socket)?;
+    answers(socket).await?;
     let path = socket.to_path_buf();
     let dial = path.clone();
     let connector = tower::service_fn(move |_: Uri| {
         let path = dial.clone();
-        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_static("http://localhost")
         .max_frame_size(MAX_FRAME)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOWS);
-    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
-        let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-        let hung_up = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
-        let io = causes.find_map(|cause| cause.downcast_ref::<io::Error>());
-        match io {
-            Some(io) if hung_up.contains(&io.kind()) => refused(socket),
-            _ => ConnectError::Other(path.clone(), error.to_string()),
-        }
-    })?;
+    let channel = match endpoint.connect_with_connector(connector).await {
+        Ok(channel) => channel,
+        Err(error) if has_hung_up(&error) => return Err(refused(socket).await),
+        Err(error) => return Err(ConnectError::Other(path, error.to_string())),
+    };
     // We speak first in HTTP/2, so that a daemon that hangs up may be noticed only where its answer should be.
     let mut node = NodeServiceClient::new(channel.clone());
     match tokio::time::timeout(FIRST_ANSWER, node.get_info(GetInfoRequest {})).await {
         // Not a word of the daemon's, but made here of a connection that broke.
-        Ok(Err(status)) if std::error::Error::source(&status).is_some() => Err(refused(socket)),
+        Ok(Err(status)) if std::error::Error::source(&status).is_some() => Err(refused(socket).await),
         _ => Ok(channel),
     }
 }

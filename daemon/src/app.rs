@@ -2,15 +2,17 @@
 //! task that ends by itself ends the process; systemd starts it again.
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     fs,
     io::{self, Write},
-    os::unix::fs::{FileTypeExt, PermissionsExt, symlink},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
+use nix::unistd::{Uid, User};
 use p2pd_net::{DhtMode, Identity, WaterMarks};
 use p2pd_store::Store;
 use sd_notify::NotifyState;
@@ -94,9 +96,19 @@ pub struct Daemon {
     temporary: Option<TempDir>,
 }
 
-/// Makes the directory of identity and database, for its owner's eyes alone.
+/// Makes the directory of identity and database, for its owner's eyes alone. Root may write into another user's, whose daemon
+/// could not read that afterwards.
 pub(crate) fn make_data(data: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
+    let owner = fs::metadata(data).with_context(|| format!("cannot read {}", data.display()))?.uid();
+    if owner != Uid::effective().as_raw() {
+        let owner = User::from_uid(owner.into()).ok().flatten().map_or_else(|| owner.to_string(), |user| user.name);
+        bail!(
+            "{} belongs to {owner}: start its daemon as that user, the system's with `systemctl start p2pd`, or name \
+             another directory with --data",
+            data.display()
+        );
+    }
     let private = fs::set_permissions(data, fs::Permissions::from_mode(0o700));
     private.with_context(|| format!("cannot change the mode of {}", data.display()))
 }
@@ -106,7 +118,7 @@ impl Daemon {
     pub async fn start(setup: Setup) -> anyhow::Result<Self> {
         let Setup { config, paths, temporary } = setup;
         // The watchers of a child process would read the secrets of QUIC there.
-        if std::env::var_os("SSLKEYLOGFILE").is_some() {
+        if std::env::var_os("SSLKEYLOGFILE").is_some_and(|file| !file.is_empty()) {
             bail!("SSLKEYLOGFILE is set, which would write the secrets of every connection to a file; unset it");
         }
         make_data(&paths.data)?;
@@ -214,7 +226,11 @@ fn net_config(config: &Config, meshes: Vec<(String, usize)>) -> p2pd_net::Config
 /// Ends the process when any part of it panics: a daemon that has lost a part, or a lock, would only look alive.
 pub fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
-        telemetry::say(format_args!("p2pd: {panic}\n{}", std::backtrace::Backtrace::capture()));
+        let stack = Backtrace::capture();
+        match stack.status() {
+            BacktraceStatus::Captured => telemetry::say(format_args!("p2pd: {panic}\n{stack}")),
+            _ => telemetry::say(format_args!("p2pd: {panic}")),
+        }
         std::process::exit(i32::from(PART_DIED));
     }));
 }

@@ -111,3 +111,22 @@ fn a_users_daemon_is_found_without_a_runtime_directory() {
     let status = String::from_utf8_lossy(&found.stdout).into_owned();
     assert!(status.contains(&daemon.address), "{} in {status}", daemon.address);
 }
+
+#[test]
+fn root_starts_no_daemon_in_a_directory_of_another_user() {
+    if !Uid::effective().is_root() {
+        return support::skip("a directory of another user: to make one takes root");
+    }
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("data");
+    fs::create_dir(&data).unwrap();
+    chown(&data, Some(65_534), None).unwrap();
+    let mut run = Command::new(p2pd());
+    run.env("STATE_DIRECTORY", &data).env("CONFIGURATION_DIRECTORY", place.path());
+    run.args(["run", "--socket"]).arg(place.path().join("api.sock")).args(LISTEN);
+    let run = run.output().unwrap();
+    assert!(!run.status.success());
+    let words = said(&run);
+    assert!(words.contains(&format!("{} belongs to ", data.display())) && words.contains("systemctl start"), "{words}");
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "nothing of root's is left there");
+}

@@ -57,7 +57,7 @@ fn a_wrong_clock_is_told_on_both_sides_with_the_difference() {
 #[test]
 fn a_bootstrap_peer_that_is_not_reached_has_its_reason_in_status() {
     let place = tempfile::tempdir().unwrap();
-    let nobody = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+    let nobody = "/ip4/127.0.0.1/tcp/09/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
     let a = Daemon::start(place.path(), "a", &["--bootstrap", nobody]);
     let status = until("the reason", || {
         let status = a.good(&["status"]);

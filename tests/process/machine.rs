@@ -221,6 +221,8 @@ fn an_operator_finds_faults_and_restores_a_back_up() {
     let id = machine.peer_id();
 
     machine.good("systemctl kill -s KILL p2pd; systemctl stop p2pd");
+    let by_root = machine.run("p2pd run");
+    assert!(!by_root.status.success() && said(&by_root).contains("systemctl start p2pd"), "{}", said(&by_root));
     let dead = machine.run("p2pctl status");
     assert_eq!(dead.status.code(), Some(3), "{}", said(&dead));
     assert!(said(&dead).contains("journalctl -u p2pd"), "{}", said(&dead));

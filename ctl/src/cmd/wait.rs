@@ -54,7 +54,7 @@ pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, text: &str) 
 
 /// Whether waiting longer changes nothing.
 fn is_final(error: &anyhow::Error) -> bool {
-    let denied = matches!(error.downcast_ref(), Some(ConnectError::Denied(_) | ConnectError::Refused(_)));
+    let denied = matches!(error.downcast_ref(), Some(ConnectError::Denied(..) | ConnectError::Refused(_)));
     let wrong = error.downcast_ref().is_some_and(|Failure { code, .. }| *code == 2);
     denied || wrong || error.downcast_ref::<Status>().is_some_and(|status| status.code() == Code::InvalidArgument)
 }

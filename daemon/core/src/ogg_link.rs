@@ -7,10 +7,13 @@ use std::{collections::VecDeque, io};
 use bytes::Bytes;
 use ogg::{PacketWriteEndInfo, PacketWriter};
 
+use crate::{audio_json::MAX_CHUNK, group::MAX_FRAME};
+
 /// Length of a link, in 48 kHz ticks.
 const LINK: u64 = 48_000;
-/// Bytes of packets that end a link before that, so that it fits a message of the old format.
-const MAX_BYTES: usize = 24 * 1024;
+/// Bytes of packets, the repeated ones counted, that end a link before that, so that it fits a message of the old format: a
+/// packet more and the pages around all fit, too.
+const MAX_BYTES: usize = MAX_CHUNK - MAX_FRAME - 2 * 1024;
 /// What a decoder that begins anew needs to hear before it is right (RFC 7845, 4.6), in 48 kHz ticks.
 const CONVERGENCE: u64 = 3_840;
 
@@ -35,6 +38,10 @@ fn ticks<'a>(packets: impl IntoIterator<Item = &'a Packet>) -> u64 {
     packets.into_iter().map(|packet| packet.ticks).fold(0, u64::saturating_add)
 }
 
+fn bytes<'a>(packets: impl IntoIterator<Item = &'a Packet>) -> usize {
+    packets.into_iter().map(|packet| packet.data.len()).sum()
+}
+
 impl Links {
     /// None yet, of a stream with so many channels that drops so many samples at its start.
     pub fn new(channels: u32, pre_skip: u32, serial: u32) -> Self {
@@ -45,8 +52,8 @@ impl Links {
     /// Adds a packet that plays for so many ticks of 48 kHz. Returns the link that it fills.
     pub fn packet(&mut self, data: Bytes, ticks_of_it: u64) -> Option<Vec<u8>> {
         self.packets.push(Packet { data, ticks: ticks_of_it });
-        let bytes: usize = self.packets.iter().map(|packet| packet.data.len()).sum();
-        if ticks(&self.packets) >= LINK || bytes >= MAX_BYTES { self.close() } else { None }
+        let full = bytes(self.repeated.iter().chain(&self.packets)) >= MAX_BYTES;
+        if full || ticks(&self.packets) >= LINK { self.close() } else { None }
     }
 
     /// The link of what is there; `None` if there is nothing.
@@ -61,7 +68,7 @@ impl Links {
     /// Lets go of what is there, as if it had been sent.
     pub fn skip(&mut self) {
         self.repeated.extend(self.packets.drain(..));
-        while ticks(self.repeated.iter().skip(1)) >= CONVERGENCE {
+        while ticks(self.repeated.iter().skip(1)) >= CONVERGENCE || bytes(&self.repeated) > MAX_BYTES / 2 {
             self.repeated.pop_front();
         }
     }
@@ -128,9 +135,12 @@ mod tests {
 
     #[test]
     fn a_link_of_large_packets_is_short_and_one_after_a_pause_begins_right() {
-        let mut links = Links::new(2, 0, 7);
-        let large = Bytes::from(vec![1; 3_832]);
-        assert_eq!((0..7).filter_map(|_| links.packet(large.clone(), 960)).count(), 1);
+        let large = Bytes::from(vec![1; MAX_FRAME]);
+        for ticks_of_it in [120, 960, 5_760] {
+            let mut links = Links::new(2, 0, 7);
+            let written: Vec<_> = (0..50).filter_map(|_| links.packet(large.clone(), ticks_of_it)).collect();
+            assert!(written.len() > 5 && written.iter().all(|link| link.len() <= MAX_CHUNK), "{ticks_of_it}");
+        }
         let mut links = Links::new(2, 312, 7);
         for _ in 0..9 {
             links.packet(large.slice(..9), 960);

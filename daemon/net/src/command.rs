@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     NetError,
-    dial::{Reply, Ways},
+    dial::{BootstrapFault, Reply, Ways},
     gossip::TopicRule,
     lookup::Question,
     peers::{Closed, PeerInfo},
@@ -63,7 +63,7 @@ pub(crate) enum Command {
     SetRules { rules: Rules },
     SetPins { pins: Pins },
     Clocks { reply: oneshot::Sender<Judgement> },
-    Faults { reply: oneshot::Sender<Vec<(String, String)>> },
+    Faults { reply: oneshot::Sender<Vec<BootstrapFault>> },
     Closed { reply: oneshot::Sender<Vec<Closed>> },
     Recent { topic: String, ms: u64, reply: oneshot::Sender<Vec<Arc<Group>>> },
 }

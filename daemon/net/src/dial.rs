@@ -1,6 +1,6 @@
 //! Dialling: on request with an answer, and for ever toward peers that are wanted: bootstrap and pinned ones.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, io, time::Duration};
 
 use libp2p::{
     Multiaddr, Swarm, TransportError,
@@ -38,8 +38,8 @@ pub(crate) enum Ways {
 struct Wanted {
     peer: libp2p::PeerId,
     addresses: Vec<Multiaddr>,
-    /// Of the configuration; the others were pinned while the daemon ran.
-    bootstrap: bool,
+    /// The address as the configuration has it; `None`: it was pinned while the daemon ran.
+    bootstrap: Option<String>,
     /// It is kept when it comes, and not dialled.
     passive: bool,
     next: MonoMs,
@@ -48,6 +48,15 @@ struct Wanted {
     dial: Option<ConnectionId>,
     /// Why that failed.
     fault: Option<String>,
+}
+
+/// Why a bootstrap peer was not reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootstrapFault {
+    /// As the configuration has it.
+    pub address: String,
+    /// The last fault.
+    pub why: String,
 }
 
 /// Pending dials by connection, since two callers may dial one peer.
@@ -127,7 +136,7 @@ pub(crate) fn parse_listen(address: &str) -> Result<Multiaddr, NetError> {
 }
 
 impl Wanted {
-    fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>, bootstrap: bool) -> Self {
+    fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>, bootstrap: Option<String>) -> Self {
         Wanted {
             peer,
             addresses,
@@ -143,9 +152,9 @@ impl Wanted {
 
 impl Dial {
     pub(crate) fn new(bootstrap: &[String]) -> Result<Self, NetError> {
-        let parse = |address: &String| {
-            let (peer, address) = parse(address)?;
-            Ok(Wanted::new(peer, vec![address], true))
+        let parse = |configured: &String| {
+            let (peer, address) = parse(configured)?;
+            Ok(Wanted::new(peer, vec![address], Some(configured.clone())))
         };
         Ok(Dial { wanted: bootstrap.iter().map(parse).collect::<Result<_, NetError>>()?, ..Dial::default() })
     }
@@ -154,15 +163,15 @@ impl Dial {
     pub(crate) fn pin(&mut self, pins: &Pins) {
         let addresses = |pin: &Pin| pin.addresses.iter().filter_map(|address| address.parse().ok()).collect();
         let wanted = |(peer, pin): (&PeerId, &Pin)| {
-            Some(Wanted { passive: pin.passive, ..Wanted::new(peers::to_libp2p(peer)?, addresses(pin), false) })
+            Some(Wanted { passive: pin.passive, ..Wanted::new(peers::to_libp2p(peer)?, addresses(pin), None) })
         };
-        self.wanted.retain(|wanted| wanted.bootstrap);
+        self.wanted.retain(|wanted| wanted.bootstrap.is_some());
         self.wanted.extend(pins.0.iter().filter_map(wanted));
     }
 
     /// Why we stay connected to a peer, where we do.
     pub(crate) fn why(&self, peer: &libp2p::PeerId) -> Vec<&'static str> {
-        let of = |wanted: &Wanted| if wanted.bootstrap { "bootstrap" } else { "pinned" };
+        let of = |wanted: &Wanted| if wanted.bootstrap.is_some() { "bootstrap" } else { "pinned" };
         let mut why: Vec<_> = self.wanted.iter().filter(|wanted| wanted.peer == *peer).map(of).collect();
         why.dedup();
         why
@@ -237,12 +246,13 @@ impl Dial {
     }
 
     /// Why addresses of bootstrap peers were not reached.
-    pub(crate) fn faults(&self) -> Vec<(String, String)> {
-        let faults = self.wanted.iter().filter(|wanted| wanted.bootstrap).filter_map(|wanted| {
-            let (address, fault) = (wanted.addresses.first()?.to_string(), wanted.fault.as_deref()?);
-            // It stands beside it.
-            let fault = fault.strip_prefix(&format!("{address}: ")).unwrap_or(fault).to_owned();
-            Some((address, fault))
+    pub(crate) fn faults(&self) -> Vec<BootstrapFault> {
+        let faults = self.wanted.iter().filter_map(|wanted| {
+            let (address, why) = (wanted.bootstrap.clone()?, wanted.fault.as_deref()?);
+            // The address stands beside it.
+            let dialled = wanted.addresses.first().map(|dialled| format!("{dialled}: ")).unwrap_or_default();
+            let why = why.strip_prefix(&dialled).unwrap_or(why).to_owned();
+            Some(BootstrapFault { address, why })
         });
         faults.collect()
     }
@@ -274,7 +284,8 @@ impl Dial {
             wanted.next = MonoMs(now.0.saturating_add(u64::try_from(wanted.wait.as_millis()).unwrap_or(u64::MAX)));
             wanted.wait = (wanted.wait * 2).min(RETRY_MAX);
             let options = DialOpts::peer_id(wanted.peer).addresses(wanted.addresses.clone());
-            let options = if wanted.bootstrap { options } else { options.extend_addresses_through_behaviour() };
+            let options =
+                if wanted.bootstrap.is_some() { options } else { options.extend_addresses_through_behaviour() };
             let options = options.build();
             wanted.dial = Some(options.connection_id());
             match swarm.dial(options) {
@@ -308,15 +319,18 @@ fn fault(error: &DialError) -> String {
         }
         DialError::Denied { cause } => innermost(cause),
         DialError::Transport(faults) => {
+            let unshared = |fault: &TransportError<io::Error>| match fault {
+                TransportError::MultiaddrNotSupported(_) => Some(Unshared::Transport),
+                TransportError::Other(fault) => Unshared::of(fault),
+            };
             let each = faults.iter().take(4).map(|(address, fault)| {
-                let fault = match fault {
-                    TransportError::MultiaddrNotSupported(_) => Unshared::Transport.to_string(),
-                    other => Unshared::of(other).map_or_else(|| innermost(other), |lack| lack.to_string()),
-                };
+                let why = unshared(fault).map_or_else(|| innermost(fault), |unshared| unshared.to_string());
                 // The resolver prints its whole question behind that; the name stands in the address.
-                format!("{address}: {}; ", fault.split(" for Query {").next().unwrap_or_default())
+                format!("{address}: {}", why.split(" for Query {").next().unwrap_or_default())
             });
-            each.collect::<String>() + "see that it runs there and that no firewall is between"
+            let advice = "see that it runs there and that no firewall is between".to_owned();
+            let advice = faults.iter().any(|(_, fault)| unshared(fault).is_none()).then_some(advice);
+            each.chain(advice).collect::<Vec<_>>().join("; ")
         }
         other => other.to_string(),
     }

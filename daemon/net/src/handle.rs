@@ -7,8 +7,8 @@ use p2pd_core::{access::Rules, clock::Judgement, contract::TopicSettings, group:
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    Closed, NetError, Ruling, Sent, TopicPeers, ValidatorEvent, command::Command, dial, dial::Ways, gossip::TopicRule,
-    peers, peers::PeerInfo,
+    BootstrapFault, Closed, NetError, Ruling, Sent, TopicPeers, ValidatorEvent, command::Command, dial, dial::Ways,
+    gossip::TopicRule, peers, peers::PeerInfo,
 };
 
 /// A message that was handed over.
@@ -80,7 +80,7 @@ impl Handle {
     }
 
     /// Why addresses of bootstrap peers were not reached when they were last dialled.
-    pub async fn bootstrap_faults(&self) -> Result<Vec<(String, String)>, NetError> {
+    pub async fn bootstrap_faults(&self) -> Result<Vec<BootstrapFault>, NetError> {
         self.ask(|reply| Command::Faults { reply }).await
     }
 

@@ -86,7 +86,8 @@ pub(crate) fn build(
 
 /// Listens on each address. A machine without IPv6, or without IPv4, does without the addresses of that kind.
 fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[String]) -> Result<(), NetError> {
-    let mut missing = Vec::new();
+    let mut unsupported = None;
+    let mut listens = false;
     for address in addresses {
         let parsed = crate::dial::parse_listen(address)?;
         let failed = |e: &dyn std::error::Error| NetError::Setup(format!("cannot listen on {address}: {}", causes(e)));
@@ -94,16 +95,14 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[String]) -> Result<(), NetE
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => {
                 tracing::info!(address, "this machine has no such addresses, so nothing listens there");
-                missing.push(failed(&error));
+                unsupported = Some(failed(&error));
                 continue;
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(NetError::InUse(address.clone())),
             Err(error) => return Err(failed(&error)),
         }
         swarm.listen_on(parsed).map_err(|e| failed(&e))?;
+        listens = true;
     }
-    match missing.pop() {
-        Some(error) if missing.len() + 1 == addresses.len() => Err(error),
-        _ => Ok(()),
-    }
+    unsupported.filter(|_| !listens).map_or(Ok(()), Err)
 }

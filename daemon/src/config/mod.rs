@@ -52,7 +52,8 @@ pub struct Network {
     )]
     pub listen: Vec<String>,
 
-    /// Peers to stay connected to, as multiaddrs that end in /p2p/ and the peer id.
+    /// Peers to stay connected to, as multiaddrs that end in /p2p/ and the peer id. The variable takes several, separated by
+    /// commas.
     #[config(default = [], env = "P2PD_NETWORK_BOOTSTRAP", parse_env = list)]
     pub bootstrap: Vec<String>,
 
@@ -74,16 +75,16 @@ pub struct Network {
     #[config(default = 256, env = "P2PD_NETWORK_MAX_CONNECTIONS")]
     pub max_connections: u32,
 
-    /// From more connected peers than this on, the least useful are let go of, 4 to max_connections; see connections_low.
+    /// Above this number of connected peers the least useful are disconnected, 4 to max_connections; see connections_low.
     #[config(default = 192, env = "P2PD_NETWORK_CONNECTIONS_HIGH")]
     pub connections_high: u32,
 
-    /// How many connected peers then remain, 1 to connections_high. Pinned peers and those of network.bootstrap are never
-    /// let go of.
+    /// How many connected peers then remain, 1 to connections_high. Pinned peers and those of network.bootstrap always
+    /// remain.
     #[config(default = 160, env = "P2PD_NETWORK_CONNECTIONS_LOW")]
     pub connections_low: u32,
 
-    /// How long a new peer is left alone, in seconds, 0 to 3600.
+    /// For how long a new peer is never disconnected for that, in seconds, 0 to 3600.
     #[config(default = 30, env = "P2PD_NETWORK_CONNECTIONS_GRACE_S")]
     pub connections_grace_s: u32,
 
@@ -100,7 +101,7 @@ pub struct Network {
     #[config(default = 1, env = "P2PD_NETWORK_NEW_CONNECTIONS_PER_ADDRESS")]
     pub new_connections_per_address: u32,
 
-    /// Most inbound connections that are being made at once, and as many outbound ones, 8 to 4096.
+    /// Most inbound connections in the making at once, and most outbound ones, 8 to 4096.
     #[config(default = 64, env = "P2PD_NETWORK_MAX_PENDING_CONNECTIONS")]
     pub max_pending_connections: u32,
 
@@ -108,8 +109,8 @@ pub struct Network {
     #[config(default = 1024, env = "P2PD_NETWORK_MAX_STREAMS_PER_CONNECTION")]
     pub max_streams_per_connection: u32,
 
-    /// Take mplex, too, from peers that have no yamux, as some of old networks do. Mplex cannot hold back who sends faster than this
-    /// side reads: such a stream is reset, but one connection may take 256 MiB before, which are not given back soon.
+    /// Accept the muxer mplex from peers without yamux, as old networks have them. Mplex has no flow control: a stream that
+    /// sends faster than it is read is reset, and one connection may take 256 MiB of memory before that.
     #[config(default = false, env = "P2PD_NETWORK_MPLEX")]
     pub mplex: bool,
 
@@ -152,7 +153,7 @@ pub struct Streams {
     #[config(default = true, env = "P2PD_STREAMS_REPAIR")]
     pub repair: bool,
 
-    /// Drop this many of one hundred groups on arrival, 0 to 90, to try how listeners fare on a bad network.
+    /// Drop this percentage of groups on arrival, 0 to 90, to try how listeners fare on a bad network.
     #[config(default = 0, env = "P2PD_STREAMS_DROP_PERCENT")]
     pub drop_percent: u8,
 }
@@ -269,7 +270,8 @@ fn text(value: &str) -> Result<String, Empty> {
 }
 
 fn list(value: &str) -> Result<Vec<String>, Empty> {
-    Ok(text(value)?.split(',').map(String::from).collect())
+    let items: Vec<_> = value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(String::from).collect();
+    if items.is_empty() { Err(Empty) } else { Ok(items) }
 }
 
 /// A variable that was meant to set something, and sets nothing.

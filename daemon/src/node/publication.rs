@@ -1,6 +1,7 @@
 //! Publishing a stream: what may be published, its announcement and heartbeats, its frames and titles, and their way out.
 
 mod grouping;
+mod old_format;
 
 use std::{
     sync::{
@@ -16,7 +17,7 @@ use p2pd_core::{
     audio_json::{self, AudioMessage},
     directory::HEARTBEAT_MS,
     group::{FLAG_END, Group, MAX_FRAME, MAX_TITLE, StreamConfig},
-    id::{PeerId, StreamId, StreamKey},
+    id::{StreamId, StreamKey},
     ogg_link::Links,
     ring::Next,
     text,
@@ -35,7 +36,7 @@ const OUT: usize = 32;
 const LAST_GROUPS: Duration = Duration::from_secs(2);
 /// Durations of an Opus packet, in microseconds (RFC 6716, 2.1.4).
 const FRAME_US: std::ops::RangeInclusive<u32> = 2_500..=120_000;
-/// How often a JSON stream says what it is, in milliseconds; for those who came late.
+/// How often a stream in the old format says what it is, in milliseconds.
 const DESCRIBE_MS: u64 = 5_000;
 /// How soon a changed number of listeners is announced, in milliseconds.
 const LISTENERS_MS: u64 = 2_000;
@@ -78,10 +79,21 @@ pub(crate) struct Publication {
     groups: Option<Grouping>,
     /// What is sent to listeners of the old format of a native stream.
     links: Option<Links>,
-    /// What a stream says of itself in JSON, and when it last did.
-    described: (Metadata, Option<MonoMs>),
+    description: Description,
     /// Ends once `out` is dropped and all in it was sent.
     sender: Option<JoinHandle<()>>,
+}
+
+/// What a stream says of itself in the old format, again and again for those who came late.
+struct Description {
+    metadata: Metadata,
+    said: Option<MonoMs>,
+}
+
+impl Description {
+    fn is_due(&self, now: MonoMs) -> bool {
+        self.said.is_none_or(|said| now.since(said) >= DESCRIBE_MS)
+    }
 }
 
 enum Outgoing {
@@ -89,6 +101,13 @@ enum Outgoing {
     Json(Vec<u8>),
     /// A native stream in the old format.
     Old(Vec<u8>),
+}
+
+impl Outgoing {
+    /// Whether its loss is one of the stream itself: listeners of the old format of a native one are served beside it.
+    fn is_of_the_stream(&self) -> bool {
+        !matches!(self, Outgoing::Old(_))
+    }
 }
 
 /// How a publication goes.
@@ -142,8 +161,8 @@ impl Node {
             Wire::Json => (None, None),
         };
         let sender = Some(tokio::spawn(send(self.clone(), shared.clone(), queue)));
-        let described = (Metadata::default(), None);
-        let mut publication = Publication { node: self.clone(), shared, out, groups, links, described, sender };
+        let description = Description { metadata: Metadata::default(), said: None };
+        let mut publication = Publication { node: self.clone(), shared, out, groups, links, description, sender };
         self.follow(&key, json, true).await?;
         let metadata = self.describe(&publication.shared.topic, opening).await?;
         let announced =
@@ -153,7 +172,7 @@ impl Node {
         if json {
             publication.describe(metadata);
         } else {
-            publication.described.0 = metadata;
+            publication.description.metadata = metadata;
             self.count_old_listeners(None).await;
         }
         Ok(publication)
@@ -203,32 +222,6 @@ impl Node {
         Ok(metadata)
     }
 
-    /// Counts who follows native streams of ours in the old format: all, or the one of this topic.
-    pub(super) async fn count_old_listeners(&self, of_topic: Option<&str>) {
-        let all: Vec<_> = lock(&self.0.publications).values().cloned().collect();
-        for shared in all {
-            let Some(topic) = shared.old_topic.as_deref().filter(|topic| of_topic.is_none_or(|of| of == *topic)) else {
-                continue;
-            };
-            let followers = self.0.net.topic_peers(topic).await.unwrap_or_default().followers;
-            let old = if followers.is_empty() { 0 } else { self.without_daemons(followers).await };
-            shared.old_listeners.store(u32::try_from(old).unwrap_or(u32::MAX), Ordering::Relaxed);
-        }
-    }
-
-    /// How many of these are no daemons like this one, which follow the old format only until they know better.
-    async fn without_daemons(&self, mut followers: Vec<PeerId>) -> usize {
-        let peers = self.0.net.peers().await.unwrap_or_default();
-        let is_daemon = |id: &PeerId| peers.iter().any(|peer| peer.peer == *id && peer.agent.starts_with("p2pd/"));
-        followers.retain(|follower| !is_daemon(follower));
-        followers.len()
-    }
-
-    /// How many connected peers follow a stream of ours in the old format though it is native.
-    pub(super) fn old_listeners(&self, stream: &StreamId) -> u32 {
-        lock(&self.0.publications).get(stream).map_or(0, |shared| shared.old_listeners.load(Ordering::Relaxed))
-    }
-
     /// Says that our streams are still there: each 30 s, and soon after the number of listeners changed.
     pub(super) async fn heartbeats(&self) {
         let all: Vec<_> = lock(&self.0.publications).values().cloned().collect();
@@ -259,14 +252,13 @@ impl Node {
 /// Carries groups to the network in their order; ends with the publication.
 async fn send(node: Node, shared: Arc<Shared>, mut queue: queue::Reader<Outgoing>) {
     while let Some(next) = queue.next().await {
-        let sent = match next {
-            Next::Gap { from, to, .. } => {
-                shared.dropped.fetch_add(to - from + 1, Ordering::Relaxed);
-                continue;
-            }
-            Next::Item(Outgoing::Group(group)) => node.0.net.publish_group(&shared.topic, group).await,
-            Next::Item(Outgoing::Json(message)) => node.0.net.publish(&shared.topic, message.into()).await.map(|_| ()),
-            Next::Item(Outgoing::Old(message)) => {
+        // What the queue dropped was counted when it did.
+        let Next::Item(outgoing) = next else { continue };
+        let lost = outgoing.is_of_the_stream();
+        let sent = match outgoing {
+            Outgoing::Group(group) => node.0.net.publish_group(&shared.topic, group).await,
+            Outgoing::Json(message) => node.0.net.publish(&shared.topic, message.into()).await.map(|_| ()),
+            Outgoing::Old(message) => {
                 let topic = shared.old_topic.as_deref().unwrap_or(&shared.topic);
                 node.0.net.publish(topic, message.into()).await.map(|_| ())
             }
@@ -275,8 +267,8 @@ async fn send(node: Node, shared: Arc<Shared>, mut queue: queue::Reader<Outgoing
             // Nobody listens elsewhere: nothing is lost.
             Ok(()) | Err(NetError::NoListeners) => {}
             Err(error) => {
-                tracing::debug!(%error, stream = %shared.key, "group not sent");
-                shared.dropped.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%error, stream = %shared.key, "not sent");
+                shared.dropped.fetch_add(u64::from(lost), Ordering::Relaxed);
             }
         }
     }
@@ -303,34 +295,6 @@ impl Publication {
         Ok(())
     }
 
-    /// Adds a frame to what listeners of the old format get, while there are any.
-    fn frame_of_old(&mut self, data: Bytes, ticks: u64) {
-        let Some(links) = &mut self.links else { return };
-        let link = links.packet(data, ticks);
-        if self.shared.old_listeners.load(Ordering::Relaxed) == 0 {
-            links.skip();
-            self.described.1 = None;
-            return;
-        }
-        if self.is_to_describe() {
-            self.old(&AudioMessage::Metadata(self.described.0.0.clone()));
-            self.described.1 = Some(self.node.now());
-        }
-        if let Some(link) = link {
-            self.old(&AudioMessage::Audio(link.into()));
-        }
-    }
-
-    fn old(&self, message: &AudioMessage) {
-        let bytes = audio_json::encode(message, &self.shared.key.stream, wall());
-        self.out.push(bytes.len(), Outgoing::Old(bytes));
-    }
-
-    /// Whether those who came late wait for what the stream is.
-    fn is_to_describe(&self) -> bool {
-        self.described.1.is_none_or(|last| self.node.now().since(last) >= DESCRIBE_MS)
-    }
-
     /// Takes a slice of an encoded file of a JSON stream.
     pub(crate) fn chunk(&mut self, data: Bytes) -> Result<(), NodeError> {
         if self.groups.is_some() {
@@ -339,8 +303,8 @@ impl Publication {
         if data.is_empty() || data.len() > audio_json::MAX_CHUNK {
             return Err(field("chunk", format!("has {} bytes, takes 1 to {}", data.len(), audio_json::MAX_CHUNK)));
         }
-        if self.is_to_describe() {
-            self.describe(self.described.0.clone());
+        if self.description.is_due(self.node.now()) {
+            self.describe(self.description.metadata.clone());
         }
         self.shared.frames.fetch_add(1, Ordering::Relaxed);
         self.json(&AudioMessage::Audio(data.clone()));
@@ -353,12 +317,12 @@ impl Publication {
         let text = text::clean(title, MAX_TITLE);
         match &mut self.groups {
             Some(groups) => {
-                self.described.0.set("title", text.clone());
-                self.described.1 = None;
+                self.description.metadata.set("title", text.clone());
+                self.description.said = None;
                 groups.title(text);
             }
             None => {
-                let mut metadata = self.described.0.clone();
+                let mut metadata = self.description.metadata.clone();
                 metadata.set("title", text);
                 self.describe(metadata);
             }
@@ -370,7 +334,7 @@ impl Publication {
         let message = AudioMessage::Metadata(metadata.0.clone());
         self.json(&message);
         self.node.on_audio(self.shared.key.publisher.clone(), self.shared.key.stream.clone(), message);
-        self.described = (metadata, Some(self.node.now()));
+        self.description = Description { metadata, said: Some(self.node.now()) };
     }
 
     /// Sends what is left, marked as the end.
@@ -379,11 +343,7 @@ impl Publication {
             Some(groups) => {
                 let group = groups.close(&self.shared.key, FLAG_END);
                 self.group(group);
-                if self.shared.old_listeners.load(Ordering::Relaxed) > 0 {
-                    let last = self.links.as_mut().and_then(Links::close);
-                    last.into_iter().for_each(|link| self.old(&AudioMessage::Audio(link.into())));
-                    self.old(&AudioMessage::End(None));
-                }
+                self.finish_old();
             }
             None => self.json(&AudioMessage::End(None)),
         }
@@ -393,14 +353,20 @@ impl Publication {
         let group = Arc::new(group);
         self.shared.groups.fetch_add(1, Ordering::Relaxed);
         self.node.0.counters.groups_out.fetch_add(1, Ordering::Relaxed);
-        self.out.push(group.signed.len(), Outgoing::Group(group.clone()));
+        self.send(group.signed.len(), Outgoing::Group(group.clone()));
         self.node.on_group(&self.shared.key, group, false);
     }
 
     fn json(&self, message: &AudioMessage) {
         self.shared.groups.fetch_add(1, Ordering::Relaxed);
         let bytes = audio_json::encode(message, &self.shared.key.stream, wall());
-        self.out.push(bytes.len(), Outgoing::Json(bytes));
+        self.send(bytes.len(), Outgoing::Json(bytes));
+    }
+
+    fn send(&self, weight: usize, outgoing: Outgoing) {
+        let dropped = self.out.push(weight, outgoing);
+        let lost = dropped.iter().filter(|outgoing| outgoing.is_of_the_stream()).count();
+        self.shared.dropped.fetch_add(lost as u64, Ordering::Relaxed);
     }
 
     /// The stream's name.

@@ -57,7 +57,7 @@ impl Node {
     }
 
     fn on_too_large(&self, TooLarge { topic, rule, sender, bytes, most }: TooLarge) {
-        /// Topics of which it is said.
+        /// Most topics of which is remembered that it was said.
         const MAX_SAID: usize = 256;
         self.0.counters.too_large.fetch_add(1, Ordering::Relaxed);
         let from = sender.as_ref().map_or_else(|| "nobody".to_owned(), ToString::to_string);
@@ -68,7 +68,10 @@ impl Node {
             (TopicRule::Json(_), None) | (TopicRule::Directory, _) => {}
         }
         let mut said = lock(&self.0.said_too_large);
-        if said.len() < MAX_SAID && said.insert(topic.clone()) {
+        if said.len() >= MAX_SAID {
+            said.clear();
+        }
+        if said.insert(topic.clone()) {
             tracing::warn!(
                 topic,
                 from,

@@ -2,11 +2,12 @@
 
 use std::{
     iter::zip,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use p2pd_core::clock::Judgement;
+use p2pd_net::BootstrapFault;
 
 use super::{Node, NodeError, lock};
 
@@ -30,15 +31,9 @@ pub(crate) struct State {
     /// Tunnels that do not stand, and why.
     pub(crate) fallen: Vec<(String, String)>,
     pub(crate) listeners_missing: usize,
-    pub(crate) bootstrap_missing: Vec<BootstrapMissing>,
+    /// Bootstrap peers that are not connected; why is empty until it is known.
+    pub(crate) bootstrap_missing: Vec<BootstrapFault>,
     pub(crate) clocks: Judgement,
-}
-
-/// A peer of the configuration that is not connected.
-pub(crate) struct BootstrapMissing {
-    pub(crate) address: String,
-    /// Empty until it is known.
-    pub(crate) why: String,
 }
 
 impl Node {
@@ -53,8 +48,8 @@ impl Node {
         };
         let faults = self.0.net.bootstrap_faults().await?;
         let why = |address: &String| {
-            let why = faults.iter().find(|(of, _)| of == address).map(|(_, why)| why.clone()).unwrap_or_default();
-            BootstrapMissing { address: address.clone(), why }
+            let known = faults.iter().find(|fault| fault.address == *address).cloned();
+            known.unwrap_or_else(|| BootstrapFault { address: address.clone(), why: String::new() })
         };
         Ok(State {
             peers: peers.len(),
@@ -63,7 +58,7 @@ impl Node {
             listeners_missing: config
                 .listen
                 .iter()
-                .filter(|wanted| !listening.iter().any(|at| is_at(wanted, at)))
+                .filter(|wanted| has_family(wanted) && !listening.iter().any(|at| is_at(wanted, at)))
                 .count(),
             bootstrap_missing: config.bootstrap.iter().filter(missing).map(why).collect(),
             clocks: self.0.net.clocks().await?,
@@ -84,6 +79,12 @@ impl Node {
             too_large: load(&self.0.counters.too_large),
         })
     }
+}
+
+/// Whether this machine has addresses of the kind of `wanted`; without any, nothing listens there, which is no fault.
+fn has_family(wanted: &str) -> bool {
+    let own = if wanted.starts_with("/ip6/") { IpAddr::from(Ipv6Addr::LOCALHOST) } else { Ipv4Addr::LOCALHOST.into() };
+    UdpSocket::bind((own, 0)).is_ok()
 }
 
 /// Whether this is an address of a listener that was told to listen there: any address of this machine for an unspecified one, any

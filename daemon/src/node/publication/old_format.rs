@@ -1,0 +1,83 @@
+//! A native stream in the old format, while somebody follows it so.
+
+use std::{collections::HashSet, sync::atomic::Ordering};
+
+use bytes::Bytes;
+use p2pd_core::{
+    audio_json::{self, AudioMessage},
+    id::{PeerId, StreamId},
+    ogg_link::Links,
+};
+
+use super::{Outgoing, Publication};
+use crate::node::{Node, lock, wall};
+
+impl Node {
+    /// Counts who follows native streams of ours in the old format: all, or the one of this topic. Daemons like this one do so
+    /// only until they know better, and do not count.
+    pub(in crate::node) async fn count_old_listeners(&self, of_topic: Option<&str>) {
+        let all: Vec<_> = lock(&self.0.publications).values().cloned().collect();
+        let mut daemons = None;
+        for shared in all {
+            let Some(topic) = shared.old_topic.as_deref().filter(|topic| of_topic.is_none_or(|of| of == *topic)) else {
+                continue;
+            };
+            let mut followers = self.0.net.topic_peers(topic).await.unwrap_or_default().followers;
+            if !followers.is_empty() {
+                let daemons = match &mut daemons {
+                    Some(daemons) => daemons,
+                    none => none.insert(self.daemons().await),
+                };
+                followers.retain(|follower| !daemons.contains(follower));
+            }
+            shared.old_listeners.store(u32::try_from(followers.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// The connected daemons like this one, as they say.
+    async fn daemons(&self) -> HashSet<PeerId> {
+        let peers = self.0.net.peers().await.unwrap_or_default();
+        peers.into_iter().filter(|peer| peer.agent.starts_with("p2pd/")).map(|peer| peer.peer).collect()
+    }
+
+    /// How many connected peers follow a stream of ours in the old format though it is native.
+    pub(in crate::node) fn old_listeners(&self, stream: &StreamId) -> u32 {
+        lock(&self.0.publications).get(stream).map_or(0, |shared| shared.old_listeners.load(Ordering::Relaxed))
+    }
+}
+
+impl Publication {
+    /// Adds a frame to what listeners of the old format get, while there are any.
+    pub(super) fn frame_of_old(&mut self, data: Bytes, ticks: u64) {
+        let Some(links) = &mut self.links else { return };
+        let link = links.packet(data, ticks);
+        if self.shared.old_listeners.load(Ordering::Relaxed) == 0 {
+            links.skip();
+            self.description.said = None;
+            return;
+        }
+        let now = self.node.now();
+        if self.description.is_due(now) {
+            self.old(&AudioMessage::Metadata(self.description.metadata.0.clone()));
+            self.description.said = Some(now);
+        }
+        if let Some(link) = link {
+            self.old(&AudioMessage::Audio(link.into()));
+        }
+    }
+
+    fn old(&self, message: &AudioMessage) {
+        let bytes = audio_json::encode(message, &self.shared.key.stream, wall());
+        self.send(bytes.len(), Outgoing::Old(bytes));
+    }
+
+    /// Sends the last second, and the end.
+    pub(super) fn finish_old(&mut self) {
+        if self.shared.old_listeners.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let last = self.links.as_mut().and_then(Links::close);
+        last.into_iter().for_each(|link| self.old(&AudioMessage::Audio(link.into())));
+        self.old(&AudioMessage::End(None));
+    }
+}
