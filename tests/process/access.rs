@@ -49,7 +49,8 @@ fn strangers_are_told_what_to_do() {
     for uid in STRANGERS {
         assert!(call(uid, &["status"]).contains("sudo usermod -aG p2pd $USER"), "the file's mode keeps them out");
     }
-    // Whoever opens the file to all has not opened the daemon. It may hang up before or after we have begun to speak.
+    // A socket file with mode 666 does not admit strangers: the daemon checks the caller's uid. It may hang up before or
+    // after we have begun to speak.
     fs::set_permissions(&socket, Permissions::from_mode(0o666)).unwrap();
     for uid in STRANGERS {
         for _ in 0..10 {

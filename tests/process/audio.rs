@@ -3,41 +3,18 @@
 use std::{
     f64::consts::TAU,
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    path::Path,
+    io::{Read, Write},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::support::{self, Daemon, heard_in_peace, hertz, pair, said};
-use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
+use crate::support::{
+    self, Daemon, Start, heard_in_peace, hertz, in_peace, interrupt, pair, said, samples, staircase, step,
+};
 
 /// Samples of one group, 100 ms at 48 kHz.
 const GROUP: usize = 4_800;
-const SPEC: WavSpec =
-    WavSpec { channels: 1, sample_rate: 48_000, bits_per_sample: 16, sample_format: SampleFormat::Int };
-
-/// Stair `n` of the staircase has this frequency.
-fn step(n: usize) -> f64 {
-    400.0 + 40.0 * n as f64
-}
-
-/// A staircase of tones: each group of 100 ms is 40 Hz higher than the one before.
-fn staircase(path: &Path, groups: usize) {
-    let mut writer = WavWriter::create(path, SPEC).unwrap();
-    let mut phase = 0.0;
-    for n in 0..groups * GROUP {
-        phase += TAU * step(n / GROUP) / 48_000.0;
-        writer.write_sample((phase.sin() * 12_000.0) as i16).unwrap();
-    }
-    writer.finalize().unwrap();
-}
-
-fn samples(path: &Path) -> Vec<i16> {
-    WavReader::open(path).unwrap().samples::<i16>().map(Result::unwrap).collect()
-}
-
 /// The stairs that a recording holds, one for each 100 ms from the first edge on; `None` where there is no clear tone.
 fn stairs(recording: &[i16]) -> Vec<Option<usize>> {
     // A listener begins anywhere within a stair: the edge is where the tone of a 20 ms frame first changes.
@@ -52,16 +29,16 @@ fn stairs(recording: &[i16]) -> Vec<Option<usize>> {
 
 #[test]
 fn a_staircase_is_climbed_by_every_listener_without_a_missing_stair() {
+    let _peace = in_peace();
     let (place, a, b) = pair();
     let c = Daemon::start(place.path(), "c", &["--bootstrap", &b.address]);
     let source = place.path().join("stairs.wav");
-    staircase(&source, 90);
+    staircase(&source, 90, GROUP);
     let out = |name: &str| place.path().join(name);
     let mut listeners = Vec::new();
     for (daemon, name) in [(&a, "a.wav"), (&b, "b.wav"), (&c, "c.wav")] {
         let file = out(name);
-        let listener =
-            daemon.ctl(&["-o", file.to_str().unwrap(), "listen", "stairs", "--wait", "20s"]).spawn().unwrap();
+        let listener = daemon.ctl(&["-o", file.to_str().unwrap(), "listen", "stairs", "--wait", "20s"]).start();
         listeners.push((listener, file));
     }
     let sent = a.run(&["publish-stream", "stairs", source.to_str().unwrap()]);
@@ -81,11 +58,12 @@ fn a_staircase_is_climbed_by_every_listener_without_a_missing_stair() {
 
 #[test]
 fn our_decoding_is_that_of_opusdec() {
+    let _peace = in_peace();
     let (place, a, b) = pair();
     let source = place.path().join("stairs.wav");
-    staircase(&source, 60);
+    staircase(&source, 60, GROUP);
     let opus = place.path().join("heard.opus");
-    let listener = b.ctl(&["-o", opus.to_str().unwrap(), "listen", "stairs", "--wait", "20s"]).spawn().unwrap();
+    let listener = b.ctl(&["-o", opus.to_str().unwrap(), "listen", "stairs", "--wait", "20s"]).start();
     assert!(a.run(&["publish-stream", "stairs", source.to_str().unwrap()]).status.success());
     assert!(listener.wait_with_output().unwrap().status.success());
 
@@ -123,9 +101,9 @@ fn chirps_come_from_arecord_as_soon() {
 /// Speaks bursts into a pipe, which begins with `head`, and measures when they are heard.
 fn chirps(more: &[&str], head: &[u8]) {
     const CHIRPS: usize = 12;
+    let _peace = in_peace();
     let (_place, a, b) = pair();
-    let mut publisher =
-        a.ctl(&[&["publish-stream", "chirps", "-"], more].concat()).stdin(Stdio::piped()).spawn().unwrap();
+    let mut publisher = a.ctl(&[&["publish-stream", "chirps", "-"], more].concat()).stdin(Stdio::piped()).start();
     let mut microphone = publisher.stdin.take().unwrap();
     microphone.write_all(head).unwrap();
     if !head.is_empty() {
@@ -133,7 +111,7 @@ fn chirps(more: &[&str], head: &[u8]) {
         microphone.write_all(&[0; 2 * 1_920]).unwrap();
     }
     b.good(&["wait", "stream=chirps", "--timeout", "20s"]);
-    let mut listener = b.ctl(&["listen", "chirps"]).spawn().unwrap();
+    let mut listener = b.ctl(&["listen", "chirps"]).start();
     let mut sound = listener.stdout.take().unwrap();
     let hearing = thread::spawn(move || {
         let mut frame = [0u8; 1_920];
@@ -179,16 +157,17 @@ fn chirps(more: &[&str], head: &[u8]) {
 
 /// Listens while so many of 100 groups are dropped on arrival; the numbers of the summary.
 fn with_drops(percent: &str, repair: &str) -> serde_json::Value {
+    let _peace = in_peace();
     let place = tempfile::tempdir().unwrap();
     let a = Daemon::start(place.path(), "a", &[]);
     let variables = [("P2PD_STREAMS_DROP_PERCENT", percent), ("P2PD_STREAMS_REPAIR", repair)];
     let b = Daemon::start_with(place.path(), "b", &["--bootstrap", &a.address], &variables);
     b.good(&["wait", "peers=1", "--timeout", "20s"]);
-    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
-    let listen = |daemon: &Daemon| daemon.ctl(&["-o", "json", "listen", "tone", "--duration", "8s"]).spawn().unwrap();
+    let listen = |daemon: &Daemon| daemon.ctl(&["-o", "json", "listen", "tone", "--duration", "8s"]).start();
     let mut numbers = heard_in_peace(|| listen(&a), || vec![listen(&b)]);
-    support::interrupt(&publisher);
+    interrupt(&publisher);
     publisher.wait().unwrap();
     numbers.remove(0)
 }
@@ -221,24 +200,22 @@ fn the_title_is_that_of_its_file_whenever_it_changes() {
     let (place, a, b) = pair();
     let file = place.path().join("title.txt");
     let mut publisher =
-        a.ctl(&["publish-stream", "tone", "--tone", "440", "--title-file", file.to_str().unwrap()]).spawn().unwrap();
-    let mut words = BufReader::new(publisher.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let missing = words.find(|line| line.contains("title")).unwrap();
+        a.ctl(&["publish-stream", "tone", "--tone", "440", "--title-file", file.to_str().unwrap()]).start();
+    let missing = publisher.says("title");
     assert!(missing.contains("title.txt: No such file"), "{missing}");
     fs::write(&file, "First song\n").unwrap();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
-    let mut listener = b.ctl(&["-o", "json", "listen", "tone", "--duration", "60s"]).spawn().unwrap();
-    let told = BufReader::new(listener.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let mut titles = told.filter(|line| line.starts_with("title: "));
-    assert_eq!(titles.next().as_deref(), Some("title: First song"));
+    let mut listener = b.ctl(&["-o", "json", "listen", "tone", "--duration", "60s"]).start();
+    let mut next_title = || listener.told().until(Duration::from_secs(60), |line| line.starts_with("title: "));
+    assert_eq!(next_title().as_deref(), Some("title: First song"));
     fs::write(&file, "  Second song \nby somebody\n").unwrap();
-    assert_eq!(titles.next().as_deref(), Some("title: Second song"));
+    assert_eq!(next_title().as_deref(), Some("title: Second song"));
     // Who joins now is told the title that is.
     let late = b.run(&["-o", "json", "listen", "tone", "--duration", "2s"]);
     let late: Vec<String> = said(&late).lines().filter(|line| line.starts_with("title: ")).map(Into::into).collect();
     assert_eq!(late, ["title: Second song"]);
-    support::interrupt(&publisher);
+    interrupt(&publisher);
     publisher.wait().unwrap();
-    assert_eq!(titles.next(), None, "each is told once");
+    assert_eq!(next_title(), None, "each is told once");
     assert!(listener.wait().unwrap().success());
 }

@@ -1,17 +1,20 @@
 //! The real binaries, as a person or a script meets them.
 
-use crate::support::{self, Daemon, P2PCTL, hertz, id, interrupt, pair, ready, said, until};
+use crate::support::{
+    self, Daemon, P2PCTL, Start, hertz, id, in_peace, interrupt, pair, ready, said, samples, tone, until,
+};
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     path::Path,
     process::{Command, Stdio},
 };
 
 #[test]
 fn a_tone_is_received_whole_in_every_shape() {
+    let _peace = in_peace();
     let (place, a, b) = pair();
-    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440", "--name", "A tone"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440", "--name", "A tone"]).start();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
     let table = b.good(&["streams"]);
     assert!(table.contains("A tone") && table.contains("opus 64k mono"), "{table}");
@@ -28,8 +31,7 @@ fn a_tone_is_received_whole_in_every_shape() {
         said(&heard)
     );
     assert!(to(&wav).status.success());
-    let mut reader = hound::WavReader::open(&wav).unwrap();
-    let samples: Vec<i16> = reader.samples::<i16>().map(Result::unwrap).collect();
+    let samples = samples(&wav);
     assert_eq!(samples.len(), 144_000, "the exact number of samples");
     assert!((hertz(&samples[9600..]) - 440.0).abs() < 1.0, "{}", hertz(&samples[9600..]));
     let pipe = b.run(&["listen", "tone", "--duration", "1s"]);
@@ -58,7 +60,7 @@ fn an_opus_file_passes_through_bit_exact() {
     packets.iter().for_each(|p| writer.packet(p.clone()).unwrap());
     fs::write(&file, writer.finish().unwrap()).unwrap();
     let heard = place.path().join("heard.opus");
-    let listener = b.ctl(&["-o", heard.to_str().unwrap(), "listen", "show", "--wait", "20s"]).spawn().unwrap();
+    let listener = b.ctl(&["-o", heard.to_str().unwrap(), "listen", "show", "--wait", "20s"]).start();
     let sent = a.run(&["publish-stream", "show", file.to_str().unwrap()]);
     assert!(sent.status.success(), "{}", said(&sent));
     let listened = listener.wait_with_output().unwrap();
@@ -71,39 +73,24 @@ fn an_opus_file_passes_through_bit_exact() {
     assert!(got.len() >= 150 && packets.ends_with(&got), "{} of {} packets", got.len(), packets.len());
 }
 
-/// A tone of three seconds, as an Ogg/Opus file whose packets play so long.
-fn opus_file(path: &Path, milliseconds: &str) -> bool {
-    let wav = path.with_extension("wav");
-    let mut writer = hound::WavWriter::create(
-        &wav,
-        hound::WavSpec {
-            channels: 1,
-            sample_rate: 48_000,
-            bits_per_sample: 16,
-            sample_format: hound::SampleFormat::Int,
-        },
-    )
-    .unwrap();
-    for n in 0..144_000 {
-        writer
-            .write_sample(((f64::from(n) * 440.0 * std::f64::consts::TAU / 48_000.0).sin() * 9_000.0) as i16)
-            .unwrap();
-    }
-    writer.finalize().unwrap();
-    let made = Command::new("opusenc").args(["--quiet", "--framesize", milliseconds]).arg(&wav).arg(path).status();
-    made.is_ok_and(|status| status.success())
+/// A tone of three seconds, as a WAV and as an Ogg/Opus file whose packets play so long; `false` where none can be made.
+fn opus_file(place: &Path, name: &str, milliseconds: &str) -> bool {
+    tone(&place.join(format!("{name}.wav")), 144_000, |_| 440.0);
+    let line = format!("opusenc --quiet --framesize {milliseconds} {name}.wav {name}.opus");
+    support::make(place, &["opusenc"], &line)
 }
 
 #[test]
 fn packets_of_every_duration_pass_through_in_time() {
+    let _peace = in_peace();
     let (place, a, b) = pair();
     for milliseconds in ["2.5", "10", "40", "60"] {
         let file = place.path().join(format!("{milliseconds}.opus"));
-        if !opus_file(&file, milliseconds) {
-            return support::skip("packets of other durations: opusenc is not installed");
+        if !opus_file(place.path(), milliseconds, milliseconds) {
+            return;
         }
         let id = format!("ms{milliseconds}");
-        let listener = b.ctl(&["-o", "json", "listen", &id, "--wait", "20s"]).spawn().unwrap();
+        let listener = b.ctl(&["-o", "json", "listen", &id, "--wait", "20s"]).start();
         let sent = a.run(&["publish-stream", &id, file.to_str().unwrap()]);
         assert!(sent.status.success(), "{}", said(&sent));
         let listened = listener.wait_with_output().unwrap();
@@ -119,8 +106,8 @@ fn packets_of_every_duration_pass_through_in_time() {
 fn a_source_that_fails_in_the_middle_ends_the_stream_and_says_why() {
     let (place, a, b) = pair();
     let whole = place.path().join("whole.opus");
-    if !opus_file(&whole, "20") {
-        return support::skip("a damaged file: opusenc is not installed");
+    if !opus_file(place.path(), "whole", "20") {
+        return;
     }
     let bytes = fs::read(&whole).unwrap();
     let half = place.path().join("half.opus");
@@ -129,7 +116,7 @@ fn a_source_that_fails_in_the_middle_ends_the_stream_and_says_why() {
     let wav = fs::read(whole.with_extension("wav")).unwrap();
     fs::write(&cut, &wav[..wav.len() / 2]).unwrap();
     for (id, file, words) in [("half", half, "it breaks off"), ("cut", cut, "it was cut off")] {
-        let listener = b.ctl(&["-o", "json", "listen", id, "--wait", "20s"]).spawn().unwrap();
+        let listener = b.ctl(&["-o", "json", "listen", id, "--wait", "20s"]).start();
         let sent = a.run(&["publish-stream", id, file.to_str().unwrap()]);
         assert_eq!(sent.status.code(), Some(1), "{id}: {}", said(&sent));
         assert!(said(&sent).contains(words) && said(&sent).contains(file.to_str().unwrap()), "{}", said(&sent));
@@ -142,7 +129,7 @@ fn a_source_that_fails_in_the_middle_ends_the_stream_and_says_why() {
 fn an_encoded_stream_comes_through_a_pipe() {
     let (place, a, b) = pair();
     let wav = place.path().join("tone.wav");
-    opus_file(&place.path().join("tone.opus"), "20");
+    opus_file(place.path(), "tone", "20");
     for kind in ["wav", "flac", "ogg", "mp3", "opus"] {
         let file = place.path().join(format!("tone.{kind}"));
         if !file.exists() && !Command::new("sox").arg(&wav).arg(&file).status().is_ok_and(|made| made.success()) {
@@ -151,12 +138,12 @@ fn an_encoded_stream_comes_through_a_pipe() {
         }
         let heard = place.path().join(format!("heard-{kind}.wav"));
         let id = format!("pipe-{kind}");
-        let listener = b.ctl(&["-o", heard.to_str().unwrap(), "listen", &id, "--wait", "20s"]).spawn().unwrap();
-        let mut publisher = a.ctl(&["publish-stream", &id, "-"]).stdin(fs::File::open(&file).unwrap()).spawn().unwrap();
+        let listener = b.ctl(&["-o", heard.to_str().unwrap(), "listen", &id, "--wait", "20s"]).start();
+        let mut publisher = a.ctl(&["publish-stream", &id, "-"]).stdin(fs::File::open(&file).unwrap()).start();
         assert!(publisher.wait().unwrap().success(), "{kind}");
         let listened = listener.wait_with_output().unwrap();
         assert!(listened.status.success(), "{kind}: {}", said(&listened));
-        let samples: Vec<i16> = hound::WavReader::open(&heard).unwrap().samples::<i16>().map(Result::unwrap).collect();
+        let samples = samples(&heard);
         let middle = samples.get(24_000..96_000).unwrap_or_else(|| panic!("{kind}: {} samples", samples.len()));
         assert!((hertz(middle) - 440.0).abs() < 1.0, "{kind}: {}", hertz(middle));
     }
@@ -229,7 +216,7 @@ fn the_three_ways_to_miss_the_daemon_say_what_to_do() {
 }
 
 #[test]
-fn of_two_publishers_of_one_id_the_user_names_the_one_that_is_meant() {
+fn an_ambiguous_stream_id_needs_its_publisher() {
     let (_place, a, b) = pair();
     let publish = |daemon: &Daemon| ready(daemon.ctl(&["publish-stream", "town", "--tone", "440"]));
     let publishers = [publish(&a), publish(&b)];
@@ -256,23 +243,22 @@ fn of_two_publishers_of_one_id_the_user_names_the_one_that_is_meant() {
 #[test]
 fn messages_go_from_a_pipe_to_a_pipe() {
     let (_place, a, b) = pair();
-    let mut subscriber = b.ctl(&["sub", "chat", "-n", "2"]).spawn().unwrap();
+    let subscriber = b.ctl(&["sub", "chat", "-n", "2"]).start();
     until("a subscriber", || a.run(&["pub", "chat", "first"]).status.success().then_some(()));
-    let mut publisher = a.ctl(&["pub", "chat"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut publisher = a.ctl(&["pub", "chat"]).stdin(Stdio::piped()).start();
     publisher.stdin.take().unwrap().write_all(b"second\n").unwrap();
     assert!(publisher.wait().unwrap().success());
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut subscriber.stdout.take().unwrap(), &mut text).unwrap();
-    assert!(subscriber.wait().unwrap().success());
-    assert_eq!(text, "first\nsecond\n");
+    let heard = subscriber.wait_with_output().unwrap();
+    assert!(heard.status.success());
+    assert_eq!(String::from_utf8_lossy(&heard.stdout), "first\nsecond\n");
 }
 
 #[test]
 fn of_many_lines_json_tells_which_were_not_sent() {
     let (_place, a, b) = pair();
-    let mut subscriber = b.ctl(&["sub", "chat"]).spawn().unwrap();
+    let mut subscriber = b.ctl(&["sub", "chat"]).start();
     until("a subscriber", || a.run(&["pub", "chat", "first"]).status.success().then_some(()));
-    let mut publisher = a.ctl(&["-o", "jsonl", "pub", "chat"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut publisher = a.ctl(&["-o", "jsonl", "pub", "chat"]).stdin(Stdio::piped()).start();
     let mut lines = publisher.stdin.take().unwrap();
     // Longer than any message may be.
     lines.write_all(&[&[b'x'; 3_000_000], &b"\nsecond\n"[..]].concat()).unwrap();
@@ -290,8 +276,8 @@ fn of_many_lines_json_tells_which_were_not_sent() {
 #[test]
 fn peers_are_watched_and_shown() {
     let (_place, a, b) = pair();
-    let mut watch = b.ctl(&["peers", "watch"]).spawn().unwrap();
-    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut watch = b.ctl(&["peers", "watch"]).start();
+    let mut lines = watch.printed();
     let present = lines.next().unwrap();
     assert!(present.starts_with("present") && present.contains(&id(&a)), "{present}");
     drop(a);

@@ -1,15 +1,6 @@
 //! A machine whose clock is wrong, and what it and the others say.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::Command,
-};
-
-use serde_json::Value;
-
-use crate::support::{Daemon, id, until};
+use crate::support::{Daemon, Start, id, json, library, until};
 
 /// Takes the place of the C library's function in the daemon.
 const SKEW: &str = r#"
@@ -26,22 +17,10 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 }
 "#;
 
-fn library(place: &Path) -> PathBuf {
-    let (source, library) = (place.join("skew.c"), place.join("skew.so"));
-    fs::write(&source, SKEW).unwrap();
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
-    assert!(built.success());
-    library
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap()
-}
-
 #[test]
 fn a_wrong_clock_is_told_on_both_sides_with_the_difference() {
     let place = tempfile::tempdir().unwrap();
-    let library = library(place.path());
+    let library = library(place.path(), "skew", SKEW);
     let a = Daemon::start(place.path(), "a", &[]);
     let b = Daemon::start(place.path(), "b", &["--bootstrap", &a.address]);
     let skewed = |name: &str, skew: &str| {
@@ -58,11 +37,8 @@ fn a_wrong_clock_is_told_on_both_sides_with_the_difference() {
         });
         let state = json(&wrong.good(&["rpc", "p2pd.v1.NodeService/GetState"]));
         assert!((state["clock_ahead_ms"].as_i64().unwrap() - ms).abs() < 10_000, "{state}");
-        let mut events = wrong.ctl(&["events", "--from-oldest"]).spawn().unwrap();
-        let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().contains("clock-wrong")));
-        events.kill().unwrap();
-        events.wait().unwrap();
+        let mut events = wrong.ctl(&["events", "--from-oldest"]).start();
+        events.printed().with("clock-wrong");
         let who = id(wrong);
         let peer = until("its clock as another sees it", || {
             let peers = json(&a.good(&["-o", "json", "peers"]));

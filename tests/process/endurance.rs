@@ -10,7 +10,7 @@ use std::{
 
 use nix::unistd::Uid;
 
-use crate::support::{Daemon, p2pd, said, signal, skip, terminate, until};
+use crate::support::{Daemon, P2PCTL, Start, p2pd, said, signal, skip, terminate, until};
 
 /// A daemon whose log goes there.
 fn logging_to(place: &Path, log: Stdio) -> Daemon {
@@ -53,7 +53,7 @@ fn sighup_is_noted_and_a_terminal_that_closes_ends_it_in_order() {
     // A terminal of its own, which closes when `script` is killed; it leaves its directory as an orderly end does.
     let socket = place.path().join("b.sock");
     let run = format!("{} run --dev --socket {}", p2pd().display(), socket.display());
-    for (line, lives_on) in [(run.clone(), false), (format!("nohup {run}"), true)] {
+    for (line, lives_on) in [(run.clone(), false), (format!("echo $$ >pid; exec nohup {run}"), true)] {
         let mut terminal = Command::new("script");
         terminal
             .args(["-q", "-c", &line, "/dev/null"])
@@ -61,16 +61,16 @@ fn sighup_is_noted_and_a_terminal_that_closes_ends_it_in_order() {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let mut terminal = terminal.spawn().unwrap();
+        let mut terminal = terminal.start();
         until("the socket", || socket.exists().then_some(()));
         terminal.kill().unwrap();
         terminal.wait().unwrap();
-        let ctl = || Command::new(crate::support::P2PCTL).arg("-s").arg(&socket).arg("status").output().unwrap();
+        let ctl = || Command::new(P2PCTL).arg("-s").arg(&socket).arg("status").output().unwrap();
         if lives_on {
-            for _ in 0..20 {
-                assert!(ctl().status.success(), "nohup: {}", said(&ctl()));
-            }
-            assert!(Command::new("pkill").args(["-f", &run]).status().unwrap().success());
+            let failed = (0..20).map(|_| ctl()).find(|output| !output.status.success());
+            let pid = fs::read_to_string(place.path().join("pid")).unwrap();
+            let ended = Command::new("kill").arg(pid.trim()).status().unwrap().success();
+            assert!(ended && failed.is_none(), "nohup: {:?}", failed.as_ref().map(said));
         }
         until("its end in order", || (!socket.exists()).then_some(()));
     }

@@ -1,75 +1,12 @@
 //! What `packaging/examples` shows, run as its readers would. Python comes from where `./x test` installs it.
 
-use crate::support::{self, Daemon, P2PCTL, id, pair, part, source, terminate, until};
+use crate::support::{self, Daemon, P2PCTL, Program, id, pair, part, source, terminate, until};
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::Write,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, Receiver, Sender},
-    thread,
-    time::{Duration, Instant},
+    process::{Command, Stdio},
 };
-
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// An example that runs. What is left of it ends with the test.
-struct Example {
-    child: Child,
-    lines: Receiver<String>,
-    /// What it has said, on both outputs.
-    said: Vec<String>,
-}
-
-impl Example {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (sender, lines) = mpsc::channel();
-        pass_on(child.stdout.take().unwrap(), sender.clone());
-        pass_on(child.stderr.take().unwrap(), sender);
-        Example { child, lines, said: Vec::new() }
-    }
-
-    /// Waits until it says a line with these words.
-    fn says(&mut self, words: &str) {
-        let found = self.next_lines(|line| line.contains(words));
-        assert!(found, "no `{words}` in {:#?}", self.said);
-    }
-
-    /// Waits until it ends well; all that it said.
-    fn ends(mut self) -> String {
-        self.next_lines(|_| false);
-        let ended = until("its end", || self.child.try_wait().unwrap());
-        assert!(ended.success(), "{ended}: {:#?}", self.said);
-        self.said.join("\n")
-    }
-
-    /// Takes lines up to one that fits; whether there was one before the end.
-    fn next_lines(&mut self, fits: impl Fn(&str) -> bool) -> bool {
-        let began = Instant::now();
-        loop {
-            match self.lines.recv_timeout(DEADLINE.saturating_sub(began.elapsed())) {
-                Ok(line) => self.said.push(line),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return false,
-                Err(mpsc::RecvTimeoutError::Timeout) => panic!("after {DEADLINE:?} there is only {:#?}", self.said),
-            }
-            if self.said.last().is_some_and(|line| fits(line)) {
-                return true;
-            }
-        }
-    }
-}
-
-impl Drop for Example {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn pass_on(pipe: impl Read + Send + 'static, sender: Sender<String>) {
-    thread::spawn(move || BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-}
 
 /// The examples in Python, with an interpreter that has what they need.
 struct Python(PathBuf);
@@ -86,10 +23,10 @@ impl Python {
         command
     }
 
-    fn start(&self, daemon: &Daemon, file: &str, args: &[&str]) -> Example {
+    fn start(&self, daemon: &Daemon, file: &str, args: &[&str]) -> Program {
         let mut command = self.command(file);
         command.arg("--socket").arg(&daemon.socket).args(args);
-        Example::start(command)
+        Program::speaking(command)
     }
 
     /// Runs one that ends by itself; what it says.
@@ -150,7 +87,7 @@ fn the_example_in_python_hears_and_is_heard() {
     let program = |daemon: &Daemon, args: &[&str]| {
         let mut command = python.command("p2pd_example.py");
         command.arg(&daemon.socket).args(args);
-        Example::start(command)
+        Program::speaking(command)
     };
     let hears = program(&b, &["--topic", "chat", "--hear", "1"]);
     let said = program(&a, &["--topic", "chat", "--say", "good day"]).ends();
@@ -258,7 +195,7 @@ fn python_calls_serves_and_streams() {
         let mut command = python.command("protocol.py");
         command.arg("--socket").arg(&b.socket).args(["send", &there, "/count/1"]);
         command.stdin(fs::File::open(&file).unwrap());
-        assert_eq!(Example::start(command).ends(), "3000000 bytes");
+        assert_eq!(Program::speaking(command).ends(), "3000000 bytes");
         accepts.says(&format!("3000000 bytes from {}", id(&b)));
     }
 }
@@ -298,15 +235,15 @@ fn the_example_in_shell_chats() {
     let chat = |daemon: &Daemon| {
         let mut command = script("chat.sh").unwrap();
         command.arg("tea").env("P2PD_SOCKET", &daemon.socket).stdin(Stdio::piped());
-        let mut chat = Example::start(command);
+        let mut chat = Program::speaking(command);
         chat.says("on tea");
         chat
     };
     let (mut one, mut two) = (chat(&a), chat(&b));
     until("the other", || a.good(&["topics", "peers", "tea"]).contains("12D3").then_some(()));
-    writeln!(one.child.stdin.take().unwrap(), "good day").unwrap();
+    writeln!(one.stdin.take().unwrap(), "good day").unwrap();
     two.says(&format!("{}: good day", &id(&a)[44..]));
-    drop(two.child.stdin.take());
+    drop(two.stdin.take());
     one.ends();
     two.ends();
 }
@@ -327,7 +264,7 @@ fn the_tours_in_shell_see_each_service() {
     for (file, args, words) in tours {
         let Some(mut tour) = script(file) else { return };
         tour.args(args.iter().filter(|arg| !arg.is_empty())).stdin(Stdio::null());
-        let said = Example::start(tour).ends();
+        let said = Program::speaking(tour).ends();
         assert!(said.contains(words), "{file}: {said}");
     }
 }

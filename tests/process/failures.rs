@@ -1,8 +1,8 @@
 //! What dies, and what goes on all the same.
 
 use std::{
-    io::{BufRead, BufReader, Write},
-    process::{Child, ChildStderr, Command, Stdio},
+    io::Write,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,13 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Daemon, id, interrupt, p2pd, pair, said, signal, terminate, until};
+use crate::support::{Daemon, Start, id, in_peace, interrupt, p2pd, pair, said, signal, terminate, until};
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
-
-/// The lines that a process writes to its standard error.
-fn lines(child: &mut Child) -> std::io::Lines<BufReader<ChildStderr>> {
-    BufReader::new(child.stderr.take().unwrap()).lines()
-}
 
 #[test]
 fn a_publisher_killed_and_started_again_is_heard_by_the_same_listener() {
@@ -28,22 +23,21 @@ fn a_publisher_killed_and_started_again_is_heard_by_the_same_listener() {
         || Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap(), "--bootstrap", &hub.address]);
     let mut a = publisher();
     let b = Daemon::start(place.path(), "b", &["--bootstrap", &hub.address]);
-    let mut first = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut first = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
-    let mut listener = b.ctl(&["listen", "tone", "--stats"]).stdout(Stdio::null()).spawn().unwrap();
-    let mut said = lines(&mut listener);
-    assert!(said.any(|line| line.unwrap().contains("groups 1")), "it plays");
+    let mut listener = b.ctl(&["listen", "tone", "--stats"]).stdout(Stdio::null()).start();
+    listener.says("groups 1");
     a.kill_9();
     first.wait().unwrap();
     let a = publisher();
-    let mut second = a.ctl(&["publish-stream", "tone", "--tone", "660"]).spawn().unwrap();
+    let mut second = a.ctl(&["publish-stream", "tone", "--tone", "660"]).start();
     let back = Instant::now();
-    assert!(said.any(|line| line.unwrap().contains("the publisher has begun anew")));
+    listener.says("the publisher has begun anew");
     println!("heard again {:?} after its start", back.elapsed());
     assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
     interrupt(&second);
     second.wait().unwrap();
-    assert!(said.any(|line| line.unwrap().contains("the publisher has ended the stream")));
+    listener.says("the publisher has ended the stream");
     assert!(listener.wait().unwrap().success());
 }
 
@@ -51,17 +45,13 @@ fn a_publisher_killed_and_started_again_is_heard_by_the_same_listener() {
 fn a_listener_that_stays_hears_the_next_show_in_the_same_file() {
     let (place, a, b) = pair();
     let file = place.path().join("both.opus");
-    let mut listener =
-        b.ctl(&["-o", file.to_str().unwrap(), "listen", "tone", "--stay", "--wait", "20s"]).spawn().unwrap();
-    let mut told = lines(&mut listener);
+    let mut listener = b.ctl(&["-o", file.to_str().unwrap(), "listen", "tone", "--stay", "--wait", "20s"]).start();
     for _ in 0..2 {
         assert!(a.run(&["publish-stream", "tone", "--tone", "440", "--duration", "3s"]).status.success());
-        assert!(told.any(|line| line.unwrap().contains("waiting for it to come back")));
+        listener.says("waiting for it to come back");
     }
     interrupt(&listener);
-    let rest: Vec<String> = told.map(Result::unwrap).collect();
-    assert!(listener.wait().unwrap().success());
-    let summary = rest.join("\n");
+    let summary = listener.ends();
     assert!(summary.contains("written to"), "{summary}");
     let seconds: f64 = summary.split("received ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!(seconds > 4.5, "{summary}");
@@ -70,35 +60,34 @@ fn a_listener_that_stays_hears_the_next_show_in_the_same_file() {
 #[test]
 fn a_publisher_killed_for_good_goes_stale_and_its_listeners_are_told() {
     let (_place, mut a, b) = pair();
-    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
-    let mut listener = b.ctl(&["listen", "tone", "--stats"]).stdout(Stdio::null()).spawn().unwrap();
-    let mut told = lines(&mut listener);
-    assert!(told.any(|line| line.unwrap().contains("groups 1")), "it plays");
+    let mut listener = b.ctl(&["listen", "tone", "--stats"]).stdout(Stdio::null()).start();
+    listener.says("groups 1");
     a.kill_9();
     publisher.wait().unwrap();
     // Two minutes, as the protocol has it.
-    assert!(told.any(|line| line.unwrap().contains("the publisher is gone")));
+    let gone = listener.told().until(Duration::from_secs(180), |line| line.contains("the publisher is gone"));
+    assert!(gone.is_some());
     assert!(listener.wait().unwrap().success());
     assert!(!b.good(&["streams"]).contains("tone"));
 }
 
 #[test]
 fn another_listener_that_dies_is_not_heard() {
+    let _peace = in_peace();
     let (place, a, mut other) = pair();
     let b = Daemon::start(place.path(), "c", &["--bootstrap", &other.address]);
-    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
     other.good(&["wait", "stream=tone", "--timeout", "20s"]);
-    let mut beside = other.ctl(&["listen", "tone"]).stdout(Stdio::null()).spawn().unwrap();
+    let mut beside = other.ctl(&["listen", "tone"]).stdout(Stdio::null()).start();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
-    let mut listener = b.ctl(&["listen", "tone", "--stats", "--duration", "8s"]).stdout(Stdio::null()).spawn().unwrap();
-    let mut told = lines(&mut listener);
-    let _ = told.by_ref().find(|line| line.as_ref().unwrap().starts_with("1."));
+    let mut listener = b.ctl(&["listen", "tone", "--stats", "--duration", "8s"]).stdout(Stdio::null()).start();
+    assert!(listener.told().any(|line| line.starts_with("1.")), "a second is there");
     other.kill_9();
     beside.wait().unwrap();
-    let summary: Vec<String> = told.map(Result::unwrap).collect();
-    assert!(summary.join("\n").contains(" 0 concealed, 0 late, 0 skipped"), "{summary:?}");
-    listener.wait().unwrap();
+    let summary = listener.ends();
+    assert!(summary.contains(" 0 concealed, 0 late, 0 skipped"), "{summary}");
     interrupt(&publisher);
     publisher.wait().unwrap();
 }
@@ -108,7 +97,7 @@ fn kill_9_ten_times_loses_neither_identity_nor_settings_nor_peers() {
     let place = tempfile::tempdir().unwrap();
     let data = place.path().join("data");
     let other = Daemon::start(place.path(), "other", &[]);
-    let publisher = other.ctl(&["publish-stream", "there", "--tone", "440"]).spawn().unwrap();
+    let publisher = other.ctl(&["publish-stream", "there", "--tone", "440"]).start();
     let mut ids = Vec::new();
     for round in 0..10 {
         // From the second round on the peer is known from the book alone.
@@ -130,10 +119,10 @@ fn kill_9_ten_times_loses_neither_identity_nor_settings_nor_peers() {
             let list: serde_json::Value = serde_json::from_str(&a.good(&["-o", "json", "streams"])).unwrap();
             (list["streams"][0]["confirmed"] == true).then_some(())
         });
-        // Who restarts faster than a listener repairs its connections is found after QUIC's idle timeout only.
-        until("a short life", || (began.elapsed() > Duration::from_millis(1_500)).then_some(()));
+        // A daemon that restarts at once is found only after QUIC's idle timeout, so each life lasts 1.5 s.
+        thread::sleep(Duration::from_millis(1_500).saturating_sub(began.elapsed()));
         if round == 9 {
-            let publishing = a.ctl(&["publish-stream", "mine", "--tone", "440"]).spawn().unwrap();
+            let publishing = a.ctl(&["publish-stream", "mine", "--tone", "440"]).start();
             a.good(&["wait", "stream=mine", "--timeout", "10s"]);
             a.kill_9();
             let told = publishing.wait_with_output().unwrap();
@@ -151,11 +140,11 @@ fn kill_9_ten_times_loses_neither_identity_nor_settings_nor_peers() {
 #[test]
 fn a_reader_that_stops_does_not_keep_the_listener_from_ending() {
     let (_place, a, b) = pair();
-    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
-    let mut listener = b.ctl(&["listen", "tone", "--stats"]).spawn().unwrap();
+    let mut listener = b.ctl(&["listen", "tone", "--stats"]).start();
     // Its standard output is a pipe that nobody reads: 64 KiB are less than a second.
-    assert!(lines(&mut listener).any(|line| line.unwrap().contains("groups 3")));
+    listener.says("groups 3");
     interrupt(&listener);
     let ended = until("its end", || listener.try_wait().unwrap());
     assert!(ended.success());
@@ -166,11 +155,10 @@ fn a_reader_that_stops_does_not_keep_the_listener_from_ending() {
 #[test]
 fn a_reader_that_stops_does_not_keep_the_listener_after_the_end_of_the_stream() {
     let (_place, a, b) = pair();
-    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
-    let mut listener = b.ctl(&["listen", "tone", "--stats"]).spawn().unwrap();
-    let mut told = lines(&mut listener);
-    assert!(told.any(|line| line.unwrap().contains("groups 3")), "more than its pipe holds");
+    let mut listener = b.ctl(&["listen", "tone", "--stats"]).start();
+    listener.says("groups 3");
     terminate(&publisher);
     publisher.wait().unwrap();
     until("the entry's end", || (!b.good(&["streams"]).contains("tone")).then_some(()));
@@ -182,8 +170,9 @@ fn a_reader_that_stops_does_not_keep_the_listener_after_the_end_of_the_stream() 
 
 #[test]
 fn a_late_joiner_hears_at_once() {
+    let _peace = in_peace();
     let (_place, a, b) = pair();
-    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
     let heard = b.run(&["-o", "json", "listen", "tone", "--duration", "1s"]);
     let text = String::from_utf8_lossy(&heard.stdout).into_owned();
@@ -197,13 +186,12 @@ fn a_late_joiner_hears_at_once() {
 #[test]
 fn a_listener_says_that_nothing_comes() {
     let (_place, a, b) = pair();
-    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
     let listen = ["listen", "tone", "--wait", "20s", "--stats"];
-    let mut listener = b.ctl(&listen).stdout(Stdio::null()).spawn().unwrap();
-    let mut said = lines(&mut listener);
-    assert!(said.any(|line| line.unwrap().contains("groups 1")), "it plays");
+    let mut listener = b.ctl(&listen).stdout(Stdio::null()).start();
+    listener.says("groups 1");
     signal(&a.child, "-STOP");
-    assert!(said.any(|line| line.unwrap().contains("nothing has come for 5 s; still listening")));
+    listener.says("nothing has come for 5 s; still listening");
     signal(&a.child, "-CONT");
     interrupt(&listener);
     listener.wait().unwrap();
@@ -220,8 +208,7 @@ fn a_daemon_whose_port_is_taken_says_which_and_ends() {
     assert_eq!(taken.len(), 3, "TCP, QUIC and WebSocket: {status}");
     for address in taken {
         let address = address.split("/p2p/").next().unwrap();
-        let second = Command::new("timeout").arg("20").arg(p2pd()).args(["run", "--dev", "--listen", address]).output();
-        let second = second.unwrap();
+        let second = Command::new("timeout").arg("20").arg(p2pd()).args(["run", "--dev", "--listen", address]).finish();
         assert_eq!(second.status.code(), Some(1), "{address}: {}", said(&second));
         let words = format!("p2pd: cannot listen on {address}: another program has that port");
         assert!(said(&second).contains(&words) && said(&second).contains("`--listen "), "{}", said(&second));
@@ -238,7 +225,7 @@ fn kill_9_costs_a_durable_reader_nothing_that_it_is_not_told_of() {
     // It says of each line what became of it.
     let mut publisher = other.ctl(&["pub", "news"]);
     let publisher = publisher.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut publisher = publisher.spawn().unwrap();
+    let mut publisher = publisher.start();
     let mut lines = publisher.stdin.take().unwrap();
     let going = Arc::new(AtomicBool::new(true));
     let goes_on = going.clone();
@@ -253,10 +240,9 @@ fn kill_9_costs_a_durable_reader_nothing_that_it_is_not_told_of() {
     let (mut last, mut told, mut heard) = (None, false, 0);
     for round in 0..ROUNDS {
         let mut a = start();
-        let mut reader = a.ctl(&["-o", "jsonl", "sub", "news", "--resume", cursor.to_str().unwrap()]).spawn().unwrap();
-        let lines = BufReader::new(reader.stdout.take().unwrap()).lines();
+        let mut reader = a.ctl(&["-o", "jsonl", "sub", "news", "--resume", cursor.to_str().unwrap()]).start();
         let mut here = 0;
-        for line in lines.map_while(Result::ok) {
+        for line in reader.printed() {
             let event: serde_json::Value = serde_json::from_str(&line).unwrap();
             told |= event.get("gap").is_some();
             let Some(data) = event["message"]["data"].as_str() else { continue };
@@ -277,12 +263,12 @@ fn kill_9_costs_a_durable_reader_nothing_that_it_is_not_told_of() {
 }
 
 #[test]
-fn whoever_waits_for_an_answer_is_told_that_the_daemon_has_died() {
+fn a_waiting_call_reports_a_dead_daemon() {
     let place = tempfile::tempdir().unwrap();
     let waits: [&[&str]; 2] = [&["pub", "nobody", "hello", "--wait", "30s"], &["listen", "nothing", "--wait", "30s"]];
     for wait in waits {
         let mut a = Daemon::start(place.path(), "a", &[]);
-        let waiting = a.ctl(wait).spawn().unwrap();
+        let waiting = a.ctl(wait).start();
         until("its connection", || (connections(&a) == 1).then_some(()));
         a.kill_9();
         let done = waiting.wait_with_output().unwrap();
@@ -311,7 +297,7 @@ fn no_event_is_numbered_as_one_before_a_crash() {
     let data = place.path().join("data");
     let start = || Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
     let event = |daemon: &Daemon, from: &[&str]| -> serde_json::Value {
-        let mut telling = daemon.ctl(&[&["-o", "jsonl", "events"], from].concat()).spawn().unwrap();
+        let mut telling = daemon.ctl(&[&["-o", "jsonl", "events"], from].concat()).start();
         until("the event", || telling.try_wait().unwrap());
         let told = String::from_utf8(telling.wait_with_output().unwrap().stdout).unwrap();
         serde_json::from_str(told.lines().last().unwrap()).unwrap()

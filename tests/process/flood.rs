@@ -6,8 +6,8 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    process::Stdio,
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use p2pd_api::v1::{
     publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
 
-use crate::support::{self, Daemon, id, pair, signal, until};
+use crate::support::{self, Daemon, Program, Start, alone, id, pair, signal, until};
 use tokio::{runtime::Runtime, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -33,6 +33,7 @@ fn resident_kib(pid: u32) -> u64 {
 
 #[test]
 fn two_hundred_websocket_frames_of_256_mib_reserve_nothing() {
+    let _alone = alone();
     let place = tempfile::tempdir().unwrap();
     let a = Daemon::start(place.path(), "a", &[]);
     let info = a.good(&["status"]);
@@ -63,6 +64,7 @@ fn two_hundred_websocket_frames_of_256_mib_reserve_nothing() {
 #[test]
 fn a_listener_who_stops_reading_costs_the_daemon_no_memory_and_the_others_no_sound() {
     const GROUPS: u64 = 2_400;
+    let _alone = alone();
     let place = tempfile::tempdir().unwrap();
     let a = Daemon::start(place.path(), "a", &[]);
     let before = resident_kib(a.child.id());
@@ -109,13 +111,6 @@ fn a_listener_who_stops_reading_costs_the_daemon_no_memory_and_the_others_no_sou
 }
 
 const LINES: u64 = 20_000;
-/// One flood after another: each wants the whole machine.
-static ONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A file of so many lines, each of a number and so many more bytes.
 fn lines(place: &Path, count: u64, more: usize) -> PathBuf {
     let path = place.join("lines");
@@ -126,15 +121,15 @@ fn lines(place: &Path, count: u64, more: usize) -> PathBuf {
 
 /// `p2pctl sub` on a topic.
 struct Reader {
-    child: Child,
+    _program: Program,
     heard: mpsc::Receiver<u64>,
     count: u64,
 }
 
 impl Reader {
     fn start(daemon: &Daemon, topic: &str) -> Self {
-        let mut child = daemon.ctl(&["-o", "jsonl", "sub", topic, "--block"]).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut program = daemon.ctl(&["-o", "jsonl", "sub", topic, "--block"]).start();
+        let lines = BufReader::new(program.stdout.take().unwrap()).lines();
         let (hear, heard) = mpsc::channel();
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
@@ -145,20 +140,13 @@ impl Reader {
                 let _ = hear.send(more.unwrap_or(u64::from(event["message"].is_object())));
             }
         });
-        Reader { child, heard, count: 0 }
+        Reader { _program: program, heard, count: 0 }
     }
 
     /// How many messages there are so far.
     fn count(&mut self) -> u64 {
         self.count += self.heard.try_iter().sum::<u64>();
         self.count
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -210,7 +198,7 @@ fn as_many_lines_as_fit_a_pipe_go_through_at_once() {
 }
 
 #[test]
-fn of_several_followers_each_gets_every_line() {
+fn every_follower_gets_every_line() {
     let _alone = alone();
     let place = tempfile::tempdir().unwrap();
     let (a, mut followers) = followed(place.path(), "news", 3);
@@ -278,7 +266,7 @@ fn what_a_frozen_follower_does_not_take_is_refused_until_it_goes_on() {
     let file = place.path().join("lines");
     fs::write(&file, format!("{}\n", "x".repeat(50_000)).repeat(50)).unwrap();
     let publish = || a.ctl(&["pub", "news"]).stdin(File::open(&file).unwrap()).output().unwrap();
-    let mut reader = b.ctl(&["sub", "news", "--block"]).stdout(Stdio::null()).spawn().unwrap();
+    let _reader = b.ctl(&["sub", "news", "--block"]).stdout(Stdio::null()).start();
     a.good(&["pub", "news", "the first", "--wait", "20s"]);
     signal(&b.child, "-STOP");
     // Once the connection and the queues before it are full.
@@ -287,6 +275,4 @@ fn what_a_frozen_follower_does_not_take_is_refused_until_it_goes_on() {
     assert_eq!(refused.status.code(), Some(7));
     assert!(support::said(&refused).contains("NETWORK_BUSY"), "{}", support::said(&refused));
     until("that it goes on", || publish().status.success().then_some(()));
-    reader.kill().unwrap();
-    reader.wait().unwrap();
 }

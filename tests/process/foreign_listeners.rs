@@ -1,31 +1,19 @@
 //! Listeners that others wrote: what they hear of a daemon's streams and topics, and how both sides judge each other.
 
-use std::{process::Child, time::Duration};
-
-use serde_json::Value;
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use crate::{
     interop::Peer,
-    support::{Daemon, until},
+    support::{Daemon, Start, alone, json, until},
 };
 
 const CROWD: usize = 30;
 
-struct Ends(Child);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn daemon(place: &std::path::Path) -> Daemon {
     Daemon::start(place, "a", &["--listen", "/ip4/127.0.0.1/tcp/0"])
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap()
 }
 
 /// Every peer of a crowd goes on hearing a topic, and thinks no worse of us than we of it, which is not bad.
@@ -52,9 +40,10 @@ fn all_hear(a: &Daemon, topic: &str) {
 
 #[test]
 fn thirty_of_js_follow_one_native_stream() {
+    let _alone = alone();
     let place = tempfile::tempdir().unwrap();
     let a = daemon(place.path());
-    let _publisher = Ends(a.ctl(&["publish-stream", "town", "--tone", "440"]).spawn().unwrap());
+    let _publisher = a.ctl(&["publish-stream", "town", "--tone", "440"]).start();
     let topic = until("the stream", || {
         let stream = json(&a.good(&["-o", "json", "streams"]))["streams"].get(0)?.clone();
         Some(json(stream["metadata_json"].as_str()?)["topic"].as_str()?.to_owned())
@@ -64,13 +53,13 @@ fn thirty_of_js_follow_one_native_stream() {
 
 #[test]
 fn thirty_of_js_follow_a_topic_of_programs() {
+    let _alone = alone();
     let place = tempfile::tempdir().unwrap();
     let a = daemon(place.path());
     let lines = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done";
-    let mut lines =
-        std::process::Command::new("sh").args(["-c", lines]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = Command::new("sh").args(["-c", lines]).stdout(Stdio::piped()).start();
     let mut publish = a.ctl(&["pub", "town", "--wait", "1m"]);
-    publish.stdin(lines.stdout.take().unwrap()).stdout(std::process::Stdio::null());
-    let (_lines, _publisher) = (Ends(lines), Ends(publish.spawn().unwrap()));
+    publish.stdin(lines.stdout.take().unwrap()).stdout(Stdio::null());
+    let _publisher = publish.start();
     all_hear(&a, "town");
 }

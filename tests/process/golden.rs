@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::support::{Daemon, P2PCTL, interrupt};
+use crate::support::{Daemon, P2PCTL, Start, interrupt, p2pd};
 use prost::Message;
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet, field_descriptor_proto::Label};
 use serde_json::Value;
@@ -79,15 +79,14 @@ fn the_contract() {
 
 #[test]
 fn the_command_lines() {
-    let p2pd = Path::new(P2PCTL).with_file_name("p2pd");
     let mut out = String::new();
     let mut help = |program: &Path, arguments: &[&str]| {
         let Output { stdout, .. } = Command::new(program).args(arguments).env("COLUMNS", "100").output().unwrap();
         let name = program.file_name().unwrap().to_string_lossy();
         writeln!(out, "$ {name} {}\n{}", arguments.join(" "), String::from_utf8(stdout).unwrap()).unwrap();
     };
-    help(&p2pd, &["--help"]);
-    help(&p2pd, &["run", "--help"]);
+    help(&p2pd(), &["--help"]);
+    help(&p2pd(), &["run", "--help"]);
     help(Path::new(P2PCTL), &["--help"]);
     let commands = "peers streams publish-stream listen pub sub topics validate dht open handle call serve forward expose \
         events wait rpc";
@@ -122,7 +121,7 @@ fn what_programs_read() {
     let place = tempfile::tempdir().unwrap();
     let a = Daemon::start(place.path(), "a", &[]);
     let show = ["publish-stream", "town", "--tone", "440", "--name", "Town radio", "--category", "news"];
-    let mut publisher = a.ctl(&show).spawn().unwrap();
+    let mut publisher = a.ctl(&show).start();
     a.good(&["wait", "stream=town", "--timeout", "20s"]);
     let mut out = String::new();
     for arguments in [&["status"][..], &["streams"], &["peers"], &["version"], &["rpc", "p2pd.v1.NodeService/GetInfo"]]

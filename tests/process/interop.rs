@@ -5,13 +5,13 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::support::{self, Daemon, id, part, ready, said, source, until};
+use crate::support::{self, Daemon, Program, Start, alone, id, in_time, part, ready, said, source, until};
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ const MIB: usize = 1024 * 1024;
 
 /// A foreign peer: commands to its standard input, events from its standard output.
 pub struct Peer {
-    child: Child,
+    _program: Program,
     stdin: ChildStdin,
     events: Receiver<Value>,
     /// What came while something else was waited for.
@@ -31,16 +31,21 @@ pub struct Peer {
 
 impl Peer {
     fn start(mut command: Command) -> Self {
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the peer");
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut program = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).start();
+        let lines = BufReader::new(program.stdout.take().unwrap()).lines();
         let (sender, events) = mpsc::channel();
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let _ = sender.send(serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}")));
             }
         });
-        let mut peer = Peer { stdin: child.stdin.take().unwrap(), child, events, seen: Vec::new(), ready: Value::Null };
+        let mut peer = Peer {
+            stdin: program.stdin.take().unwrap(),
+            _program: program,
+            events,
+            seen: Vec::new(),
+            ready: Value::Null,
+        };
         peer.ready = peer.event("ready", |_| true);
         peer
     }
@@ -106,13 +111,6 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn daemon() -> (tempfile::TempDir, Daemon) {
     let place = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(place.path(), "a", &["--listen", "/ip4/127.0.0.1/tcp/0"]);
@@ -131,13 +129,13 @@ const SIZES: [usize; 3] = [10, 1024, 60 * 1024 - 1];
 const TRANSPORTS: [&str; 2] = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"];
 
 /// A program that follows a topic; its messages, in base64.
-fn follow(daemon: &Daemon, topic: &str) -> (Child, impl FnMut() -> Option<String> + use<>) {
-    let mut reader = daemon.ctl(&["-o", "jsonl", "sub", topic]).spawn().unwrap();
-    let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
-    let first = lines.next().unwrap().unwrap();
+fn follow(daemon: &Daemon, topic: &str) -> (Program, impl FnMut() -> Option<String> + use<>) {
+    let mut reader = daemon.ctl(&["-o", "jsonl", "sub", topic]).start();
+    let mut lines = reader.printed();
+    let first = lines.next().unwrap();
     assert!(first.contains("subscribed"), "{first}");
     let next = move || {
-        let line: Value = serde_json::from_str(&lines.next()?.ok()?).unwrap();
+        let line: Value = serde_json::from_str(&lines.next()?).unwrap();
         Some(line["message"]["data"].as_str().expect("a message").to_owned())
     };
     (reader, next)
@@ -149,11 +147,6 @@ fn publish(daemon: &Daemon, topic: &str, data: &[u8]) {
     until("a follower", || {
         daemon.run(&["rpc", "p2pd.v1.PubSubService/Publish", &request]).status.success().then_some(())
     });
-}
-
-fn end(mut child: Child) {
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 #[test]
@@ -182,7 +175,7 @@ fn js_over_tcp_and_websocket_identifies_pings_and_gossips_both_ways() {
             assert!(heard["data"] == BASE64.encode(pattern(size + 1)), "{size} bytes to js over {transport}");
             next().expect("our own, too");
         }
-        end(reader);
+        drop(reader);
     }
 }
 
@@ -193,7 +186,7 @@ fn what_js_does_not_sign_is_taken_where_the_topic_allows_it() {
     let a = Daemon::start(place.path(), "a", &["--listen", "/ip4/127.0.0.1/tcp/0"]);
     let b = Daemon::start(place.path(), "b", &["--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", &a.address]);
     assert!(a.good(&["topics", "set", "open", "--unsigned"]).contains("signed or not"));
-    let mut durable = a.ctl(&["-o", "jsonl", "sub", "open", "--durable", "--count", "1"]).spawn().unwrap();
+    let mut durable = a.ctl(&["-o", "jsonl", "sub", "open", "--durable", "--count", "1"]).start();
     let (here, mut next) = follow(&a, "open");
     let (strict, mut next_of_strict) = follow(&b, "open");
     for daemon in [&a, &b] {
@@ -207,9 +200,7 @@ fn what_js_does_not_sign_is_taken_where_the_topic_allows_it() {
     let said = BASE64.encode("from nobody");
     js.js_command(json!({ "topic": "open", "data": said }), "publish", "published");
     assert_eq!(next().as_deref(), Some(said.as_str()));
-    let mut kept = String::new();
-    durable.stdout.take().unwrap().read_to_string(&mut kept).unwrap();
-    let kept: Value = serde_json::from_str(kept.lines().last().unwrap()).unwrap();
+    let kept: Value = serde_json::from_str(&durable.printed().last().unwrap()).unwrap();
     assert_eq!((&kept["message"]["data"], &kept["message"]["sender"]), (&said.as_str().into(), &"".into()), "{kept}");
     assert!(durable.wait().unwrap().success());
     // What is signed goes the same way, and comes behind it.
@@ -220,8 +211,8 @@ fn what_js_does_not_sign_is_taken_where_the_topic_allows_it() {
         let js = peers["peers"].as_array().unwrap().iter().find(|peer| peer["peer_id"] == js.ready["peerId"])?;
         (js["score"].as_f64()? < 0.0).then_some(())
     });
-    end(here);
-    end(strict);
+    drop(here);
+    drop(strict);
 }
 
 #[test]
@@ -242,7 +233,7 @@ fn js_and_we_find_each_other_s_streams() {
         let said: Value = serde_json::from_slice(&data).unwrap();
         event["topic"] == directory.as_str() && said["type"] == kind && said["streamId"] == "ours"
     };
-    let publisher = a.ctl(&["publish-stream", "ours", "--tone", "440", "--wire", "json"]).spawn().unwrap();
+    let publisher = a.ctl(&["publish-stream", "ours", "--tone", "440", "--wire", "json"]).start();
     js.event("message", |event| told(event, "announce"));
     support::interrupt(&publisher);
     publisher.wait_with_output().unwrap();
@@ -259,7 +250,7 @@ fn js_and_we_hear_each_other_s_json_audio() {
     js.js_command(json!({ "network": NETWORK, "stream": "theirs" }), "announce", "announced");
     a.good(&["wait", "stream=theirs", "--timeout", "20s"]);
     let file = place.path().join("theirs.raw");
-    let listener = a.ctl(&["listen", "theirs", "-o", file.to_str().unwrap()]).spawn().unwrap();
+    let listener = a.ctl(&["listen", "theirs", "-o", file.to_str().unwrap()]).start();
     let topic = format!("{NETWORK}/stream/theirs");
     js.event("joined", |e| e["topic"] == topic.as_str());
     const SLICE: usize = 4096;
@@ -298,6 +289,7 @@ fn js_and_we_hear_each_other_s_json_audio() {
 
 #[test]
 fn twenty_mebibytes_go_to_js_and_back_on_one_connection() {
+    let _alone = alone();
     for transport in TRANSPORTS {
         let Some(js) = Peer::js() else { return };
         there_and_back(js, transport);
@@ -315,17 +307,16 @@ fn there_and_back(mut js: Peer, transport: &str) {
     assert!(line.contains("/bulk/1"), "{line}");
     let sent = js.js_command(json!({ "peer": peer, "protocol": "/bulk/1", "mib": 20 }), "send", "sent");
     assert_eq!((sent["answer_bytes"].as_u64(), &sent["sha256"]), (Some(20 * MIB as u64), &sent["answer_sha256"]));
-    end(exposed);
+    drop(exposed);
 
     // Theirs: what is written to `open` comes back.
     let data = pattern(20 * MIB);
     let file = place.path().join("bulk");
     fs::write(&file, &data).unwrap();
-    let mut opened =
-        a.ctl(&["open", &theirs, "/p2pd-test/echo/1"]).stdin(fs::File::open(&file).unwrap()).spawn().unwrap();
-    let mut back = Vec::new();
-    opened.stdout.take().unwrap().read_to_end(&mut back).unwrap();
-    assert!(opened.wait().unwrap().success());
+    let opened = a.ctl(&["open", &theirs, "/p2pd-test/echo/1"]).stdin(fs::File::open(&file).unwrap()).start();
+    let opened = opened.wait_with_output().unwrap();
+    assert!(opened.status.success(), "{}", said(&opened));
+    let back = opened.stdout;
     assert!(back == data, "{} of {} bytes came back as they were", back.len(), data.len());
     js.js_command(json!({ "peer": peer }), "ping", "pong");
     assert!(!js.seen.iter().any(|e| e["event"] == "disconnected"), "the connection was lost");
@@ -359,7 +350,7 @@ fn the_go_p2pd_identifies_and_gossips_both_ways() {
         assert!(heard["data"] == BASE64.encode(pattern(size + 1)), "{size} bytes to Go");
         next().expect("our own, too");
     }
-    end(reader);
+    drop(reader);
 }
 
 #[test]
@@ -374,13 +365,13 @@ fn streams_go_to_the_go_p2pd_and_back() {
     go.tell("echo /echo/theirs");
     go.event("echoing", |_| true);
     let data = pattern(MIB);
-    let mut opened = a.ctl(&["open", &theirs, "/echo/theirs"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut opened = a.ctl(&["open", &theirs, "/echo/theirs"]).stdin(Stdio::piped()).start();
     let mut stdin = opened.stdin.take().unwrap();
     let sent = data.clone();
     let writing = thread::spawn(move || stdin.write_all(&sent).map(|()| stdin).unwrap());
     // The Go p2pd closes both ways when one ends, and loses what is under way: the end comes after all is back.
-    let mut back = vec![0; data.len()];
-    opened.stdout.take().unwrap().read_exact(&mut back).unwrap();
+    let (mut stdout, mut back) = (opened.stdout.take().unwrap(), vec![0; data.len()]);
+    let back = in_time("the answer", move || stdout.read_exact(&mut back).map(|()| back).unwrap());
     drop(writing.join().unwrap());
     assert!(opened.wait().unwrap().success());
     assert!(back == data, "{} of {} bytes came back as they were", back.len(), data.len());
@@ -393,7 +384,7 @@ fn streams_go_to_the_go_p2pd_and_back() {
     go.tell(&format!("send {} /echo/ours {MIB}", id(&a)));
     let sent = go.event("sent", |_| true);
     assert_eq!((&sent["bytes"], &sent["same"]), (&json!(MIB), &json!(true)));
-    end(exposed);
+    drop(exposed);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{self, Daemon, heard_in_peace, id, interrupt, p2pd, ready, said, until};
+use crate::support::{self, Daemon, Start, heard_in_peace, id, in_peace, interrupt, p2pd, ready, said, until};
 use nix::sched::{CloneFlags, setns};
 
 /// How much longer a transfer takes that stalls.
@@ -171,6 +171,7 @@ fn heard(daemon: &Daemon, stream: &str, seconds: &str) -> serde_json::Value {
 
 #[test]
 fn over_three_hops_of_100_ms_nothing_is_lost_and_sound_stays_close() {
+    let _peace = in_peace();
     let place = tempfile::tempdir().unwrap();
     let names = ["a", "b", "c", "d"];
     let Some(spaces) = names.iter().map(|name| Namespace::new(name)).collect::<Option<Vec<_>>>() else { return };
@@ -183,10 +184,10 @@ fn over_three_hops_of_100_ms_nothing_is_lost_and_sound_stays_close() {
     }
     // Those between follow too: gossip goes from follower to follower.
     for (stream, more, most) in [("usual", None, 300), ("quick", Some("--low-latency"), 200)] {
-        let publisher = daemons[0].ctl(&["publish-stream", stream, "--tone", "440"]).args(more).spawn().unwrap();
+        let publisher = daemons[0].ctl(&["publish-stream", stream, "--tone", "440"]).args(more).start();
         let between: Vec<_> = daemons[1..3]
             .iter()
-            .map(|daemon| daemon.ctl(&["-o", "json", "listen", stream, "--wait", "20s"]).spawn().unwrap())
+            .map(|daemon| daemon.ctl(&["-o", "json", "listen", stream, "--wait", "20s"]).start())
             .collect();
         daemons[3].good(&["wait", &format!("stream={stream}"), "--timeout", "20s"]);
         let numbers = heard(&daemons[3], stream, "10s");
@@ -246,7 +247,7 @@ fn one_address_gets_so_many_connections_and_others_theirs() {
     two.set("route del 10.9.9.1");
     first.good(&["peers", "disconnect", &id(&a)]);
     until("room", || connects(&third, &a).then_some(()));
-    // Whoever is allowed is not counted.
+    // An allowed address is exempt from the limit.
     a.good(&["peers", "allow", "10.9.9.2"]);
     assert!(connects(&first, &a));
     assert_eq!(a.good(&["-o", "jsonl", "peers"]).lines().count(), 3);
@@ -309,12 +310,13 @@ fn new_connections_of_one_address_come_at_a_bounded_rate() {
 
 #[test]
 fn after_a_cut_of_ten_seconds_it_is_live_again() {
+    let _peace = in_peace();
     let place = tempfile::tempdir().unwrap();
     let (Some(one), Some(two)) = (Namespace::new("one"), Namespace::new("two")) else { return };
     let a = one.daemon(place.path(), "a", &[]);
     let link = Link::new(&two, &one, &a, Duration::from_millis(10));
     let b = two.daemon(place.path(), "b", &["--bootstrap", &link.address]);
-    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
     let latency = |seconds| {
         let numbers = heard(&b, "tone", seconds);
@@ -322,11 +324,11 @@ fn after_a_cut_of_ten_seconds_it_is_live_again() {
         (numbers["latency_ms"].as_u64().unwrap(), numbers)
     };
     let (before, _) = latency("3s");
-    let listener = b.ctl(&["-o", "json", "listen", "tone", "--duration", "10s"]).spawn().unwrap();
+    let listener = b.ctl(&["-o", "json", "listen", "tone", "--duration", "10s"]).start();
     until("sound", || b.good(&["status"]).contains("1 local listener").then_some(()));
     link.cut(true);
-    let began = Instant::now();
-    until("ten seconds", || (began.elapsed() > Duration::from_secs(10)).then_some(()));
+    // Longer than anything buffers, and shorter than any connection takes to be given up.
+    thread::sleep(Duration::from_secs(10));
     link.cut(false);
     let restored = Instant::now();
     // It has its ten seconds of sound without what was missed.
@@ -342,11 +344,12 @@ fn after_a_cut_of_ten_seconds_it_is_live_again() {
     publisher.wait().unwrap();
 }
 
-/// Neither is the protocol negotiated first, nor the connection looked for.
+/// Opening a stream costs no extra round trip: the protocol is negotiated optimistically on the existing connection.
 #[test]
 fn a_stream_takes_one_round_trip_to_its_first_answer() {
     /// Far longer than a busy machine adds.
     const ONE_WAY: Duration = Duration::from_millis(500);
+    let _peace = in_peace();
     let place = tempfile::tempdir().unwrap();
     let (Some(one), Some(two)) = (Namespace::new("near"), Namespace::new("distant")) else { return };
     let a = one.daemon(place.path(), "a", &[]);
@@ -367,6 +370,7 @@ fn a_stream_takes_one_round_trip_to_its_first_answer() {
 /// Half a minute here; `X_STALLS_FOR=15m` for as long as the goal has it.
 #[test]
 fn where_links_stall_now_and_then_another_way_brings_every_group() {
+    let _peace = in_peace();
     let place = tempfile::tempdir().unwrap();
     let names = ["p", "q", "r", "s", "t"];
     let Some(spaces) = names.iter().map(|name| Namespace::new(name)).collect::<Option<Vec<_>>>() else { return };
@@ -380,10 +384,10 @@ fn where_links_stall_now_and_then_another_way_brings_every_group() {
         next.good(&["wait", &format!("peers={n}"), "--timeout", "20s"]);
         daemons.push(next);
     }
-    let mut publisher = daemons[0].ctl(&["publish-stream", "stalled", "--tone", "440"]).spawn().unwrap();
+    let mut publisher = daemons[0].ctl(&["publish-stream", "stalled", "--tone", "440"]).start();
     let duration = std::env::var("X_STALLS_FOR").unwrap_or_else(|_| "30s".into());
     let listen = ["-o", "json", "listen", "stalled", "--wait", "20s", "--duration", &duration];
-    let at = |daemon: &Daemon| daemon.ctl(&listen).spawn().unwrap();
+    let at = |daemon: &Daemon| daemon.ctl(&listen).start();
     for numbers in heard_in_peace(|| at(&daemons[0]), || daemons[1..].iter().map(at).collect()) {
         println!("stalls: {numbers}");
         assert_eq!(numbers["concealed_frames"], 0, "{numbers}");

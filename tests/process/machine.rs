@@ -11,7 +11,7 @@ use std::{
 
 use nix::unistd::Uid;
 
-use crate::support::{said, skip, within};
+use crate::support::{said, skip, source, within};
 
 const SERVICE: &str = "p2pd.service";
 
@@ -70,7 +70,7 @@ impl Machine {
     /// A line of shell, as root.
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.init, "--all", "--wd=/", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+        command.args(["--target", &self.init, "--all", "--wdns=/", "env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
         command.args(["LANG=C.UTF-8", "sh", "-c", line]).stdin(Stdio::null());
         command
     }
@@ -127,7 +127,8 @@ fn newer(package: &Path, place: &Path) -> PathBuf {
 
 /// Uses each service of the API, over a second daemon of this machine.
 fn tour(machine: &Machine) {
-    let address = format!("/ip4/127.0.0.1/tcp/4001/p2p/{}", machine.peer_id());
+    let here = machine.peer_id();
+    let address = format!("/ip4/127.0.0.1/tcp/4001/p2p/{here}");
     let mut other = machine
         .command(&format!("echo $$ >/tmp/dev.pid; exec p2pd run --dev --socket /tmp/dev.sock --bootstrap {address}"))
         .stderr(Stdio::null())
@@ -137,16 +138,16 @@ fn tour(machine: &Machine) {
     machine.until("test -S /tmp/dev.sock && p2pctl -s /tmp/dev.sock wait peers=1");
     let dev = machine.good("p2pctl -s /tmp/dev.sock status | sed -n 's/^peer id *//p'");
     for line in [
-        "p2pctl publish-stream tone --tone 440 --duration 5s & p2pctl -s /tmp/dev.sock listen tone --wait 20s --duration 2s -o /tmp/tone.wav; wait",
+        "p2pctl publish-stream tone --tone 440 --duration 5s & p=$!; p2pctl -s /tmp/dev.sock listen tone --wait 20s --duration 2s -o /tmp/tone.wav && wait $p",
         "p2pctl topics set news --keep 1h",
-        "p2pctl sub news -n 1 & p2pctl -s /tmp/dev.sock pub news hello --wait 20s; wait",
-        "p2pctl serve /upper/1 tr a-z A-Z & until p2pctl -s /tmp/dev.sock call $(p2pctl status | sed -n 's/^peer id *//p') /upper/1 abc; do sleep 0.1; done; kill $!",
-        "p2pctl dht provide thing || true",
+        "timeout 30 p2pctl sub news -n 1 & p=$!; p2pctl -s /tmp/dev.sock pub news hello --wait 20s && wait $p",
+        "p2pctl serve /upper/1 tr a-z A-Z & timeout 30 sh -c 'until p2pctl -s /tmp/dev.sock call HERE /upper/1 abc; do sleep 0.1; done' && kill $!",
+        "p2pctl dht provide thing && p2pctl -s /tmp/dev.sock dht providers thing | grep HERE",
         "p2pctl peers pin PEER --tag friend && p2pctl peers show PEER && p2pctl peers unpin PEER",
         "p2pctl peers deny 198.51.100.0/24 && p2pctl peers rules && p2pctl peers unrule 198.51.100.0/24",
         "p2pctl events --from-oldest -n 1 && p2pctl version && p2pctl -o json streams",
     ] {
-        machine.good(&line.replace("PEER", &dev));
+        machine.good(&line.replace("HERE", &here).replace("PEER", &dev));
     }
     machine.good("kill $(cat /tmp/dev.pid)");
     other.wait().unwrap();
@@ -203,6 +204,48 @@ fn an_operator_installs_runs_upgrades_and_removes_the_package() {
     assert_eq!(machine.peer_id(), id);
     machine.good("dpkg -P p2pd");
     machine.good("test ! -e /var/lib/p2pd -a ! -e /etc/p2pd -a ! -e /run/p2pd");
+}
+
+/// The command that the README has for this task.
+fn readme(task: &str) -> String {
+    let text = fs::read_to_string(source("README.md")).unwrap();
+    let row = text.lines().find_map(|line| line.strip_prefix(&format!("| {task} | "))).unwrap();
+    row.split('`').nth(1).unwrap().to_owned()
+}
+
+#[test]
+fn an_operator_finds_faults_and_restores_a_back_up() {
+    let Some(made) = made() else { return };
+    let machine = Machine::boot(&made, &made.join("p2pd.deb"));
+    machine.good("dpkg -i /p2pd.deb && systemctl start p2pd");
+    let id = machine.peer_id();
+
+    machine.good("systemctl kill -s KILL p2pd; systemctl stop p2pd");
+    let by_root = machine.run("p2pd run");
+    assert!(!by_root.status.success() && said(&by_root).contains("systemctl start p2pd"), "{}", said(&by_root));
+    let dead = machine.run("p2pctl status");
+    assert_eq!(dead.status.code(), Some(3), "{}", said(&dead));
+    assert!(said(&dead).contains("journalctl -u p2pd"), "{}", said(&dead));
+
+    let nobody = "/dns4/nowhere.example/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+    let drop_in = "/etc/systemd/system/p2pd.service.d/bootstrap.conf";
+    let setting = format!("printf '[Service]\\nEnvironment=P2PD_NETWORK_BOOTSTRAP={nobody}\\n' >{drop_in}");
+    machine.good(&format!("mkdir $(dirname {drop_in}) && {setting} && systemctl daemon-reload"));
+    machine.good("systemctl start p2pd");
+    let status = within(Duration::from_secs(60), "the fault", || {
+        Some(machine.good("p2pctl status")).filter(|status| status.contains("not reached"))
+    });
+    let fault = status.split_once(&format!("not reached  {nobody}: ")).map(|(_, rest)| rest.lines().next());
+    assert!(fault.is_some_and(|reason| reason.is_some_and(|words| !words.is_empty())), "{status}");
+    assert_eq!(machine.property("ActiveState"), "active");
+    machine.good(&format!("rm {drop_in} && systemctl daemon-reload"));
+
+    machine.good(&readme("back up"));
+    machine.good("p2pctl peers deny 198.51.100.0/24");
+    machine.good(&format!("systemctl stop p2pd && {} && systemctl start p2pd", readme("restore")));
+    assert_eq!(machine.peer_id(), id);
+    let rules = machine.good("p2pctl peers rules");
+    assert!(!rules.contains("198.51.100.0"), "{rules}");
 }
 
 #[test]

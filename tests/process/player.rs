@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::support::{Daemon, hertz, pair, said, skip};
+use crate::support::{Daemon, Start, hertz, pair, said, skip};
 
 /// A card for ALSA's programs that plays into a file.
 fn card(place: &Path) -> PathBuf {
@@ -31,7 +31,7 @@ fn a_program_of_the_machine_plays_in_place_of_a_card() {
     let (path, config) = (place.path().join("bin"), card(place.path()));
     fs::create_dir(&path).unwrap();
     let listen = |args: &[&str]| with(&b, &path, &config, args).output().unwrap();
-    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
+    let mut publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
 
     let nothing = listen(&["-o", "card", "listen", "tone", "--wait", "20s", "--duration", "1s"]);
     assert_eq!(nothing.status.code(), Some(1));

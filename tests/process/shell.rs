@@ -1,18 +1,15 @@
 //! What a shell and those who write for it expect: signals, pipes that close, colours, completion.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader, Read},
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{fs, io::Read, path::Path, process::Command, time::Duration};
 
-use crate::support::{self, Daemon, P2PCTL, p2pd, pair, ready, said, terminate, until, within};
+use crate::support::{
+    self, Daemon, P2PCTL, Program, Start, in_peace, in_time, json, on_a_terminal, p2pd, pair, ready, said, terminate,
+    until, within,
+};
 use p2pd_audio::ogg_opus::OpusFile;
 
 /// A tone that is published, and listed at both daemons.
-fn tone(a: &Daemon, b: &Daemon) -> Child {
+fn tone(a: &Daemon, b: &Daemon) -> Program {
     let (publisher, _) = ready(a.ctl(&["publish-stream", "tone", "--tone", "440"]));
     b.good(&["wait", "stream=tone", "--timeout", "20s"]);
     publisher
@@ -24,11 +21,10 @@ fn sigterm_leaves_listen_with_a_whole_file() {
     let mut publisher = tone(&a, &b);
     let (opus, wav) = (place.path().join("heard.opus"), place.path().join("heard.wav"));
     for file in [&opus, &wav] {
-        let mut listener = b.ctl(&["-o", file.to_str().unwrap(), "listen", "tone", "--stats"]).spawn().unwrap();
-        let mut told = BufReader::new(listener.stderr.take().unwrap()).lines().map(Result::unwrap);
-        assert!(told.any(|line| line.starts_with("2.")), "two seconds are there");
+        let mut listener = b.ctl(&["-o", file.to_str().unwrap(), "listen", "tone", "--stats"]).start();
+        assert!(listener.told().any(|line| line.starts_with("2.")), "two seconds are there");
         terminate(&listener);
-        let rest: Vec<String> = told.collect();
+        let rest = listener.told().rest();
         assert_eq!(listener.wait().unwrap().code(), Some(0), "what was asked for is done: {rest:?}");
         assert_eq!(rest.last().map(String::as_str), Some("stopped"), "{rest:?}");
         assert!(rest.contains(&format!("written to {}", file.display())), "{rest:?}");
@@ -51,20 +47,17 @@ fn sigterm_leaves_listen_with_a_whole_file() {
 #[test]
 fn sigterm_has_a_daemon_take_leave() {
     let (_place, mut a, b) = pair();
-    let publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).spawn().unwrap();
-    let mut watch = b.ctl(&["-o", "jsonl", "streams", "--watch"]).spawn().unwrap();
-    let mut changes = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let publisher = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
+    let mut watch = b.ctl(&["-o", "jsonl", "streams", "--watch"]).start();
+    let mut changes = watch.printed();
     assert!(changes.any(|line| line.contains("present") && line.contains("\"tone\"")));
     terminate(&a.child);
-    let gone = changes.find(|line| line.contains("gone")).expect("it is told before its end");
-    let gone: serde_json::Value = serde_json::from_str(&gone).unwrap();
+    let gone = json(&changes.with("gone"));
     assert_eq!((&gone["gone"]["stream_id"], &gone["gone"]["reason"]), (&"tone".into(), &"ended".into()), "{gone}");
     assert_eq!(until("its end", || a.child.try_wait().unwrap()).code(), Some(0));
     assert!(!a.socket.exists(), "nobody is led to a socket without a daemon");
     let told = publisher.wait_with_output().unwrap();
     assert_eq!(told.status.code(), Some(8), "{}", said(&told));
-    watch.kill().unwrap();
-    watch.wait().unwrap();
 }
 
 #[test]
@@ -79,10 +72,9 @@ fn a_reader_who_has_seen_enough_ends_the_writer_in_silence() {
         &["listen", "tone", "--stay"],
     ];
     for args in commands {
-        let mut writer = b.ctl(args).spawn().unwrap();
+        let mut writer = b.ctl(args).start();
         let mut pipe = writer.stdout.take().unwrap();
-        pipe.read_exact(&mut [0]).unwrap();
-        drop(pipe);
+        in_time("its first byte", move || pipe.read_exact(&mut [0]).unwrap());
         let code = until(&format!("the end of {args:?}"), || writer.try_wait().unwrap());
         let mut words = String::new();
         writer.stderr.take().unwrap().read_to_string(&mut words).unwrap();
@@ -93,7 +85,7 @@ fn a_reader_who_has_seen_enough_ends_the_writer_in_silence() {
     publisher.wait().unwrap();
     // They wait for what never comes.
     for args in [&["sub", "quiet"][..], &["-o", "jsonl", "streams", "--watch"], &["peers", "watch"], &["events"]] {
-        let mut writer = b.ctl(args).spawn().unwrap();
+        let mut writer = b.ctl(args).start();
         drop(writer.stdout.take());
         let code = until(&format!("the end of {args:?}"), || writer.try_wait().unwrap());
         assert_eq!(code.code(), Some(0), "{args:?}");
@@ -102,10 +94,11 @@ fn a_reader_who_has_seen_enough_ends_the_writer_in_silence() {
 
 #[test]
 fn a_reader_who_stops_ends_the_listener_with_a_word_and_disturbs_no_other() {
+    let _peace = in_peace();
     let (_place, a, b) = pair();
     let mut publisher = tone(&a, &b);
-    let mut stuck = b.ctl(&["listen", "tone"]).spawn().unwrap();
-    let other = b.ctl(&["-o", "json", "listen", "tone", "--duration", "30s"]).spawn().unwrap();
+    let mut stuck = b.ctl(&["listen", "tone"]).start();
+    let other = b.ctl(&["-o", "json", "listen", "tone", "--duration", "30s"]).start();
     let ended = within(Duration::from_secs(90), "its end", || stuck.try_wait().unwrap());
     let mut words = String::new();
     stuck.stderr.take().unwrap().read_to_string(&mut words).unwrap();
@@ -118,16 +111,6 @@ fn a_reader_who_stops_ends_the_listener_with_a_word_and_disturbs_no_other() {
     publisher.wait().unwrap();
 }
 
-/// What a command prints on a terminal.
-fn on_a_terminal(command: &str, no_color: bool) -> Option<String> {
-    let mut script = Command::new("script");
-    script.args(["-qec", command, "/dev/null"]).stdin(Stdio::null()).env_remove("NO_COLOR");
-    if no_color {
-        script.env("NO_COLOR", "1");
-    }
-    script.output().ok().map(|output| String::from_utf8(output.stdout).unwrap())
-}
-
 #[test]
 fn colours_are_for_terminals_and_for_those_who_want_them() {
     let place = tempfile::tempdir().unwrap();
@@ -136,21 +119,21 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
     let mut daemon = Command::new("sh");
     daemon.arg("-c").arg("exec \"$0\" \"$@\" 2>\"$LOG\"").arg(p2pd()).args(["run", "--dev", "--socket"]).arg(&socket);
     daemon.env("LOG", &log).env_remove("NO_COLOR");
-    let daemon = Daemon::spawn(daemon, socket);
+    let daemon = Daemon::spawn_logging(daemon, socket);
     for args in
         [&["--help"][..], &["status"], &["peers"], &["streams"], &["listen", "x", "--wait", "0s"], &["nonsense"]]
     {
         let mut command = daemon.ctl(args);
-        let output = command.env_remove("NO_COLOR").output().unwrap();
+        let output = command.env_remove("NO_COLOR").finish();
         assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b), "{args:?}: {}", said(&output));
     }
     let log = fs::read_to_string(&log).unwrap();
     assert!(log.contains(" INFO ") && !log.contains('\u{1b}'), "{log}");
 
     for command in [format!("{P2PCTL} --help"), format!("timeout 2 {} run --dev", p2pd().display())] {
-        let Some(plain) = on_a_terminal(&command, true) else { return support::skip("terminals: no script here") };
+        let Some(plain) = on_a_terminal(&command, &[("NO_COLOR", "1")]) else { return };
         assert!(!plain.contains('\u{1b}'), "{plain}");
-        let coloured = on_a_terminal(&command, false).unwrap();
+        let coloured = on_a_terminal(&command, &[]).unwrap();
         assert!(coloured.contains('\u{1b}'), "that was a terminal: {coloured}");
     }
 }
@@ -158,7 +141,7 @@ fn colours_are_for_terminals_and_for_those_who_want_them() {
 #[test]
 fn shells_take_the_completion() {
     for shell in ["bash", "zsh", "fish"] {
-        let made = Command::new(P2PCTL).args(["completion", shell]).output().unwrap();
+        let made = Command::new(P2PCTL).args(["completion", shell]).finish();
         assert!(made.status.success() && made.stderr.is_empty(), "{shell}: {}", said(&made));
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join(shell);

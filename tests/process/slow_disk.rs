@@ -4,7 +4,6 @@ use std::{
     fs,
     future::Future,
     path::{Path, PathBuf},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -13,7 +12,7 @@ use p2pd_api::v1::{
     pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
 };
 
-use crate::support::{Daemon, said, until};
+use crate::support::{Daemon, library, said, until};
 use tokio::{runtime::Runtime, time::timeout};
 use tonic::{Streaming, transport::Channel};
 
@@ -42,11 +41,7 @@ struct Disk {
 
 impl Disk {
     fn new(place: &Path) -> Self {
-        let (source, library) = (place.join("hang.c"), place.join("hang.so"));
-        fs::write(&source, HANG).unwrap();
-        let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
-        assert!(built.success());
-        Disk { hangs: place.join("hangs"), library }
+        Disk { hangs: place.join("hangs"), library: library(place, "hang", HANG) }
     }
 
     fn daemon(&self, place: &Path, name: &str, more: &[&str]) -> Daemon {

@@ -2,13 +2,13 @@
 
 use std::{
     fs,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
 use serde_json::Value;
 
 use crate::examples::pair_with_dht;
-use crate::support::{Daemon, P2PCTL, id, interrupt, pair, part, ready, said, skip, source, until};
+use crate::support::{self, Daemon, P2PCTL, Start, id, interrupt, pair, part, ready, said, skip, source, until};
 
 fn short(id: &str) -> String {
     format!("..{}", &id[id.len() - 8..])
@@ -18,17 +18,10 @@ fn printed(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// What a shell command prints on a terminal of 80 columns; p2pctl is `$CTL`, with the daemon's socket.
+/// What a shell command prints on a terminal; p2pctl is `$CTL`, with the daemon's socket.
 fn on_a_terminal(daemon: &Daemon, command: &str, variables: &[(&str, &str)]) -> Option<String> {
-    let mut script = Command::new("script");
-    script.args(["-qec", &format!("stty rows 24 cols 80; {command}"), "/dev/null"]).stdin(Stdio::null());
-    script.env_remove("NO_COLOR").env("TERM", "xterm").env("TZ", "UTC").env("CTL", P2PCTL);
-    script.env("P2PD_SOCKET", &daemon.socket).envs(variables.iter().copied());
-    let output = script.output();
-    if output.is_err() {
-        skip("terminals: no script here");
-    }
-    Some(String::from_utf8(output.ok()?.stdout).unwrap())
+    let own = [("TZ", "UTC"), ("CTL", P2PCTL), ("P2PD_SOCKET", daemon.socket.to_str().unwrap())];
+    support::on_a_terminal(command, &[&own, variables].concat())
 }
 
 #[test]
@@ -166,7 +159,7 @@ fn a_cid_is_its_multihash_and_what_is_not_found_fails() {
 #[test]
 fn a_value_may_begin_with_a_hyphen() {
     let (_place, a, b) = pair_with_dht();
-    let subscriber = b.ctl(&["sub", "temp", "-n", "2"]).spawn().unwrap();
+    let subscriber = b.ctl(&["sub", "temp", "-n", "2"]).start();
     until("a subscriber", || a.run(&["pub", "temp", "-5"]).status.success().then_some(()));
     a.good(&["pub", "temp", "--wait", "1s", "-6.5 degrees"]);
     assert_eq!(printed(&subscriber.wait_with_output().unwrap()), "-5\n-6.5 degrees\n");
@@ -194,7 +187,7 @@ fn json_is_the_object_itself() {
 fn an_interrupted_publisher_says_how_it_went() {
     let place = tempfile::tempdir().unwrap();
     let a = Daemon::start(place.path(), "a", &[]);
-    let publisher = a.ctl(&["publish-stream", "town", "--tone", "440"]).spawn().unwrap();
+    let publisher = a.ctl(&["publish-stream", "town", "--tone", "440"]).start();
     a.good(&["wait", "stream=town", "--timeout", "20s"]);
     assert!(a.good(&["streams"]).trim_end().ends_with("here"), "nobody hears of one's own stream");
     assert!(said(&a.run(&["listen", "town", "--duration", "1s"])).contains("the asked time is over"));

@@ -1,15 +1,19 @@
 //! Streams from the command line: a pipe to a pipe, and a local port that leads to one of another machine.
 
-use crate::support::{self, Daemon, id, interrupt, pair, ready, said, terminate, until};
+use crate::support::{self, Daemon, Start, id, interrupt, pair, ready, said, terminate, until};
 use std::{
     fs,
-    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
     process::{Command, Stdio},
     thread,
+    time::Duration,
 };
+
+/// For an answer.
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
 
 #[test]
 fn a_pipe_leads_to_a_pipe() {
@@ -17,14 +21,13 @@ fn a_pipe_leads_to_a_pipe() {
     let mut handle = a.ctl(&["handle", "/chat/1.0.0"]);
     handle.stdin(Stdio::piped());
     let (mut handler, _) = ready(handle);
-    let mut opener = b.ctl(&["open", &id(&a), "/chat/1.0.0"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut opener = b.ctl(&["open", &id(&a), "/chat/1.0.0"]).stdin(Stdio::piped()).start();
     opener.stdin.take().unwrap().write_all(b"hello\n").unwrap();
-    let mut heard = String::new();
-    BufReader::new(handler.stdout.take().unwrap()).read_line(&mut heard).unwrap();
+    let heard = handler.printed().next().unwrap();
     handler.stdin.take().unwrap().write_all(b"good day\n").unwrap();
     let answer = opener.wait_with_output().unwrap();
     assert!(answer.status.success(), "{}", support::said(&answer));
-    assert_eq!((heard.as_str(), answer.stdout.as_slice()), ("hello\n", &b"good day\n"[..]));
+    assert_eq!((heard.as_str(), answer.stdout.as_slice()), ("hello", &b"good day\n"[..]));
     assert!(handler.wait().unwrap().success());
 }
 
@@ -43,6 +46,15 @@ fn shouting() -> String {
         }
     });
     place
+}
+
+/// A peer that is not allowed gets no answer: its stream ends, or is reset.
+fn nothing_comes(mut stream: UnixStream) {
+    stream.set_read_timeout(PATIENCE).unwrap();
+    let _ = stream.write_all(b"let me in").and_then(|()| stream.shutdown(Shutdown::Write));
+    let mut answer = Vec::new();
+    let end = stream.read_to_end(&mut answer).map_err(|error| error.kind());
+    assert!(answer.is_empty() && end != Err(ErrorKind::WouldBlock), "{answer:?} {end:?}");
 }
 
 #[test]
@@ -67,6 +79,7 @@ fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
     let mut b = Daemon::start(place.path(), "b", &["--config", &b_config]);
     let ask = |socket: &Path| {
         let mut stream = UnixStream::connect(socket).ok()?;
+        stream.set_read_timeout(PATIENCE).ok()?;
         stream.write_all(b"quiet words").ok()?;
         stream.shutdown(Shutdown::Write).ok()?;
         let mut answer = Vec::new();
@@ -74,7 +87,7 @@ fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
         (answer == b"QUIET WORDS").then_some(())
     };
     until("the answer", || ask(&socket));
-    assert_eq!(ask(&closed), None, "this peer is not allowed");
+    nothing_comes(UnixStream::connect(&closed).expect("the way to what is closed stands"));
     // The socket that a killed daemon leaves behind is no hindrance.
     b.kill_9();
     let _b = Daemon::start(place.path(), "b", &["--config", &b_config]);
@@ -142,7 +155,7 @@ fn commands_that_share_a_protocol_answer_in_turn() {
 }
 
 #[test]
-fn under_a_lease_whoever_comes_while_the_program_is_away_is_served_after() {
+fn a_leased_protocol_queues_streams_until_its_program_returns() {
     let (_place, a, b) = pair();
     let target = shouting();
     let lease = ["--lease", "shout", "--lease-for", "1m"];
@@ -152,6 +165,7 @@ fn under_a_lease_whoever_comes_while_the_program_is_away_is_served_after() {
     first.wait().unwrap();
     let (forwarding, line) = ready(b.ctl(&["forward", "127.0.0.1:0", &id(&a), "/shout/1"]));
     let mut stream = TcpStream::connect(line.split(' ').next().unwrap()).unwrap();
+    stream.set_read_timeout(PATIENCE).unwrap();
     stream.write_all(b"anybody there?").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let protocols = || a.good(&["-o", "json", "peers", "show", &id(&b)]);
@@ -180,6 +194,7 @@ fn what_is_exposed_comes_back_with_the_daemon() {
     let port = line.split(' ').next().unwrap().to_owned();
     let ask = || {
         let mut stream = TcpStream::connect(&port).ok()?;
+        stream.set_read_timeout(PATIENCE).ok()?;
         stream.write_all(b"quiet words").ok()?;
         stream.shutdown(Shutdown::Write).ok()?;
         let mut answer = Vec::new();
@@ -210,6 +225,7 @@ fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
     let port = line.split(' ').next().unwrap().to_owned();
     let ask = |bytes: &[u8]| {
         let mut stream = TcpStream::connect(&port).unwrap();
+        stream.set_read_timeout(PATIENCE).unwrap();
         stream.write_all(bytes).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut answer = Vec::new();
@@ -231,12 +247,7 @@ fn a_port_leads_to_a_port_of_an_allowed_peer_only() {
     let broken = stream.write_all(b"let me in").and_then(|()| stream.read(&mut [0])).unwrap_err();
     assert_eq!(broken.kind(), ErrorKind::ConnectionReset);
     let (refused, _) = ready(c.ctl(&["forward", &listen, &id(&a), "/shout/1"]));
-    let mut stream = UnixStream::connect(&path).unwrap();
-    let _ = stream.write_all(b"let me in");
-    let _ = stream.shutdown(Shutdown::Write);
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    assert!(answer.is_empty(), "{answer:?}");
+    nothing_comes(UnixStream::connect(&path).unwrap());
     for mut child in [exposing, forwarding, refused, cut] {
         interrupt(&child);
         child.wait().unwrap();

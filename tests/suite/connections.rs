@@ -10,7 +10,7 @@ use p2pd_api::v1::{
     protocol_service_client::ProtocolServiceClient,
 };
 
-use crate::support::{channel, id, peers, setup, start, until};
+use crate::support::{channel, id, peers, setup, start, tcp, until};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Streaming};
@@ -45,12 +45,8 @@ async fn traffic_is_told_by_protocol_and_the_way_it_went() {
     const SIZE: usize = 300_000;
     for (part, security, muxer) in [("tcp", "noise", "yamux"), ("quic-v1", "tls", "quic"), ("ws", "noise", "yamux")] {
         let (a, b) = (start(&[]).await, start(&[]).await);
-        let way = if part == "tcp" {
-            a.addresses.iter().find(|address| address.contains("/tcp/") && !address.contains("/ws")).unwrap()
-        } else {
-            way(&a, part)
-        };
-        peers(&b).await.connect(ConnectRequest { address: way.clone() }).await.unwrap();
+        let address = if part == "tcp" { tcp(&a) } else { way(&a, part).clone() };
+        peers(&b).await.connect(ConnectRequest { address }).await.unwrap();
         let mut client = ProtocolServiceClient::new(channel(&a).await);
         let request = HandleProtocolRequest { protocol: PROTOCOL.into(), ..Default::default() };
         let mut told = client.handle_protocol(request).await.unwrap().into_inner();

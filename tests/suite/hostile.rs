@@ -13,26 +13,18 @@ use p2pd_core::{
     ring::Next,
     topic,
 };
-use p2pd_net::{DhtMode, Event, Handle, Identity, Incoming, Running, TopicRule};
+use p2pd_net::{Event, Handle, Identity, Incoming, Running, TopicRule};
 use serde_json::json;
 
-use crate::support::{self, DEADLINE, list, listen, next, now_ms as now, open, publish, start, stranger, until};
-use tokio_util::sync::CancellationToken;
+use crate::support::{self, DEADLINE, floor, list, listen, next, now_ms as now, open, publish, start, until};
 
 const NETWORK: &str = topic::DEFAULT_NETWORK;
 
 /// A peer that speaks the protocols and keeps none of their rules.
 async fn rogue(victim: &Daemon) -> (Running, PeerId, Identity) {
-    let (running, identity) = mute(victim);
+    let (running, identity) = floor(Some(&victim.addresses[0]));
     follow_directory(&running).await;
     (running, identity.peer_id(), identity)
-}
-
-/// One that says nothing of itself by gossip.
-fn mute(victim: &Daemon) -> (Running, Identity) {
-    let identity = Identity::generate();
-    let config = stranger(&victim.addresses[0], DhtMode::Client);
-    (p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap(), identity)
 }
 
 async fn follow_directory(running: &Running) {
@@ -46,7 +38,7 @@ async fn follow_directory(running: &Running) {
 
 /// A peer beyond the victim, who sees what the victim passes on of a topic, whatever it is.
 async fn observer(victim: &Daemon, topic: &str) -> Running {
-    let (running, _) = mute(victim);
+    let (running, _) = floor(Some(&victim.addresses[0]));
     running.handle.subscribe(topic, TopicRule::Open).await.unwrap();
     until("the observer's mesh", async || (running.handle.topic_peers(topic).await.unwrap().mesh > 0).then_some(()))
         .await;
@@ -249,7 +241,7 @@ async fn a_message_of_another_network_s_size_is_not_taken_and_costs_nobody_the_l
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_tells_no_subscription_is_let_go_so_that_it_greets_anew() {
     let b = start(&[]).await;
-    let (mut mute, _) = mute(&b);
+    let (mut mute, _) = floor(Some(&b.addresses[0]));
     let let_go = async {
         while let Some(next) = mute.events.next().await {
             if matches!(next, Next::Item(Event::Disconnected { .. })) {

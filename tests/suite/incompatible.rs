@@ -21,12 +21,18 @@ use p2pd_api::v1::{
     ConnectRequest, GetPeerRequest, HandleProtocolRequest, ListClosedConnectionsRequest, PingPeerRequest,
     WatchEventsRequest, node_service_client::NodeServiceClient,
 };
+use p2pd_core::topic;
+use p2pd_net::{DhtMode, Identity, TopicRule};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{channel, id, peers, protocols, setup, start, tcp as tcp_of, until};
+use crate::support::{
+    channel, id, list, listen, now_ms, peers, protocols, setup, start, stranger, tcp as tcp_of, until,
+};
 
 /// A peer that has mplex alone, or yamux too; and where it listens.
 async fn old(both: bool) -> (Swarm<ping::Behaviour>, String) {
@@ -90,6 +96,30 @@ async fn told(daemon: &Daemon, why: &str) -> String {
 
 async fn connect(daemon: &Daemon, address: &str) -> Result<(), tonic::Status> {
     peers(daemon).await.connect(ConnectRequest { address: address.into() }).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_without_a_transport_in_common_is_told_as_that() {
+    let hub = start(&[]).await;
+    let a = start(&[tcp_of(&hub)]).await;
+    // It listens nowhere, and says that it is where nobody here can dial.
+    let config = p2pd_net::Config { listen: Vec::new(), ..stranger(&tcp_of(&hub), DhtMode::Client) };
+    let identity = Identity::generate();
+    let publisher = p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap();
+    let directory = topic::directory(topic::DEFAULT_NETWORK);
+    publisher.handle.subscribe(&directory, TopicRule::Open).await.unwrap();
+    until("the mesh", async || (publisher.handle.topic_peers(&directory).await.unwrap().mesh > 0).then_some(())).await;
+    let theirs = identity.peer_id().to_string();
+    let metadata =
+        json!({"publisher": theirs, "publisherAddrs": ["/ip4/127.0.0.1/udp/9/webrtc-direct"], "timestamp": now_ms()});
+    let announce = json!({"type": "announce", "streamId": "town", "metadata": metadata}).to_string();
+    publisher.handle.publish(&directory, announce.into()).await.unwrap();
+    until("the entry", async || list(&a).await.into_iter().next()).await;
+    let _listening = listen(&a, "town", 0).await;
+    assert_eq!(told(&a, "it shares no transport with this daemon, which has tcp, ws and quic-v1").await, theirs);
+
+    let refused = connect(&a, &format!("/ip4/127.0.0.1/udp/9/webrtc-direct/p2p/{theirs}")).await.unwrap_err();
+    assert!(refused.message().contains("it takes /tcp/PORT, /tcp/PORT/ws or /udp/PORT/quic-v1"), "{refused}");
 }
 
 const NO_MUXER: &str = "it shares no muxer with this daemon, which has yamux; network.mplex adds mplex";

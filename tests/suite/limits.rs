@@ -1,12 +1,11 @@
 //! What bounds connections, with peers that take as many as they get.
 
 use std::{
-    io::Read,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{Duration, Instant},
 };
 
-use crate::support::{self, peers, setup, start, until};
+use crate::support::{self, DEADLINE, peers, setup, start, until};
 use libp2p::{
     Multiaddr, Swarm, SwarmBuilder,
     futures::StreamExt,
@@ -22,6 +21,7 @@ use p2pd::app::Daemon;
 use p2pd_api::v1::{
     ClosedConnection, ConnectRequest, ListClosedConnectionsRequest, ListPeersRequest, Peer, PinPeerRequest,
 };
+use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
 
 /// A peer that speaks nothing and stays.
 fn guest() -> Swarm<dummy::Behaviour> {
@@ -42,13 +42,16 @@ fn dial(guest: &mut Swarm<dummy::Behaviour>, daemon: &Daemon) {
 
 /// Whether it gets in.
 async fn gets_in(guest: &mut Swarm<dummy::Behaviour>) -> bool {
-    loop {
-        match guest.select_next_some().await {
-            SwarmEvent::ConnectionEstablished { .. } => return true,
-            SwarmEvent::OutgoingConnectionError { .. } => return false,
-            _ => {}
+    let answer = async {
+        loop {
+            match guest.select_next_some().await {
+                SwarmEvent::ConnectionEstablished { .. } => return true,
+                SwarmEvent::OutgoingConnectionError { .. } => return false,
+                _ => {}
+            }
         }
-    }
+    };
+    timeout(DEADLINE, answer).await.expect("an answer to its dial")
 }
 
 /// Until it is sent away.
@@ -78,7 +81,7 @@ async fn one_peer_has_so_many_connections() {
     }
     let mut ended = 0;
     while ended < 3 {
-        let event = guest.select_next_some().await;
+        let event = timeout(DEADLINE, guest.select_next_some()).await.expect("the end of one too many");
         ended += usize::from(matches!(event, SwarmEvent::ConnectionClosed { .. }));
     }
     // It may have closed one in favour of another, and then have taken a third.
@@ -111,7 +114,7 @@ async fn a_daemon_has_so_many_connections_and_room_again_when_one_ends() {
     dial(&mut late, &a);
     // Refused when the handshake is done: only then the daemon knows who it is.
     if gets_in(&mut late).await {
-        stay(late).await;
+        timeout(DEADLINE, stay(late)).await.expect("that it is sent away");
     }
     assert!(closed(&a).await.iter().all(|one| one.peer_id != id), "{:?}", closed(&a).await);
     assert!(guests.iter().all(|guest| !guest.is_finished()));
@@ -164,22 +167,22 @@ async fn a_new_peer_is_left_alone_for_a_while() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pinned_peer_that_is_not_there_is_dialled_ever_less_often() {
     let a = start(&[]).await;
-    let door = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let door = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = door.local_addr().unwrap().port();
     let id = guest().local_peer_id().to_string();
     let peer = format!("/ip4/127.0.0.1/tcp/{port}/p2p/{id}");
     peers(&a).await.pin_peer(PinPeerRequest { peer, tags: vec![], passive: false }).await.unwrap();
-    let dialled = tokio::task::spawn_blocking(move || {
-        let next = |_| {
-            let (mut caller, _) = door.accept().unwrap();
-            let at = Instant::now();
+    let dialled = async {
+        let mut dialled = Vec::new();
+        while dialled.len() < 4 {
+            let (mut caller, _) = door.accept().await.unwrap();
+            dialled.push(Instant::now());
             // Hung up on in the middle of its first word.
-            caller.read_exact(&mut [0]).unwrap();
-            at
-        };
-        (0..4).map(next).collect::<Vec<_>>()
-    });
-    let dialled = dialled.await.unwrap();
+            caller.read_exact(&mut [0]).await.unwrap();
+        }
+        dialled
+    };
+    let dialled = timeout(DEADLINE, dialled).await.expect("four dials");
     let waits: Vec<_> = dialled.windows(2).map(|pair| pair[1].duration_since(pair[0])).collect();
     // From one second on, doubled each time; the daemon looks once a second.
     for (wait, least) in waits.iter().zip([1, 2, 4]) {

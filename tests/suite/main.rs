@@ -16,5 +16,6 @@ mod pubsub;
 mod rules;
 mod streams;
 mod support;
+mod validators;
 mod values;
 mod waiting;

@@ -11,21 +11,18 @@ use p2pd_api::v1::{
     subscribe_request::Contract, subscribe_response, subscribe_stream_response,
 };
 use p2pd_core::{ring::Next, topic};
-use p2pd_net::{DhtMode, Identity, Incoming, Running, TopicRule};
+use p2pd_net::{Identity, Incoming, Running, TopicRule};
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use crate::support::{DEADLINE, channel, list, listen, next, now_ms as now, open, publish, start, stranger, until};
+use crate::support::{DEADLINE, channel, floor, list, listen, next, now_ms as now, open, publish, start, until};
 
 const NETWORK: &str = topic::DEFAULT_NETWORK;
 
 /// A peer that follows a topic, and takes whatever comes there.
 async fn follower(daemon: &Daemon, topics: &[&str]) -> (Running, Identity) {
-    let identity = Identity::generate();
-    let config = stranger(&daemon.addresses[0], DhtMode::Client);
-    let running = p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap();
+    let (running, identity) = floor(Some(&daemon.addresses[0]));
     for topic in topics {
         running.handle.subscribe(topic, TopicRule::Open).await.unwrap();
     }

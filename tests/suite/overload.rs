@@ -7,28 +7,20 @@ use p2pd_api::{
     v1::{OpenStream, WatchStreamsRequest},
 };
 use p2pd_core::ring::Next;
-use p2pd_net::{DhtMode, Event, Identity, Incoming, Running, TopicRule};
+use p2pd_net::{Event, Incoming, Running, TopicRule};
 
-use crate::support::{open, publish, start, stranger, streams, until};
+use crate::support::{floor, open, publish, start, streams, until};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 const TOPIC: &str = "news";
 /// Far more than wait for a daemon.
 const MESSAGES: u64 = 1_000;
 
-/// A network floor alone, which dials this address.
-fn floor(bootstrap: Option<&str>) -> Running {
-    let mut config = stranger(bootstrap.unwrap_or_default(), DhtMode::Client);
-    config.bootstrap.retain(|address| !address.is_empty());
-    p2pd_net::start(&config, &Identity::generate(), CancellationToken::new()).unwrap()
-}
-
 /// Two of them that follow the topic.
 async fn floors() -> (Running, Running) {
-    let slow = floor(None);
+    let (slow, _) = floor(None);
     let address = until("an address", async || slow.handle.addresses().await.unwrap().into_iter().next()).await;
-    let other = floor(Some(&address));
+    let (other, _) = floor(Some(&address));
     for floor in [&slow, &other] {
         floor.handle.subscribe(TOPIC, TopicRule::Open).await.unwrap();
     }

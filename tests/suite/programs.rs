@@ -52,7 +52,7 @@ async fn peers_are_dialled_watched_and_hung_up() {
         assert_eq!(refused.code(), Code::InvalidArgument, "{bad}");
         assert!(refused.message().contains("/p2p/"), "{refused}");
     }
-    let id = b.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let id = support::id(&b);
     let closed =
         client.connect(ConnectRequest { address: format!("/ip4/127.0.0.1/tcp/1/p2p/{id}") }).await.unwrap_err();
     assert_eq!((closed.code(), reason_of(&closed)), (Code::Unavailable, Some(Reason::PeerUnreachable)));
@@ -147,7 +147,7 @@ async fn the_dht_finds_providers_and_peers() {
     let (b, c) = (start(std::slice::from_ref(&tcp)).await, start(std::slice::from_ref(&tcp)).await);
     let dht = async |daemon| DhtServiceClient::new(channel(daemon).await);
     let (mut on_b, mut on_c) = (dht(&b).await, dht(&c).await);
-    let id = b.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let id = support::id(&b);
     let key = || bytes::Bytes::from_static(b"town-radio archive");
     let providers = async |client: &mut DhtServiceClient<Channel>| {
         let mut found = client.find_providers(FindProvidersRequest { key: key() }).await.unwrap().into_inner();
@@ -175,8 +175,8 @@ async fn the_dht_finds_providers_and_peers() {
         }
         all
     };
-    let hub_id = hub.addresses[0].rsplit('/').next().unwrap();
-    assert!(closest().await.iter().any(|found| found == hub_id), "it answers");
+    let hub_id = support::id(&hub);
+    assert!(closest().await.contains(&hub_id), "it answers");
     let mut find = async |peer: &str| {
         let mut found = on_c.find_peer(FindPeerRequest { peer_id: peer.into() }).await.unwrap().into_inner();
         let mut all = Vec::new();
@@ -185,7 +185,7 @@ async fn the_dht_finds_providers_and_peers() {
         }
         Ok::<_, tonic::Status>(all)
     };
-    assert!(!find(hub_id).await.unwrap().is_empty(), "a connected one");
+    assert!(!find(&hub_id).await.unwrap().is_empty(), "a connected one");
     let found = find(&id).await.unwrap();
     let told_once: std::collections::HashSet<_> = found.iter().collect();
     assert!(found.iter().any(|told| b.addresses.contains(told)), "the hub's word: {found:?}");
@@ -225,7 +225,7 @@ async fn a_client_of_the_dht_asks_and_answers_nobody() {
 async fn a_pinned_peer_is_dialled_again_also_after_a_restart() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let b = p2pd::app::Daemon::start(setup_at(there.path(), &[])).await.unwrap();
-    let id = b.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let id = support::id(&b);
     let a = p2pd::app::Daemon::start(setup_at(here.path(), &[])).await.unwrap();
     let mut client = peers(&a).await;
     for (peer, tags, words) in [

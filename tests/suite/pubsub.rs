@@ -1,4 +1,4 @@
-//! The contract of pub/sub: what a publisher is told, what each kind of subscription gets, who judges.
+//! The contract of pub/sub: what a publisher is told, what each kind of subscription gets.
 
 use std::{
     sync::{
@@ -12,16 +12,14 @@ use p2pd::app::Daemon;
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        Block, DropOldest, Durable, ForgetTopicRequest, GetTopicRequest, Judgement, ListPeersRequest, MessageIdentity,
-        MessageToJudge, MessageVerdict, PublishManyRequest, PublishRequest, SetTopicRequest, SubscribeRequest,
-        SubscribeResponse, Topic, TopicSettings, ValidateTopicRequest, ValidateTopicResponse, WatchTopicRequest,
+        Block, DropOldest, Durable, ForgetTopicRequest, GetTopicRequest, MessageIdentity, PublishManyRequest,
+        PublishRequest, SetTopicRequest, SubscribeRequest, SubscribeResponse, Topic, TopicSettings, WatchTopicRequest,
         pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
-        validate_topic_request::Item, validate_topic_response,
     },
 };
 use p2pd_core::{contract::dated, time::UnixMs};
 
-use crate::support::{DEADLINE, channel, pair, peers, setup_at, standstill, start, until};
+use crate::support::{DEADLINE, channel, now_ms, pair, setup_at, standstill, start, until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming, transport::Channel};
@@ -29,15 +27,15 @@ use tonic_types::StatusExt;
 
 type Client = PubSubServiceClient<Channel>;
 
-async fn client(daemon: &Daemon) -> Client {
+pub async fn client(daemon: &Daemon) -> Client {
     PubSubServiceClient::new(channel(daemon).await)
 }
 
-fn message(data: impl Into<Vec<u8>>) -> PublishRequest {
+pub fn message(data: impl Into<Vec<u8>>) -> PublishRequest {
     PublishRequest { topic: "chat".into(), data: data.into().into(), wait_ms: 0 }
 }
 
-async fn subscribe(daemon: &Daemon, contract: Option<Contract>) -> Streaming<SubscribeResponse> {
+pub async fn subscribe(daemon: &Daemon, contract: Option<Contract>) -> Streaming<SubscribeResponse> {
     let request = SubscribeRequest { topic: "chat".into(), contract };
     let mut messages = client(daemon).await.subscribe(request).await.unwrap().into_inner();
     assert_eq!(messages.message().await.unwrap().unwrap().event, Some(Event::Subscribed(true)));
@@ -66,7 +64,7 @@ async fn text(messages: &mut Streaming<SubscribeResponse>) -> (String, u64) {
     }
 }
 
-async fn texts(messages: &mut Streaming<SubscribeResponse>, count: usize) -> Vec<String> {
+pub async fn texts(messages: &mut Streaming<SubscribeResponse>, count: usize) -> Vec<String> {
     let mut texts = Vec::new();
     for _ in 0..count {
         texts.push(text(messages).await.0);
@@ -80,7 +78,7 @@ async fn topic(daemon: &Daemon) -> Topic {
 }
 
 /// Waits until `daemon` knows of so many followers elsewhere.
-async fn followers(daemon: &Daemon, count: u32) {
+pub async fn followers(daemon: &Daemon, count: u32) {
     until("followers", async || (topic(daemon).await.peers == count).then_some(())).await;
 }
 
@@ -375,127 +373,6 @@ async fn a_log_reader_that_is_too_slow_is_told_what_has_expired() {
     assert!(missed > 0, "all that was sent fitted in between");
 }
 
-/// A validator of `chat`.
-struct Validator {
-    said: mpsc::Sender<ValidateTopicRequest>,
-    asked: Streaming<ValidateTopicResponse>,
-}
-
-impl Validator {
-    async fn attach(daemon: &Daemon) -> Result<Self, tonic::Status> {
-        let (said, requests) = mpsc::channel(16);
-        said.send(ValidateTopicRequest { item: Some(Item::Topic("chat".into())) }).await.unwrap();
-        let mut asked = client(daemon).await.validate_topic(ReceiverStream::new(requests)).await?.into_inner();
-        let attached = asked.message().await.unwrap().unwrap().event;
-        assert_eq!(attached, Some(validate_topic_response::Event::Attached(true)));
-        Ok(Validator { said, asked })
-    }
-
-    async fn next(&mut self) -> MessageToJudge {
-        loop {
-            match self.told().await {
-                validate_topic_response::Event::Message(message) => return message,
-                validate_topic_response::Event::Late(_) => {}
-                other => panic!("not a message: {other:?}"),
-            }
-        }
-    }
-
-    async fn told(&mut self) -> validate_topic_response::Event {
-        let told = tokio::time::timeout(DEADLINE, self.asked.message()).await.expect("a message in time");
-        told.unwrap().unwrap().event.unwrap()
-    }
-
-    async fn say(&self, number: u64, judgement: Judgement) {
-        let verdict = MessageVerdict { number, judgement: judgement.into() };
-        self.said.send(ValidateTopicRequest { item: Some(Item::Verdict(verdict)) }).await.unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_validator_decides_what_is_delivered_and_passed_on() {
-    // a - b - c: what b refuses, c never gets.
-    let (a, b) = pair().await;
-    let c = start(&b.addresses[..1]).await;
-    until("c beside b", async || {
-        let list = peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner();
-        (list.peers.len() == 2).then_some(())
-    })
-    .await;
-    let score = async || {
-        let list = peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner();
-        list.peers.iter().find(|p| a.addresses[0].ends_with(&p.peer_id)).unwrap().score
-    };
-    let mut validator = Validator::attach(&b).await.unwrap();
-    let taken = Validator::attach(&b).await.err().expect("only one");
-    assert_eq!((taken.code(), reason_of(&taken)), (Code::AlreadyExists, Some(Reason::TopicTaken)));
-    let (mut here, mut beyond) = (subscribe(&b, None).await, subscribe(&c, None).await);
-    followers(&b, 1).await;
-    followers(&a, 1).await;
-    let mut publisher = client(&a).await;
-    let before = score().await;
-    for (text, judgement) in [
-        ("good", Judgement::Accept),
-        ("bad", Judgement::Reject),
-        ("odd", Judgement::Ignore),
-        ("fine", Judgement::Accept),
-    ] {
-        publisher.publish(message(text)).await.unwrap();
-        let asked = validator.next().await;
-        assert_eq!(&asked.data[..], text.as_bytes());
-        assert!(a.addresses[0].ends_with(&asked.sender) && asked.sender == asked.source);
-        validator.say(asked.number, judgement).await;
-    }
-    assert_eq!(texts(&mut here, 2).await, ["good", "fine"]);
-    assert_eq!(texts(&mut beyond, 2).await, ["good", "fine"]);
-    until("a lower score", async || (score().await < before).then_some(())).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_judges_passes_or_not_as_the_topic_says() {
-    let (a, b) = pair().await;
-    let mut here = subscribe(&b, None).await;
-    followers(&a, 1).await;
-    let mut publisher = client(&a).await;
-    let set = async |closed| {
-        let settings = TopicSettings { fail_closed: closed, judging_ms: 50, ..TopicSettings::default() };
-        client(&b).await.set_topic(SetTopicRequest { topic: "chat".into(), settings: Some(settings) }).await.unwrap();
-    };
-    set(true).await;
-    publisher.publish(message("nobody judges")).await.unwrap();
-    let mut validator = Validator::attach(&b).await.unwrap();
-    publisher.publish(message("too late")).await.unwrap();
-    let asked = validator.next().await;
-    assert_eq!(validator.told().await, validate_topic_response::Event::Late(asked.number));
-    publisher.publish(message("in time")).await.unwrap();
-    let asked = validator.next().await;
-    validator.say(asked.number, Judgement::Accept).await;
-    assert_eq!(texts(&mut here, 1).await, ["in time"]);
-    set(false).await;
-    publisher.publish(message("too late, and open")).await.unwrap();
-    assert_eq!(texts(&mut here, 1).await, ["too late, and open"]);
-    drop(validator);
-    publisher.publish(message("nobody judges, and open")).await.unwrap();
-    assert_eq!(texts(&mut here, 1).await, ["nobody judges, and open"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_more_than_a_validator_may_have_before_it_counts_as_not_judged() {
-    const WAITING: usize = 256;
-    let (a, b) = pair().await;
-    let mut here = subscribe(&b, Some(Contract::DropOldest(DropOldest { max_messages: 1024 }))).await;
-    followers(&a, 1).await;
-    let settings = TopicSettings { judging_ms: 3_000, ..TopicSettings::default() };
-    client(&b).await.set_topic(SetTopicRequest { topic: "chat".into(), settings: Some(settings) }).await.unwrap();
-    let _silent = Validator::attach(&b).await.unwrap();
-    let mut publisher = client(&a).await;
-    let requests = (0..WAITING + 3).map(|n| PublishManyRequest { message: Some(message(n.to_string())) });
-    let _answers = publisher.publish_many(tokio_stream::iter(requests)).await.unwrap();
-    // An open topic delivers at once what is beyond, and the others when their time is over.
-    let expected = (WAITING..WAITING + 3).chain(0..WAITING).map(|n| n.to_string());
-    assert_eq!(texts(&mut here, WAITING + 3).await, expected.collect::<Vec<_>>());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_bound_sizes_and_tell_messages_apart_and_are_kept() {
     let place = tempfile::tempdir().unwrap();
@@ -547,7 +424,7 @@ async fn a_message_that_is_too_old_is_dropped() {
     for daemon in [&a, &plain] {
         followers(daemon, 1).await;
     }
-    let now = u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+    let now = now_ms();
     let dated = |text: &str, time| message(dated(text.as_bytes(), UnixMs(time)));
     let mut forger = client(&plain).await;
     for said in

@@ -21,14 +21,14 @@ fn rule(subject: &str, verdict: Verdict) -> SetRuleRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_say_who_may_connect() {
     let (a, b) = pair().await;
-    let id = b.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let id = support::id(&b);
     let mut client = peers(&a).await;
     let connected = async |client: &PeerServiceClient<Channel>| {
         let list = client.clone().list_peers(ListPeersRequest {}).await.unwrap().into_inner();
         list.peers.iter().any(|p| p.peer_id == id)
     };
     until("the peer", async || connected(&client).await.then_some(())).await;
-    let own = a.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let own = support::id(&a);
     for (subject, verdict) in [("127.0.0.0/8", Verdict::Deny), (&own, Verdict::Deny), ("nobody", Verdict::Allow)] {
         let refused = client.set_rule(rule(subject, verdict)).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{subject}");
@@ -141,7 +141,7 @@ async fn above_the_high_water_mark_the_least_useful_peers_are_let_go_of() {
     (network.connections_high, network.connections_low, network.connections_grace_s) = (4, 2, 0);
     let a = p2pd::app::Daemon::start(crowded).await.unwrap();
     let pinned = start(&a.addresses[..1]).await;
-    let id = pinned.addresses[0].rsplit('/').next().unwrap().to_owned();
+    let id = support::id(&pinned);
     let mut client = peers(&a).await;
     until("the pinned peer", async || client.clone().get_peer(GetPeerRequest { peer_id: id.clone() }).await.ok()).await;
     client.pin_peer(PinPeerRequest { peer: id.clone(), tags: vec![], passive: true }).await.unwrap();

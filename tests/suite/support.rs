@@ -17,9 +17,10 @@ use p2pd_api::v1::{
     protocol_service_client::ProtocolServiceClient, publish_stream_request::Item,
     stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
-use p2pd_net::{DhtMode, WaterMarks};
+use p2pd_net::{DhtMode, Identity, Running, WaterMarks};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming, transport::Channel};
 
 /// For anything that should take far less.
@@ -105,6 +106,14 @@ pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
         agent: "rogue".into(),
         drop_groups_percent: 0,
     }
+}
+
+/// A network floor alone that dials this address, and who it is.
+pub fn floor(bootstrap: Option<&str>) -> (Running, Identity) {
+    let identity = Identity::generate();
+    let mut config = stranger(bootstrap.unwrap_or_default(), DhtMode::Client);
+    config.bootstrap.retain(|address| !address.is_empty());
+    (p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap(), identity)
 }
 
 /// Milliseconds since 1970.

@@ -1,6 +1,6 @@
 //! Values in the DHT: put by one, got by another, and filled by nobody but their owner.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd::app::Daemon;
@@ -14,7 +14,7 @@ use p2pd_core::{
 };
 use p2pd_net::{DhtMode, Event, Identity, Running};
 
-use crate::support::{self, channel, id, start, stranger, until};
+use crate::support::{self, channel, id, now_ms, start, stranger, until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
 
@@ -103,10 +103,10 @@ async fn nobody_fills_the_place_of_another() {
     until("its arrival", async || get(&c, &owner, "home").await.ok()).await;
     let (rogue, secret) = rogue(&hub).await;
     let peer: PeerId = owner.parse().unwrap();
-    let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
     for name in ["home", "empty"] {
         let key = value::key(&peer, name).unwrap();
-        let body = ValueBody { key: key.clone(), data: "forged".into(), seq: seq + 1_000, expires_ms: now + 60_000 };
+        let body =
+            ValueBody { key: key.clone(), data: "forged".into(), seq: seq + 1_000, expires_ms: now_ms() + 60_000 };
         let forged = value::sign(&body, &secret);
         until("a peer that takes it", async || {
             rogue.handle.put_value(key.clone(), forged.clone(), Duration::from_secs(60)).await.ok()

@@ -7,11 +7,10 @@ use p2pd_api::v1::{
     subscribe_stream_response::Event,
 };
 use p2pd_core::topic;
-use p2pd_net::{DhtMode, Identity, TopicRule};
-use tokio_util::sync::CancellationToken;
+use p2pd_net::TopicRule;
 use tonic::Streaming;
 
-use crate::support::{channel, config, frame, next, open, pair, publish, stranger, streams, until};
+use crate::support::{channel, config, floor, frame, next, open, pair, publish, streams, until};
 
 /// Waits on a daemon for a stream that is not there yet.
 async fn wait(daemon: &Daemon) -> impl Future<Output = Streaming<SubscribeStreamResponse>> {
@@ -19,6 +18,20 @@ async fn wait(daemon: &Daemon) -> impl Future<Output = Streaming<SubscribeStream
     let request = SubscribeStreamRequest { stream: "town".into(), wait_ms: 15_000, burst_ms: 1_000 };
     let waiting = tokio::spawn(async move { client.subscribe_stream(request).await.unwrap().into_inner() });
     async { waiting.await.unwrap() }
+}
+
+/// What is taken of each event, up to the end of the stream.
+async fn to_the_end<T>(
+    waiting: impl Future<Output = Streaming<SubscribeStreamResponse>>,
+    take: impl Fn(Event) -> Option<T>,
+) -> Vec<T> {
+    let (mut replies, mut heard) = (waiting.await, Vec::new());
+    loop {
+        match next(&mut replies).await {
+            Event::Ended(_) => return heard,
+            event => heard.extend(take(event)),
+        }
+    }
 }
 
 fn old_topic() -> String {
@@ -40,8 +53,7 @@ async fn who_waits_for_a_native_stream_hears_its_first_group() {
     for _ in 0..3 {
         let (a, b) = pair().await;
         // While somebody follows it so, the stream is sent in the old format, too; whoever waits follows that as well.
-        let (peer, topic) = (stranger(&a.addresses[0], DhtMode::Client), old_topic());
-        let old = p2pd_net::start(&peer, &Identity::generate(), CancellationToken::new()).unwrap();
+        let ((old, _), topic) = (floor(Some(&a.addresses[0])), old_topic());
         old.handle.subscribe(&topic, TopicRule::Open).await.unwrap();
         followers(&a, &topic, 1).await;
         let waiting = wait(&b).await;
@@ -57,18 +69,11 @@ async fn who_waits_for_a_native_stream_hears_its_first_group() {
             town.frames(10..50).await;
             town.send(Item::Finish(true)).await;
         };
-        let hearing = async {
-            let mut replies = waiting.await;
-            let mut heard = Vec::new();
-            loop {
-                match next(&mut replies).await {
-                    Event::Group(group) if !group.frames.is_empty() => heard.push(group.seq),
-                    Event::Opened(_) | Event::Group(_) | Event::Gap(_) => {}
-                    Event::Ended(_) => break heard,
-                    other => panic!("not of a native stream: {other:?}"),
-                }
-            }
-        };
+        let hearing = to_the_end(waiting, |event| match event {
+            Event::Group(group) => (!group.frames.is_empty()).then_some(group.seq),
+            Event::Opened(_) | Event::Gap(_) => None,
+            other => panic!("not of a native stream: {other:?}"),
+        });
         let ((), mut heard) = tokio::join!(publishing, hearing);
         heard.sort_unstable();
         assert_eq!(heard, (0..50).collect::<Vec<_>>());
@@ -97,17 +102,10 @@ async fn who_waits_for_a_stream_in_json_hears_its_first_slice() {
             }
             town.send(Item::Finish(true)).await;
         };
-        let hearing = async {
-            let mut replies = waiting.await;
-            let mut heard = Vec::new();
-            loop {
-                match next(&mut replies).await {
-                    Event::Chunk(chunk) => heard.push(chunk[0]),
-                    Event::Ended(_) => break heard,
-                    _ => {}
-                }
-            }
-        };
+        let hearing = to_the_end(waiting, |event| match event {
+            Event::Chunk(chunk) => Some(chunk[0]),
+            _ => None,
+        });
         let ((), heard) = tokio::join!(publishing, hearing);
         assert_eq!(heard, (0..40).collect::<Vec<_>>());
     }

@@ -93,7 +93,8 @@ pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules, mplex:
     });
     let all = tcp.or_transport(quic).map(|way, _| way.into_inner());
     let all = all.or_transport(websocket).map(|way, _| way.into_inner());
-    Ok(dns::tokio::Transport::system(all).map_err(named)?.boxed())
+    let all = dns::tokio::Transport::system(all.boxed()).map_err(named)?;
+    Ok(all.map_err(unshared::dialled).boxed())
 }
 
 /// Secures connections and divides them into streams.

@@ -3,7 +3,7 @@
 use std::{error::Error, io};
 
 use either::Either;
-use libp2p::core::upgrade::NegotiationError;
+use libp2p::{core::upgrade::NegotiationError, dns};
 
 /// How the text of each begins.
 pub const UNSHARED: &str = "it shares no ";
@@ -46,6 +46,17 @@ impl Unshared {
 
 fn nothing_agreed(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| matches!(cause.downcast_ref(), Some(NegotiationError::Failed)))
+}
+
+/// Says that no transport takes an address: the resolver, which dials what a name stands for, hides that in its own error.
+pub(crate) fn dialled(error: dns::Error<io::Error>) -> dns::Error<io::Error> {
+    let unsupported = |error: &_| matches!(error, dns::Error::MultiaddrNotSupported(_));
+    match &error {
+        dns::Error::Dial(each) if each.iter().all(unsupported) => {
+            dns::Error::Transport(io::Error::other(Unshared::Transport))
+        }
+        _ => error,
+    }
 }
 
 /// Says what both sides could not agree on: of a connection that fails before it is secured, in that, or in being divided.

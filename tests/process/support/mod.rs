@@ -1,13 +1,24 @@
 //! Real processes: daemons in temporary directories on free ports of loopback, and p2pctl as a person runs it.
 
+mod child;
+mod preload;
+mod sound;
+
 use std::{
-    io::{BufRead, BufReader, Write},
+    fs::File,
+    io::Write,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
+
+pub use child::{Lines, Program, Start, in_time};
+pub use preload::library;
+pub use sound::{alone, heard_in_peace, hertz, in_peace, samples, staircase, step, tone};
 
 pub const P2PCTL: &str = env!("CARGO_BIN_EXE_p2pctl");
 
@@ -22,6 +33,8 @@ pub struct Daemon {
     pub child: Child,
     pub socket: PathBuf,
     pub address: String,
+    /// What it logs, unless the test takes that.
+    log: Option<File>,
 }
 
 impl Daemon {
@@ -46,18 +59,28 @@ impl Daemon {
 
     /// By the whole command; returns once it has said where it listens.
     pub fn spawn(mut command: Command, socket: PathBuf) -> Self {
-        command.stderr(Stdio::null());
-        Self::spawn_logging(command, socket)
+        let log = tempfile::tempfile().unwrap();
+        command.stderr(log.try_clone().unwrap());
+        Self::begin(command, socket, Some(log))
     }
 
     /// The same, with its log where the command has it.
-    pub fn spawn_logging(mut command: Command, socket: PathBuf) -> Self {
-        command.env_remove("P2PD_SOCKET").stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address =
-            lines.find_map(|line| line.ok()?.strip_prefix("address: ").map(str::to_owned)).expect("an address");
-        Daemon { child, socket, address }
+    pub fn spawn_logging(command: Command, socket: PathBuf) -> Self {
+        Self::begin(command, socket, None)
+    }
+
+    fn begin(mut command: Command, socket: PathBuf, log: Option<File>) -> Self {
+        let arguments: Vec<&str> = command.get_args().filter_map(|argument| argument.to_str()).collect();
+        let asked = arguments.windows(2).filter(|pair| pair[0] == "--listen").map(|pair| pair[1]);
+        // What most tests dial is plain TCP, unless the daemon is asked for others only.
+        let others_only = asked.clone().count() > 0 && !asked.clone().any(is_plain_tcp);
+        let mut child = command.env_remove("P2PD_SOCKET").stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = Lines::of(child.stdout.take().unwrap());
+        let mut daemon = Daemon { child, socket, address: String::new(), log };
+        let address = |line: &str| line.strip_prefix("address: ").is_some_and(|a| others_only || is_plain_tcp(a));
+        let found = said.until(Duration::from_secs(30), address).expect("an address");
+        daemon.address = found.replace("address: ", "");
+        daemon
     }
 
     pub fn ctl(&self, args: &[&str]) -> Command {
@@ -67,7 +90,7 @@ impl Daemon {
     }
 
     pub fn run(&self, args: &[&str]) -> Output {
-        self.ctl(args).output().unwrap()
+        self.ctl(args).finish()
     }
 
     pub fn good(&self, args: &[&str]) -> String {
@@ -75,9 +98,7 @@ impl Daemon {
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
-}
 
-impl Daemon {
     /// As the kernel does it when memory is short.
     pub fn kill_9(&mut self) {
         let _ = self.child.kill();
@@ -88,12 +109,37 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill_9();
+        let Some(log) = self.log.as_ref().filter(|_| std::thread::panicking()) else { return };
+        let mut end = vec![0; 8192];
+        let from = log.metadata().map_or(0, |meta| meta.len().saturating_sub(8192));
+        let count = log.read_at(&mut end, from).unwrap_or_default();
+        eprintln!("{} said:\n{}", self.socket.display(), String::from_utf8_lossy(&end[..count]));
     }
+}
+
+/// `/ip4/127.0.0.1/tcp/4001`, with or without a peer id, and nothing else.
+fn is_plain_tcp(address: &str) -> bool {
+    let parts: Vec<&str> = address.split('/').collect();
+    matches!(parts[..], ["", _, _, "tcp", _] | ["", _, _, "tcp", _, "p2p", _])
 }
 
 /// Says what is not tested here, and why: to where the test runner hides nothing.
 pub fn skip(what: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "SKIP {what}");
+}
+
+/// Runs a line of shell that makes files; `false`, and said so, where one of its tools is not installed.
+pub fn make(place: &Path, tools: &[&str], line: &str) -> bool {
+    let there = |tool: &&&str| {
+        Command::new("sh").args(["-c", &format!("command -v {tool}")]).output().unwrap().status.success()
+    };
+    if let Some(missing) = tools.iter().find(|tool| !there(tool)) {
+        skip(format_args!("{line}: {missing} is not installed"));
+        return false;
+    }
+    let made = Command::new("sh").args(["-c", line]).current_dir(place).output().unwrap();
+    assert!(made.status.success(), "{line}: {}", said(&made));
+    true
 }
 
 /// What `tests/interop/install.sh` installed under this name; `None` where it cannot be had.
@@ -133,53 +179,35 @@ pub fn pair() -> (TempDir, Daemon, Daemon) {
 }
 
 pub fn id(daemon: &Daemon) -> String {
-    let info: serde_json::Value = serde_json::from_str(&daemon.good(&["rpc", "p2pd.v1.NodeService/GetInfo"])).unwrap();
+    let info = json(&daemon.good(&["rpc", "p2pd.v1.NodeService/GetInfo"]));
     info["peer_id"].as_str().unwrap().to_owned()
 }
 
 /// Runs a command that goes on, once its first line says that it is ready.
-pub fn ready(mut command: Command) -> (Child, String) {
-    let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    let mut errors = BufReader::new(child.stderr.take().unwrap());
-    errors.read_line(&mut line).unwrap();
-    std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
-    (child, line)
+pub fn ready(mut command: Command) -> (Program, String) {
+    let mut program = command.start();
+    let line = program.told().next().unwrap_or_default();
+    (program, line + "\n")
+}
+
+pub fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// What a shell command prints on a terminal of 80 columns; `None`, and said so, where none can be had.
+pub fn on_a_terminal(command: &str, variables: &[(&str, &str)]) -> Option<String> {
+    let mut script = Command::new("script");
+    script.args(["-qec", &format!("stty rows 24 cols 80; {command}"), "/dev/null"]).stdin(Stdio::null());
+    script.env_remove("NO_COLOR").env("TERM", "xterm").envs(variables.iter().copied());
+    let output = script.output();
+    if output.is_err() {
+        skip("terminals: no script here");
+    }
+    Some(String::from_utf8(output.ok()?.stdout).unwrap())
 }
 
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// The numbers of listeners that end by themselves. A witness, whom no network troubles, shows whether the machine itself
-/// stood still meanwhile: such a run says nothing, and is done again.
-pub fn heard_in_peace(witness: impl Fn() -> Child, listeners: impl Fn() -> Vec<Child>) -> Vec<serde_json::Value> {
-    for _ in 0..8 {
-        let (witness, listeners) = (witness(), listeners());
-        let numbers: Vec<_> = listeners.into_iter().map(summary).collect();
-        let witness = summary(witness);
-        if witness["underruns"] == 0 && witness["late_frames"] == 0 {
-            return numbers;
-        }
-        println!("the machine stood still: {witness}");
-    }
-    panic!("the machine does not keep going");
-}
-
-fn summary(listener: Child) -> serde_json::Value {
-    let heard = listener.wait_with_output().unwrap();
-    assert!(heard.status.success(), "{}", said(&heard));
-    let text = String::from_utf8_lossy(&heard.stdout).into_owned();
-    let start = text.rfind("{\"").expect("the summary");
-    serde_json::from_str(&text[start..]).unwrap()
-}
-
-/// Frequency of a tone in 16 bit mono samples, by counting its rises.
-pub fn hertz(samples: &[i16]) -> f64 {
-    let rises: Vec<usize> =
-        samples.windows(2).enumerate().filter(|(_, w)| w[0] < 0 && w[1] >= 0).map(|(n, _)| n).collect();
-    let (Some(first), Some(last)) = (rises.first(), rises.last()) else { return 0.0 };
-    (rises.len() - 1) as f64 * 48_000.0 / (last - first) as f64
 }
 
 /// Waits until `check` gives something.
