@@ -330,12 +330,10 @@ fn a_validator_whose_commands_never_end_goes_on_judging() {
 fn a_quiet_pipe_holds_up_no_publisher_whose_daemon_has_ended() {
     let place = tempfile::tempdir().unwrap();
     let a = Daemon::start(place.path(), "a", &[]);
-    let mut publisher = a.ctl(&["pub", "chat"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut publisher = a.ctl(&["pub", "chat"]).stdin(Stdio::piped()).start();
     let mut lines = publisher.stdin.take().unwrap();
     lines.write_all(b"good day\n").unwrap();
-    let mut told = String::new();
-    BufReader::new(publisher.stderr.take().unwrap()).read_line(&mut told).unwrap();
-    assert!(told.contains("nobody follows"), "{told}");
+    publisher.says("nobody follows");
     support::terminate(&a.child);
     let ended = until("its end", || publisher.try_wait().unwrap());
     assert_eq!(ended.code(), Some(8));
@@ -349,9 +347,8 @@ fn whoever_watches_is_told_that_the_daemon_has_ended() {
     let watchers: Vec<_> = [&["peers", "watch"][..], &["topics", "watch", "chat"], &["events", "--from-oldest"]]
         .into_iter()
         .map(|args| {
-            let mut watcher = a.ctl(args).spawn().unwrap();
-            let mut first = String::new();
-            BufReader::new(watcher.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+            let mut watcher = a.ctl(args).start();
+            watcher.printed().next().expect("a first line");
             (args, watcher)
         })
         .collect();

@@ -28,6 +28,9 @@ fn a_wrong_clock_is_told_on_both_sides_with_the_difference() {
         Daemon::start_with(place.path(), name, &["--bootstrap", &a.address, "--bootstrap", &b.address], &variables)
     };
     let (day, minutes) = (skewed("day", "-86500"), skewed("minutes", "400"));
+    // Each has something to say, and dates it.
+    let _publishing =
+        [&a, &b, &day, &minutes].map(|daemon| daemon.ctl(&["publish-stream", "town", "--tone", "440"]).start());
     for (wrong, ms, words) in
         [(&day, -86_500_000i64, "1 d 1 min behind those of"), (&minutes, 400_000, "6 min 40 s ahead of those of")]
     {

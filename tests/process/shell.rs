@@ -172,19 +172,15 @@ fn a_reader_of_raw_bytes_who_stops_holds_up_nothing_else() {
     entitle(0);
     let publish = ["publish-stream", "old", "--tone", "440", "--wire", "json", "--bitrate", "510000", "--title-file"];
     let (mut publisher, _) = ready(a.ctl(&[&publish[..], &[title.to_str().unwrap()]].concat()));
-    let mut listener = b.ctl(&["listen", "old", "--raw", "--wait", "20s"]).spawn().unwrap();
-    let (tell, told) = std::sync::mpsc::channel();
-    let words = BufReader::new(listener.stderr.take().unwrap());
-    std::thread::spawn(move || words.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    let mut listener = b.ctl(&["listen", "old", "--raw", "--wait", "20s"]).start();
     // Several times as much as a pipe holds, which nobody reads.
     for n in 1..8 {
         entitle(n);
-        let expected = format!("title: Song {n}");
-        while told.recv_timeout(Duration::from_secs(20)).expect("the next title") != expected {}
+        listener.says(&format!("title: Song {n}"));
     }
     terminate(&listener);
     assert_eq!(listener.wait().unwrap().code(), Some(0));
-    assert_eq!(told.iter().last().as_deref(), Some("stopped"));
+    assert_eq!(listener.told().last().as_deref(), Some("stopped"));
     terminate(&publisher);
     publisher.wait().unwrap();
 }

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{self, Daemon, P2PCTL, Start, hertz, in_peace, interrupt, ready, said, samples, staircase, until};
+use crate::support::{
+    self, Daemon, P2PCTL, Start, hertz, in_peace, interrupt, make, ready, said, samples, staircase, until,
+};
 
 /// Runs a line of shell in which `$ctl` is p2pctl for that daemon.
 fn shell(daemon: &Daemon, place: &Path, line: &str) -> std::process::Output {
@@ -189,7 +191,7 @@ fn without_stay_it_ends_with_its_daemon() {
 fn damaged_places_are_counted_and_where_nothing_else_is_there_it_fails() {
     let place = tempfile::tempdir().unwrap();
     let a = Daemon::start(place.path(), "a", &[]);
-    if !tool(place.path(), "sox -n -r 44100 -c 1 -b 16 a.flac synth 2 pinknoise") {
+    if !make(place.path(), &["sox"], "sox -n -r 44100 -c 1 -b 16 a.flac synth 2 pinknoise") {
         return;
     }
     let path = place.path().join("a.flac");
