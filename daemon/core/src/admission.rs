@@ -9,40 +9,27 @@ use crate::{
 pub const CLOCK_TOLERANCE_MS: u64 = 5 * 60_000;
 /// How many group numbers behind the newest one are still taken.
 const WINDOW: u64 = 128;
-/// After a publisher's restart, how long groups of the epoch before are let pass as stragglers, in milliseconds.
-const STRAGGLER_MS: u64 = 10_000;
 
-/// What becomes of a message. `Reject` costs its sender score; `Ignore` does not.
+/// What becomes of a message. `Reject` costs the peer that brought it score; `Ignore` does not.
+///
+/// Two honest peers must agree on every `Reject`, or one of them is blamed for passing on what the other refuses. So form, signature
+/// and ownership are grounds for it; time, order and repetition, which each judges by its own clock and by what it heard, are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Take it and pass it on.
     Accept,
-    /// Drop it: late or double, as happens between honest peers.
+    /// Drop it: an honest peer may have passed it on.
     Ignore(&'static str),
-    /// Drop it: no honest peer sends this.
+    /// Drop it: no honest peer passes this on.
     Reject(&'static str),
-}
-
-const FUTURE: &str = "dated in the future";
-const OLD: &str = "too old";
-
-impl Verdict {
-    /// The same, but that a peer whose own message has a wrong time is not blamed: its clock is wrong, or ours. Another who passes
-    /// it on replays it.
-    pub fn forgiving_own_clock(self, own: bool) -> Self {
-        match self {
-            Verdict::Reject(why @ (FUTURE | OLD)) if own => Verdict::Ignore(why),
-            other => other,
-        }
-    }
 }
 
 /// Judges the time a message claims.
 pub fn judge_time(now: UnixMs, claimed: UnixMs) -> Verdict {
     if claimed.since(now) > CLOCK_TOLERANCE_MS {
-        Verdict::Reject(FUTURE)
+        Verdict::Ignore("dated in the future")
     } else if now.since(claimed) > CLOCK_TOLERANCE_MS {
-        Verdict::Reject(OLD)
+        Verdict::Ignore("too old")
     } else {
         Verdict::Accept
     }
@@ -55,23 +42,22 @@ pub struct Window {
     newest: Option<u64>,
     /// Bit `n` is set when number `newest - n` was taken.
     taken: u128,
-    began: MonoMs,
 }
 
 impl Window {
     /// Judges a group that is its publisher's and, when it is accepted, remembers it.
-    pub fn admit(&mut self, now: MonoMs, wall: UnixMs, body: &GroupBody) -> Verdict {
-        if let verdict @ Verdict::Reject(_) = judge_time(wall, UnixMs(body.capture_us / 1000)) {
-            return verdict;
+    pub fn admit(&mut self, wall: UnixMs, body: &GroupBody) -> Verdict {
+        let timely = judge_time(wall, UnixMs(body.capture_us / 1000));
+        if timely != Verdict::Accept {
+            return timely;
         }
         if body.epoch < self.epoch {
-            let straggler = now.since(self.began) < STRAGGLER_MS;
-            return if straggler { Verdict::Ignore("of the epoch before") } else { Verdict::Reject("replayed epoch") };
+            return Verdict::Ignore("of an epoch before");
         }
         let newest = match self.newest {
             Some(newest) if body.epoch == self.epoch => newest,
             _ => {
-                *self = Window { epoch: body.epoch, newest: Some(body.seq), taken: 1, began: now };
+                *self = Window { epoch: body.epoch, newest: Some(body.seq), taken: 1 };
                 return Verdict::Accept;
             }
         };
@@ -82,7 +68,7 @@ impl Window {
         }
         let behind = newest - body.seq;
         if behind >= WINDOW {
-            return Verdict::Reject("replayed group");
+            return Verdict::Ignore("replayed group");
         }
         let bit = 1u128 << behind;
         if self.taken & bit != 0 {
@@ -134,28 +120,24 @@ mod tests {
     #[test]
     fn each_group_enters_once_in_any_order() {
         let mut window = Window::default();
-        let mut admit = |epoch, seq| window.admit(MonoMs(0), WALL, &group(epoch, seq));
+        let mut admit = |epoch, seq| window.admit(WALL, &group(epoch, seq));
         for seq in [5, 7, 6, 100, 4] {
             assert_eq!(admit(1, seq), Verdict::Accept, "{seq}");
             assert_eq!(admit(1, seq), Verdict::Ignore("taken before"), "{seq}");
         }
         assert_eq!(admit(1, 1000), Verdict::Accept);
-        assert_eq!(admit(1, 100), Verdict::Reject("replayed group"));
+        assert_eq!(admit(1, 100), Verdict::Ignore("replayed group"));
         assert_eq!(admit(2, 0), Verdict::Accept, "a restarted publisher begins again");
-        assert_eq!(admit(1, 1001), Verdict::Ignore("of the epoch before"));
-        let late = window.admit(MonoMs(STRAGGLER_MS), WALL, &group(1, 1002));
-        assert_eq!(late, Verdict::Reject("replayed epoch"));
+        assert_eq!(admit(1, 1001), Verdict::Ignore("of an epoch before"));
     }
 
     #[test]
     fn a_recording_of_yesterday_is_refused() {
         let mut window = Window::default();
         let old = GroupBody { capture_us: (WALL.0 - CLOCK_TOLERANCE_MS - 1) * 1000, ..group(1, 0) };
-        assert_eq!(window.admit(MonoMs(0), WALL, &old), Verdict::Reject("too old"));
+        assert_eq!(window.admit(WALL, &old), Verdict::Ignore("too old"));
         let future = judge_time(WALL, UnixMs(WALL.0 + CLOCK_TOLERANCE_MS + 1));
-        assert_eq!(future, Verdict::Reject("dated in the future"));
-        assert_eq!(future.forgiving_own_clock(false), future);
-        assert_eq!(future.forgiving_own_clock(true), Verdict::Ignore("dated in the future"));
+        assert_eq!(future, Verdict::Ignore("dated in the future"));
     }
 
     #[test]

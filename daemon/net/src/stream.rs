@@ -107,7 +107,7 @@ impl Stream {
         wall: UnixMs,
         fetched: bool,
     ) -> Result<(Arc<Group>, Incoming), Verdict> {
-        let verdict = self.window.admit(now, wall, &group.body);
+        let verdict = self.window.admit(wall, &group.body);
         if verdict != Verdict::Accept {
             return Err(verdict);
         }

@@ -102,7 +102,7 @@ impl Gossip {
                 },
             },
         };
-        Some(judged(verdict.forgiving_own_clock(own), incoming, from))
+        Some(judged(verdict, incoming, from))
     }
 
     /// Refuses a message that is larger than its topic takes.
