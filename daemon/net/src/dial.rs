@@ -1,9 +1,9 @@
 //! Dialling: on request with an answer, and for ever toward peers that are wanted: bootstrap and pinned ones.
 
-use std::{collections::HashMap, io, time::Duration};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use libp2p::{
-    Multiaddr, Swarm, TransportError,
+    Multiaddr, Swarm,
     multiaddr::Protocol,
     swarm::{ConnectionId, DialError, dial_opts::DialOpts},
 };
@@ -14,7 +14,7 @@ use p2pd_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::{NetError, behaviour::Behaviour, peers, unshared::Unshared};
+use crate::{NetError, behaviour::Behaviour, names::Unresolved, peers, unshared::Unshared};
 
 /// Most dials on request that wait for their answer.
 const MAX_PENDING: usize = 128;
@@ -38,8 +38,8 @@ pub(crate) enum Ways {
 struct Wanted {
     peer: libp2p::PeerId,
     addresses: Vec<Multiaddr>,
-    /// The address as the configuration has it; `None`: it was pinned while the daemon ran.
-    bootstrap: Option<String>,
+    /// Its addresses as the configuration has them; none: it was pinned while the daemon ran.
+    bootstrap: Vec<Configured>,
     /// It is kept when it comes, and not dialled.
     passive: bool,
     next: MonoMs,
@@ -47,8 +47,30 @@ struct Wanted {
     /// The dial that is under way, or was last.
     dial: Option<ConnectionId>,
     /// Why that failed.
-    fault: Option<String>,
+    fault: Option<Fault>,
 }
+
+/// A bootstrap address.
+struct Configured {
+    text: String,
+    address: Multiaddr,
+}
+
+/// Why a peer was not reached.
+enum Fault {
+    Peer(String),
+    Addresses(Vec<AddressFault>),
+}
+
+/// What became of an address, and what to do about it.
+struct AddressFault {
+    address: Multiaddr,
+    why: String,
+    advice: Option<&'static str>,
+}
+
+const SEE_PEER: &str = "see that it runs there and that no firewall is between";
+const SEE_NAME: &str = "see that the name is right and that a nameserver answers";
 
 /// Why a bootstrap peer was not reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,11 +158,11 @@ pub(crate) fn parse_listen(address: &str) -> Result<Multiaddr, NetError> {
 }
 
 impl Wanted {
-    fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>, bootstrap: Option<String>) -> Self {
+    fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>) -> Self {
         Wanted {
             peer,
             addresses,
-            bootstrap,
+            bootstrap: Vec::new(),
             passive: false,
             next: MonoMs(0),
             wait: RETRY_FIRST,
@@ -152,26 +174,37 @@ impl Wanted {
 
 impl Dial {
     pub(crate) fn new(bootstrap: &[String]) -> Result<Self, NetError> {
-        let parse = |configured: &String| {
-            let (peer, address) = parse(configured)?;
-            Ok(Wanted::new(peer, vec![address], Some(configured.clone())))
-        };
-        Ok(Dial { wanted: bootstrap.iter().map(parse).collect::<Result<_, NetError>>()?, ..Dial::default() })
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for text in bootstrap {
+            let (peer, address) = parse(text)?;
+            let configured = Configured { text: text.clone(), address: address.clone() };
+            // All addresses of a peer are dialled together: which of them is reached from here, nobody knows before.
+            match wanted.iter_mut().find(|wanted| wanted.peer == peer) {
+                Some(wanted) => {
+                    wanted.addresses.push(address);
+                    wanted.bootstrap.push(configured);
+                }
+                None => {
+                    wanted.push(Wanted { bootstrap: vec![configured], ..Wanted::new(peer, vec![address]) });
+                }
+            }
+        }
+        Ok(Dial { wanted, ..Dial::default() })
     }
 
     /// Stays connected to these peers, beside those of the configuration, in place of those before.
     pub(crate) fn pin(&mut self, pins: &Pins) {
         let addresses = |pin: &Pin| pin.addresses.iter().filter_map(|address| address.parse().ok()).collect();
         let wanted = |(peer, pin): (&PeerId, &Pin)| {
-            Some(Wanted { passive: pin.passive, ..Wanted::new(peers::to_libp2p(peer)?, addresses(pin), None) })
+            Some(Wanted { passive: pin.passive, ..Wanted::new(peers::to_libp2p(peer)?, addresses(pin)) })
         };
-        self.wanted.retain(|wanted| wanted.bootstrap.is_some());
+        self.wanted.retain(|wanted| !wanted.bootstrap.is_empty());
         self.wanted.extend(pins.0.iter().filter_map(wanted));
     }
 
     /// Why we stay connected to a peer, where we do.
     pub(crate) fn why(&self, peer: &libp2p::PeerId) -> Vec<&'static str> {
-        let of = |wanted: &Wanted| if wanted.bootstrap.is_some() { "bootstrap" } else { "pinned" };
+        let of = |wanted: &Wanted| if wanted.bootstrap.is_empty() { "pinned" } else { "bootstrap" };
         let mut why: Vec<_> = self.wanted.iter().filter(|wanted| wanted.peer == *peer).map(of).collect();
         why.dedup();
         why
@@ -242,24 +275,22 @@ impl Dial {
     /// Notes why a peer that was reached was lost again; `None` when it stands.
     pub(crate) fn fell(&mut self, peer: &libp2p::PeerId, fault: Option<&str>) {
         let of_peer = self.wanted.iter_mut().filter(|wanted| wanted.peer == *peer);
-        of_peer.for_each(|wanted| wanted.fault = fault.map(str::to_owned));
+        of_peer.for_each(|wanted| wanted.fault = fault.map(|why| Fault::Peer(why.to_owned())));
     }
 
     /// Why addresses of bootstrap peers were not reached.
     pub(crate) fn faults(&self) -> Vec<BootstrapFault> {
-        let faults = self.wanted.iter().filter_map(|wanted| {
-            let (address, why) = (wanted.bootstrap.clone()?, wanted.fault.as_deref()?);
-            // The address stands beside it.
-            let dialled = wanted.addresses.first().map(|dialled| format!("{dialled}: ")).unwrap_or_default();
-            let why = why.strip_prefix(&dialled).unwrap_or(why).to_owned();
-            Some(BootstrapFault { address, why })
-        });
-        faults.collect()
+        let all = self.wanted.iter().flat_map(|wanted| wanted.bootstrap.iter().map(move |address| (wanted, address)));
+        let fault = |(wanted, Configured { text, address }): (&Wanted, &Configured)| {
+            let why = wanted.fault.as_ref()?.of_address(address)?;
+            Some(BootstrapFault { address: text.clone(), why })
+        };
+        all.filter_map(fault).collect()
     }
 
     pub(crate) fn failed(&mut self, peer: Option<libp2p::PeerId>, id: ConnectionId, error: &DialError) {
         for wanted in self.wanted.iter_mut().filter(|wanted| wanted.dial == Some(id)) {
-            wanted.fault = Some(fault(error));
+            wanted.fault = Some(Fault::of(error));
         }
         for reply in peer.into_iter().flat_map(|peer| self.joined(peer).collect::<Vec<_>>()) {
             let _ = reply.send(Err(unreachable(&peer.map(|p| p.to_string()).unwrap_or_default(), error)));
@@ -285,12 +316,12 @@ impl Dial {
             wanted.wait = (wanted.wait * 2).min(RETRY_MAX);
             let options = DialOpts::peer_id(wanted.peer).addresses(wanted.addresses.clone());
             let options =
-                if wanted.bootstrap.is_some() { options } else { options.extend_addresses_through_behaviour() };
+                if !wanted.bootstrap.is_empty() { options } else { options.extend_addresses_through_behaviour() };
             let options = options.build();
             wanted.dial = Some(options.connection_id());
             match swarm.dial(options) {
                 Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-                Err(error) => wanted.fault = Some(fault(&error)),
+                Err(error) => wanted.fault = Some(Fault::of(&error)),
             }
         }
     }
@@ -305,34 +336,59 @@ pub(crate) fn without_peer(mut address: Multiaddr) -> Multiaddr {
 }
 
 fn unreachable(peer: &str, error: &DialError) -> NetError {
-    NetError::Unreachable { peer: peer.to_owned(), fault: fault(error) }
+    NetError::Unreachable { peer: peer.to_owned(), fault: Fault::of(error).to_string() }
 }
 
-/// Why a dial failed, and what to do about it.
-fn fault(error: &DialError) -> String {
-    match error {
-        DialError::WrongPeerId { obtained, .. } => {
-            format!("{obtained} answered there; use that id if it is the one you want")
+impl Fault {
+    /// Why a dial failed, and what to do about it.
+    fn of(error: &DialError) -> Self {
+        Fault::Peer(match error {
+            DialError::WrongPeerId { obtained, .. } => {
+                format!("{obtained} answered there; use that id if it is the one you want")
+            }
+            DialError::NoAddresses => {
+                "no address of it is known; `p2pctl peers connect` takes one that ends in /p2p/ and the peer id".into()
+            }
+            DialError::Denied { cause } => innermost(cause),
+            DialError::Transport(faults) => {
+                let each = faults.iter().map(|(address, fault)| {
+                    let unshared = Unshared::of_transport(fault);
+                    let advice = match unshared {
+                        Some(_) => None,
+                        None if Unresolved::is_cause(fault) => Some(SEE_NAME),
+                        None => Some(SEE_PEER),
+                    };
+                    let why = unshared.map_or_else(|| innermost(fault), |unshared| unshared.to_string());
+                    AddressFault { address: address.clone(), why, advice }
+                });
+                return Fault::Addresses(each.collect());
+            }
+            other => other.to_string(),
+        })
+    }
+
+    /// The same of one address.
+    fn of_address(&self, address: &Multiaddr) -> Option<String> {
+        match self {
+            Fault::Peer(why) => Some(why.clone()),
+            Fault::Addresses(each) => {
+                let AddressFault { why, advice, .. } = each.iter().find(|fault| fault.address == *address)?;
+                Some(advice.map_or_else(|| why.clone(), |advice| format!("{why}; {advice}")))
+            }
         }
-        DialError::NoAddresses => {
-            "no address of it is known; `p2pctl peers connect` takes one that ends in /p2p/ and the peer id".into()
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Peer(why) => f.write_str(why),
+            Fault::Addresses(each) => {
+                let told = each.iter().take(4).map(|AddressFault { address, why, .. }| format!("{address}: {why}"));
+                let advice = each.iter().find_map(|fault| fault.advice).map(str::to_owned);
+                f.write_str(&told.chain(advice).collect::<Vec<_>>().join("; "))
+            }
         }
-        DialError::Denied { cause } => innermost(cause),
-        DialError::Transport(faults) => {
-            let unshared = |fault: &TransportError<io::Error>| match fault {
-                TransportError::MultiaddrNotSupported(_) => Some(Unshared::Transport),
-                TransportError::Other(fault) => Unshared::of(fault),
-            };
-            let each = faults.iter().take(4).map(|(address, fault)| {
-                let why = unshared(fault).map_or_else(|| innermost(fault), |unshared| unshared.to_string());
-                // The resolver prints its whole question behind that; the name stands in the address.
-                format!("{address}: {}", why.split(" for Query {").next().unwrap_or_default())
-            });
-            let advice = "see that it runs there and that no firewall is between".to_owned();
-            let advice = faults.iter().any(|(_, fault)| unshared(fault).is_none()).then_some(advice);
-            each.chain(advice).collect::<Vec<_>>().join("; ")
-        }
-        other => other.to_string(),
     }
 }
 
@@ -348,6 +404,21 @@ pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_addresses_of_a_bootstrap_peer_are_tried_and_each_has_its_fault() {
+        let address =
+            |n: u8| format!("/ip4/192.0.2.{n}/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN");
+        let mut dial = Dial::new(&[address(1), address(2)]).unwrap();
+        assert_eq!(dial.wanted.iter().map(|wanted| wanted.addresses.len()).collect::<Vec<_>>(), [2]);
+        let failed = |n| {
+            let error = std::io::Error::other(format!("fault {n}"));
+            (address(n).parse().unwrap(), libp2p::TransportError::Other(error))
+        };
+        dial.wanted[0].fault = Some(Fault::of(&DialError::Transport(vec![failed(2), failed(1)])));
+        let whys: Vec<_> = dial.faults().into_iter().map(|fault| (fault.address, fault.why)).collect();
+        assert_eq!(whys, [1, 2].map(|n| (address(n), format!("fault {n}; {SEE_PEER}"))));
+    }
 
     #[test]
     fn an_address_needs_a_way_and_a_peer() {

@@ -13,7 +13,6 @@ use libp2p::{
         transport::{Boxed, timeout::TransportTimeout},
         upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version},
     },
-    dns,
     identity::Keypair,
     noise, quic, tcp, tls, websocket, yamux,
 };
@@ -25,6 +24,7 @@ use crate::{
     gate::SharedRules,
     guard::Guarded,
     meter::{Meter, Metered, Meters, YAMUX},
+    names::Names,
     unshared,
 };
 
@@ -77,8 +77,7 @@ pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules, mplex:
     let socket = || Guarded::new(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)), rules);
     let muxers = Muxers { yamux: yamux(), mplex: mplex.then(self::mplex) };
     let tcp = secure(socket(), Security { tls: Some(tls), noise: noise.clone() }, &muxers, meters);
-    let named = |e: io::Error| NetError::Setup(format!("names cannot be resolved: {e}"));
-    let mut websocket = websocket::Config::new(dns::tokio::Transport::system(socket()).map_err(named)?);
+    let mut websocket = websocket::Config::new(Names::new(socket().boxed()));
     websocket.set_max_data_size(MAX_WEBSOCKET_FRAME);
     let websocket = secure(websocket, Security { tls: None, noise }, &muxers, meters);
     let meters = meters.clone();
@@ -93,8 +92,7 @@ pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules, mplex:
     });
     let all = tcp.or_transport(quic).map(|way, _| way.into_inner());
     let all = all.or_transport(websocket).map(|way, _| way.into_inner());
-    let all = dns::tokio::Transport::system(all.boxed()).map_err(named)?;
-    Ok(all.map_err(unshared::dialled).boxed())
+    Ok(Names::new(all.boxed()).boxed())
 }
 
 /// Secures connections and divides them into streams.

@@ -3,7 +3,7 @@
 use std::{error::Error, io};
 
 use either::Either;
-use libp2p::{core::upgrade::NegotiationError, dns};
+use libp2p::{TransportError, core::upgrade::NegotiationError};
 
 /// How the text of each begins.
 pub const UNSHARED: &str = "it shares no ";
@@ -28,7 +28,7 @@ fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
 }
 
 /// An error and its causes.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+pub(crate) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| cause(*error))
 }
 
@@ -36,6 +36,14 @@ impl Unshared {
     /// What is not shared, if that is why something failed.
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
         causes(error).find_map(|cause| cause.downcast_ref().copied())
+    }
+
+    /// The same of one address that was dialled.
+    pub(crate) fn of_transport(fault: &TransportError<io::Error>) -> Option<Self> {
+        match fault {
+            TransportError::MultiaddrNotSupported(_) => Some(Unshared::Transport),
+            TransportError::Other(fault) => Self::of(fault),
+        }
     }
 
     /// Of a connection that was secured: the muxer is agreed on with the first bytes.
@@ -46,17 +54,6 @@ impl Unshared {
 
 fn nothing_agreed(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| matches!(cause.downcast_ref(), Some(NegotiationError::Failed)))
-}
-
-/// Says that no transport takes an address: the resolver, which dials what a name stands for, hides that in its own error.
-pub(crate) fn dialled(error: dns::Error<io::Error>) -> dns::Error<io::Error> {
-    let unsupported = |error: &_| matches!(error, dns::Error::MultiaddrNotSupported(_));
-    match &error {
-        dns::Error::Dial(each) if each.iter().all(unsupported) => {
-            dns::Error::Transport(io::Error::other(Unshared::Transport))
-        }
-        _ => error,
-    }
 }
 
 /// Says what both sides could not agree on: of a connection that fails before it is secured, in that, or in being divided.
