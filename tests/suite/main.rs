@@ -2,6 +2,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod connections;
+mod crowd;
 mod foreign;
 mod handlers;
 mod hostile;

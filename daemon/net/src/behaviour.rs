@@ -27,6 +27,16 @@ use crate::{
 /// the substream of a peer that sends a larger one, for good. A single message may be smaller: [`p2pd_core::contract`].
 const MAX_RPC: usize = 1024 * 1024 + 64 * 1024;
 
+/// Ids that are offered to a peer in one RPC, and asked of it in a second. The specification's 5,000 would be more than the 16 KiB
+/// of control data that rust-libp2p takes by default: it closes the substream of a peer that sends more, for good.
+const OFFERED: usize = 300;
+/// Bytes of control data taken in one RPC: others offer as many ids as the specification has it.
+const MAX_CONTROL: usize = 256 * 1024;
+
+/// How often each connection is pinged, and how long the answer may take. The library is silent of the first that fails, and the
+/// second may have come just after the peer's last word: one that is frozen is gone after 48 s.
+const PING: Duration = Duration::from_secs(8);
+
 /// Peers of a topic that whole messages are exchanged with.
 pub(crate) const MESH: usize = 6;
 
@@ -91,7 +101,7 @@ pub(crate) fn build(
         gate: Gate::new(config.max_connections_per_address, config.new_connections_per_address, rules),
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(15))),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING)),
         gossipsub: Renew::new(gossipsub(config, identity, settings)?),
         pace: pace::Behaviour::new(meters.clone()),
         kad: Dht::new(id, kad),
@@ -122,7 +132,10 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         .validation_mode(gossipsub::ValidationMode::Permissive)
         .validate_messages()
         .message_id_fn(move |message| ids.id_here(message))
+        // `flood` chooses whom.
         .flood_publish(false)
+        .max_control_messages_sent(OFFERED)
+        .max_control_message_size(MAX_CONTROL)
         .mesh_n(MESH)
         .mesh_n_low(4)
         .mesh_n_high(12)
@@ -145,7 +158,7 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         // Many honest daemons share one address (NAT, containers, tests on one machine).
         ip_colocation_factor_weight: 0.0,
         // Whoever offers messages by other ids than ours never seems to send them. That is no fault until it is a flood: this
-        // is 800 a second, of the 5,000 that are asked for at most. The library counts grafts that come too soon after a prune
+        // is more than the 300 that are asked for in a second. The library counts grafts that come too soon after a prune
         // in the same sum, so those are answered as often before they cost.
         behaviour_penalty_threshold: 1_000.0,
         // A connection that is full, mostly of messages of our own, is no fault of its peer. Whoever is slow for long is let go

@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{AsyncRead, AsyncWrite, ready};
@@ -18,6 +19,7 @@ use libp2p::{
     Multiaddr, PeerId,
     core::muxing::{StreamMuxer, StreamMuxerEvent},
 };
+use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{dial::without_peer, protocols::is_own, sniff::Sniff};
@@ -28,6 +30,8 @@ pub(crate) const YAMUX: &str = "yamux";
 const GOSSIPSUB: &str = "/meshsub/";
 /// Protocols of one connection that are counted by name; all others together are `other`.
 const MAX_PROTOCOLS: usize = 64;
+/// How long a connection may take to close in good order.
+const CLOSE: Duration = Duration::from_secs(2);
 /// Connections that were refused whose peers are remembered.
 const MAX_REFUSED: usize = 64;
 
@@ -52,13 +56,36 @@ impl Traffic {
 struct Counter {
     received: AtomicU64,
     sent: AtomicU64,
-    /// Streams that are open.
-    open: AtomicUsize,
+    ours: Side,
+    theirs: Side,
     /// A stream of ours did not take the last that was written to it.
     blocked: AtomicBool,
 }
 
+/// Streams that one side opened.
+#[derive(Debug, Default)]
+struct Side {
+    open: AtomicUsize,
+    /// There was one.
+    ever: AtomicBool,
+}
+
+impl Side {
+    fn open(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.ever.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Counter {
+    fn side(&self, inbound: bool) -> &Side {
+        if inbound { &self.theirs } else { &self.ours }
+    }
+
+    fn open(&self) -> usize {
+        self.ours.open.load(Ordering::Relaxed).saturating_add(self.theirs.open.load(Ordering::Relaxed))
+    }
+
     fn count(&self, traffic: Traffic) {
         self.received.fetch_add(traffic.received, Ordering::Relaxed);
         self.sent.fetch_add(traffic.sent, Ordering::Relaxed);
@@ -112,7 +139,17 @@ impl Meter {
     /// Whether a stream is open that a program here speaks.
     pub(crate) fn busy(&self) -> bool {
         let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
-        protocols.iter().any(|(name, counter)| !is_own(name) && counter.open.load(Ordering::Relaxed) > 0)
+        protocols.iter().any(|(name, counter)| !is_own(name) && counter.open() > 0)
+    }
+
+    /// Whether one side's stream of gossipsub has ended though the connection stands: each opens one, for good.
+    pub(crate) fn gossip_ended(&self) -> bool {
+        let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_gossip = || protocols.iter().filter(|(name, _)| name.starts_with(GOSSIPSUB)).map(|(_, counter)| counter);
+        [true, false].into_iter().any(|inbound| {
+            let had = of_gossip().any(|counter| counter.side(inbound).ever.load(Ordering::Relaxed));
+            had && of_gossip().all(|counter| counter.side(inbound).open.load(Ordering::Relaxed) == 0)
+        })
     }
 
     /// Whether gossipsub's stream to the peer does not take what is written to it.
@@ -207,12 +244,14 @@ pub(crate) struct Metered<M> {
     /// Whether a stream that reads its end may have been reset: yamux tells that only to who writes.
     doubtful_end: bool,
     closing: CancellationToken,
+    /// When it is closed though the peer takes nothing more.
+    close_by: Option<Pin<Box<Sleep>>>,
 }
 
 impl<M> Metered<M> {
     pub(crate) fn new(inner: M, meter: Arc<Meter>) -> Self {
         let doubtful_end = meter.muxed_by() == YAMUX;
-        Metered { inner, meter, doubtful_end, closing: CancellationToken::new() }
+        Metered { inner, meter, doubtful_end, closing: CancellationToken::new(), close_by: None }
     }
 
     fn stream<S>(&self, inner: S, inbound: bool) -> MeteredStream<S> {
@@ -260,6 +299,11 @@ where
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), M::Error>> {
         self.closing.cancel();
+        // A frozen peer would hold it for ever.
+        let close_by = self.close_by.get_or_insert_with(|| Box::pin(tokio::time::sleep(CLOSE)));
+        if close_by.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.inner).poll_close(cx)
     }
 
@@ -302,7 +346,7 @@ impl<S> MeteredStream<S> {
             Ok(Some(name)) => {
                 let protocol = self.meter.protocol(&name);
                 protocol.count(std::mem::take(&mut self.early));
-                protocol.open.fetch_add(1, Ordering::Relaxed);
+                protocol.side(self.inbound).open();
                 (self.sniff, self.protocol) = (None, Some(protocol));
             }
             Err(()) => self.sniff = None,
@@ -322,7 +366,7 @@ impl<S> Drop for MeteredStream<S> {
     fn drop(&mut self) {
         self.meter.open(self.inbound).fetch_sub(1, Ordering::Relaxed);
         if let Some(protocol) = &self.protocol {
-            protocol.open.fetch_sub(1, Ordering::Relaxed);
+            protocol.side(self.inbound).open.fetch_sub(1, Ordering::Relaxed);
             protocol.blocked.fetch_and(self.inbound, Ordering::Relaxed);
         }
     }

@@ -97,6 +97,11 @@ impl Behaviour {
         }
     }
 
+    /// Whether a peer is not known to be full.
+    pub(crate) fn has_room(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_none_or(|peer| peer.waiting < FULL)
+    }
+
     /// Whether there is room for a message to these peers.
     pub(crate) fn room(&mut self, to: &[PeerId], now: Instant) -> Room {
         for id in to {

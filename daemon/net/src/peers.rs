@@ -53,6 +53,8 @@ pub struct Connection {
 struct Open {
     connection: Connection,
     meter: Option<Arc<Meter>>,
+    /// Bytes that it had brought when the peer was last pinged.
+    brought: u64,
 }
 
 impl Open {
@@ -161,7 +163,7 @@ impl Peers {
             streams: (0, 0),
         };
         let connections = &mut self.0.entry(peer).or_default().connections;
-        connections.insert(id, Open { connection, meter });
+        connections.insert(id, Open { connection, meter, brought: 0 });
         connections.len() == 1
     }
 
@@ -209,6 +211,12 @@ impl Peers {
         }
     }
 
+    /// The peers whose gossip has ended, though they are connected.
+    pub(crate) fn mute(&self) -> Vec<libp2p::PeerId> {
+        let ended = |open: &Open| open.meter.as_ref().is_some_and(|meter| meter.gossip_ended());
+        self.0.iter().filter(|(_, entry)| entry.connections.values().any(ended)).map(|(peer, _)| *peer).collect()
+    }
+
     /// Whether a program here has a stream open with a peer.
     pub(crate) fn is_busy(&self, peer: &libp2p::PeerId) -> bool {
         let connections = self.0.get(peer).into_iter().flat_map(|entry| entry.connections.values());
@@ -236,10 +244,14 @@ impl Peers {
         self.0.get(peer).is_some_and(|entry| entry.protocols.iter().any(|p| p == protocol))
     }
 
-    pub(crate) fn pinged(&mut self, peer: &libp2p::PeerId, rtt: Duration) {
-        if let Some(entry) = self.0.get_mut(peer) {
-            entry.rtt = Some(rtt);
-        }
+    /// Notes how long a ping took, or that none came back. Whether the peer lives: it answered, or the connection has brought
+    /// something else since the last ping.
+    pub(crate) fn pinged(&mut self, peer: &libp2p::PeerId, connection: ConnectionId, rtt: Option<Duration>) -> bool {
+        let Some(entry) = self.0.get_mut(peer) else { return true };
+        entry.rtt = rtt.or(entry.rtt);
+        let Some(open) = entry.connections.get_mut(&connection) else { return true };
+        let brought = open.meter.as_ref().map_or(0, |meter| meter.total().received);
+        rtt.is_some() | (std::mem::replace(&mut open.brought, brought) != brought)
     }
 
     /// Notes that a peer has missed so many messages, since its queues are full. True when they were for a minute, and it has

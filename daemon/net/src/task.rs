@@ -15,7 +15,7 @@ use futures::StreamExt;
 use libp2p::{
     Swarm,
     gossipsub::{IdentTopic, MessageId, TopicHash},
-    kad, ping,
+    kad,
     swarm::{ConnectionId, SwarmEvent},
 };
 use p2pd_core::{
@@ -32,6 +32,7 @@ use crate::{
     behaviour::{self, Behaviour, BehaviourEvent, kad_protocol},
     command::Command,
     dial::Dial,
+    flood::Flood,
     gossip::{Gossip, Unproven},
     greeting::Greetings,
     lookup::Lookups,
@@ -87,6 +88,8 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         protocol_version: behaviour::protocol_version(&config.network),
         directory: IdentTopic::new(topic::directory(&config.network)).hash(),
         greetings: Greetings::default(),
+        mute: Greetings::default(),
+        flood: Flood::new(Instant::now()),
         lookups: Lookups::default(),
         dht: config.dht,
         incoming: incoming_writer,
@@ -119,7 +122,11 @@ struct Task {
     protocol_version: String,
     /// What every daemon of our network follows.
     directory: TopicHash,
+    /// Peers that ought to have told their subscriptions.
     greetings: Greetings,
+    /// Peers whose gossip has ended.
+    mute: Greetings,
+    flood: Flood,
     lookups: Lookups,
     dht: DhtMode,
     incoming: queue::Writer<Incoming>,
@@ -199,6 +206,7 @@ impl Task {
         let now = self.now();
         self.dial.tick(&mut self.swarm, now);
         self.renew_silent(now);
+        self.renew_mute(now);
         self.trim(&self.water_marks.clone(), "more peers than wanted, and of little use");
         if let Some(room) = self.governor.room(now, self.peers.len()) {
             let marks = WaterMarks { high: room, low: room, grace_ms: 0 };
@@ -258,7 +266,7 @@ impl Task {
             BehaviourEvent::Fetch(event) => self.on_fetch(event),
             BehaviourEvent::Identify(event) => self.on_identify(event),
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
-            BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => self.peers.pinged(&peer, rtt),
+            BehaviourEvent::Ping(event) => self.on_ping(event),
             BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, is_new_peer: true, addresses, .. }) => {
                 self.on_routable(peer, addresses);
             }

@@ -1,9 +1,9 @@
 //! Connections of the swarm: who came, who went and why, whom discovery found, and who has to go.
 
 use libp2p::{
-    Multiaddr, PeerId, TransportError,
+    Multiaddr, PeerId,
     core::ConnectedPoint,
-    identify, kad, mdns,
+    identify, kad, mdns, ping,
     swarm::{ConnectionError, ConnectionId, DialError, dial_opts::DialOpts},
 };
 use p2pd_core::time::MonoMs;
@@ -72,12 +72,9 @@ impl Task {
 
     pub(super) fn on_dial_failed(&mut self, peer: Option<PeerId>, error: DialError) {
         let DialError::Transport(faults) = error else { return };
-        let lack = |fault: &TransportError<_>| match fault {
-            TransportError::MultiaddrNotSupported(_) => Some(Unshared::Transport),
-            other => Unshared::of(other),
-        };
         // Only where every address has failed for something that is not shared.
-        let lacks: Vec<_> = faults.iter().map_while(|(address, fault)| Some((address, lack(fault)?))).collect();
+        let lacks = faults.iter().map_while(|(address, fault)| Some((address, Unshared::of_transport(fault)?)));
+        let lacks: Vec<_> = lacks.collect();
         if let (Some((address, lack)), true) = (lacks.first(), lacks.len() == faults.len()) {
             self.on_incompatible(peer, (*address).clone(), false, *lack);
         }
@@ -104,6 +101,30 @@ impl Task {
         for peer in self.greetings.overdue(now, silent, |peer| self.peers.contains(peer)) {
             tracing::info!(%peer, "its subscriptions were not heard; connecting anew");
             let _ = self.hang_up(peer, HangUp { why: "its subscriptions were not heard", for_good: false });
+        }
+    }
+
+    /// Connects anew to peers with which a stream of gossipsub has ended. The library opens it again a few times and then never:
+    /// such a peer looks connected and hears nothing.
+    pub(super) fn renew_mute(&mut self, now: MonoMs) {
+        let mute = self.peers.mute();
+        for peer in self.mute.overdue(now, mute, |peer| self.peers.contains(peer)) {
+            tracing::warn!(%peer, "its gossip stream has ended; connecting anew");
+            let _ = self.hang_up(peer, HangUp { why: "its gossip stream had ended", for_good: false });
+        }
+    }
+
+    /// Closes a connection that only looks alive: the peer is frozen or out of reach, and its place may be dialled elsewhere.
+    pub(super) fn on_ping(&mut self, ping::Event { peer, connection, result }: ping::Event) {
+        let rtt = match result {
+            Ok(rtt) => Some(rtt),
+            Err(ping::Failure::Unsupported) => return,
+            Err(_) => None,
+        };
+        if !self.peers.pinged(&peer, connection, rtt) {
+            tracing::info!(%peer, "it answers no ping; closing the connection");
+            self.let_go.insert(connection, HangUp { why: "it did not answer pings", for_good: false });
+            self.swarm.close_connection(connection);
         }
     }
 

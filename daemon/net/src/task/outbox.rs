@@ -21,6 +21,7 @@ use crate::{
     NetError,
     behaviour::{Behaviour, MESH},
     command::Sent,
+    flood,
     gossip::followers,
     pace::Room,
     peers,
@@ -184,15 +185,15 @@ impl Task {
             Message::Own { data, reply } => {
                 let followers = self.followers(topic);
                 let room = match followers.len() {
-                    2..=MESH => self.swarm.behaviour_mut().pace.room(&followers, now),
-                    // Of one alone gossipsub tells whether it has room, and of many only some are sent to, who pass it on.
+                    2..=flood::MOST => self.swarm.behaviour_mut().pace.room(&followers, now),
+                    // Of one alone gossipsub tells whether it has room, and of very many only some are sent to, who pass it on.
                     _ => Room::Beside(0),
                 };
                 let sent = match room {
                     Room::Wait(_) if may_wait => Err(NetError::Busy),
                     // Who has room gets it.
                     Room::Wait(behind) | Room::Beside(behind) => {
-                        self.publish_to(&followers, topic, &data).map(|sent| Sent { behind, ..sent })
+                        self.publish_to(&followers, topic, &data, Vec::new()).map(|sent| Sent { behind, ..sent })
                     }
                 };
                 if matches!(sent, Err(NetError::Busy)) && may_wait {
@@ -216,7 +217,7 @@ impl Task {
 
     /// Publishes a message now, or not at all.
     pub(super) fn publish(&mut self, topic: &str, data: &Bytes) -> Result<Sent, NetError> {
-        self.publish_to(&self.followers(topic), topic, data)
+        self.publish_to(&self.followers(topic), topic, data, Vec::new())
     }
 
     /// Publishes a message now, to these followers whether or not they are in the mesh.
@@ -227,27 +228,41 @@ impl Task {
         also_to: &[id::PeerId],
     ) -> Result<Sent, NetError> {
         let followers = self.followers(topic);
-        let explicit: Vec<PeerId> =
-            also_to.iter().filter_map(peers::to_libp2p).filter(|peer| followers.contains(peer)).collect();
-        // Gossipsub sends what it publishes to explicit peers, too.
-        let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
-        explicit.iter().for_each(|peer| gossipsub.add_explicit_peer(peer));
-        let sent = self.publish_to(&followers, topic, data);
-        let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
-        explicit.iter().for_each(|peer| gossipsub.remove_explicit_peer(peer));
-        sent
+        let also_to = also_to.iter().filter_map(peers::to_libp2p).filter(|peer| followers.contains(peer)).collect();
+        self.publish_to(&followers, topic, data, also_to)
     }
 
-    fn publish_to(&mut self, followers: &[PeerId], topic: &str, data: &Bytes) -> Result<Sent, NetError> {
+    /// Publishes a message to those of the mesh, to those named, and as bandwidth allows to the other followers.
+    fn publish_to(
+        &mut self,
+        followers: &[PeerId],
+        topic: &str,
+        data: &Bytes,
+        mut also_to: Vec<PeerId>,
+    ) -> Result<Sent, NetError> {
         let (me, wall) = (*self.swarm.local_peer_id(), Self::wall());
         let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
-        let id = self.gossip.publish(gossipsub, &me, topic, data, wall).inspect_err(|error| {
+        let mut to: Vec<PeerId> = followers.to_vec();
+        // Fewer are sent to in any case.
+        if followers.len() > MESH {
+            to = gossipsub.mesh_peers(&IdentTopic::new(topic).hash()).copied().collect();
+            to.extend(also_to.iter().filter(|peer| !to.contains(peer)).copied().collect::<Vec<_>>());
+            let others = followers.iter().filter(|peer| !to.contains(peer) && pace.has_room(peer)).copied().collect();
+            let others = self.flood.choose(others, data.len(), Instant::now());
+            to.extend(&others);
+            also_to.extend(others);
+        }
+        // Gossipsub sends what it publishes to explicit peers, too.
+        also_to.iter().for_each(|peer| gossipsub.add_explicit_peer(peer));
+        let sent = self.gossip.publish(gossipsub, &me, topic, data, wall);
+        also_to.iter().for_each(|peer| gossipsub.remove_explicit_peer(peer));
+        let id = sent.inspect_err(|error| {
             if matches!(error, NetError::Busy) && followers.len() <= MESH {
                 // To all of them, and the library counts that as missed, which it is not.
                 self.peers.refused(followers);
             }
         })?;
-        pace.sent(followers);
+        pace.sent(&to);
         Ok(Sent { id, followers: followers.len(), behind: 0 })
     }
 
