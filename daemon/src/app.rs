@@ -27,7 +27,8 @@ use crate::{
     node::{self, Node},
     paths::{Mode, Named, Paths},
     signals::Signals,
-    systemd, telemetry,
+    systemd::{self, Probe},
+    telemetry,
 };
 
 /// Name of the identity's file in the data directory.
@@ -90,6 +91,7 @@ pub struct Daemon {
     network: JoinHandle<()>,
     pump: JoinHandle<()>,
     server: JoinHandle<anyhow::Result<()>>,
+    probe: Probe,
     stop_api: CancellationToken,
     stop_network: CancellationToken,
     _lock: Lock,
@@ -132,8 +134,15 @@ impl Daemon {
         let (node, pump) =
             Node::start(&config, &identity, store, net.handle, net.incoming, net.events, stop_network.clone()).await?;
         let listener = api::bind(&paths)?;
-        let server =
-            tokio::spawn(api::serve(listener, node.clone(), config.api.clone(), paths.clone(), stop_api.clone()));
+        let probe = Probe::default();
+        let server = tokio::spawn(api::serve(
+            listener,
+            node.clone(),
+            config.api.clone(),
+            paths.clone(),
+            probe.clone(),
+            stop_api.clone(),
+        ));
         let addresses = node.listening().await?;
         Ok(Daemon {
             socket: paths.socket,
@@ -142,6 +151,7 @@ impl Daemon {
             network: net.task,
             pump,
             server,
+            probe,
             stop_api,
             stop_network,
             _lock: lock,
@@ -270,7 +280,8 @@ pub fn main(setup: Setup) -> ExitCode {
 }
 
 async fn until_stopped(mut daemon: Daemon, mut signals: Signals) -> ExitCode {
-    let watchdog = systemd::watchdog(daemon.node.clone(), daemon.socket.clone(), daemon.stop_api.clone());
+    let watchdog =
+        systemd::watchdog(daemon.node.clone(), daemon.socket.clone(), daemon.probe.clone(), daemon.stop_api.clone());
     let watchdog = tokio::spawn(watchdog);
     systemd::notify(NotifyState::Ready);
     announce(&daemon);

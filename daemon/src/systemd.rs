@@ -1,6 +1,13 @@
 //! What systemd hears: ready, stopping, and a watchdog that is fed only after swarm, store and API have all answered.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use p2pd_api::v1::{GetStatisticsRequest, node_service_client::NodeServiceClient};
 use sd_notify::NotifyState;
@@ -13,8 +20,20 @@ pub(crate) fn notify(state: NotifyState<'_>) {
     let _ = sd_notify::notify(&[state]);
 }
 
+/// Whether the watchdog looks just now: its connections need no place among those of callers, who may have taken all.
+#[derive(Clone, Default)]
+pub(crate) struct Probe(Arc<AtomicBool>);
+
+impl Probe {
+    /// Whether a connection of this process is the watchdog's.
+    pub(crate) fn is_from(&self, pid: Option<i32>) -> bool {
+        let own = pid.and_then(|pid| u32::try_from(pid).ok()) == Some(std::process::id());
+        own && self.0.load(Ordering::Acquire)
+    }
+}
+
 /// Feeds the watchdog until `stop`, if systemd asked for it.
-pub(crate) async fn watchdog(node: Node, socket: PathBuf, stop: CancellationToken) {
+pub(crate) async fn watchdog(node: Node, socket: PathBuf, door: Probe, stop: CancellationToken) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut tick = tokio::time::interval((limit / 3).max(Duration::from_millis(100)));
     loop {
@@ -22,7 +41,10 @@ pub(crate) async fn watchdog(node: Node, socket: PathBuf, stop: CancellationToke
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match tokio::time::timeout(limit / 3, probe(&node, &socket)).await {
+        door.0.store(true, Ordering::Release);
+        let probed = tokio::time::timeout(limit / 3, probe(&node, &socket)).await;
+        door.0.store(false, Ordering::Release);
+        match probed {
             Ok(Ok(())) => notify(NotifyState::Watchdog),
             Ok(Err(error)) => tracing::error!(%error, "watchdog not fed"),
             Err(_) => tracing::error!("watchdog not fed: a part did not answer in time"),

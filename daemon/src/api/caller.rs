@@ -22,15 +22,24 @@ impl Admission {
         Admission { mode: paths.mode, own: Uid::effective() }
     }
 
-    /// Whether a process of this user and primary group may call.
-    pub(super) fn admits(&self, uid: u32, gid: u32) -> bool {
-        if uid == OVERFLOW {
-            return false;
+    /// Whether a process of this user and primary group may call. The system's user database is asked on a thread of its own:
+    /// it may be slow, or elsewhere.
+    pub(super) async fn admits(&self, uid: u32, gid: u32) -> bool {
+        match self.admits_at_once(uid) {
+            Some(admitted) => admitted,
+            None => tokio::task::spawn_blocking(move || in_group(uid, gid)).await.unwrap_or(false),
         }
-        if uid == self.own.as_raw() || (uid == 0 && self.mode == Mode::System) {
-            return true;
+    }
+
+    /// The same; `None` where the groups decide.
+    fn admits_at_once(&self, uid: u32) -> Option<bool> {
+        match self.mode {
+            _ if uid == OVERFLOW => Some(false),
+            _ if uid == self.own.as_raw() => Some(true),
+            Mode::User => Some(false),
+            Mode::System if uid == 0 => Some(true),
+            Mode::System => None,
         }
-        self.mode == Mode::System && in_group(uid, gid)
     }
 }
 
@@ -48,21 +57,21 @@ fn in_group(uid: u32, gid: u32) -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_users_daemon_admits_its_owner_alone() {
+    #[tokio::test]
+    async fn a_users_daemon_admits_its_owner_alone() {
         let user = Admission { mode: Mode::User, own: Uid::from_raw(1000) };
-        assert!(user.admits(1000, 1000));
+        assert!(user.admits(1000, 1000).await);
         for stranger in [0, 1001, OVERFLOW] {
-            assert!(!user.admits(stranger, 1000), "{stranger}");
+            assert!(!user.admits(stranger, 1000).await, "{stranger}");
         }
     }
 
-    #[test]
-    fn the_systems_daemon_admits_root_and_itself_but_not_everybody() {
+    #[tokio::test]
+    async fn the_systems_daemon_admits_root_and_itself_but_not_everybody() {
         let system = Admission { mode: Mode::System, own: Uid::from_raw(990) };
-        assert!(system.admits(0, 0) && system.admits(990, 990));
+        assert!(system.admits(0, 0).await && system.admits(990, 990).await);
         for stranger in [4_000_000, OVERFLOW] {
-            assert!(!system.admits(stranger, 4_000_000), "{stranger}");
+            assert!(!system.admits(stranger, 4_000_000).await, "{stranger}");
         }
     }
 }

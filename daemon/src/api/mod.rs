@@ -28,7 +28,7 @@ use tonic::transport::Server;
 
 pub(crate) use socket::bind;
 
-use crate::{config::Api, node::Node, paths::Paths};
+use crate::{config::Api, node::Node, paths::Paths, systemd::Probe};
 
 /// What every service needs.
 #[derive(Clone)]
@@ -48,11 +48,12 @@ pub(crate) async fn serve(
     node: Node,
     config: Api,
     paths: Paths,
+    probe: Probe,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let context = Context { node, stop: stop.clone() };
     let incoming =
-        socket::accept(listener, caller::Admission::new(&paths), config.max_connections_per_user, stop.clone());
+        socket::accept(listener, caller::Admission::new(&paths), config.max_connections_per_user, probe, stop.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DhtServiceServer<dht::Service>>().await;
     health.set_serving::<NodeServiceServer<node::Service>>().await;

@@ -13,19 +13,24 @@ use anyhow::{Context, bail};
 use nix::unistd::{Group, chown};
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
 use super::caller::Admission;
-use crate::paths::{Mode, Paths};
+use crate::{
+    paths::{Mode, Paths},
+    systemd::Probe,
+};
 
 /// How long a new connection may stay silent.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 /// Most connections of all users.
 const MAX_CONNECTIONS: u32 = 512;
+/// Most connections that wait for their caller to be admitted, or for its first byte.
+const ARRIVING: usize = 256;
 /// How long to leave a full table of descriptors alone.
 const BACK_OFF: Duration = Duration::from_millis(200);
 
@@ -69,14 +74,20 @@ fn give_to_group(socket: &Path) -> anyhow::Result<()> {
 
 type Open = Arc<Mutex<HashMap<u32, u32>>>;
 
-/// An admitted connection; counted until it is dropped.
+/// An admitted connection.
 pub(super) struct Connection {
     stream: UnixStream,
+    /// `None`: the watchdog's, for which there is always a place.
+    _place: Option<Place>,
+}
+
+/// A place among the connections of a user, until dropped.
+struct Place {
     open: Open,
     uid: u32,
 }
 
-impl Drop for Connection {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = open.get_mut(&self.uid) {
@@ -93,22 +104,23 @@ pub(super) fn accept(
     listener: UnixListener,
     admission: Admission,
     per_user: u32,
+    probe: Probe,
     stop: CancellationToken,
 ) -> ReceiverStream<io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(16);
     tokio::spawn(async move {
-        let open = Open::default();
+        let door = Arc::new(Door { admission, per_user, probe, open: Open::default() });
+        let arriving = Arc::new(Semaphore::new(ARRIVING));
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    if let Some(connection) = admit(stream, &admission, per_user, &open) {
-                        tokio::spawn(hand_over(connection, ready.clone()));
-                    }
-                }
+                Ok((stream, _)) => match arriving.clone().try_acquire_owned() {
+                    Ok(place) => drop(tokio::spawn(door.clone().receive(stream, ready.clone(), place))),
+                    Err(_) => tracing::debug!("connection closed: too many are arriving"),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
                     tokio::time::sleep(BACK_OFF).await;
@@ -119,27 +131,47 @@ pub(super) fn accept(
     ReceiverStream::new(connections)
 }
 
-fn admit(stream: UnixStream, admission: &Admission, per_user: u32, open: &Open) -> Option<Connection> {
-    let caller = stream.peer_cred().ok()?;
-    if !admission.admits(caller.uid(), caller.gid()) {
-        tracing::warn!(uid = caller.uid(), pid = caller.pid(), "caller not admitted");
-        return None;
-    }
-    let mut counts = open.lock().unwrap_or_else(PoisonError::into_inner);
-    let all: u32 = counts.values().sum();
-    let own = counts.entry(caller.uid()).or_default();
-    if *own >= per_user || all >= MAX_CONNECTIONS {
-        tracing::warn!(uid = caller.uid(), "too many connections");
-        return None;
-    }
-    *own += 1;
-    Some(Connection { stream, open: open.clone(), uid: caller.uid() })
+/// What decides about callers.
+struct Door {
+    admission: Admission,
+    per_user: u32,
+    probe: Probe,
+    open: Open,
 }
 
-/// Passes a connection on once its first byte is there.
-async fn hand_over(connection: Connection, ready: mpsc::Sender<io::Result<Connection>>) {
-    if let Ok(Ok(())) = tokio::time::timeout(FIRST_BYTE, connection.stream.readable()).await {
-        let _ = ready.send(Ok(connection)).await;
+impl Door {
+    /// Passes a connection on once its caller is admitted and its first byte is there.
+    async fn receive(
+        self: Arc<Self>,
+        stream: UnixStream,
+        ready: mpsc::Sender<io::Result<Connection>>,
+        _arriving: OwnedSemaphorePermit,
+    ) {
+        let Some(connection) = self.admit(stream).await else { return };
+        if let Ok(Ok(())) = tokio::time::timeout(FIRST_BYTE, connection.stream.readable()).await {
+            let _ = ready.send(Ok(connection)).await;
+        }
+    }
+
+    async fn admit(&self, stream: UnixStream) -> Option<Connection> {
+        let caller = stream.peer_cred().ok()?;
+        if !self.admission.admits(caller.uid(), caller.gid()).await {
+            tracing::warn!(uid = caller.uid(), pid = caller.pid(), "caller not admitted");
+            return None;
+        }
+        if self.probe.is_from(caller.pid()) {
+            return Some(Connection { stream, _place: None });
+        }
+        let mut counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: u32 = counts.values().sum();
+        let own = counts.entry(caller.uid()).or_default();
+        if *own >= self.per_user || all >= MAX_CONNECTIONS {
+            tracing::warn!(uid = caller.uid(), "too many connections");
+            return None;
+        }
+        *own += 1;
+        let place = Place { open: self.open.clone(), uid: caller.uid() };
+        Some(Connection { stream, _place: Some(place) })
     }
 }
 

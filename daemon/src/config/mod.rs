@@ -3,7 +3,10 @@
 
 mod check;
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{anyhow, bail};
 use confique::{
@@ -229,9 +232,6 @@ pub enum LogFormat {
 impl Config {
     /// Reads files and environment. A file that was named must exist; the usual one may be absent.
     pub fn load(named: Option<&Path>, usual: &Path) -> anyhow::Result<Self> {
-        if let Some(file) = named.filter(|file| !file.is_file()) {
-            bail!("there is no configuration file {}", file.display());
-        }
         let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         if let Some(unknown) = unknown(variables) {
             bail!(
@@ -240,11 +240,19 @@ impl Config {
         }
         let file: PathBuf = named.unwrap_or(usual).into();
         let mut builder = Config::builder().env();
-        if file.is_file() {
-            builder = builder.file(&file);
-        }
+        // One that is there and cannot be read is no reason for the defaults, which listen to the world.
+        let text = match std::fs::read_to_string(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && named.is_none() => String::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                bail!("there is no configuration file {}", file.display())
+            }
+            Err(error) => bail!("cannot read the configuration file {}: {error}", file.display()),
+            Ok(text) => {
+                builder = builder.file(&file);
+                text
+            }
+        };
         let config = builder.load().map_err(|error| anyhow!("configuration: {}", causes(&error)))?;
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
         config.check().map_err(|error| anyhow!("configuration: {error:#}{}", check::place(&error, &file, &text)))?;
         Ok(config)
     }
