@@ -3,6 +3,7 @@
 
 mod access;
 mod audio;
+mod bad_day;
 mod cli;
 mod clocks;
 mod demo;

@@ -15,9 +15,9 @@ use libp2p::{
 use nix::sched::{CloneFlags, unshare};
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
-    Durable, FindClosestPeersRequest, ListPeersRequest, ProvideRequest, SubscribeRequest, SubscribeResponse,
-    dht_service_client::DhtServiceClient, pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract,
-    subscribe_response::Event,
+    Durable, FindClosestPeersRequest, ListClosedConnectionsRequest, ListPeersRequest, ProvideRequest, PublishRequest,
+    SubscribeRequest, SubscribeResponse, dht_service_client::DhtServiceClient,
+    pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
 };
 use p2pd_core::topic::DEFAULT_NETWORK;
 
@@ -122,6 +122,34 @@ async fn one_that_offers_messages_by_other_ids_keeps_its_place() {
     }
     assert_eq!(heard, (0..MESSAGES).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
     publishing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_gossip_stream_has_ended_is_connected_anew() {
+    // It takes no control message, and ends the stream that brings one.
+    let mut swarm = outsider(|config| _ = config.max_control_message_size(1));
+    let port = listen(&mut swarm, "127.0.0.1").await;
+    let peer = *swarm.local_peer_id();
+    let driving = tokio::spawn(async move { while swarm.next().await.is_some() {} });
+    let daemon = start(&[format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}")]).await;
+    let mut client = PubSubServiceClient::new(channel(&daemon).await);
+    let subscribe = SubscribeRequest { topic: TOPIC.into(), contract: None };
+    let _messages = client.subscribe(subscribe).await.unwrap();
+    let mut said = 0;
+    until("the word", async || {
+        said += 1;
+        let data = format!("message {said}").into();
+        let _ = client.clone().publish(PublishRequest { topic: TOPIC.into(), data, wait_ms: 0 }).await;
+        let closed = peers(&daemon).await.list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap();
+        closed.into_inner().connections.iter().any(|closed| closed.why == "its gossip stream had ended").then_some(())
+    })
+    .await;
+    until("the next connection", async || {
+        let peers = peers(&daemon).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers;
+        (!peers.is_empty()).then_some(())
+    })
+    .await;
+    driving.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,10 @@ use std::{
     time::SystemTime,
 };
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt, TryFutureExt,
+    future::{BoxFuture, MapErr},
+};
 use libp2p::{
     Multiaddr, Transport,
     core::transport::{Boxed, DialOpts, ListenerId, TransportError, TransportEvent},
@@ -82,6 +85,11 @@ impl Unresolved {
     }
 }
 
+/// An error with its cause below it: the layers above this one show what is below an error, and not the error itself.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Fault(#[source] io::Error);
+
 fn has_name(address: &Multiaddr) -> bool {
     let is_name =
         |part| matches!(part, Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_));
@@ -107,29 +115,31 @@ fn without_question(error: &str) -> String {
 
 impl<O: Send + 'static> Transport for Names<O> {
     type Output = O;
-    type Error = io::Error;
-    type ListenerUpgrade = <Boxed<O> as Transport>::ListenerUpgrade;
-    type Dial = BoxFuture<'static, io::Result<O>>;
+    type Error = Fault;
+    type ListenerUpgrade = MapErr<<Boxed<O> as Transport>::ListenerUpgrade, fn(io::Error) -> Fault>;
+    type Dial = BoxFuture<'static, Result<O, Fault>>;
 
-    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
-        self.inner.listen_on(id, address)
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<Fault>> {
+        self.inner.listen_on(id, address).map_err(|error| error.map(Fault))
     }
 
     fn remove_listener(&mut self, id: ListenerId) -> bool {
         self.inner.remove_listener(id)
     }
 
-    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+    fn dial(&mut self, address: Multiaddr, options: DialOpts) -> Result<Self::Dial, TransportError<Fault>> {
         if !has_name(&address) {
-            return self.inner.dial(address, options);
+            let dial = self.inner.dial(address, options).map_err(|error| error.map(Fault))?;
+            return Ok(dial.map_err(Fault).boxed());
         }
-        let resolver = self.resolver().map_err(TransportError::Other)?;
-        let dial = resolver.dial(address, options).map_err(|error| error.map(fault))?;
-        Ok(dial.map(|dialled| dialled.map_err(fault)).boxed())
+        let resolver = self.resolver().map_err(|error| TransportError::Other(Fault(error)))?;
+        let dial = resolver.dial(address, options).map_err(|error| error.map(fault).map(Fault))?;
+        Ok(dial.map_err(|error| Fault(fault(error))).boxed())
     }
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
-        Pin::new(&mut self.inner).poll(cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, Fault>> {
+        let event = Pin::new(&mut self.inner).poll(cx);
+        event.map(|event| event.map_upgrade(|upgrade| upgrade.map_err(Fault as fn(_) -> _)).map_err(Fault))
     }
 }
 
@@ -168,5 +178,19 @@ impl<O> Transport for Shared<O> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
         Pin::new(&mut *self.lock()).poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use either::Either;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_resolved_is_known_through_all_layers() {
+        let fault = Fault(io::Error::other(Unresolved("nobody answers".into())));
+        let swarms: Either<io::Error, Fault> = Either::Right(fault);
+        assert!(Unresolved::is_cause(&TransportError::Other(io::Error::other(swarms))));
     }
 }
