@@ -263,6 +263,7 @@ impl<M> Metered<M> {
             sniff: Some(Sniff::default()),
             early: Traffic::default(),
             protocol: None,
+            one_way: false,
             doubtful_end: self.doubtful_end,
             closing: Box::pin(self.closing.clone().cancelled_owned()),
         }
@@ -326,6 +327,8 @@ pub(crate) struct MeteredStream<S> {
     /// What was carried before that.
     early: Traffic,
     protocol: Option<Arc<Counter>>,
+    /// The peer sends nothing here. Gossipsub does not read such a stream, and would go on writing to a peer that has ended it.
+    one_way: bool,
     /// See [`Metered`]; no longer when this side is closed for writing.
     doubtful_end: bool,
     /// Yamux leaves readers and writers waiting when the connection is closed from here.
@@ -344,6 +347,7 @@ impl<S> MeteredStream<S> {
         match sniff.feed(bytes) {
             Ok(None) => {}
             Ok(Some(name)) => {
+                self.one_way = !self.inbound && name.starts_with(GOSSIPSUB);
                 let protocol = self.meter.protocol(&name);
                 protocol.count(std::mem::take(&mut self.early));
                 protocol.side(self.inbound).open();
@@ -396,7 +400,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MeteredStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
         let count = match self.written(written) {
@@ -411,6 +415,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        if self.one_way
+            && let Poll::Ready(Ok(0) | Err(_)) = Pin::new(&mut self.inner).poll_read(cx, &mut [0; 16])
+        {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         self.written(flushed)
     }
 
