@@ -133,11 +133,17 @@ async fn a_peer_whose_gossip_stream_has_ended_is_connected_anew() {
     let driving = tokio::spawn(async move { while swarm.next().await.is_some() {} });
     let daemon = start(&[format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}")]).await;
     let mut client = PubSubServiceClient::new(channel(&daemon).await);
-    let subscribe = SubscribeRequest { topic: TOPIC.into(), contract: None };
-    let _messages = client.subscribe(subscribe).await.unwrap();
-    until("the word", async || {
+    until("the subscription", async || {
         let data = "is anybody there?".into();
-        let _ = client.clone().publish(PublishRequest { topic: TOPIC.into(), data, wait_ms: 0 }).await;
+        client.clone().publish(PublishRequest { topic: TOPIC.into(), data, wait_ms: 0 }).await.ok()
+    })
+    .await;
+    // Each is a control message.
+    for n in 0..20 {
+        let subscribe = SubscribeRequest { topic: format!("topic {n}"), contract: None };
+        client.subscribe(subscribe).await.unwrap().into_inner().message().await.unwrap();
+    }
+    until("the word", async || {
         let closed = peers(&daemon).await.list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap();
         closed.into_inner().connections.iter().any(|closed| closed.why == "its gossip stream had ended").then_some(())
     })
