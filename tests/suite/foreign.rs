@@ -8,6 +8,7 @@ use libp2p::{
     gossipsub::{self, IdentTopic, MessageAuthenticity},
     identify, identity,
     kad::{self, store::MemoryStore},
+    multiaddr::Protocol,
     noise,
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
@@ -122,6 +123,23 @@ async fn one_that_offers_messages_by_other_ids_keeps_its_place() {
     }
     assert_eq!(heard, (0..MESSAGES).map(|n| n.to_string()).collect::<Vec<_>>(), "each once");
     publishing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_cannot_drive_a_terminal() {
+    let mut swarm = guide();
+    let port = listen(&mut swarm, "127.0.0.1").await;
+    let name = Protocol::Dns4("\u{1b}[31mred\u{202e}.example".into());
+    swarm.add_external_address(Multiaddr::empty().with(name).with(Protocol::Tcp(1)));
+    let peer = *swarm.local_peer_id();
+    let driving = tokio::spawn(async move { while swarm.next().await.is_some() {} });
+    let daemon = start(&[format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}")]).await;
+    let addresses = until("what it says of itself", async || {
+        let peers = peers(&daemon).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers;
+        peers.into_iter().next().map(|peer| peer.addresses).filter(|addresses| !addresses.is_empty())
+    });
+    assert!(addresses.await.contains(&"/dns4/[31mred.example/tcp/1".to_owned()));
+    driving.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

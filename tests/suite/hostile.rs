@@ -111,10 +111,11 @@ async fn names_cannot_drive_a_terminal() {
     let (rogue, id, _) = rogue(&b).await;
     let name = "\u{1b}[31mred\u{202e}";
     let announce = json!({"type": "announce", "streamId": "mark",
-        "metadata": {"publisher": id.to_string(), "name": name, "category": name, "timestamp": now()}});
+        "metadata": {"publisher": id.to_string(), "name": name, "category": name, "more": name, "timestamp": now()}});
     say(&rogue.handle, announce.to_string()).await;
     let entry = until("the entry", async || list(&b).await.into_iter().next()).await;
     assert_eq!((entry.name.as_str(), entry.category.as_str()), ("[31mred", "[31mred"));
+    assert!(p2pd_core::text::is_clean(&entry.metadata_json), "{}", entry.metadata_json);
 }
 
 #[tokio::test(flavor = "multi_thread")]

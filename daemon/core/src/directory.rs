@@ -1,7 +1,7 @@
 //! The directory of live streams: who publishes what, how fresh that is. A state machine; the caller brings the time
 //! and passes on the changes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::{
     announce::{DirectoryMessage, Filter, Metadata},
@@ -33,6 +33,10 @@ pub struct Entry {
     pub time: UnixMs,
     /// How many listen, as the publisher last said.
     pub listeners: Option<u32>,
+    /// Since when it is listed.
+    since: MonoMs,
+    /// The peer that brought it first; `None` for an entry read from disk.
+    via: Option<PeerId>,
 }
 
 /// What happened to an entry.
@@ -62,48 +66,111 @@ pub enum Effect {
     },
 }
 
+/// Where a message of the directory comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Who signed it. Keys cost nothing: one neighbour may bring the words of thousands.
+    pub signer: &'a PeerId,
+    /// The neighbour that brought it.
+    pub via: &'a PeerId,
+    /// When it was signed.
+    pub time: UnixMs,
+}
+
 /// The entries.
 #[derive(Debug, Default)]
 pub struct Directory {
     entries: BTreeMap<StreamKey, Entry>,
     departed: HashMap<StreamKey, UnixMs>,
+    /// Publishers whose streams have room in any case.
+    favoured: HashSet<PeerId>,
+    /// How many entries of others found no room, or lost it, by the neighbour that had brought most.
+    crowded_out: Option<(PeerId, u64)>,
 }
 
 impl Directory {
     /// Takes an entry that was kept on disk: shown at once, marked as not yet heard again.
     pub fn restore(&mut self, now: MonoMs, key: StreamKey, metadata: Metadata, time: UnixMs) {
         if self.has_room(&key) {
-            self.entries.insert(key, Entry { metadata, heard: now, confirmed: false, time, listeners: None });
+            let (since, via) = (now, None);
+            self.entries
+                .insert(key, Entry { metadata, heard: now, confirmed: false, time, listeners: None, since, via });
         }
     }
 
-    /// Applies a message that `sender` signed at `time`.
-    pub fn apply(&mut self, now: MonoMs, sender: &PeerId, message: DirectoryMessage, time: UnixMs) -> Vec<Effect> {
-        let key = |stream| StreamKey { publisher: sender.clone(), stream };
+    /// Has the streams of these publishers go last: this daemon's own, those it is connected to, and those whose streams it follows.
+    pub fn favour(&mut self, publishers: HashSet<PeerId>) {
+        self.favoured = publishers;
+    }
+
+    /// Who brought most when entries found no room since this was asked last, and how many did not.
+    pub fn take_crowded_out(&mut self) -> Option<(PeerId, u64)> {
+        self.crowded_out.take()
+    }
+
+    /// Applies a message.
+    pub fn apply(&mut self, now: MonoMs, origin: Origin<'_>, message: DirectoryMessage) -> Vec<Effect> {
+        let key = |stream| StreamKey { publisher: origin.signer.clone(), stream };
         match message {
-            DirectoryMessage::Announce { stream, metadata } => self.announce(now, key(stream), metadata, time),
+            DirectoryMessage::Announce { stream, metadata } => self.announce(now, key(stream), metadata, origin),
             DirectoryMessage::Response { streams, .. } => streams
                 .into_iter()
-                .flat_map(|(stream, metadata)| self.announce(now, key(stream), metadata, time))
+                .flat_map(|(stream, metadata)| self.announce(now, key(stream), metadata, origin))
                 .collect(),
-            DirectoryMessage::Heartbeat { stream, listeners } => self.heartbeat(now, key(stream), listeners, time),
-            DirectoryMessage::Deregister { stream } => self.end(key(stream), time),
+            DirectoryMessage::Heartbeat { stream, listeners } => {
+                self.heartbeat(now, key(stream), listeners, origin.time)
+            }
+            DirectoryMessage::Deregister { stream } => self.end(key(stream), origin.time),
             DirectoryMessage::Query { filter, request } => vec![Effect::Answer { filter, request }],
         }
     }
 
-    fn announce(&mut self, now: MonoMs, key: StreamKey, metadata: Metadata, time: UnixMs) -> Vec<Effect> {
+    fn announce(&mut self, now: MonoMs, key: StreamKey, metadata: Metadata, origin: Origin<'_>) -> Vec<Effect> {
+        let Origin { via, time, .. } = origin;
         let outdated = self.departed.get(&key).is_some_and(|gone| *gone >= time)
             || self.entries.get(&key).is_some_and(|entry| entry.time > time);
-        if outdated || !self.has_room(&key) {
+        if outdated {
             return Vec::new();
+        }
+        let mut effects = Vec::new();
+        if !self.has_room(&key) {
+            match self.make_room(&key.publisher, via) {
+                Some(gone) => effects.push(Effect::Change(Change::Stale(gone))),
+                None => return effects,
+            }
         }
         self.departed.remove(&key);
         let known = self.entries.get(&key);
-        let listeners = known.and_then(|entry| entry.listeners);
+        let (listeners, since) = known.map_or((None, now), |entry| (entry.listeners, entry.since));
+        let via = known.and_then(|entry| entry.via.clone()).unwrap_or_else(|| via.clone());
         let unchanged = known.is_some_and(|e| e.confirmed && same_but_time(&e.metadata, &metadata));
-        self.entries.insert(key.clone(), Entry { metadata, heard: now, confirmed: true, time, listeners });
-        if unchanged { Vec::new() } else { vec![Effect::Change(Change::Present(key))] }
+        let entry = Entry { metadata, heard: now, confirmed: true, time, listeners, since, via: Some(via) };
+        self.entries.insert(key.clone(), entry);
+        if !unchanged {
+            effects.push(Effect::Change(Change::Present(key)));
+        }
+        effects
+    }
+
+    /// Drops an entry for one of `publisher` that `via` has brought, where all room is taken: of the neighbour that has brought most,
+    /// what came last. Who has brought most gets no more, but for favoured publishers.
+    fn make_room(&mut self, publisher: &PeerId, via: &PeerId) -> Option<StreamKey> {
+        if self.of(publisher) >= MAX_PER_PUBLISHER {
+            return None;
+        }
+        let mut brought: HashMap<Option<&PeerId>, usize> = HashMap::new();
+        let strangers = || self.entries.iter().filter(|(key, _)| !self.favoured.contains(&key.publisher));
+        strangers().for_each(|(_, entry)| *brought.entry(entry.via.as_ref()).or_default() += 1);
+        let (most, _) = brought.into_iter().max_by_key(|(_, count)| *count)?;
+        let victim = strangers().filter(|(_, entry)| entry.via.as_ref() == most).max_by_key(|(_, entry)| entry.since);
+        let (victim, most) = (victim.map(|(key, _)| key.clone())?, most.cloned());
+        let count = self.crowded_out.as_ref().map_or(0, |(_, count)| *count);
+        self.crowded_out = most.clone().map(|most| (most, count.saturating_add(1)));
+        if !self.favoured.contains(publisher) && most.as_ref() == Some(via) {
+            return None;
+        }
+        self.entries.remove(&victim);
+        Some(victim)
     }
 
     fn heartbeat(&mut self, now: MonoMs, key: StreamKey, listeners: Option<u32>, time: UnixMs) -> Vec<Effect> {
@@ -146,8 +213,12 @@ impl Directory {
         if self.entries.contains_key(key) {
             return true;
         }
-        let of_publisher = self.entries.keys().filter(|k| k.publisher == key.publisher).count();
-        self.entries.len() < MAX_ENTRIES && of_publisher < MAX_PER_PUBLISHER
+        self.entries.len() < MAX_ENTRIES && self.of(&key.publisher) < MAX_PER_PUBLISHER
+    }
+
+    /// Entries of a publisher.
+    fn of(&self, publisher: &PeerId) -> usize {
+        self.entries.keys().filter(|key| key.publisher == *publisher).count()
     }
 
     /// All entries, ordered by publisher and name.
@@ -183,17 +254,55 @@ mod tests {
 
     fn announce(directory: &mut Directory, now: u64, key: &StreamKey) -> Vec<Effect> {
         let message = DirectoryMessage::Announce { stream: key.stream.clone(), metadata: Metadata::default() };
-        directory.apply(MonoMs(now), &key.publisher, message, UnixMs(now))
+        directory.apply(MonoMs(now), from(key, now), message)
+    }
+
+    /// Brought by its publisher.
+    fn from(key: &StreamKey, now: u64) -> Origin<'_> {
+        Origin { signer: &key.publisher, via: &key.publisher, time: UnixMs(now) }
     }
 
     fn beat(directory: &mut Directory, now: u64, key: &StreamKey, listeners: Option<u32>) -> Vec<Effect> {
         let message = DirectoryMessage::Heartbeat { stream: key.stream.clone(), listeners };
-        directory.apply(MonoMs(now), &key.publisher, message, UnixMs(now))
+        directory.apply(MonoMs(now), from(key, now), message)
     }
 
     fn end(directory: &mut Directory, now: u64, key: &StreamKey) -> Vec<Effect> {
         let message = DirectoryMessage::Deregister { stream: key.stream.clone() };
-        directory.apply(MonoMs(now), &key.publisher, message, UnixMs(now))
+        directory.apply(MonoMs(now), from(key, now), message)
+    }
+
+    fn publisher(n: u64) -> PeerId {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&n.to_le_bytes());
+        PeerId::from_ed25519(&key)
+    }
+
+    #[test]
+    fn a_flood_of_invented_publishers_takes_the_room_of_nobody_else() {
+        let (mut directory, flooder, relay, own) = (Directory::default(), publisher(1), publisher(2), publisher(3));
+        directory.favour(HashSet::from([own.clone()]));
+        let mut announce = |now, signer: &PeerId, via: &PeerId, stream: u64| {
+            let message = DirectoryMessage::Announce {
+                stream: format!("s{stream}").parse().unwrap(),
+                metadata: Metadata::default(),
+            };
+            let effects = directory.apply(MonoMs(now), Origin { signer, via, time: UnixMs(now) }, message);
+            let listed = |(key, entry): (&StreamKey, &Entry)| key.publisher == *signer && entry.since.0 <= now;
+            let (listed, count) = (directory.iter().any(listed), directory.iter().count());
+            (effects.len(), listed, count, directory.take_crowded_out())
+        };
+        assert!(announce(0, &publisher(100), &relay, 0).1);
+        for n in 0..5_000 {
+            announce(1 + n, &publisher(1_000 + n / 50), &flooder, n);
+        }
+        let (_, listed, count, told) = announce(6_000, &publisher(9_000), &flooder, 0);
+        assert_eq!((listed, count), (false, MAX_ENTRIES), "who has brought most gets no more");
+        assert_eq!(told.map(|(who, _)| who), Some(flooder.clone()));
+        assert_eq!(announce(6_001, &publisher(101), &relay, 0).0, 2, "another's takes the place of the flood's last");
+        assert!(announce(6_002, &own, &own, 0).1);
+        assert!(announce(6_003, &own, &flooder, 1).1, "whoever brings them");
+        assert!(announce(6_004, &publisher(100), &relay, 0).1, "and what was there before is there still");
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(crate) enum Command {
     Validate { topic: String, reply: oneshot::Sender<Option<mpsc::Receiver<ValidatorEvent>>> },
     Rule { topic: String, number: u64, ruling: Ruling },
     OpenStream { peer: libp2p::PeerId, protocols: Vec<StreamProtocol>, reply: OpenReply },
-    AcceptStreams { protocol: StreamProtocol, reply: oneshot::Sender<Option<mpsc::Receiver<Arrived>>> },
+    AcceptStreams { protocol: StreamProtocol, reply: Reply<mpsc::Receiver<Arrived>> },
     ProtocolsChanged,
     Lookup { question: Question, reply: Reply<()> },
     PutValue { key: Bytes, signed: Bytes, holds: Duration, reply: Reply<()> },

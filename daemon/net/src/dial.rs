@@ -1,10 +1,12 @@
 //! Dialling: on request with an answer, and for ever toward peers that are wanted: bootstrap and pinned ones.
 
-use std::{collections::HashMap, fmt, time::Duration};
+mod address;
+mod fault;
+
+use std::{collections::HashMap, time::Duration};
 
 use libp2p::{
     Multiaddr, Swarm,
-    multiaddr::Protocol,
     swarm::{ConnectionId, DialError, dial_opts::DialOpts},
 };
 use p2pd_core::{
@@ -14,7 +16,12 @@ use p2pd_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::{NetError, behaviour::Behaviour, names::Unresolved, peers, unshared::Unshared};
+pub use address::{check_listen, check_peer, peer_of};
+pub(crate) use address::{parse, parse_listen, without_peer};
+pub(crate) use fault::innermost;
+
+use self::fault::Fault;
+use crate::{NetError, behaviour::Behaviour, peers};
 
 /// Most dials on request that wait for their answer.
 const MAX_PENDING: usize = 128;
@@ -56,22 +63,6 @@ struct Configured {
     address: Multiaddr,
 }
 
-/// Why a peer was not reached.
-enum Fault {
-    Peer(String),
-    Addresses(Vec<AddressFault>),
-}
-
-/// What became of an address, and what to do about it.
-struct AddressFault {
-    address: Multiaddr,
-    why: String,
-    advice: Option<&'static str>,
-}
-
-const SEE_PEER: &str = "see that it runs there and that no firewall is between";
-const SEE_NAME: &str = "see that the name is right and that a nameserver answers";
-
 /// Why a bootstrap peer was not reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootstrapFault {
@@ -88,73 +79,6 @@ pub(crate) struct Dial {
     /// Callers whose peer is being dialled already, for whatever reason.
     joined: Vec<(libp2p::PeerId, Reply<PeerId>)>,
     wanted: Vec<Wanted>,
-}
-
-/// A multiaddr over a transport that this peer has.
-fn parse_any(address: &str, example: &str) -> Result<Multiaddr, NetError> {
-    let parsed: Multiaddr =
-        address.parse().map_err(|e: libp2p::multiaddr::Error| unusable(address, &e.to_string(), example))?;
-    let way: Vec<Protocol<'_>> = parsed.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
-    let transports = match &way[..] {
-        // Over `/dnsaddr` the name says which; without any there is another fault to tell of.
-        [] | [Protocol::Dnsaddr(_)] => return Ok(parsed),
-        [_, transports @ ..] => transports,
-    };
-    match transports {
-        [Protocol::Tcp(_)]
-        | [Protocol::Tcp(_), Protocol::Ws(_) | Protocol::Wss(_)]
-        | [Protocol::Tcp(_), Protocol::Tls, .., Protocol::Ws(_)]
-        | [Protocol::Udp(_), Protocol::QuicV1] => Ok(parsed),
-        _ => Err(unusable(address, "after the host it takes /tcp/PORT, /tcp/PORT/ws or /udp/PORT/quic-v1", example)),
-    }
-}
-
-fn unusable(address: &str, fault: &str, example: &str) -> NetError {
-    let fault = format!("{fault}; one looks like {example}");
-    NetError::Address { address: p2pd_core::text::clean(address, 256), fault }
-}
-
-/// Splits `/.../p2p/<id>`; the peer id is required, so that nobody else can answer in its place.
-pub(crate) fn parse(address: &str) -> Result<(libp2p::PeerId, Multiaddr), NetError> {
-    const EXAMPLE: &str = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...";
-    let fail = |fault: &str| Err(unusable(address, fault, EXAMPLE));
-    if address.parse::<PeerId>().is_ok() {
-        return fail("it is a peer id without a way to it");
-    }
-    let parsed = parse_any(address, EXAMPLE)?;
-    match parsed.iter().last() {
-        Some(Protocol::P2p(peer)) if parsed.iter().count() > 1 => Ok((peer, parsed)),
-        Some(Protocol::P2p(_)) => fail("it names a peer but no way to it"),
-        _ => fail("it has no /p2p/<peer id> at its end"),
-    }
-}
-
-/// Whether this is an address of a peer: a multiaddr that ends in `/p2p/<peer id>`.
-pub fn check_peer(address: &str) -> Result<(), NetError> {
-    parse(address).map(|_| ())
-}
-
-/// The peer that an address names.
-pub fn peer_of(address: &str) -> Result<PeerId, NetError> {
-    parse(address).map(|(peer, _)| peers::from_libp2p(&peer))
-}
-
-/// Whether this is an address to listen on.
-pub fn check_listen(address: &str) -> Result<(), NetError> {
-    parse_listen(address).map(|_| ())
-}
-
-/// An address to listen on: of this machine, without a peer id.
-pub(crate) fn parse_listen(address: &str) -> Result<Multiaddr, NetError> {
-    const EXAMPLE: &str = "/ip4/0.0.0.0/tcp/4001";
-    let parsed = parse_any(address, EXAMPLE)?;
-    let fault = match (parsed.iter().next(), parsed.iter().last()) {
-        (_, Some(Protocol::P2p(_))) => "it has a peer id at its end",
-        (_, Some(Protocol::Wss(_))) => "this daemon has no certificate for wss",
-        (Some(Protocol::Ip4(_) | Protocol::Ip6(_)), _) => return Ok(parsed),
-        _ => "it begins with no /ip4 or /ip6 address of this machine",
-    };
-    Err(unusable(address, fault, EXAMPLE))
 }
 
 impl Wanted {
@@ -327,83 +251,13 @@ impl Dial {
     }
 }
 
-/// An address as it is shown and compared: the peer's id stands beside it.
-pub(crate) fn without_peer(mut address: Multiaddr) -> Multiaddr {
-    if let Some(Protocol::P2p(_)) = address.iter().last() {
-        address.pop();
-    }
-    address
-}
-
 fn unreachable(peer: &str, error: &DialError) -> NetError {
     NetError::Unreachable { peer: peer.to_owned(), fault: Fault::of(error).to_string() }
 }
 
-impl Fault {
-    /// Why a dial failed, and what to do about it.
-    fn of(error: &DialError) -> Self {
-        Fault::Peer(match error {
-            DialError::WrongPeerId { obtained, .. } => {
-                format!("{obtained} answered there; use that id if it is the one you want")
-            }
-            DialError::NoAddresses => {
-                "no address of it is known; `p2pctl peers connect` takes one that ends in /p2p/ and the peer id".into()
-            }
-            DialError::Denied { cause } => innermost(cause),
-            DialError::Transport(faults) => {
-                let each = faults.iter().map(|(address, fault)| {
-                    let unshared = Unshared::of_transport(fault);
-                    let advice = match unshared {
-                        Some(_) => None,
-                        None if Unresolved::is_cause(fault) => Some(SEE_NAME),
-                        None => Some(SEE_PEER),
-                    };
-                    let why = unshared.map_or_else(|| innermost(fault), |unshared| unshared.to_string());
-                    AddressFault { address: address.clone(), why, advice }
-                });
-                return Fault::Addresses(each.collect());
-            }
-            other => other.to_string(),
-        })
-    }
-
-    /// The same of one address.
-    fn of_address(&self, address: &Multiaddr) -> Option<String> {
-        match self {
-            Fault::Peer(why) => Some(why.clone()),
-            Fault::Addresses(each) => {
-                let AddressFault { why, advice, .. } = each.iter().find(|fault| fault.address == *address)?;
-                Some(advice.map_or_else(|| why.clone(), |advice| format!("{why}; {advice}")))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Peer(why) => f.write_str(why),
-            Fault::Addresses(each) => {
-                let told = each.iter().take(4).map(|AddressFault { address, why, .. }| format!("{address}: {why}"));
-                let advice = each.iter().find_map(|fault| fault.advice).map(str::to_owned);
-                f.write_str(&told.chain(advice).collect::<Vec<_>>().join("; "))
-            }
-        }
-    }
-}
-
-/// The last cause of an error; the ones above it only say that something below failed.
-pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{fault::SEE_PEER, *};
 
     #[test]
     fn all_addresses_of_a_bootstrap_peer_are_tried_and_each_has_its_fault() {
@@ -418,28 +272,5 @@ mod tests {
         dial.wanted[0].fault = Some(Fault::of(&DialError::Transport(vec![failed(2), failed(1)])));
         let whys: Vec<_> = dial.faults().into_iter().map(|fault| (fault.address, fault.why)).collect();
         assert_eq!(whys, [1, 2].map(|n| (address(n), format!("fault {n}; {SEE_PEER}"))));
-    }
-
-    #[test]
-    fn an_address_needs_a_way_and_a_peer() {
-        let peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
-        assert!(parse(&format!("/ip4/127.0.0.1/tcp/4001/p2p/{peer}")).is_ok());
-        assert!(parse(&format!("/dnsaddr/example.org/p2p/{peer}")).is_ok());
-        let udp = format!("/ip4/127.0.0.1/udp/4001/p2p/{peer}");
-        for bad in ["", "nonsense", "/ip4/127.0.0.1/tcp/4001", &format!("/p2p/{peer}"), peer, &udp] {
-            assert!(matches!(parse(bad), Err(NetError::Address { .. })), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_address_to_listen_on_is_one_of_this_machine() {
-        for good in ["/ip4/0.0.0.0/tcp/0", "/ip6/::/udp/4001/quic-v1", "/ip4/127.0.0.1/tcp/4002/ws"] {
-            assert!(parse_listen(good).is_ok(), "{good}");
-        }
-        let peer = "/ip4/0.0.0.0/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
-        for bad in ["", "/ip4/0.0.0.0", "/ip4/0.0.0.0/udp/1", "/dns4/a.org/tcp/1", "/ip4/0.0.0.0/tcp/1/wss", peer] {
-            let NetError::Address { fault, .. } = parse_listen(bad).unwrap_err() else { panic!("{bad}") };
-            assert!(fault.ends_with("one looks like /ip4/0.0.0.0/tcp/4001"), "{bad}: {fault}");
-        }
     }
 }

@@ -33,6 +33,8 @@ pub struct TooLarge {
 pub enum Incoming {
     /// Of the stream directory.
     Directory {
+        /// The neighbour that brought it.
+        via: PeerId,
         /// Who signed it.
         sender: PeerId,
         /// What it says.

@@ -24,6 +24,11 @@ use crate::{
 
 /// Most topics this peer follows; gossipsub's default filter refuses peers that announce more than 100.
 const MAX_TOPICS: usize = 100;
+/// Bytes of control data in which all of them are told to a new peer: rust-libp2p closes the substream of a peer that sends more than
+/// 16 KiB, for good.
+const MAX_GREETING: usize = 15 * 1024;
+/// What each takes beside its name.
+const SUBSCRIPTION: usize = 9;
 /// Topics of programs, of all that this peer ever followed, after which others are followed without a score: the library
 /// keeps each for good, some 350 bytes. A program that follows so many invents their names.
 const MAX_SCORED: usize = 20_000;
@@ -102,6 +107,17 @@ impl Gossip {
         }
         if self.topics.len() >= MAX_TOPICS {
             return Err(NetError::Limit("this daemon follows 100 topics already; peers would refuse more"));
+        }
+        let told = |topic: &str| topic.len().saturating_add(SUBSCRIPTION);
+        let all = self
+            .topics
+            .values()
+            .map(|topic| told(topic.ident.hash().as_str()))
+            .fold(told(topic), usize::saturating_add);
+        if all > MAX_GREETING {
+            return Err(NetError::Limit(
+                "the topics followed here have names of 15 KiB together; peers would refuse more",
+            ));
         }
         gossipsub.subscribe(&ident).map_err(|e| NetError::Setup(e.to_string()))?;
         self.score(gossipsub, &ident, &rule);

@@ -262,7 +262,7 @@ fn places(dht: &mut Dht, peer: libp2p::PeerId) -> Vec<Multiaddr> {
 fn useful(dht: &Dht, addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<String> {
     let mut useful = Vec::new();
     for address in addresses.into_iter().filter(|address| dht.reaches(address)) {
-        let address = without_peer(address).to_string();
+        let address = peers::shown(&without_peer(address));
         if !useful.contains(&address) {
             useful.push(address);
         }

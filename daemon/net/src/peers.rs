@@ -49,6 +49,11 @@ pub struct Connection {
     pub streams: (usize, usize),
 }
 
+/// An address that a peer has told, as text for people: a name in it may hold anything.
+pub(crate) fn shown(address: &Multiaddr) -> String {
+    text::clean(&address.to_string(), 512)
+}
+
 /// A connection that stands.
 struct Open {
     connection: Connection,
@@ -154,7 +159,7 @@ impl Peers {
         now: UnixMs,
     ) -> bool {
         let connection = Connection {
-            address: without_peer(point.get_remote_address().clone()).to_string(),
+            address: shown(&without_peer(point.get_remote_address().clone())),
             inbound: point.is_listener(),
             opened: now,
             security: meter.as_ref().map_or("", |meter| meter.security),
@@ -191,7 +196,7 @@ impl Peers {
     /// Notes a connection that never stood, and why.
     pub(crate) fn failed(&mut self, peer: Option<PeerId>, address: Multiaddr, inbound: bool, why: String, now: UnixMs) {
         let connection = Connection {
-            address: without_peer(address).to_string(),
+            address: shown(&without_peer(address)),
             inbound,
             opened: now,
             security: "",
@@ -207,7 +212,7 @@ impl Peers {
             entry.ours = ours;
             entry.agent = text::clean(&info.agent_version, 128);
             entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 140)).collect();
-            entry.addresses = info.listen_addrs.iter().take(MAX_SAID).map(Multiaddr::to_string).collect();
+            entry.addresses = info.listen_addrs.iter().take(MAX_SAID).map(shown).collect();
         }
     }
 

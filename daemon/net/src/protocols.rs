@@ -111,8 +111,7 @@ impl Handle {
     /// Takes the streams that peers open on a protocol.
     pub async fn accept_streams(&self, protocol: &str) -> Result<Inbound, NetError> {
         let wanted = parse(protocol)?;
-        let accepted = self.ask(|reply| Command::AcceptStreams { protocol: wanted, reply }).await?;
-        let streams = accepted.ok_or_else(|| NetError::Taken(protocol.to_owned()))?;
+        let streams = self.ask(|reply| Command::AcceptStreams { protocol: wanted, reply }).await??;
         Ok(Inbound { protocol: protocol.to_owned(), streams, commands: self.commands.downgrade() })
     }
 }

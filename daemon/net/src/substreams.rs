@@ -23,10 +23,16 @@ use libp2p::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::dial::without_peer;
+use crate::{NetError, dial::without_peer};
 
 /// Inbound streams of one protocol that wait to be looked at; what comes beyond is reset.
 const BACKLOG: usize = 64;
+
+/// Bytes of names of accepted protocols: identify tells them with all addresses in one message of at most 4,096 bytes, and peers
+/// that get a larger one see nothing of it.
+const MAX_NAMES: usize = 2048;
+/// What each takes beside its name.
+const NAME: usize = 3;
 
 /// What no peer speaks. The swarm negotiates lazily: the last protocol proposed counts as agreed before the peer has
 /// answered, and that it was refused shows at the first read. With this behind them, the real ones wait for the answer.
@@ -108,15 +114,20 @@ impl Behaviour {
         }
     }
 
-    /// Accepts streams of a protocol until the receiver is dropped; `look` has to follow either. `None` when somebody else does.
-    pub(crate) fn accept(&mut self, protocol: StreamProtocol) -> Option<mpsc::Receiver<Arrived>> {
+    /// Accepts streams of a protocol until the receiver is dropped; `look` has to follow either.
+    pub(crate) fn accept(&mut self, protocol: StreamProtocol) -> Result<mpsc::Receiver<Arrived>, NetError> {
         let mut acceptors = self.acceptors.lock();
         if acceptors.contains_key(&protocol) {
-            return None;
+            return Err(NetError::Taken(protocol.to_string()));
+        }
+        let told = |protocol: &StreamProtocol| protocol.as_ref().len().saturating_add(NAME);
+        if acceptors.keys().map(told).fold(told(&protocol), usize::saturating_add) > MAX_NAMES {
+            let why = "the protocols handled here have names of 2 KiB together; peers would not hear of more";
+            return Err(NetError::Limit(why));
         }
         let (acceptor, receiver) = mpsc::channel(BACKLOG);
         acceptors.insert(protocol, acceptor);
-        Some(receiver)
+        Ok(receiver)
     }
 
     /// Has every connection see which protocols are accepted now.

@@ -6,6 +6,7 @@ use p2pd_core::{
     contract::{Identity, TopicSettings},
     group::{Group, StreamConfig},
     id::PeerId,
+    text,
 };
 use p2pd_net::PeerInfo;
 use tonic::Status;
@@ -98,7 +99,7 @@ pub(super) fn stream(listed: Listed) -> pb::Stream {
         age_ms: listed.age_ms,
         confirmed: listed.entry.confirmed,
         publisher_addresses: metadata.addresses(),
-        metadata_json: serde_json::to_string(&metadata.0).unwrap_or_default(),
+        metadata_json: text::clean(&serde_json::to_string(&metadata.0).unwrap_or_default(), usize::MAX),
         local: listed.local,
         old_listeners: listed.old_listeners,
     }

@@ -1,13 +1,16 @@
 //! The directory of streams: the pure state, those who watch it, and the talk with other peers about it.
 
-use std::{collections::VecDeque, time::Duration};
+mod newcomers;
+mod questions;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use p2pd_core::{
-    admission::{Bucket, CLOCK_TOLERANCE_MS},
-    announce::{self, AnnounceError, DirectoryMessage, Filter, Metadata},
-    directory::{Change, Directory, Effect, Entry},
-    id::{PeerId, StreamId, StreamKey, StreamRef},
+    admission::CLOCK_TOLERANCE_MS,
+    announce::{self, AnnounceError, DirectoryMessage, Metadata},
+    directory::{Change, Directory, Effect, Entry, Origin},
+    id::{PeerId, StreamKey, StreamRef},
     time::{MonoMs, UnixMs},
     topic,
 };
@@ -15,33 +18,22 @@ use p2pd_net::TopicRule;
 use p2pd_store::{DirectoryRecord, Store, StoreError};
 use tokio::sync::broadcast;
 
+use self::{newcomers::Newcomers, questions::Questions};
 use super::{Node, NodeError, WATCH, lock, streams::Waiting, wall};
 
-/// Least time between two questions of ours, in milliseconds.
-const ASK_EVERY_MS: u64 = 300;
-/// Announcements for newcomers per second, and how many at once; peers take five a second of all that we say.
-const ANNOUNCE_RATE: (u32, u32) = (1, 16);
-/// Most newcomers who are told directly; the others hear it by gossip.
-const MAX_NEWCOMERS: usize = 64;
+/// How often a flood of the directory is told, in milliseconds.
+const FLOOD_MS: u64 = 60_000;
 
 pub(super) struct State {
     directory: Directory,
     told: broadcast::Sender<StreamChange>,
-    asked: Option<MonoMs>,
-    /// A question came too soon after the one before; all is asked for within a second.
-    ask_later: bool,
     /// Whether the disk's copy is behind.
     pub(super) changed: bool,
     /// The time of what this daemon said last.
     said: UnixMs,
     newcomers: Newcomers,
-}
-
-/// Peers that follow the directory since a moment ago, and what of our own they have not been told yet.
-struct Newcomers {
-    peers: Vec<PeerId>,
-    streams: VecDeque<StreamId>,
-    rate: Bucket,
+    questions: Questions,
+    flood_told: Option<MonoMs>,
 }
 
 impl State {
@@ -82,10 +74,15 @@ impl State {
             let Ok(metadata) = serde_json::from_str(&record.metadata) else { continue };
             directory.restore(now, StreamKey { publisher, stream }, Metadata(metadata), UnixMs(record.time));
         }
-        let (told, said) = (broadcast::Sender::new(WATCH), UnixMs::default());
-        let newcomers =
-            Newcomers { peers: Vec::new(), streams: VecDeque::new(), rate: Bucket::full(now, ANNOUNCE_RATE.1) };
-        Ok(State { directory, told, asked: None, ask_later: false, changed: false, said, newcomers })
+        Ok(State {
+            directory,
+            told: broadcast::Sender::new(WATCH),
+            changed: false,
+            said: UnixMs::default(),
+            newcomers: Newcomers::new(now),
+            questions: Questions::new(now),
+            flood_told: None,
+        })
     }
 }
 
@@ -99,21 +96,21 @@ impl Node {
     }
 
     /// Applies a message of a peer, or of our own.
-    pub(super) async fn apply(&self, sender: &PeerId, message: DirectoryMessage, time: UnixMs) {
+    pub(super) async fn apply(&self, origin: Origin<'_>, message: DirectoryMessage) {
         let now = self.now();
         let (changes, rest): (Vec<_>, Vec<_>) = {
             let mut state = lock(&self.0.directory);
-            let effects = state.directory.apply(now, sender, message, time);
-            state.changed |= !effects.is_empty();
-            effects.into_iter().partition(|effect| matches!(effect, Effect::Change(_)))
+            let effects = state.directory.apply(now, origin, message);
+            let (changes, rest): (Vec<_>, _) =
+                effects.into_iter().partition(|effect| matches!(effect, Effect::Change(_)));
+            state.changed |= !changes.is_empty();
+            (changes, rest)
         };
         self.tell(changes.into_iter().filter_map(|e| if let Effect::Change(c) = e { Some(c) } else { None }));
         for effect in rest {
             match effect {
-                Effect::Ask(publisher) => {
-                    self.ask(Filter { publisher: Some(publisher.to_string()), ..Filter::default() }).await
-                }
-                Effect::Answer { filter, request } => self.answer(&filter, request).await,
+                Effect::Ask(publisher) => self.ask_once(&publisher).await,
+                Effect::Answer { filter, request } => self.answer_soon(filter, request).await,
                 Effect::Change(_) => {}
             }
         }
@@ -177,103 +174,29 @@ impl Node {
             tracing::debug!(%error, "directory message not sent");
         }
         if let Ok((message, time)) = announce::decode(&bytes, &self.0.me) {
-            Box::pin(self.apply(&self.0.me.clone(), message, time)).await;
+            let me = &self.0.me;
+            Box::pin(self.apply(Origin { signer: me, via: me, time }, message)).await;
         }
         Ok(())
     }
 
-    /// Tells a peer that has begun to follow the directory what is published here. Those that do not ask heed heartbeats only of
-    /// streams that they know.
-    pub(super) async fn announce_to(&self, peer: PeerId) {
-        {
-            let mut state = lock(&self.0.directory);
-            let own = state.directory.iter().filter(|(key, _)| key.publisher == self.0.me);
-            let own: Vec<_> = own.map(|(key, _)| key.stream.clone()).collect();
-            let newcomers = &mut state.newcomers;
-            if own.is_empty() {
-                return;
-            }
-            for stream in own {
-                if !newcomers.streams.contains(&stream) {
-                    newcomers.streams.push_back(stream);
-                }
-            }
-            if newcomers.peers.len() < MAX_NEWCOMERS && !newcomers.peers.contains(&peer) {
-                newcomers.peers.push(peer);
-            }
-        }
-        self.announce_pending().await;
-    }
-
-    /// Tells newcomers what there was no time for before.
-    pub(super) async fn announce_pending(&self) {
-        while let Some((message, peers)) = self.next_announcement() {
-            let _ = self.say_also_to(message, peers).await;
-        }
-    }
-
-    fn next_announcement(&self) -> Option<(DirectoryMessage, Vec<PeerId>)> {
-        let now = self.now();
-        let mut state = lock(&self.0.directory);
-        let State { directory, newcomers, .. } = &mut *state;
-        while let Some(stream) = newcomers.streams.front() {
-            let key = StreamKey { publisher: self.0.me.clone(), stream: stream.clone() };
-            // It may have ended meanwhile.
-            let Some(metadata) = directory.get(&key).map(|entry| entry.metadata.clone()) else {
-                newcomers.streams.pop_front();
-                continue;
-            };
-            if !newcomers.rate.take(now, ANNOUNCE_RATE.0, ANNOUNCE_RATE.1) {
-                return None;
-            }
-            newcomers.streams.pop_front();
-            return Some((DirectoryMessage::Announce { stream: key.stream, metadata }, newcomers.peers.clone()));
-        }
-        newcomers.peers.clear();
-        None
-    }
-
-    /// Asks the network for streams, at most about three times a second.
-    pub(super) async fn ask(&self, filter: Filter) {
-        let now = self.now();
-        {
-            let mut state = lock(&self.0.directory);
-            if state.asked.is_some_and(|at| now.since(at) < ASK_EVERY_MS) {
-                state.ask_later = true;
-                return;
-            }
-            state.asked = Some(now);
-        }
-        let message = DirectoryMessage::Query { filter, request: format!("{}-{}", self.0.me, wall().0) };
-        if let Ok(bytes) = announce::encode(&message, &self.0.me, wall())
-            && let Err(error) = self.0.net.publish(&self.directory_topic(), bytes.into()).await
-        {
-            tracing::debug!(%error, "directory not asked");
-        }
-    }
-
-    /// Asks what could not be asked before.
-    pub(super) async fn ask_pending(&self) {
-        if std::mem::take(&mut lock(&self.0.directory).ask_later) {
-            self.ask(Filter::default()).await;
-        }
-    }
-
-    async fn answer(&self, filter: &Filter, request: String) {
-        let own: Vec<_> = {
-            let state = lock(&self.0.directory);
-            let own = state
-                .directory
-                .iter()
-                .filter(|(key, e)| key.publisher == self.0.me && filter.matches(&key.publisher, &e.metadata));
-            own.map(|(key, entry)| (key.stream.clone(), entry.metadata.clone())).collect()
+    /// Has the streams of those go last in a flood who are known otherwise, and tells of one.
+    pub(super) async fn favour_publishers(&self) {
+        let followed = self.followed_publishers();
+        let connected = self.0.net.peers().await.unwrap_or_default().into_iter().map(|peer| peer.peer);
+        let favoured = connected.chain(followed).chain([self.0.me.clone()]).collect();
+        let crowded = {
+            let now = self.now();
+            let state = &mut *lock(&self.0.directory);
+            state.directory.favour(favoured);
+            let due = state.flood_told.is_none_or(|told| now.since(told) >= FLOOD_MS);
+            let crowded = if due { state.directory.take_crowded_out() } else { None };
+            state.flood_told = if crowded.is_some() { Some(now) } else { state.flood_told };
+            crowded
         };
-        // One stream each, since several may not fit a message.
-        for stream in own {
-            let message = DirectoryMessage::Response { request: request.clone(), streams: vec![stream] };
-            if let Ok(bytes) = announce::encode(&message, &self.0.me, wall()) {
-                let _ = self.0.net.publish(&self.directory_topic(), bytes.into()).await;
-            }
+        if let Some((peer, count)) = crowded {
+            tracing::warn!(%peer, count, "the directory is full, most of it brought by this peer; streams found no room");
+            self.happened("directory-full", &format!("{peer}: {count} streams found no room; it has brought most"));
         }
     }
 

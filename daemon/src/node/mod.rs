@@ -70,6 +70,8 @@ struct Inner {
     directory: Mutex<directory::State>,
     streams: Mutex<streams::Streams>,
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
+    /// The newest epoch that a stream of ours began at.
+    epoch: Mutex<u64>,
     topics: Mutex<HashMap<String, pubsub::Topic>>,
     /// Told when a topic gets or loses a follower, here or elsewhere.
     topics_changed: Notify,
@@ -165,6 +167,7 @@ impl Node {
             directory: Mutex::new(directory::State::restore(&store, MonoMs(0))?),
             streams: Mutex::default(),
             publications: Mutex::default(),
+            epoch: Mutex::new(publication::last_epoch(&store)?),
             topics: Mutex::default(),
             topics_changed: Notify::new(),
             to_log,

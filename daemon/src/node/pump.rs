@@ -3,7 +3,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use p2pd_core::{announce::Filter, id::StreamKey, ring::Next};
+use p2pd_core::{announce::Filter, directory::Origin, id::StreamKey, ring::Next};
 use p2pd_net::{Event, Incoming, TooLarge, TopicRule, queue};
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,9 @@ impl Node {
                 self.on_group(&key, group, repaired);
             }
             Incoming::Audio { sender, stream, message } => self.on_audio(sender, stream, message),
-            Incoming::Directory { sender, message, time } => self.apply(&sender, message, time).await,
+            Incoming::Directory { via, sender, message, time } => {
+                self.apply(Origin { signer: &sender, via: &via, time }, message).await;
+            }
             Incoming::Message { topic, sender, data, id } => self.on_message(&topic, sender, data, id),
             Incoming::TooLarge(refused) => self.on_too_large(refused),
         }
@@ -139,6 +141,8 @@ impl Node {
         self.look_at_clocks().await;
         self.ask_pending().await;
         self.announce_pending().await;
+        self.answer_pending().await;
+        self.favour_publishers().await;
         self.sweep_directory();
         self.reach_publishers();
         self.leave_unread().await;

@@ -11,6 +11,7 @@ use p2pd_core::{
     group::Group,
     id::{PeerId, StreamId, StreamKey},
     ring::{Cause, Next, Ring},
+    text,
     time::MonoMs,
     topic,
 };
@@ -25,8 +26,10 @@ const READER: (usize, usize) = (64, 1 << 20);
 const MAX_READERS: usize = 1024;
 /// How long a stream is followed after its last reader left, in milliseconds; a reader who comes back finds it warm.
 const LINGER_MS: u64 = 5_000;
-/// How often a connection with the publisher is seen to, in milliseconds.
-const REACH_EVERY_MS: u64 = 1_000;
+/// How soon a connection with the publisher is seen to again, in milliseconds; twice as long after each dial that failed, up to
+/// the second. A hostile publisher may announce a stranger's address.
+const REACH_MS: u64 = 1_000;
+const REACH_MAX_MS: u64 = 60_000;
 
 /// What a reader of a stream gets.
 #[derive(Clone, Debug)]
@@ -59,8 +62,8 @@ pub(super) struct Followed {
     /// Published here: followed without readers too.
     publishing: bool,
     idle: MonoMs,
-    /// When we last saw to a connection with its publisher.
-    reached: Option<MonoMs>,
+    /// When a connection with its publisher is seen to next, and how long after that again.
+    reach: (MonoMs, u64),
 }
 
 /// A reader's end: the burst, then what comes.
@@ -151,7 +154,7 @@ impl Node {
             readers: Fanout::new(),
             publishing,
             idle,
-            reached: None,
+            reach: (MonoMs(0), REACH_MS),
         });
         followed.publishing |= publishing;
         followed.idle = idle;
@@ -197,21 +200,26 @@ impl Node {
         let now = self.now();
         let wanted: Vec<StreamKey> = {
             let streams = &mut lock(&self.0.streams).followed;
-            let due = streams.iter_mut().filter(|(key, followed)| {
-                key.publisher != self.0.me && followed.reached.is_none_or(|at| now.since(at) >= REACH_EVERY_MS)
-            });
+            let due =
+                streams.iter_mut().filter(|(key, followed)| key.publisher != self.0.me && followed.reach.0 <= now);
             due.map(|(key, followed)| {
-                followed.reached = Some(now);
+                followed.reach.0 = MonoMs(now.0.saturating_add(followed.reach.1));
                 key.clone()
             })
             .collect()
         };
         for key in wanted {
             let addresses = self.addresses_of(&key);
-            let (net, peer) = (self.0.net.clone(), key.publisher);
+            let node = self.clone();
             self.until_stop(async move {
-                let connected = net.peers().await.is_ok_and(|peers| peers.iter().any(|p| p.peer == peer));
-                if !connected && let Err(error) = net.connect_peer(&peer, &addresses).await {
+                let (net, peer) = (&node.0.net, &key.publisher);
+                let connected = net.peers().await.is_ok_and(|peers| peers.iter().any(|p| p.peer == *peer));
+                let failed = if connected { None } else { net.connect_peer(peer, &addresses).await.err() };
+                if let Some(followed) = lock(&node.0.streams).followed.get_mut(&key) {
+                    let longer = followed.reach.1.saturating_mul(2).min(REACH_MAX_MS);
+                    followed.reach.1 = if failed.is_some() { longer } else { REACH_MS };
+                }
+                if let Some(error) = failed {
                     tracing::debug!(%error, "publisher not reached; relying on other listeners");
                 }
             });
@@ -231,7 +239,9 @@ impl Node {
         let item = match message {
             AudioMessage::Audio(chunk) | AudioMessage::Iq(chunk) => StreamItem::Chunk(chunk),
             AudioMessage::End(_) => StreamItem::Ended("ended"),
-            AudioMessage::Metadata(metadata) => StreamItem::Metadata(Value::Object(metadata).to_string()),
+            AudioMessage::Metadata(metadata) => {
+                StreamItem::Metadata(text::clean(&Value::Object(metadata).to_string(), usize::MAX))
+            }
         };
         self.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
         let key = StreamKey { publisher, stream };
@@ -307,6 +317,11 @@ impl Node {
         left.retain(|topic| !streams.iter().any(|(key, f)| topic_of(network, key, f.json).0 == *topic));
         left.retain(|topic| !awaited.keys().any(|stream| topic::audio_json(network, stream) == *topic));
         left
+    }
+
+    /// Who publishes what is followed here.
+    pub(super) fn followed_publishers(&self) -> Vec<PeerId> {
+        lock(&self.0.streams).followed.keys().map(|key| key.publisher.clone()).collect()
     }
 
     /// Local readers of one stream.

@@ -71,7 +71,10 @@ impl Gossip {
                     Verdict::Accept if !within_rate(&mut self.buckets, &sender, now) => {
                         (Verdict::Ignore("too many"), None)
                     }
-                    Verdict::Accept => (Verdict::Accept, Some(Incoming::Directory { sender, message: said, time })),
+                    Verdict::Accept => {
+                        let via = peers::from_libp2p(from);
+                        (Verdict::Accept, Some(Incoming::Directory { via, sender, message: said, time }))
+                    }
                     other => (other, None),
                 },
             },

@@ -1,0 +1,85 @@
+//! Why a peer was not reached, and what to do about it.
+
+use std::fmt;
+
+use libp2p::{Multiaddr, swarm::DialError};
+
+use crate::{names::Unresolved, unshared::Unshared};
+
+/// Why a peer was not reached.
+pub(super) enum Fault {
+    Peer(String),
+    Addresses(Vec<AddressFault>),
+}
+
+/// What became of an address, and what to do about it.
+pub(super) struct AddressFault {
+    address: Multiaddr,
+    why: String,
+    advice: Option<&'static str>,
+}
+
+pub(super) const SEE_PEER: &str = "see that it runs there and that no firewall is between";
+const SEE_NAME: &str = "see that the name is right and that a nameserver answers";
+
+impl Fault {
+    /// Why a dial failed, and what to do about it.
+    pub(super) fn of(error: &DialError) -> Self {
+        Fault::Peer(match error {
+            DialError::WrongPeerId { obtained, .. } => {
+                format!("{obtained} answered there; use that id if it is the one you want")
+            }
+            DialError::NoAddresses => {
+                "no address of it is known; `p2pctl peers connect` takes one that ends in /p2p/ and the peer id".into()
+            }
+            DialError::Denied { cause } => innermost(cause),
+            DialError::Transport(faults) => {
+                let each = faults.iter().map(|(address, fault)| {
+                    let unshared = Unshared::of_transport(fault);
+                    let advice = match unshared {
+                        Some(_) => None,
+                        None if Unresolved::is_cause(fault) => Some(SEE_NAME),
+                        None => Some(SEE_PEER),
+                    };
+                    let why = unshared.map_or_else(|| innermost(fault), |unshared| unshared.to_string());
+                    AddressFault { address: address.clone(), why, advice }
+                });
+                return Fault::Addresses(each.collect());
+            }
+            other => other.to_string(),
+        })
+    }
+
+    /// The same of one address.
+    pub(super) fn of_address(&self, address: &Multiaddr) -> Option<String> {
+        match self {
+            Fault::Peer(why) => Some(why.clone()),
+            Fault::Addresses(each) => {
+                let AddressFault { why, advice, .. } = each.iter().find(|fault| fault.address == *address)?;
+                Some(advice.map_or_else(|| why.clone(), |advice| format!("{why}; {advice}")))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Peer(why) => f.write_str(why),
+            Fault::Addresses(each) => {
+                let told = each.iter().take(4).map(|AddressFault { address, why, .. }| format!("{address}: {why}"));
+                let advice = each.iter().find_map(|fault| fault.advice).map(str::to_owned);
+                f.write_str(&told.chain(advice).collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
+}
+
+/// The last cause of an error; the ones above it only say that something below failed.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
