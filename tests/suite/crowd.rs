@@ -61,3 +61,31 @@ async fn fifteen_followers_of_one_publisher_each_get_all_it_says() {
     let heard: Vec<usize> = join_all(hearing).await.iter().map(HashSet::len).collect();
     assert_eq!(heard, [MESSAGES as usize; FOLLOWERS]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_topics_never_make_a_greeting_that_peers_refuse() {
+    let a = start(&[]).await;
+    let topic = |n: usize| format!("{}{n:03}", "x".repeat(200));
+    let mut followed = Vec::new();
+    let refused = loop {
+        let request = SubscribeRequest { topic: topic(followed.len()), contract: None };
+        // One connection carries 64 calls.
+        match PubSubServiceClient::new(channel(&a).await).subscribe(request).await {
+            Ok(messages) => followed.push(messages),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(followed.len() > 60 && refused.message().contains("15 KiB"), "{} {refused:?}", followed.len());
+    // One that comes now is greeted with all of them.
+    let b = start(&a.addresses[..1]).await;
+    let mut other = PubSubServiceClient::new(channel(&b).await);
+    for n in [0, followed.len() - 1] {
+        until("a follower", async || {
+            let request = ListTopicPeersRequest { topic: topic(n) };
+            (!other.clone().list_topic_peers(request).await.unwrap().into_inner().peer_ids.is_empty()).then_some(())
+        })
+        .await;
+    }
+    let request = SubscribeRequest { topic: topic(0), contract: None };
+    other.subscribe(request).await.unwrap();
+}

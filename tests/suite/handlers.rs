@@ -394,3 +394,23 @@ async fn a_tunnel_ends_with_its_daemon() {
     Daemon::start(setup()).await.unwrap().stop().await;
     Daemon::start(setup()).await.expect("the store is closed").stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_protocols_never_make_a_daemon_say_more_than_peers_take() {
+    let (a, b) = pair().await;
+    let mut handled = Vec::new();
+    let refused = loop {
+        let protocol = format!("/{}/{:03}", "x".repeat(48), handled.len());
+        match handle(&a, HandleProtocolRequest { protocol, ..Default::default() }).await {
+            Ok(told) => handled.push(told),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(reason_of(&refused), Some(Reason::LimitReached), "{refused:?}");
+    let last = format!("/{}/{:03}", "x".repeat(48), handled.len() - 1);
+    until("what the other says of itself", async || {
+        let peers = support::peers(&b).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers;
+        peers.into_iter().find(|peer| peer.peer_id == id(&a) && peer.protocols.contains(&last)).map(|peer| peer.agent)
+    })
+    .await;
+}

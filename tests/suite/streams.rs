@@ -19,7 +19,7 @@ use p2pd_api::{
     },
 };
 
-use crate::support::{self, frame, list, listen, next, open, pair, publish, setup, start, streams, until};
+use crate::support::{self, frame, list, listen, next, open, pair, publish, setup, setup_at, start, streams, until};
 use tonic::Code;
 
 /// Reads groups until the stream ends; the frames in the order of their numbers, and the numbers.
@@ -342,4 +342,27 @@ async fn a_reader_that_stops_is_told_of_its_gap_and_others_are_untouched() {
     assert!(gaps > 0, "the slow reader is told");
     reading.await.unwrap();
     assert_eq!(read.load(Ordering::SeqCst), 1201, "the fast one has all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_begins_later_than_the_one_before_also_where_the_clock_was_set_back() {
+    const DAY_MS: u64 = 86_400_000;
+    let place = tempfile::tempdir().unwrap();
+    let epoch = async || {
+        let daemon = Daemon::start(setup_at(place.path(), &[])).await.unwrap();
+        let town = publish(&daemon, open("town")).await.unwrap();
+        let mut replies = listen(&daemon, "town", 0).await;
+        town.frames(0..5).await;
+        let Event::Group(group) = next(&mut replies).await else { panic!("a group") };
+        drop((town, replies));
+        daemon.stop().await;
+        group.epoch
+    };
+    let first = epoch().await;
+    // As one that began tomorrow would have left it.
+    let store = p2pd_store::Store::open(&place.path().join("data/db")).unwrap();
+    assert_eq!(store.setting("epoch").unwrap(), Some(first.to_string()));
+    store.set_setting("epoch", &(first + DAY_MS).to_string()).unwrap();
+    drop(store);
+    assert_eq!(epoch().await, first + DAY_MS + 1);
 }
