@@ -43,7 +43,10 @@ fn advice(state: &State) -> Vec<String> {
     let silent = (state.listeners_missing > 0).then(|| silent.to_owned());
     let fallen = state.fallen.iter().map(|(name, fault)| format!("the tunnel of {name} does not stand: {fault}"));
     let clocks = state.clocks.advice();
-    cut_off.into_iter().chain(alone).chain(silent).chain(fallen).chain(clocks).collect()
+    let storage = state.storage_fault.as_ref().map(|why| {
+        format!("nothing is written to disk ({why}): make room on it; if that does not help, restart the daemon")
+    });
+    storage.into_iter().chain(cut_off).chain(alone).chain(silent).chain(fallen).chain(clocks).collect()
 }
 
 #[tonic::async_trait]
@@ -74,6 +77,7 @@ impl NodeService for Service {
             bootstrap_faults: state.bootstrap_missing.iter().map(|missing| missing.why.clone()).collect(),
             bootstrap_missing: state.bootstrap_missing.into_iter().map(|missing| missing.address).collect(),
             clock_ahead_ms: state.clocks.ours,
+            storage_fault: state.storage_fault.unwrap_or_default(),
         }))
     }
 

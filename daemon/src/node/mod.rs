@@ -99,6 +99,8 @@ struct Inner {
     clocks: Mutex<p2pd_core::clock::Judgement>,
     /// Topics of which the log says that messages were too large.
     said_too_large: Mutex<HashSet<String>>,
+    /// Why nothing is written to disk, while that is so.
+    storage_fault: Mutex<Option<String>>,
     /// `None`: which ones is not known.
     peers_changed: broadcast::Sender<Option<PeerId>>,
     counters: Counters,
@@ -185,6 +187,7 @@ impl Node {
             fallen: Mutex::default(),
             clocks: Mutex::default(),
             said_too_large: Mutex::default(),
+            storage_fault: Mutex::default(),
             peers_changed: broadcast::Sender::new(WATCH),
             counters: Counters::default(),
             farewells: TaskTracker::new(),

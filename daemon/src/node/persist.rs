@@ -7,8 +7,10 @@ use p2pd_net::PeerInfo;
 use p2pd_store::PeerRecord;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
-use super::{Node, NodeError, blocking, wall};
+use super::{Node, NodeError, blocking, lock, wall};
 
+/// A setting that holds nothing.
+const PROBE: &str = "probe";
 /// Peers in the peer book.
 const MAX_PEERS: usize = 1000;
 /// Peers that wait to be written into the peer book. Others are, when they tell again who they are.
@@ -20,9 +22,10 @@ pub(super) async fn run(node: Node, mut told: mpsc::Receiver<PeerId>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = tick.tick() => if let Err(error) = node.persist(false).await {
-                tracing::error!(%error, "state not written; trying again in a second");
-            },
+            _ = tick.tick() => {
+                let written = node.persist(false).await;
+                node.note_storage(written.err().map(|error| error.to_string()));
+            }
             Some(peer) = told.recv() => if let Err(error) = node.remember(&peer).await {
                 tracing::debug!(%error, "peer not written to the peer book");
             },
@@ -36,8 +39,12 @@ impl Node {
         let directory = self.directory_records(all);
         let events = self.unwritten();
         let newest = events.last().map(|(cursor, _)| *cursor);
-        let store = self.0.store.clone();
+        let (store, failed) = (self.0.store.clone(), lock(&self.0.storage_fault).is_some());
         let written = blocking(move || {
+            // There may be nothing else to tell that it is well again.
+            if failed {
+                store.set_setting(PROBE, "")?;
+            }
             if let Some(entries) = directory {
                 store.replace_directory(&entries)?;
             }
@@ -54,6 +61,22 @@ impl Node {
         Ok(())
     }
 
+    /// Notes whether what changed could be written, and tells when that changes.
+    pub(super) fn note_storage(&self, fault: Option<String>) {
+        let before = std::mem::replace(&mut *lock(&self.0.storage_fault), fault.clone());
+        match (before, fault) {
+            (None, Some(fault)) => {
+                tracing::error!(fault, "state not written; trying again each second");
+                self.happened("storage-failed", &fault);
+            }
+            (Some(_), None) => {
+                tracing::info!("state is written again");
+                self.happened("storage-back", "");
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+    }
+
     /// Writes a peer that told who it is into the peer book.
     async fn remember(&self, peer: &PeerId) -> Result<(), NodeError> {
         let info = self.peer(peer).await?;
@@ -65,7 +88,7 @@ impl Node {
     /// Reads a setting, to see that the store answers.
     pub(crate) async fn probe_store(&self) -> Result<(), NodeError> {
         let store = self.0.store.clone();
-        blocking(move || store.setting("probe").map(|_| ())).await
+        blocking(move || store.setting(PROBE).map(|_| ())).await
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct State {
     /// Bootstrap peers that are not connected; why is empty until it is known.
     pub(crate) bootstrap_missing: Vec<BootstrapFault>,
     pub(crate) clocks: Judgement,
+    /// Why nothing is written to disk.
+    pub(crate) storage_fault: Option<String>,
 }
 
 impl Node {
@@ -62,6 +64,7 @@ impl Node {
                 .count(),
             bootstrap_missing: config.bootstrap.iter().filter(missing).map(why).collect(),
             clocks: self.0.net.clocks().await?,
+            storage_fault: lock(&self.0.storage_fault).clone(),
         })
     }
 
