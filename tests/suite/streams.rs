@@ -13,8 +13,8 @@ use p2pd::app::{Daemon, Setup};
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        AudioGroup, ConnectRequest, Frame, Frames, GetStreamRequest, ListPeersRequest, OpenStream, Rule,
-        SetRuleRequest, SubscribeStreamRequest, Verdict, WireFormat, publish_stream_request::Item,
+        AudioGroup, ConnectRequest, Frame, Frames, GetStreamRequest, ListPeersRequest, ListStreamsRequest, OpenStream,
+        Rule, SetRuleRequest, SubscribeStreamRequest, Verdict, WireFormat, publish_stream_request::Item,
         subscribe_stream_response::Event,
     },
 };
@@ -365,4 +365,24 @@ async fn a_stream_begins_later_than_the_one_before_also_where_the_clock_was_set_
     store.set_setting("epoch", &(first + DAY_MS).to_string()).unwrap();
     drop(store);
     assert_eq!(epoch().await, first + DAY_MS + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_directory_has_pages() {
+    let a = start(&[]).await;
+    let mut published = Vec::new();
+    for name in ["one", "three", "two"] {
+        published.push(publish(&a, open(name)).await.unwrap());
+    }
+    let mut client = streams(&a).await;
+    let mut page = async |page_token: String| {
+        let request = ListStreamsRequest { page_size: 2, page_token, ..Default::default() };
+        let page = client.list_streams(request).await?.into_inner();
+        let names: Vec<_> = page.streams.into_iter().map(|stream| stream.stream_id).collect();
+        Ok::<_, tonic::Status>((names.join(" "), page.next_page_token))
+    };
+    let (first, next) = page(String::new()).await.unwrap();
+    assert_eq!((first.as_str(), page(next).await.unwrap()), ("one three", ("two".into(), String::new())));
+    let refused = page("nonsense".into()).await.unwrap_err();
+    assert!(refused.message().contains("page_token"), "{refused:?}");
 }

@@ -6,11 +6,10 @@ use std::collections::BTreeSet;
 use multibase::Base;
 use p2pd_api::v1::{
     GetInfoRequest, ListClosedConnectionsRequest, ListPeersRequest, ListPinsRequest, ListRulesRequest,
-    ListStreamsRequest, node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
-    stream_service_client::StreamServiceClient,
+    node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
 };
 
-use super::{Context, cid::Cid};
+use super::{Context, cid::Cid, streams};
 use crate::exit::fail;
 
 /// How ids of the usual keys begin, and how long they are: Ed25519, secp256k1, RSA.
@@ -95,9 +94,7 @@ async fn known(context: &Context) -> anyhow::Result<BTreeSet<String>> {
     known.extend(closed.into_iter().map(|c| c.peer_id));
     let rules = client.answer(peers.list_rules(ListRulesRequest {})).await?.rules;
     known.extend(rules.into_iter().map(|r| r.subject).filter(|s| !s.contains(['.', ':', '/'])));
-    let mut streams = StreamServiceClient::new(channel.clone());
-    let listed = client.answer(streams.list_streams(ListStreamsRequest::default())).await?.streams;
-    known.extend(listed.into_iter().map(|s| s.publisher));
+    known.extend(streams::all(client, String::new()).await?.streams.into_iter().map(|s| s.publisher));
     Ok(known)
 }
 

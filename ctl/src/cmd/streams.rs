@@ -1,13 +1,14 @@
 //! `streams`.
 
 use p2pd_api::v1::{
-    ListStreamsRequest, Stream, WatchStreamsRequest, stream_service_client::StreamServiceClient,
+    ListStreamsRequest, ListStreamsResponse, Stream, WatchStreamsRequest, stream_service_client::StreamServiceClient,
     watch_streams_response::Event,
 };
 
 use super::Context;
 use crate::{
     cli::Format,
+    client::Client,
     output::{self, Cell, Fit, List, Tone, toned},
 };
 
@@ -21,7 +22,7 @@ pub(super) async fn run(context: &Context, category: String, watch: bool) -> any
             "" => NO_STREAMS.into(),
             named => format!("no live stream has the category `{named}`; `p2pctl streams` lists all"),
         };
-        let answer = context.client.answer(streams.list_streams(ListStreamsRequest { category })).await?;
+        let answer = all(&context.client, category).await?;
         let list = List {
             answer: &answer,
             answer_name: "ListStreamsResponse",
@@ -52,6 +53,21 @@ pub(super) async fn run(context: &Context, category: String, watch: bool) -> any
             }
             _ => {}
         }
+    }
+}
+
+/// The whole directory, page by page.
+pub(super) async fn all(client: &Client, category: String) -> anyhow::Result<ListStreamsResponse> {
+    let mut streams = StreamServiceClient::new(client.channel.clone());
+    let mut all = ListStreamsResponse::default();
+    let mut request = ListStreamsRequest { category, ..Default::default() };
+    loop {
+        let page = client.answer(streams.list_streams(request.clone())).await?;
+        all.streams.extend(page.streams);
+        if page.next_page_token.is_empty() {
+            return Ok(all);
+        }
+        request.page_token = page.next_page_token;
     }
 }
 

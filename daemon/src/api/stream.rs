@@ -11,9 +11,10 @@ use p2pd_api::v1::{
 };
 use p2pd_core::{
     group::MAX_FRAMES,
-    id::{IdError, StreamRef},
+    id::{IdError, StreamKey, StreamRef},
     ring::Next,
 };
+use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -36,16 +37,50 @@ fn watched(event: watch_streams_response::Event) -> WatchStreamsResponse {
     WatchStreamsResponse { event: Some(event) }
 }
 
+/// Most streams of an answer, and their bytes: clients take 4 MiB.
+const PAGE: usize = 1000;
+const PAGE_BYTES: usize = 3 << 20;
+
+/// The last stream of the page before.
+fn page_after(token: &str) -> Result<StreamKey, Status> {
+    match token.parse() {
+        Ok(StreamRef { stream, publisher: Some(publisher) }) => Ok(StreamKey { publisher, stream }),
+        _ => Err(status::field("page_token", "is none that this daemon has given")),
+    }
+}
+
 #[tonic::async_trait]
 impl StreamService for Service {
     async fn list_streams(
         &self,
         request: Request<ListStreamsRequest>,
     ) -> Result<Response<ListStreamsResponse>, Status> {
-        let category = request.into_inner().category;
-        let streams = self.0.node.streams().into_iter().map(convert::stream);
-        let streams = streams.filter(|s| category.is_empty() || s.category == category).collect();
-        Ok(Response::new(ListStreamsResponse { streams }))
+        let ListStreamsRequest { category, page_size, page_token } = request.into_inner();
+        let most = match usize::try_from(page_size).unwrap_or(usize::MAX) {
+            0 => PAGE,
+            size if size <= PAGE => size,
+            _ => return Err(status::field("page_size", "takes at most 1000")),
+        };
+        let after = if page_token.is_empty() { None } else { Some(page_after(&page_token)?) };
+        let mut page = ListStreamsResponse::default();
+        let (mut bytes, mut last) = (0, None);
+        for listed in self.0.node.streams() {
+            let key = listed.key.clone();
+            let stream = convert::stream(listed);
+            if after.as_ref().is_some_and(|after| key <= *after)
+                || !(category.is_empty() || stream.category == category)
+            {
+                continue;
+            }
+            bytes += stream.encoded_len();
+            if page.streams.len() >= most || bytes > PAGE_BYTES {
+                page.next_page_token = last.map(|key: StreamKey| key.to_string()).unwrap_or_default();
+                break;
+            }
+            last = Some(key);
+            page.streams.push(stream);
+        }
+        Ok(Response::new(page))
     }
 
     async fn get_stream(&self, request: Request<GetStreamRequest>) -> Result<Response<GetStreamResponse>, Status> {
