@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    time::Duration,
 };
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -37,7 +38,7 @@ impl Signals {
                 _ = self.interrupt.recv() => return,
                 () = hung_up(&mut self.hangup) => {}
             }
-            if self.terminal && !has_terminal() {
+            if self.terminal && terminal_closes().await {
                 tracing::info!("the terminal has closed");
                 return;
             }
@@ -51,6 +52,18 @@ async fn hung_up(hangup: &mut Option<Signal>) {
         Some(hangup) => drop(hangup.recv().await),
         None => std::future::pending().await,
     }
+}
+
+/// Whether the terminal is gone. The kernel signals its end a moment before it takes it away.
+async fn terminal_closes() -> bool {
+    const MOMENT: Duration = Duration::from_millis(50);
+    for _ in 0..20 {
+        if !has_terminal() {
+            return true;
+        }
+        tokio::time::sleep(MOMENT).await;
+    }
+    false
 }
 
 fn has_terminal() -> bool {
