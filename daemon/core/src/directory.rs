@@ -82,7 +82,9 @@ pub struct Origin<'a> {
 pub struct Directory {
     entries: BTreeMap<StreamKey, Entry>,
     departed: HashMap<StreamKey, UnixMs>,
-    /// Publishers whose streams have room in any case.
+    /// Publishers whose streams always have room.
+    kept: HashSet<PeerId>,
+    /// Publishers whose streams go last.
     favoured: HashSet<PeerId>,
     /// How many entries of others found no room, or lost it, by the neighbour that had brought most.
     crowded_out: Option<(PeerId, u64)>,
@@ -98,9 +100,10 @@ impl Directory {
         }
     }
 
-    /// Has the streams of these publishers go last: this daemon's own, those it is connected to, and those whose streams it follows.
-    pub fn favour(&mut self, publishers: HashSet<PeerId>) {
-        self.favoured = publishers;
+    /// Has streams of publishers stay: `kept` in any case, this daemon's own and those it follows; `favoured` as long as there are
+    /// others, those it is connected to.
+    pub fn favour(&mut self, kept: HashSet<PeerId>, favoured: HashSet<PeerId>) {
+        (self.kept, self.favoured) = (kept, favoured);
     }
 
     /// Who brought most when entries found no room since this was asked last, and how many did not.
@@ -159,14 +162,18 @@ impl Directory {
             return None;
         }
         let mut brought: HashMap<Option<&PeerId>, usize> = HashMap::new();
-        let strangers = || self.entries.iter().filter(|(key, _)| !self.favoured.contains(&key.publisher));
+        let Directory { entries, kept, favoured, .. } = &*self;
+        let others = || entries.iter().filter(|(key, _)| !kept.contains(&key.publisher));
+        let any_stranger = others().any(|(key, _)| !favoured.contains(&key.publisher));
+        let strangers = || others().filter(|(key, _)| !any_stranger || !favoured.contains(&key.publisher));
         strangers().for_each(|(_, entry)| *brought.entry(entry.via.as_ref()).or_default() += 1);
         let (most, _) = brought.into_iter().max_by_key(|(_, count)| *count)?;
         let victim = strangers().filter(|(_, entry)| entry.via.as_ref() == most).max_by_key(|(_, entry)| entry.since);
         let (victim, most) = (victim.map(|(key, _)| key.clone())?, most.cloned());
         let count = self.crowded_out.as_ref().map_or(0, |(_, count)| *count);
         self.crowded_out = most.clone().map(|most| (most, count.saturating_add(1)));
-        if !self.favoured.contains(publisher) && most.as_ref() == Some(via) {
+        let favoured = self.kept.contains(publisher) || (any_stranger && self.favoured.contains(publisher));
+        if !favoured && most.as_ref() == Some(via) {
             return None;
         }
         self.entries.remove(&victim);
@@ -281,7 +288,8 @@ mod tests {
     #[test]
     fn a_flood_of_invented_publishers_takes_the_room_of_nobody_else() {
         let (mut directory, flooder, relay, own) = (Directory::default(), publisher(1), publisher(2), publisher(3));
-        directory.favour(HashSet::from([own.clone()]));
+        let connected = publisher(4);
+        directory.favour(HashSet::from([own.clone()]), HashSet::from([connected.clone()]));
         let mut announce = |now, signer: &PeerId, via: &PeerId, stream: u64| {
             let message = DirectoryMessage::Announce {
                 stream: format!("s{stream}").parse().unwrap(),
@@ -303,6 +311,24 @@ mod tests {
         assert!(announce(6_002, &own, &own, 0).1);
         assert!(announce(6_003, &own, &flooder, 1).1, "whoever brings them");
         assert!(announce(6_004, &publisher(100), &relay, 0).1, "and what was there before is there still");
+        assert!(announce(6_005, &connected, &flooder, 0).1, "a connected one's, whoever brings it");
+    }
+
+    #[test]
+    fn connected_publishers_cannot_fill_it_either() {
+        let (mut directory, own) = (Directory::default(), publisher(1));
+        let connected: Vec<_> = (0..64).map(|n| publisher(100 + n)).collect();
+        directory.favour(HashSet::from([own.clone()]), connected.iter().cloned().collect());
+        let announce = |directory: &mut Directory, signer: &PeerId, n: usize| {
+            let stream = format!("s{n}").parse().unwrap();
+            let message = DirectoryMessage::Announce { stream, metadata: Metadata::default() };
+            directory.apply(MonoMs(0), Origin { signer, via: signer, time: UnixMs(0) }, message);
+        };
+        connected.iter().for_each(|signer| (0..MAX_PER_PUBLISHER).for_each(|n| announce(&mut directory, signer, n)));
+        assert_eq!(directory.iter().count(), MAX_ENTRIES);
+        announce(&mut directory, &own, 0);
+        assert!(directory.iter().any(|(key, _)| key.publisher == own));
+        assert!(directory.take_crowded_out().is_some());
     }
 
     #[test]

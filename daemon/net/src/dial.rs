@@ -45,6 +45,8 @@ pub(crate) enum Ways {
 struct Wanted {
     peer: libp2p::PeerId,
     addresses: Vec<Multiaddr>,
+    /// Addresses at which somebody else answered: one of them would end the dial of all. Tried again once no other is left.
+    misleading: Vec<Multiaddr>,
     /// Its addresses as the configuration has them; none: it was pinned while the daemon ran.
     bootstrap: Vec<Configured>,
     /// It is kept when it comes, and not dialled.
@@ -86,6 +88,7 @@ impl Wanted {
         Wanted {
             peer,
             addresses,
+            misleading: Vec::new(),
             bootstrap: Vec::new(),
             passive: false,
             next: MonoMs(0),
@@ -93,6 +96,19 @@ impl Wanted {
             dial: None,
             fault: None,
         }
+    }
+}
+
+impl Wanted {
+    /// Where to dial it now.
+    fn next_addresses(&mut self) -> Vec<Multiaddr> {
+        let misleads = |address: &&Multiaddr| self.misleading.contains(&without_peer((*address).clone()));
+        let left: Vec<_> = self.addresses.iter().filter(|address| !misleads(address)).cloned().collect();
+        if left.is_empty() {
+            self.misleading.clear();
+            return self.addresses.clone();
+        }
+        left
     }
 }
 
@@ -215,6 +231,9 @@ impl Dial {
     pub(crate) fn failed(&mut self, peer: Option<libp2p::PeerId>, id: ConnectionId, error: &DialError) {
         for wanted in self.wanted.iter_mut().filter(|wanted| wanted.dial == Some(id)) {
             wanted.fault = Some(Fault::of(error));
+            if let DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } = error {
+                wanted.misleading.push(without_peer(address.clone()));
+            }
         }
         for reply in peer.into_iter().flat_map(|peer| self.joined(peer).collect::<Vec<_>>()) {
             let _ = reply.send(Err(unreachable(&peer.map(|p| p.to_string()).unwrap_or_default(), error)));
@@ -238,7 +257,7 @@ impl Dial {
             }
             wanted.next = MonoMs(now.0.saturating_add(u64::try_from(wanted.wait.as_millis()).unwrap_or(u64::MAX)));
             wanted.wait = (wanted.wait * 2).min(RETRY_MAX);
-            let options = DialOpts::peer_id(wanted.peer).addresses(wanted.addresses.clone());
+            let options = DialOpts::peer_id(wanted.peer).addresses(wanted.next_addresses());
             let options =
                 if !wanted.bootstrap.is_empty() { options } else { options.extend_addresses_through_behaviour() };
             let options = options.build();

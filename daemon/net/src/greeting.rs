@@ -21,9 +21,18 @@ struct Silent {
 
 /// Peers that have told nothing yet; bounded by the connection limits and what came in the last minutes.
 #[derive(Default)]
-pub(crate) struct Greetings(HashMap<PeerId, Silent>);
+pub(crate) struct Greetings {
+    silent: HashMap<PeerId, Silent>,
+    /// Whether the tries of a peer count on after it has spoken.
+    lasting: bool,
+}
 
 impl Greetings {
+    /// Of peers that speak for a while each time they are connected anew.
+    pub(crate) fn lasting() -> Self {
+        Greetings { lasting: true, ..Self::default() }
+    }
+
     /// The peers to let go: those of `silent` that have had their time.
     pub(crate) fn overdue(
         &mut self,
@@ -32,10 +41,11 @@ impl Greetings {
         connected: impl Fn(&PeerId) -> bool,
     ) -> Vec<PeerId> {
         // Whoever is connected and not silent has told.
-        self.0.retain(|peer, entry| (silent.contains(peer) || !connected(peer)) && now.since(entry.seen) < REMEMBER_MS);
+        let counts = |peer: &PeerId| self.lasting || silent.contains(peer) || !connected(peer);
+        self.silent.retain(|peer, entry| counts(peer) && now.since(entry.seen) < REMEMBER_MS);
         let mut overdue = Vec::new();
         for peer in silent {
-            let entry = self.0.entry(peer).or_insert(Silent { since: now, seen: now, tries: 0 });
+            let entry = self.silent.entry(peer).or_insert(Silent { since: now, seen: now, tries: 0 });
             // It was away in between.
             if now.since(entry.seen) > 1_000 {
                 entry.since = now;
@@ -67,7 +77,7 @@ mod tests {
         }
         assert_eq!(let_go, [2_000, 6_000, 14_000]);
         assert!(greetings.overdue(MonoMs(20_000), Vec::new(), |_| true).is_empty());
-        assert!(greetings.0.is_empty());
+        assert!(greetings.silent.is_empty());
     }
 
     #[test]
@@ -81,6 +91,27 @@ mod tests {
         }
         assert_eq!(greetings.overdue(MonoMs(4_000), vec![peer], |_| true), [peer]);
         assert_eq!(greetings.overdue(MonoMs(60_000), Vec::new(), |_| false), []);
-        assert_eq!(greetings.0.get(&peer).map(|s| s.tries), Some(1));
+        assert_eq!(greetings.silent.get(&peer).map(|s| s.tries), Some(1));
+    }
+
+    #[test]
+    fn one_that_speaks_and_falls_silent_again_gets_longer_each_time() {
+        let (mut mute, peer) = (Greetings::lasting(), PeerId::random());
+        let mut now = 0;
+        let mut until_overdue = || {
+            let began = now;
+            while mute.overdue(MonoMs(now), vec![peer], |_| true).is_empty() {
+                now += 250;
+            }
+            // It speaks for ten seconds.
+            let took = now - began;
+            (0..40).for_each(|_| {
+                now += 250;
+                assert!(mute.overdue(MonoMs(now), Vec::new(), |_| true).is_empty());
+            });
+            now += 250;
+            took
+        };
+        assert_eq!([until_overdue(), until_overdue(), until_overdue()], [2_000, 4_000, 8_000]);
     }
 }

@@ -144,14 +144,16 @@ impl Meter {
         protocols.iter().any(|(name, counter)| !is_own(name) && counter.open() > 0)
     }
 
-    /// Whether one side's stream of gossipsub has ended though the connection stands: each opens one, for good.
-    pub(crate) fn gossip_ended(&self) -> bool {
+    /// Of gossipsub's streams that either side opened, the peer's first: whether there was one, and whether one is open.
+    pub(crate) fn gossip(&self) -> [(bool, bool); 2] {
         let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_gossip = || protocols.iter().filter(|(name, _)| name.starts_with(GOSSIPSUB)).map(|(_, counter)| counter);
-        [true, false].into_iter().any(|inbound| {
-            let had = of_gossip().any(|counter| counter.side(inbound).ever.load(Ordering::Relaxed));
-            had && of_gossip().all(|counter| counter.side(inbound).open.load(Ordering::Relaxed) == 0)
-        })
+        let sides = |inbound: bool| {
+            let of_gossip = protocols.iter().filter(|(name, _)| name.starts_with(GOSSIPSUB));
+            of_gossip.map(move |(_, counter)| counter.side(inbound)).fold((false, false), |(had, open), side| {
+                (had || side.ever.load(Ordering::Relaxed), open || side.open.load(Ordering::Relaxed) > 0)
+            })
+        };
+        [sides(true), sides(false)]
     }
 
     /// Whether gossipsub's stream to the peer does not take what is written to it.

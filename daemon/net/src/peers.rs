@@ -58,7 +58,7 @@ pub(crate) fn shown(address: &Multiaddr) -> String {
 struct Open {
     connection: Connection,
     meter: Option<Arc<Meter>>,
-    /// Bytes that it had brought when the peer was last pinged.
+    /// What it had carried when the peer was last pinged: bytes from the peer, and mebibytes to it.
     brought: u64,
 }
 
@@ -216,10 +216,17 @@ impl Peers {
         }
     }
 
-    /// The peers whose gossip has ended, though they are connected.
+    /// The peers with which one side's stream of gossipsub has ended, on every connection: each opens one, for good.
     pub(crate) fn mute(&self) -> Vec<libp2p::PeerId> {
-        let ended = |open: &Open| open.meter.as_ref().is_some_and(|meter| meter.gossip_ended());
-        self.0.iter().filter(|(_, entry)| entry.connections.values().any(ended)).map(|(peer, _)| *peer).collect()
+        let is_mute = |entry: &Peer| {
+            let meters = entry.connections.values().filter_map(|open| open.meter.as_ref());
+            let each: Vec<_> = meters.map(|meter| meter.gossip()).collect();
+            [0, 1].into_iter().any(|side| {
+                let of_side = || each.iter().filter_map(move |sides| sides.get(side));
+                of_side().any(|(had, _)| *had) && !of_side().any(|(_, open)| *open)
+            })
+        };
+        self.0.iter().filter(|(_, entry)| is_mute(entry)).map(|(peer, _)| *peer).collect()
     }
 
     /// Whether a program here has a stream open with a peer.
@@ -255,7 +262,9 @@ impl Peers {
         let Some(entry) = self.0.get_mut(peer) else { return true };
         entry.rtt = rtt.or(entry.rtt);
         let Some(open) = entry.connections.get_mut(&connection) else { return true };
-        let brought = open.meter.as_ref().map_or(0, |meter| meter.total().received);
+        // One that only takes tells so by what it takes.
+        let moved = |Traffic { received, sent }| received.saturating_add(sent >> 20);
+        let brought = open.meter.as_ref().map_or(0, |meter| moved(meter.total()));
         rtt.is_some() | (std::mem::replace(&mut open.brought, brought) != brought)
     }
 

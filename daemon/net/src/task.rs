@@ -88,7 +88,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         protocol_version: behaviour::protocol_version(&config.network),
         directory: IdentTopic::new(topic::directory(&config.network)).hash(),
         greetings: Greetings::default(),
-        mute: Greetings::default(),
+        mute: Greetings::lasting(),
         flood: Flood::new(Instant::now()),
         lookups: Lookups::default(),
         dht: config.dht,

@@ -29,7 +29,7 @@ use crate::{
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 /// Most connections of all users.
 const MAX_CONNECTIONS: u32 = 512;
-/// Most connections that wait for their caller to be admitted, or for its first byte.
+/// Most connections that wait for their caller to be admitted.
 const ARRIVING: usize = 256;
 /// How long to leave a full table of descriptors alone.
 const BACK_OFF: Duration = Duration::from_millis(200);
@@ -117,10 +117,14 @@ pub(super) fn accept(
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => match arriving.clone().try_acquire_owned() {
-                    Ok(place) => drop(tokio::spawn(door.clone().receive(stream, ready.clone(), place))),
-                    Err(_) => tracing::debug!("connection closed: too many are arriving"),
-                },
+                Ok((stream, _)) => {
+                    let arriving = arriving.clone().try_acquire_owned().ok();
+                    if arriving.is_some() || door.is_probe(&stream) {
+                        tokio::spawn(door.clone().receive(stream, ready.clone(), arriving));
+                    } else {
+                        tracing::warn!("connection closed: too many wait to be admitted");
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
                     tokio::time::sleep(BACK_OFF).await;
@@ -145,12 +149,18 @@ impl Door {
         self: Arc<Self>,
         stream: UnixStream,
         ready: mpsc::Sender<io::Result<Connection>>,
-        _arriving: OwnedSemaphorePermit,
+        arriving: Option<OwnedSemaphorePermit>,
     ) {
         let Some(connection) = self.admit(stream).await else { return };
+        drop(arriving);
         if let Ok(Ok(())) = tokio::time::timeout(FIRST_BYTE, connection.stream.readable()).await {
             let _ = ready.send(Ok(connection)).await;
         }
+    }
+
+    /// Whether this is the watchdog's connection.
+    fn is_probe(&self, stream: &UnixStream) -> bool {
+        stream.peer_cred().is_ok_and(|caller| self.probe.is_from(caller.pid()))
     }
 
     async fn admit(&self, stream: UnixStream) -> Option<Connection> {
@@ -159,7 +169,7 @@ impl Door {
             tracing::warn!(uid = caller.uid(), pid = caller.pid(), "caller not admitted");
             return None;
         }
-        if self.probe.is_from(caller.pid()) {
+        if self.is_probe(&stream) {
             return Some(Connection { stream, _place: None });
         }
         let mut counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -110,7 +110,7 @@ impl Node {
         for effect in rest {
             match effect {
                 Effect::Ask(publisher) => self.ask_once(&publisher).await,
-                Effect::Answer { filter, request } => self.answer_soon(filter, request).await,
+                Effect::Answer { filter, request } => self.answer_soon(&filter, &request).await,
                 Effect::Change(_) => {}
             }
         }
@@ -182,13 +182,12 @@ impl Node {
 
     /// Has the streams of those go last in a flood who are known otherwise, and tells of one.
     pub(super) async fn favour_publishers(&self) {
-        let followed = self.followed_publishers();
-        let connected = self.0.net.peers().await.unwrap_or_default().into_iter().map(|peer| peer.peer);
-        let favoured = connected.chain(followed).chain([self.0.me.clone()]).collect();
+        let kept = self.followed_publishers().into_iter().chain([self.0.me.clone()]).collect();
+        let connected = self.0.net.peers().await.unwrap_or_default().into_iter().map(|peer| peer.peer).collect();
         let crowded = {
             let now = self.now();
             let state = &mut *lock(&self.0.directory);
-            state.directory.favour(favoured);
+            state.directory.favour(kept, connected);
             let due = state.flood_told.is_none_or(|told| now.since(told) >= FLOOD_MS);
             let crowded = if due { state.directory.take_crowded_out() } else { None };
             state.flood_told = if crowded.is_some() { Some(now) } else { state.flood_told };

@@ -29,7 +29,7 @@ const LINGER_MS: u64 = 5_000;
 /// How soon a connection with the publisher is seen to again, in milliseconds; twice as long after each dial that failed, up to
 /// the second. A hostile publisher may announce a stranger's address.
 const REACH_MS: u64 = 1_000;
-const REACH_MAX_MS: u64 = 60_000;
+const REACH_MAX_MS: u64 = 30_000;
 
 /// What a reader of a stream gets.
 #[derive(Clone, Debug)]
@@ -203,7 +203,8 @@ impl Node {
             let due =
                 streams.iter_mut().filter(|(key, followed)| key.publisher != self.0.me && followed.reach.0 <= now);
             due.map(|(key, followed)| {
-                followed.reach.0 = MonoMs(now.0.saturating_add(followed.reach.1));
+                // Until the dial has ended.
+                followed.reach.0 = MonoMs(u64::MAX);
                 key.clone()
             })
             .collect()
@@ -217,7 +218,8 @@ impl Node {
                 let failed = if connected { None } else { net.connect_peer(peer, &addresses).await.err() };
                 if let Some(followed) = lock(&node.0.streams).followed.get_mut(&key) {
                     let longer = followed.reach.1.saturating_mul(2).min(REACH_MAX_MS);
-                    followed.reach.1 = if failed.is_some() { longer } else { REACH_MS };
+                    let wait = if failed.is_some() { longer } else { REACH_MS };
+                    followed.reach = (MonoMs(node.now().0.saturating_add(wait)), wait);
                 }
                 if let Some(error) = failed {
                     tracing::debug!(%error, "publisher not reached; relying on other listeners");

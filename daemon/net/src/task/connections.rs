@@ -107,7 +107,8 @@ impl Task {
     /// Connects anew to peers with which a stream of gossipsub has ended. The library opens it again a few times and then never:
     /// such a peer looks connected and hears nothing.
     pub(super) fn renew_mute(&mut self, now: MonoMs) {
-        let mute = self.peers.mute();
+        // A program that talks to it over the same connection comes first.
+        let mute = self.peers.mute().into_iter().filter(|peer| !self.peers.is_busy(peer)).collect();
         for peer in self.mute.overdue(now, mute, |peer| self.peers.contains(peer)) {
             tracing::warn!(%peer, "its gossip stream has ended; connecting anew");
             let _ = self.hang_up(peer, HangUp { why: "its gossip stream had ended", for_good: false });
@@ -118,8 +119,9 @@ impl Task {
     pub(super) fn on_ping(&mut self, ping::Event { peer, connection, result }: ping::Event) {
         let rtt = match result {
             Ok(rtt) => Some(rtt),
-            Err(ping::Failure::Unsupported) => return,
-            Err(_) => None,
+            Err(ping::Failure::Timeout) => None,
+            // It has refused the stream, and lives.
+            Err(_) => return,
         };
         if !self.peers.pinged(&peer, connection, rtt) {
             tracing::info!(%peer, "it answers no ping; closing the connection");

@@ -242,10 +242,8 @@ impl Task {
     ) -> Result<Sent, NetError> {
         let (me, wall) = (*self.swarm.local_peer_id(), Self::wall());
         let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
-        let mut to: Vec<PeerId> = followers.to_vec();
-        // Fewer are sent to in any case.
-        if followers.len() > MESH {
-            to = gossipsub.mesh_peers(&IdentTopic::new(topic).hash()).copied().collect();
+        let mut to: Vec<PeerId> = gossipsub.mesh_peers(&IdentTopic::new(topic).hash()).copied().collect();
+        if followers.len() > to.len() {
             to.extend(also_to.iter().filter(|peer| !to.contains(peer)).copied().collect::<Vec<_>>());
             let others = followers.iter().filter(|peer| !to.contains(peer) && pace.has_room(peer)).copied().collect();
             let others = self.flood.choose(others, data.len(), Instant::now());

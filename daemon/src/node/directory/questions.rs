@@ -6,20 +6,19 @@ use p2pd_core::{
     admission::Bucket,
     announce::{self, DirectoryMessage, Filter},
     directory::HEARTBEAT_MS,
-    id::PeerId,
+    id::{PeerId, StreamId, StreamKey},
     time::MonoMs,
 };
 
+use super::State;
 use crate::node::{Node, lock, wall};
 
 /// Least time between two questions of ours, in milliseconds.
 const ASK_EVERY_MS: u64 = 300;
 /// Publishers that were asked lately of whom only heartbeats came.
 const MAX_ASKED: usize = 256;
-/// Questions answered per second, and how many at once.
-const ANSWER_RATE: (u32, u32) = (1, 8);
-/// Questions that wait for their answer; others are not answered, and heartbeats tell those who asked.
-const MAX_UNANSWERED: usize = 16;
+/// Streams told in answers per second, and how many at once; peers take five a second of all that we say, and 40 at once.
+const ANSWER_RATE: (u32, u32) = (1, 16);
 
 /// What was asked, and is to be answered.
 pub(super) struct Questions {
@@ -29,7 +28,8 @@ pub(super) struct Questions {
     /// Which publishers were asked what their streams are, and when.
     asked_of: HashMap<PeerId, MonoMs>,
     answers: Bucket,
-    unanswered: VecDeque<(Filter, String)>,
+    /// Streams of ours that were asked for, each once, and by which question last.
+    unanswered: VecDeque<(StreamId, String)>,
 }
 
 impl Questions {
@@ -80,43 +80,45 @@ impl Node {
         }
     }
 
-    /// Answers a question, or has it wait for its turn: a flood of them holds up nothing else.
-    pub(super) async fn answer_soon(&self, filter: Filter, request: String) {
-        let now = self.now();
+    /// Answers a question with those streams of ours that it asks for, each in its turn.
+    pub(super) async fn answer_soon(&self, filter: &Filter, request: &str) {
         {
-            let questions = &mut lock(&self.0.directory).questions;
-            if !questions.answers.take(now, ANSWER_RATE.0, ANSWER_RATE.1) {
-                if questions.unanswered.len() < MAX_UNANSWERED {
-                    questions.unanswered.push_back((filter, request));
+            let State { directory, questions, .. } = &mut *lock(&self.0.directory);
+            let own = directory.iter().filter(|(key, _)| key.publisher == self.0.me);
+            for (key, _) in own.filter(|(key, entry)| filter.matches(&key.publisher, &entry.metadata)) {
+                // An answer is heard by all who ask.
+                match questions.unanswered.iter_mut().find(|(stream, _)| *stream == key.stream) {
+                    Some((_, waiting)) => request.clone_into(waiting),
+                    None => questions.unanswered.push_back((key.stream.clone(), request.to_owned())),
                 }
-                return;
             }
         }
-        self.answer(&filter, request).await;
+        self.answer_pending().await;
     }
 
     /// Answers what had to wait.
     pub(in crate::node) async fn answer_pending(&self) {
-        let next = lock(&self.0.directory).questions.unanswered.pop_front();
-        let Some((filter, request)) = next else { return };
-        self.answer_soon(filter, request).await;
-    }
-
-    async fn answer(&self, filter: &Filter, request: String) {
-        let own: Vec<_> = {
-            let state = lock(&self.0.directory);
-            let own = state
-                .directory
-                .iter()
-                .filter(|(key, e)| key.publisher == self.0.me && filter.matches(&key.publisher, &e.metadata));
-            own.map(|(key, entry)| (key.stream.clone(), entry.metadata.clone())).collect()
-        };
-        // One stream each, since several may not fit a message.
-        for stream in own {
-            let message = DirectoryMessage::Response { request: request.clone(), streams: vec![stream] };
+        while let Some(message) = self.next_answer() {
             if let Ok(bytes) = announce::encode(&message, &self.0.me, wall()) {
                 let _ = self.0.net.publish(&self.directory_topic(), bytes.into()).await;
             }
         }
+    }
+
+    /// One stream each, since several may not fit a message.
+    fn next_answer(&self) -> Option<DirectoryMessage> {
+        let now = self.now();
+        let State { directory, questions, .. } = &mut *lock(&self.0.directory);
+        while let Some((stream, request)) = questions.unanswered.pop_front() {
+            let key = StreamKey { publisher: self.0.me.clone(), stream };
+            // It may have ended meanwhile.
+            let Some(metadata) = directory.get(&key).map(|entry| entry.metadata.clone()) else { continue };
+            if !questions.answers.take(now, ANSWER_RATE.0, ANSWER_RATE.1) {
+                questions.unanswered.push_front((key.stream, request));
+                return None;
+            }
+            return Some(DirectoryMessage::Response { request, streams: vec![(key.stream, metadata)] });
+        }
+        None
     }
 }
