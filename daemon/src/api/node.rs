@@ -46,7 +46,10 @@ fn advice(state: &State) -> Vec<String> {
     let storage = state.storage_fault.as_ref().map(|why| {
         format!("nothing is written to disk ({why}): make room on it; if that does not help, restart the daemon")
     });
-    storage.into_iter().chain(cut_off).chain(alone).chain(silent).chain(fallen).chain(clocks).collect()
+    let flood = state.flooded_by.as_ref().map(|peer| {
+        format!("the directory is full, most of it brought by {peer}; `p2pctl peers deny {peer}` keeps that peer away")
+    });
+    storage.into_iter().chain(flood).chain(cut_off).chain(alone).chain(silent).chain(fallen).chain(clocks).collect()
 }
 
 #[tonic::async_trait]
@@ -124,5 +127,33 @@ impl NodeService for Service {
                 }
             }
         })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p2pd_core::{clock::Judgement, id::PeerId};
+
+    use super::*;
+
+    #[test]
+    fn a_bad_day_has_its_lines_and_a_good_one_none() {
+        let good = || State {
+            peers: 1,
+            cut_off: None,
+            fallen: Vec::new(),
+            listeners_missing: 0,
+            bootstrap_missing: Vec::new(),
+            clocks: Judgement::default(),
+            flooded_by: None,
+            storage_fault: None,
+        };
+        assert!(advice(&good()).is_empty());
+        let flooder = PeerId::from_ed25519(&[1; 32]);
+        let bad = State { flooded_by: Some(flooder.clone()), storage_fault: Some("No space left".into()), ..good() };
+        let lines = advice(&bad);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains(&format!("peers deny {flooder}"))), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("No space left")), "{lines:?}");
     }
 }

@@ -33,7 +33,8 @@ pub(super) struct State {
     said: UnixMs,
     newcomers: Newcomers,
     questions: Questions,
-    flood_told: Option<MonoMs>,
+    /// When it was told last that streams found no room, and who has brought most.
+    flood: Option<(MonoMs, PeerId)>,
 }
 
 impl State {
@@ -81,7 +82,7 @@ impl State {
             said: UnixMs::default(),
             newcomers: Newcomers::new(now),
             questions: Questions::new(now),
-            flood_told: None,
+            flood: None,
         })
     }
 }
@@ -188,9 +189,11 @@ impl Node {
             let now = self.now();
             let state = &mut *lock(&self.0.directory);
             state.directory.favour(kept, connected);
-            let due = state.flood_told.is_none_or(|told| now.since(told) >= FLOOD_MS);
+            let due = state.flood.as_ref().is_none_or(|(told, _)| now.since(*told) >= FLOOD_MS);
             let crowded = if due { state.directory.take_crowded_out() } else { None };
-            state.flood_told = if crowded.is_some() { Some(now) } else { state.flood_told };
+            if let Some((peer, _)) = &crowded {
+                state.flood = Some((now, peer.clone()));
+            }
             crowded
         };
         if let Some((peer, count)) = crowded {
@@ -203,6 +206,13 @@ impl Node {
     pub(crate) fn streams(&self) -> Vec<Listed> {
         let now = self.now();
         lock(&self.0.directory).directory.iter().map(|(key, entry)| self.listed(now, key, entry)).collect()
+    }
+
+    /// Who has brought most to a directory in which streams found no room lately.
+    pub(super) fn flooded_by(&self) -> Option<PeerId> {
+        let now = self.now();
+        let lately = |(told, _): &&(MonoMs, PeerId)| now.since(*told) < 2 * FLOOD_MS;
+        lock(&self.0.directory).flood.as_ref().filter(lately).map(|(_, peer)| peer.clone())
     }
 
     pub(super) fn streams_listed(&self) -> usize {

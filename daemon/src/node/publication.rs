@@ -2,6 +2,7 @@
 
 mod grouping;
 mod old_format;
+mod outgoing;
 
 use std::{
     sync::{
@@ -19,16 +20,15 @@ use p2pd_core::{
     group::{FLAG_END, Group, MAX_FRAME, MAX_TITLE, StreamConfig},
     id::{StreamId, StreamKey},
     ogg_link::Links,
-    ring::Next,
     text,
     time::MonoMs,
     topic,
 };
-use p2pd_net::{NetError, queue};
+use p2pd_net::queue;
 use p2pd_store::{Store, StoreError};
 use tokio::task::JoinHandle;
 
-use self::grouping::Grouping;
+use self::{grouping::Grouping, outgoing::Outgoing};
 use super::{Node, NodeError, StreamItem, blocking, lock, wall};
 
 /// Groups that wait for the network before the oldest is dropped.
@@ -94,20 +94,6 @@ struct Description {
 impl Description {
     fn is_due(&self, now: MonoMs) -> bool {
         self.said.is_none_or(|said| now.since(said) >= DESCRIBE_MS)
-    }
-}
-
-enum Outgoing {
-    Group(Arc<Group>),
-    Json(Vec<u8>),
-    /// A native stream in the old format.
-    Old(Vec<u8>),
-}
-
-impl Outgoing {
-    /// Whether its loss is one of the stream itself: listeners of the old format of a native one are served beside it.
-    fn is_of_the_stream(&self) -> bool {
-        !matches!(self, Outgoing::Old(_))
     }
 }
 
@@ -185,7 +171,7 @@ impl Node {
             }
             Wire::Json => (None, None),
         };
-        let sender = Some(tokio::spawn(send(self.clone(), shared.clone(), queue)));
+        let sender = Some(tokio::spawn(outgoing::run(self.clone(), shared.clone(), queue)));
         let description = Description { metadata: Metadata::default(), said: None };
         let mut publication = Publication { node: self.clone(), shared, out, groups, links, description, sender };
         self.follow(&key, json, true).await?;
@@ -269,31 +255,6 @@ impl Node {
                 let _ = self
                     .say(DirectoryMessage::Heartbeat { stream: shared.key.stream.clone(), listeners: Some(listeners) })
                     .await;
-            }
-        }
-    }
-}
-
-/// Carries groups to the network in their order; ends with the publication.
-async fn send(node: Node, shared: Arc<Shared>, mut queue: queue::Reader<Outgoing>) {
-    while let Some(next) = queue.next().await {
-        // What the queue dropped was counted when it did.
-        let Next::Item(outgoing) = next else { continue };
-        let lost = outgoing.is_of_the_stream();
-        let sent = match outgoing {
-            Outgoing::Group(group) => node.0.net.publish_group(&shared.topic, group).await,
-            Outgoing::Json(message) => node.0.net.publish(&shared.topic, message.into()).await.map(|_| ()),
-            Outgoing::Old(message) => {
-                let topic = shared.old_topic.as_deref().unwrap_or(&shared.topic);
-                node.0.net.publish(topic, message.into()).await.map(|_| ())
-            }
-        };
-        match sent {
-            // Nobody listens elsewhere: nothing is lost.
-            Ok(()) | Err(NetError::NoListeners) => {}
-            Err(error) => {
-                tracing::debug!(%error, stream = %shared.key, "not sent");
-                shared.dropped.fetch_add(u64::from(lost), Ordering::Relaxed);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use p2pd_core::clock::Judgement;
+use p2pd_core::{clock::Judgement, id::PeerId};
 use p2pd_net::BootstrapFault;
 
 use super::{Node, NodeError, lock};
@@ -34,6 +34,8 @@ pub(crate) struct State {
     /// Bootstrap peers that are not connected; why is empty until it is known.
     pub(crate) bootstrap_missing: Vec<BootstrapFault>,
     pub(crate) clocks: Judgement,
+    /// Who has brought most to a directory that is full.
+    pub(crate) flooded_by: Option<PeerId>,
     /// Why nothing is written to disk.
     pub(crate) storage_fault: Option<String>,
 }
@@ -64,6 +66,7 @@ impl Node {
                 .count(),
             bootstrap_missing: config.bootstrap.iter().filter(missing).map(why).collect(),
             clocks: self.0.net.clocks().await?,
+            flooded_by: self.flooded_by(),
             storage_fault: lock(&self.0.storage_fault).clone(),
         })
     }
