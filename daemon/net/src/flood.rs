@@ -1,6 +1,5 @@
-//! What this daemon publishes goes to its followers outside the mesh, too, while bandwidth allows. Gossipsub alone would only offer
-//! them each message a second later, from which most of a crowd around one publisher never catches up: nobody else has it.
-//! What is passed on for others keeps to the mesh.
+//! Sends what this daemon publishes to followers outside the mesh, too, while bandwidth allows. Gossipsub alone would offer them each
+//! message a second later. Most of a crowd around one publisher would never catch up, since nobody else has the messages.
 
 use std::time::{Duration, Instant};
 
