@@ -1,6 +1,8 @@
 //! Logs go to standard error, where journald or the terminal takes them. A thread of its own writes them: a reader that is
 //! slow, or gone, costs log lines and nothing else.
 
+mod rate;
+
 use std::{
     env, fmt,
     io::{self, IsTerminal, Write},
@@ -13,8 +15,9 @@ use std::{
 };
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
+use self::rate::Rate;
 use crate::config::{Log, LogFormat};
 
 /// A part of a library that is heard only when the filter names it.
@@ -40,11 +43,13 @@ pub(crate) fn start(log: &Log) -> anyhow::Result<()> {
         filter = filter.add_directive(format!("{QUIET}=error").parse()?);
     }
     let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Queue).with_ansi(colours);
-    let _ = match log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| Queue).with_ansi(colours);
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
+    let rate = Rate::new(matches!(log.format, LogFormat::Json));
+    let _ = tracing_subscriber::registry().with(filter).with(lines.with_filter(rate)).try_init();
     LOG.get_or_init(|| {
         let (log, entries) = mpsc::sync_channel(LINES);
         thread::spawn(move || write(&entries));

@@ -8,6 +8,7 @@ mod handlers;
 mod hostile;
 mod incompatible;
 mod limits;
+mod moved;
 mod old_peers;
 mod overload;
 mod panics;

@@ -12,10 +12,10 @@ use p2pd::{
     config::Config,
 };
 use p2pd_api::v1::{
-    Frame, ListStreamsRequest, OpenStream, PublishStreamRequest, PublishStreamResponse, Stream, StreamConfig,
-    SubscribeStreamRequest, SubscribeStreamResponse, WireFormat, peer_service_client::PeerServiceClient,
-    protocol_service_client::ProtocolServiceClient, publish_stream_request::Item,
-    stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
+    Frame, GetInfoRequest, ListStreamsRequest, OpenStream, PublishStreamRequest, PublishStreamResponse, Stream,
+    StreamConfig, SubscribeStreamRequest, SubscribeStreamResponse, WireFormat, node_service_client::NodeServiceClient,
+    peer_service_client::PeerServiceClient, protocol_service_client::ProtocolServiceClient,
+    publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
 use p2pd_net::{DhtMode, Identity, Running, WaterMarks};
 use tokio::sync::mpsc;
@@ -55,6 +55,12 @@ pub async fn pair() -> (Daemon, Daemon) {
 /// Peer id of a daemon.
 pub fn id(daemon: &Daemon) -> String {
     daemon.addresses[0].rsplit('/').next().unwrap().to_owned()
+}
+
+/// Where a daemon says that it listens now.
+pub async fn addresses(daemon: &Daemon) -> Vec<String> {
+    let mut node = NodeServiceClient::new(channel(daemon).await);
+    node.get_info(GetInfoRequest {}).await.unwrap().into_inner().addresses
 }
 
 /// Where a daemon listens over TCP itself.

@@ -8,6 +8,7 @@ use prost::{Message, bytes::Bytes};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use tonic::{client::Grpc, codec::Codec, transport::Channel};
 
+use super::is_harmless;
 use crate::{client::Client, exit::fail};
 
 fn pool() -> anyhow::Result<&'static DescriptorPool> {
@@ -24,7 +25,20 @@ fn text(message: &DynamicMessage, pretty: bool) -> anyhow::Result<String> {
     } else {
         message.serialize_with_options(&mut serde_json::Serializer::new(&mut out), &options)?;
     }
-    Ok(String::from_utf8(out)?)
+    Ok(harmless(&String::from_utf8(out)?))
+}
+
+/// The same JSON, in which also what JSON may leave as it is, and a terminal might obey, is written by its number.
+fn harmless(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_harmless(c) {
+            safe.push(c);
+        } else {
+            safe.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    safe
 }
 
 /// A message of package `p2pd.v1` as JSON.
@@ -92,5 +106,54 @@ impl tonic::codec::Decoder for Dynamic {
     fn decode(&mut self, buffer: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<DynamicMessage>, tonic::Status> {
         let message = DynamicMessage::decode(self.0.clone(), buffer);
         message.map(Some).map_err(|e| tonic::Status::internal(format!("the answer cannot be read: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_reflect::{Kind, Value};
+
+    use super::*;
+
+    /// Clears a screen, three times, and turns around what follows.
+    const HOSTILE: &str = "\u{1b}[2J\u{9b}2J\u{7f}\u{202e}\u{e0041}";
+
+    /// A message whose texts are all hostile, some levels deep.
+    fn hostile(descriptor: MessageDescriptor, depth: u32) -> DynamicMessage {
+        let mut message = DynamicMessage::new(descriptor.clone());
+        for field in descriptor.fields() {
+            let value = match field.kind() {
+                Kind::String => Value::String(HOSTILE.into()),
+                Kind::Message(inner) if depth > 0 => Value::Message(hostile(inner, depth - 1)),
+                _ => continue,
+            };
+            let value = if field.is_map() {
+                Value::Map([(prost_reflect::MapKey::String(HOSTILE.into()), Value::String(HOSTILE.into()))].into())
+            } else if field.is_list() {
+                Value::List(vec![value])
+            } else {
+                value
+            };
+            message.set_field(&field, value);
+        }
+        message
+    }
+
+    #[test]
+    fn no_text_of_any_message_can_drive_a_terminal() {
+        let mut texts = 0;
+        for descriptor in pool().unwrap().all_messages().filter(|message| message.package_name() == "p2pd.v1") {
+            if descriptor.is_map_entry() {
+                continue;
+            }
+            let message = hostile(descriptor, 4);
+            let json = text(&message, false).unwrap();
+            assert!(json.chars().all(is_harmless), "{json:?}");
+            texts += usize::from(json.contains("u001b"));
+            let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+            let first = read.as_object().unwrap().values().find_map(|value| value.as_str().filter(|v| v.len() > 12));
+            assert!(first.is_none_or(|text| text == HOSTILE), "nothing is lost: {first:?}");
+        }
+        assert!(texts > 30, "{texts}");
     }
 }

@@ -38,7 +38,7 @@ pub(crate) fn id(peer: &str) -> String {
 /// Tells the user something beside the results. Errors are ignored: a closed standard error is no reason to stop.
 pub(crate) fn say(text: impl Display) {
     progress::end_progress();
-    let text = text.to_string();
+    let text = harmless(&text.to_string());
     let text = match text.strip_prefix("p2pctl: ") {
         Some(fault) => format!("{} {fault}", paint(Tone::Bad, "p2pctl:")),
         None => text,
@@ -54,11 +54,26 @@ pub(crate) fn is_harmless(c: char) -> bool {
     c == '\t' || c == '\n' || !(c.is_control() || hidden)
 }
 
+/// The text without what could control the terminal, but for our own colours: much of it was written by peers.
+fn harmless(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let taken = style::colour_at(rest).unwrap_or(c.len_utf8());
+        let (piece, after) = rest.split_at(taken);
+        if taken > c.len_utf8() || is_harmless(c) {
+            clean.push_str(piece);
+        }
+        rest = after;
+    }
+    clean
+}
+
 /// Writes text for people, without its colours where nobody would see them.
 pub(crate) fn show(text: &str) -> io::Result<()> {
     progress::end_progress();
     let mut out = AutoStream::auto(io::stdout().lock());
-    writeln!(out, "{text}")?;
+    writeln!(out, "{}", harmless(text))?;
     out.flush()
 }
 
@@ -172,4 +187,16 @@ pub(crate) fn one<M: Message>(
         Format::Json | Format::Jsonl => line(&to_json(name, answer, false)?)?,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_colours_reach_the_terminal() {
+        let name = "a\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}8m\u{202e}b\r";
+        let text = format!("{} {name}\n", paint(Tone::Bad, "no"));
+        assert_eq!(harmless(&text), format!("{} a[2J]0;x8mb\n", paint(Tone::Bad, "no")));
+    }
 }

@@ -19,18 +19,29 @@ pub(crate) enum Tone {
     Bad,
 }
 
-/// The text in its colour.
-pub(crate) fn paint(tone: Tone, text: impl Display) -> String {
+fn style(tone: Tone) -> Style {
     let colour = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
-    let style = match tone {
-        Tone::Plain => return text.to_string(),
+    match tone {
+        Tone::Plain => Style::new(),
         Tone::Head => Style::new().bold(),
         Tone::Dim => Style::new().dimmed(),
         Tone::Good => colour(AnsiColor::Green),
         Tone::Warning => colour(AnsiColor::Yellow),
         Tone::Bad => colour(AnsiColor::Red),
-    };
+    }
+}
+
+/// The text in its colour.
+pub(crate) fn paint(tone: Tone, text: impl Display) -> String {
+    let style = style(tone);
     format!("{style}{text}{style:#}")
+}
+
+/// The length of the colour, or its end, that a text begins with.
+pub(crate) fn colour_at(text: &str) -> Option<usize> {
+    let tones = [Tone::Head, Tone::Dim, Tone::Good, Tone::Warning, Tone::Bad].map(style);
+    let codes = tones.iter().flat_map(|style| [format!("{style}"), format!("{style:#}")]);
+    codes.filter(|code| text.starts_with('\u{1b}') && text.starts_with(code)).map(|code| code.len()).max()
 }
 
 /// The width for results: the terminal's, else that of COLUMNS; `None` means no limit.

@@ -139,7 +139,11 @@ impl Crowd {
     pub fn admit(&mut self, now: MonoMs, address: IpAddr, most: u32, rate: u32) -> Result<(), &'static str> {
         self.room(address, most)?;
         let [place, _] = places(address);
-        if self.new.take(now, &place, rate, rate.saturating_mul(AT_ONCE_S)) { Ok(()) } else { Err("too many new connections from this address") }
+        if self.new.take(now, &place, rate, rate.saturating_mul(AT_ONCE_S)) {
+            Ok(())
+        } else {
+            Err("too many new connections from this address")
+        }
     }
 
     /// Whether so many connections from there leave room for one more; says so if not.

@@ -1,9 +1,6 @@
 //! What may enter: freshness of messages, and the window of group numbers.
 
-use crate::{
-    group::GroupBody,
-    time::UnixMs,
-};
+use crate::{group::GroupBody, time::UnixMs};
 
 /// How far a stranger's clock may be off before its messages count as old or future-dated, in milliseconds.
 pub const CLOCK_TOLERANCE_MS: u64 = 5 * 60_000;

@@ -38,9 +38,16 @@ pub struct Sent {
     pub behind: usize,
 }
 
+/// Why this daemon closes the connections to a peer, and whether it wants none for now.
+#[derive(Clone, Copy)]
+pub(crate) struct HangUp {
+    pub(crate) why: &'static str,
+    pub(crate) for_good: bool,
+}
+
 pub(crate) enum Command {
     Connect { peer: libp2p::PeerId, ways: Ways, reply: Reply<PeerId> },
-    Disconnect { peer: libp2p::PeerId, reply: oneshot::Sender<Result<(), NetError>> },
+    Disconnect { peer: libp2p::PeerId, why: HangUp, reply: oneshot::Sender<Result<(), NetError>> },
     Peers { reply: oneshot::Sender<Vec<PeerInfo>> },
     Addresses { reply: oneshot::Sender<Vec<String>> },
     Subscribe { topic: String, rule: TopicRule, reply: oneshot::Sender<Result<(), NetError>> },

@@ -118,6 +118,10 @@ pub enum Event {
     },
     /// Listening on an address.
     Listening(String),
+    /// Not listening on it any more.
+    ListeningNoMore(String),
+    /// The gossip stream with a peer had ended, so its connections are closed and made anew.
+    GossipEnded(PeerId),
     /// A peer follows a topic from now on.
     Joined {
         /// Who.

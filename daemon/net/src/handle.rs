@@ -7,8 +7,13 @@ use p2pd_core::{access::Rules, clock::Judgement, contract::TopicSettings, group:
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    BootstrapFault, Closed, NetError, Ruling, Sent, TopicPeers, ValidatorEvent, command::Command, dial, dial::Ways,
-    gossip::TopicRule, peers, peers::PeerInfo,
+    BootstrapFault, Closed, NetError, Ruling, Sent, TopicPeers, ValidatorEvent,
+    command::{Command, HangUp},
+    dial,
+    dial::Ways,
+    gossip::TopicRule,
+    peers,
+    peers::PeerInfo,
 };
 
 /// A message that was handed over.
@@ -89,10 +94,20 @@ impl Handle {
         self.ask(|reply| Command::Closed { reply }).await
     }
 
-    /// Closes every connection to the peer.
+    /// Closes every connection to the peer, because a program asked for it.
     pub async fn disconnect(&self, peer: &PeerId) -> Result<(), NetError> {
+        self.hang_up(peer, HangUp { why: "a program asked for it", for_good: true }).await
+    }
+
+    /// Closes every connection to a peer that does not answer, so that it is connected anew.
+    pub async fn renew(&self, peer: &PeerId) -> Result<(), NetError> {
+        let why = "it did not answer after this machine's addresses changed";
+        self.hang_up(peer, HangUp { why, for_good: false }).await
+    }
+
+    async fn hang_up(&self, peer: &PeerId, why: HangUp) -> Result<(), NetError> {
         let id = peers::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
-        self.ask(|reply| Command::Disconnect { peer: id, reply }).await?
+        self.ask(|reply| Command::Disconnect { peer: id, why, reply }).await?
     }
 
     /// The connected peers.

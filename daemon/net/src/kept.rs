@@ -50,11 +50,14 @@ pub(crate) fn room_to_put(store: &MemoryStore, key: &RecordKey) -> Result<(), Ne
     room(others.count(), "this daemon has put 1,024 values already; try again when some have expired")
 }
 
+/// What one owner has here, by its distance from this peer, and until when.
+type Share = BTreeMap<KBucketDistance, (RecordKey, Option<Instant>)>;
+
 /// What is kept of others, by owner. While there is no room, whoever has most gives way to those who have less, with what is
 /// farthest from this peer: names of owners cost nothing, and what is near is asked for here.
 #[derive(Default)]
 struct Shares {
-    of: HashMap<Vec<u8>, BTreeMap<KBucketDistance, (RecordKey, Option<Instant>)>>,
+    of: HashMap<Vec<u8>, Share>,
     count: usize,
 }
 
@@ -102,7 +105,7 @@ impl Shares {
 
     /// Makes room for one who has so much, at this distance; `None` where all have as little, and nearer.
     fn evict(&mut self, has: usize, distance: KBucketDistance) -> Option<(Vec<u8>, RecordKey)> {
-        let farthest = |all: &BTreeMap<KBucketDistance, _>| all.last_key_value().map(|(distance, _)| *distance);
+        let farthest = |all: &Share| all.last_key_value().map(|(distance, _)| *distance);
         let most = self.of.iter().max_by_key(|(_, all)| (all.len(), farthest(all)))?;
         let (owner, theirs) = (most.0.clone(), most.1.len());
         let gives_way = theirs > has.saturating_add(1) || (theirs > has && farthest(most.1) > Some(distance));

@@ -8,6 +8,7 @@ mod command;
 pub mod config;
 mod dht;
 mod dial;
+mod doubt;
 mod early;
 pub mod error;
 pub mod event;

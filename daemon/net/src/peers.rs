@@ -70,6 +70,15 @@ impl Open {
             None => connection,
         }
     }
+
+    /// Whether a program has a stream on it.
+    fn is_busy(&self) -> bool {
+        self.meter.as_ref().is_some_and(|meter| meter.busy())
+    }
+
+    fn received(&self) -> u64 {
+        self.meter.as_ref().map_or(0, |meter| meter.total().received)
+    }
 }
 
 /// A connected peer.
@@ -89,6 +98,8 @@ pub struct PeerInfo {
     pub rtt: Option<Duration>,
     /// Gossipsub's score; below 0 is bad.
     pub score: f64,
+    /// One side's stream of gossipsub has ended, so that it hears nothing, or we hear nothing of it.
+    pub gossip_ended: bool,
     /// What each protocol has carried over these connections, most first.
     pub by_protocol: Vec<(String, Traffic)>,
     /// Messages that it missed since it connected, because it took them too slowly.
@@ -142,6 +153,18 @@ struct Peer {
     lost: u64,
     /// Messages for which it had no room, and nobody else: they were sent again, or refused.
     refused: u64,
+}
+
+impl Peer {
+    /// Whether one side's stream of gossipsub has ended, on every connection: each opens one, for good.
+    fn is_mute(&self) -> bool {
+        let meters = self.connections.values().filter_map(|open| open.meter.as_ref());
+        let each: Vec<_> = meters.map(|meter| meter.gossip()).collect();
+        [0, 1].into_iter().any(|side| {
+            let of_side = || each.iter().filter_map(move |sides| sides.get(side));
+            of_side().any(|(had, _)| *had) && !of_side().any(|(_, open)| *open)
+        })
+    }
 }
 
 /// The table, bounded by the connection limits, and the connections that closed last.
@@ -216,23 +239,27 @@ impl Peers {
         }
     }
 
-    /// The peers with which one side's stream of gossipsub has ended, on every connection: each opens one, for good.
+    /// The peers whose gossip has ended.
     pub(crate) fn mute(&self) -> Vec<libp2p::PeerId> {
-        let is_mute = |entry: &Peer| {
-            let meters = entry.connections.values().filter_map(|open| open.meter.as_ref());
-            let each: Vec<_> = meters.map(|meter| meter.gossip()).collect();
-            [0, 1].into_iter().any(|side| {
-                let of_side = || each.iter().filter_map(move |sides| sides.get(side));
-                of_side().any(|(had, _)| *had) && !of_side().any(|(_, open)| *open)
-            })
-        };
-        self.0.iter().filter(|(_, entry)| is_mute(entry)).map(|(peer, _)| *peer).collect()
+        self.0.iter().filter(|(_, entry)| entry.is_mute()).map(|(peer, _)| *peer).collect()
     }
 
     /// Whether a program here has a stream open with a peer.
     pub(crate) fn is_busy(&self, peer: &libp2p::PeerId) -> bool {
-        let connections = self.0.get(peer).into_iter().flat_map(|entry| entry.connections.values());
-        connections.filter_map(|open| open.meter.as_ref()).any(|meter| meter.busy())
+        self.0.get(peer).is_some_and(|entry| entry.connections.values().any(Open::is_busy))
+    }
+
+    /// The connections to a peer that are as old as this, and on which no program has a stream, with the bytes that they have
+    /// brought.
+    pub(crate) fn older(&self, peer: &libp2p::PeerId, than: UnixMs) -> Vec<(ConnectionId, u64)> {
+        let connections = self.0.get(peer).into_iter().flat_map(|entry| &entry.connections);
+        let older = connections.filter(|(_, open)| open.connection.opened <= than && !open.is_busy());
+        older.map(|(id, open)| (*id, open.received())).collect()
+    }
+
+    /// The bytes that a connection has brought, while it stands.
+    pub(crate) fn received(&self, id: ConnectionId) -> Option<u64> {
+        self.0.values().find_map(|entry| entry.connections.get(&id)).map(Open::received)
     }
 
     /// How many connections stand.
@@ -246,8 +273,7 @@ impl Peers {
         for entry in self.0.values() {
             let mut of_peer: Vec<_> = entry.connections.iter().collect();
             of_peer.sort_by_key(|(_, open)| open.connection.opened);
-            let idle = |open: &Open| open.meter.as_ref().is_none_or(|meter| !meter.busy());
-            let idle = of_peer.into_iter().skip(1).filter(|(_, open)| idle(open));
+            let idle = of_peer.into_iter().skip(1).filter(|(_, open)| !open.is_busy());
             spare.extend(idle.map(|(id, open)| (open.connection.opened, *id)));
         }
         spare.sort_by_key(|(opened, _)| Reverse(*opened));
@@ -349,6 +375,7 @@ impl Peers {
             addresses: peer.addresses.clone(),
             rtt: peer.rtt,
             score: score(id),
+            gossip_ended: peer.is_mute(),
             by_protocol: by_protocol(peer),
             lost: peer.lost,
             kept: kept(id),

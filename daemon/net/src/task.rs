@@ -26,12 +26,13 @@ use p2pd_core::{
 use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use self::{connections::HangUp, outbox::Outbox};
+use self::outbox::Outbox;
 use crate::{
     Config, DhtMode, Event, Handle, Identity, Incoming, NetError, WaterMarks,
     behaviour::{self, Behaviour, BehaviourEvent, kad_protocol},
-    command::Command,
+    command::{Command, HangUp},
     dial::Dial,
+    doubt::Doubts,
     flood::Flood,
     gossip::{Gossip, Unproven},
     greeting::Greetings,
@@ -88,6 +89,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         directory: IdentTopic::new(topic::directory(&config.network)).hash(),
         greetings: Greetings::default(),
         mute: Greetings::lasting(),
+        doubts: Doubts::default(),
         flood: Flood::new(Instant::now()),
         lookups: Lookups::default(),
         dht: config.dht,
@@ -125,6 +127,7 @@ struct Task {
     greetings: Greetings,
     /// Peers whose gossip has ended.
     mute: Greetings,
+    doubts: Doubts,
     flood: Flood,
     lookups: Lookups,
     dht: DhtMode,
@@ -206,6 +209,7 @@ impl Task {
         self.dial.tick(&mut self.swarm, now);
         self.renew_silent(now);
         self.renew_mute(now);
+        self.close_doubtful(now);
         self.trim_connections();
         self.trim(&self.water_marks.clone(), "more peers than wanted, and of little use");
         if let Some(room) = self.governor.room(now, self.peers.len()) {
@@ -250,6 +254,7 @@ impl Task {
                 }
             }
             SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.to_string())),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.tell(Event::ListeningNoMore(address.to_string())),
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
                 tracing::error!(?addresses, %error, "a listener closed");

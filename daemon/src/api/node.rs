@@ -49,7 +49,19 @@ fn advice(state: &State) -> Vec<String> {
     let flood = state.flooded_by.as_ref().map(|peer| {
         format!("the directory is full, most of it brought by {peer}; `p2pctl peers deny {peer}` keeps that peer away")
     });
-    storage.into_iter().chain(flood).chain(cut_off).chain(alone).chain(silent).chain(fallen).chain(clocks).collect()
+    let mute = state.gossip_ended.iter().map(|peer| {
+        format!("gossip with {peer} has ended, so it and this daemon miss each other's messages; it is connected anew with patience")
+    });
+    storage
+        .into_iter()
+        .chain(flood)
+        .chain(cut_off)
+        .chain(alone)
+        .chain(silent)
+        .chain(fallen)
+        .chain(clocks)
+        .chain(mute)
+        .collect()
 }
 
 #[tonic::async_trait]
@@ -81,6 +93,8 @@ impl NodeService for Service {
             bootstrap_missing: state.bootstrap_missing.into_iter().map(|missing| missing.address).collect(),
             clock_ahead_ms: state.clocks.ours,
             storage_fault: state.storage_fault.unwrap_or_default(),
+            flooded_by: state.flooded_by.map(|peer| peer.to_string()).unwrap_or_default(),
+            gossip_ended: state.gossip_ended.iter().map(ToString::to_string).collect(),
         }))
     }
 
@@ -98,6 +112,7 @@ impl NodeService for Service {
             groups_out: statistics.groups_out,
             dropped: statistics.dropped,
             too_large: statistics.too_large,
+            gossip_ended: statistics.gossip_ended,
         }))
     }
 
@@ -146,6 +161,7 @@ mod tests {
             bootstrap_missing: Vec::new(),
             clocks: Judgement::default(),
             flooded_by: None,
+            gossip_ended: Vec::new(),
             storage_fault: None,
         };
         assert!(advice(&good()).is_empty());

@@ -139,7 +139,8 @@ impl Node {
             let subject = key.to_string();
             match reason {
                 Some(reason) => {
-                    self.happened(if reason == "ended" { "stream-ended" } else { "stream-stale" }, &subject);
+                    let kind = if reason == "ended" { "stream-ended" } else { "stream-stale" };
+                    self.happened_to(&key.publisher, kind, &subject);
                     self.end_readers(&key, reason);
                     let _ = lock(&self.0.directory).told.send(StreamChange::Gone { key, reason });
                 }
@@ -150,7 +151,7 @@ impl Node {
                         let _ = state.told.send(StreamChange::Present(Box::new(listed)));
                     }
                     drop(state);
-                    self.happened("stream-present", &subject);
+                    self.happened_to(&key.publisher, "stream-present", &subject);
                 }
             }
         }
@@ -273,6 +274,14 @@ impl Node {
     /// Where the publisher of a stream says it is reached.
     pub(super) fn addresses_of(&self, key: &StreamKey) -> Vec<String> {
         lock(&self.0.directory).directory.get(key).map(|entry| entry.metadata.addresses()).unwrap_or_default()
+    }
+
+    /// A stream of ours that tells other addresses of this daemon than these.
+    pub(super) fn own_stream_elsewhere(&self, addresses: &[String]) -> Option<(StreamKey, Metadata)> {
+        let state = lock(&self.0.directory);
+        let mut own = state.directory.iter().filter(|(key, _)| key.publisher == self.0.me);
+        let elsewhere = own.find(|(_, entry)| entry.metadata.addresses() != addresses);
+        elsewhere.map(|(key, entry)| (key.clone(), entry.metadata.clone()))
     }
 
     /// The directory is to be written anew.

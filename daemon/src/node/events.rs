@@ -1,5 +1,10 @@
 //! What happened, numbered across restarts: kept on disk, and told to those who watch.
 
+use p2pd_core::{
+    id::PeerId,
+    rate::{Bucket, Buckets},
+    time::MonoMs,
+};
 use p2pd_store::{EventRecord, Store, StoreError};
 use tokio::sync::broadcast;
 
@@ -19,14 +24,33 @@ pub(super) struct State {
     told: broadcast::Sender<Happened>,
     /// Not yet on disk; `persist` empties it each second. What comes while it is full is told, but not kept.
     unwritten: Vec<Happened>,
+    strangers: Bucket,
+    of_one: Buckets<PeerId>,
+    /// Since when, and how many.
+    left_out: Option<(MonoMs, u64)>,
 }
 
 const MAX_UNWRITTEN: usize = 4096;
+/// Events that strangers cause: so many a second of all and at once, and the same of one peer. Of these 10,000 would be no
+/// history otherwise. Others are counted.
+const STRANGERS: (u32, u32) = (2, 2_000);
+const OF_ONE: (u32, u32) = (1, 60);
+/// Peers whose rate is remembered.
+const MAX_BUCKETS: usize = 1024;
+/// How often it is told how many were left out, in milliseconds.
+const LEFT_OUT_MS: u64 = 60_000;
 
 impl State {
     pub(super) fn restore(store: &Store) -> Result<Self, StoreError> {
         let next = store.last_event()?.map_or(0, |last| last.saturating_add(1)).max(first_number());
-        Ok(State { next, told: broadcast::Sender::new(WATCH), unwritten: Vec::new() })
+        Ok(State {
+            next,
+            told: broadcast::Sender::new(WATCH),
+            unwritten: Vec::new(),
+            strangers: Bucket::full(MonoMs(0), STRANGERS.1),
+            of_one: Buckets::new(MAX_BUCKETS),
+            left_out: None,
+        })
     }
 }
 
@@ -47,6 +71,30 @@ impl Node {
             state.unwritten.push(event.clone());
         }
         let _ = state.told.send(event);
+    }
+
+    /// Notes an event that a peer can cause as often as it likes.
+    pub(super) fn happened_to(&self, peer: &PeerId, kind: &str, subject: &str) {
+        let now = self.now();
+        let mut state = lock(&self.0.events);
+        let own = *peer == self.0.me;
+        if own
+            || (state.of_one.take(now, peer, OF_ONE.0, OF_ONE.1) && state.strangers.take(now, STRANGERS.0, STRANGERS.1))
+        {
+            drop(state);
+            return self.happened(kind, subject);
+        }
+        let (_, count) = state.left_out.get_or_insert((now, 0));
+        *count = count.saturating_add(1);
+    }
+
+    /// Tells how many events were left out, once a minute.
+    pub(super) fn tell_left_out(&self) {
+        let now = self.now();
+        let due = lock(&self.0.events).left_out.take_if(|(since, _)| now.since(*since) >= LEFT_OUT_MS);
+        if let Some((_, count)) = due {
+            self.happened("events-left-out", &count.to_string());
+        }
     }
 
     /// Events to write to disk.

@@ -7,6 +7,7 @@ mod directory;
 mod error;
 mod events;
 mod fanout;
+mod moved;
 mod persist;
 mod ping;
 mod pins;
@@ -93,6 +94,7 @@ struct Inner {
     /// Number of the last value in the DHT.
     value_seq: AtomicU64,
     lost: Mutex<regain::Lost>,
+    moved: Mutex<moved::Moved>,
     /// Tunnels of the configuration that do not stand, and why.
     fallen: Mutex<BTreeMap<String, String>>,
     /// As they were told last.
@@ -119,6 +121,7 @@ struct Counters {
     groups_out: AtomicU64,
     dropped: AtomicU64,
     too_large: AtomicU64,
+    gossip_ended: AtomicU64,
 }
 
 /// Locks state. A panic elsewhere cannot leave it half-changed in a way that matters, so poison is not passed on.
@@ -184,6 +187,7 @@ impl Node {
             value_seq: AtomicU64::new(0),
             store,
             lost: Mutex::default(),
+            moved: Mutex::default(),
             fallen: Mutex::default(),
             clocks: Mutex::default(),
             said_too_large: Mutex::default(),

@@ -31,7 +31,7 @@ impl Node {
     pub(crate) async fn ping(&self, peer: &PeerId) -> Result<Duration, NodeError> {
         let trip = async {
             match self.round_trip(peer).await {
-                // The daemon's own ping, each 15 s, may have come between.
+                // The daemon's own ping, each 8 s, may have come between.
                 Err(NodeError::Reset(_)) => self.round_trip(peer).await,
                 other => other,
             }
@@ -78,7 +78,7 @@ impl Node {
     }
 
     /// Takes one round trip, and dials nobody for that.
-    async fn answer_over_what_stands(&self, peer: &PeerId) -> Result<Duration, NodeError> {
+    pub(super) async fn answer_over_what_stands(&self, peer: &PeerId) -> Result<Duration, NodeError> {
         let stream = self.0.net.open_stream(peer, &[PROTOCOL.to_owned()]).await?.stream;
         self.there_and_back(stream).await
     }

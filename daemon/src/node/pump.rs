@@ -87,11 +87,11 @@ impl Node {
     async fn on_event(&self, event: Event) {
         match event {
             Event::Connected(peer) => {
-                self.happened("peer-connected", &peer.to_string());
+                self.happened_to(&peer, "peer-connected", &peer.to_string());
                 self.changed(&peer);
             }
             Event::Disconnected { peer, for_good } => {
-                self.happened("peer-disconnected", &peer.to_string());
+                self.happened_to(&peer, "peer-disconnected", &peer.to_string());
                 self.changed(&peer);
                 self.0.topics_changed.notify_waiters();
                 self.look_for_pinned(&peer);
@@ -119,7 +119,18 @@ impl Node {
                 tracing::info!(who, why, "a peer cannot be connected");
                 self.happened("peer-incompatible", &format!("{who}: {why}"));
             }
-            Event::Listening(address) => tracing::info!(%address, "listening"),
+            Event::Listening(address) => {
+                tracing::info!(%address, "listening");
+                self.note_moved();
+            }
+            Event::ListeningNoMore(address) => {
+                tracing::info!(%address, "listening no more");
+                self.note_moved();
+            }
+            Event::GossipEnded(peer) => {
+                self.0.counters.gossip_ended.fetch_add(1, Ordering::Relaxed);
+                self.happened_to(&peer, "gossip-ended", &peer.to_string());
+            }
         }
     }
 
@@ -139,6 +150,8 @@ impl Node {
         self.count_old_listeners(None).await;
         self.heartbeats().await;
         self.look_at_clocks().await;
+        self.on_moved().await;
+        self.tell_left_out();
         self.ask_pending().await;
         self.announce_pending().await;
         self.answer_pending().await;

@@ -21,6 +21,7 @@ pub(crate) struct Statistics {
     pub(crate) groups_out: u64,
     pub(crate) dropped: u64,
     pub(crate) too_large: u64,
+    pub(crate) gossip_ended: u64,
 }
 
 /// What the daemon is able to do.
@@ -36,6 +37,8 @@ pub(crate) struct State {
     pub(crate) clocks: Judgement,
     /// Who has brought most to a directory that is full.
     pub(crate) flooded_by: Option<PeerId>,
+    /// Peers with which the stream of gossip has ended.
+    pub(crate) gossip_ended: Vec<PeerId>,
     /// Why nothing is written to disk.
     pub(crate) storage_fault: Option<String>,
 }
@@ -67,6 +70,7 @@ impl Node {
             bootstrap_missing: config.bootstrap.iter().filter(missing).map(why).collect(),
             clocks: self.0.net.clocks().await?,
             flooded_by: self.flooded_by(),
+            gossip_ended: peers.iter().filter(|peer| peer.gossip_ended).map(|peer| peer.peer.clone()).collect(),
             storage_fault: lock(&self.0.storage_fault).clone(),
         })
     }
@@ -83,6 +87,7 @@ impl Node {
             groups_out: load(&self.0.counters.groups_out),
             dropped: load(&self.0.counters.dropped),
             too_large: load(&self.0.counters.too_large),
+            gossip_ended: load(&self.0.counters.gossip_ended),
         })
     }
 }

@@ -233,7 +233,8 @@ mod tests {
             let signer = libp2p::PeerId::random();
             let query = DirectoryMessage::Query { filter: Filter::default(), request: "1".into() };
             let data = announce::encode(&query, &peers::from_libp2p(&signer), wall).unwrap();
-            let message = gossipsub::Message { source: Some(signer), data, sequence_number: Some(1), topic: ident.hash() };
+            let message =
+                gossipsub::Message { source: Some(signer), data, sequence_number: Some(1), topic: ident.hash() };
             gossip.judge(&from, MessageId::new(b"1"), message, MonoMs(0), wall).unwrap().incoming.is_some()
         };
         let (flooder, other) = (libp2p::PeerId::random(), libp2p::PeerId::random());

@@ -3,10 +3,10 @@
 use libp2p::{Multiaddr, gossipsub::IdentTopic, kad, multiaddr::Protocol};
 use p2pd_core::access::Rules;
 
-use super::{Task, connections::HangUp};
+use super::Task;
 use crate::{
     NetError,
-    command::{Command, TopicPeers},
+    command::{Command, HangUp, TopicPeers},
     gossip::followers,
     peers, worth,
 };
@@ -16,8 +16,8 @@ impl Task {
         let gossipsub = &mut self.swarm.behaviour_mut().gossipsub;
         match command {
             Command::Connect { peer, ways, reply } => self.dial.connect(&mut self.swarm, peer, ways, reply),
-            Command::Disconnect { peer, reply } => {
-                let known = self.hang_up(peer, HangUp { why: "a program asked for it", for_good: true });
+            Command::Disconnect { peer, why, reply } => {
+                let known = self.hang_up(peer, why);
                 let _ = reply.send(known.map_err(|()| NetError::NotConnected(peer.to_string())));
             }
             Command::Peers { reply } => {

@@ -6,17 +6,10 @@ use libp2p::{
     identify, kad, mdns, ping,
     swarm::{ConnectionError, ConnectionId, DialError, dial_opts::DialOpts},
 };
-use p2pd_core::time::MonoMs;
+use p2pd_core::time::{MonoMs, UnixMs};
 
 use super::Task;
-use crate::{DhtMode, Event, WaterMarks, dial, gossip::followers, peers, unshared::Unshared, worth};
-
-/// Why this daemon closes the connections to a peer, and whether it wants none for now.
-#[derive(Clone, Copy)]
-pub(super) struct HangUp {
-    pub(super) why: &'static str,
-    pub(super) for_good: bool,
-}
+use crate::{DhtMode, Event, WaterMarks, command::HangUp, dial, gossip::followers, peers, unshared::Unshared, worth};
 
 impl Task {
     pub(super) fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
@@ -33,6 +26,10 @@ impl Task {
         let leads_to = meter.as_ref().map_or(address, |meter| &meter.address);
         self.swarm.behaviour_mut().kad.connected(id, peer, address, leads_to);
         self.gone.remove(&peers::from_libp2p(&peer));
+        /// Younger ones, in milliseconds, may be the other's dial at the same moment.
+        const AT_ONCE_MS: u64 = 2_000;
+        let older = self.peers.older(&peer, UnixMs(Self::wall().0.saturating_sub(AT_ONCE_MS)));
+        self.doubts.doubt(older, self.now());
         if self.peers.opened(peer, id, endpoint, meter, Self::wall()) {
             self.tell(Event::Connected(peers::from_libp2p(&peer)));
         }
@@ -112,7 +109,17 @@ impl Task {
         let mute = self.peers.mute().into_iter().filter(|peer| !self.peers.is_busy(peer)).collect();
         for peer in self.mute.overdue(now, mute, |peer| self.peers.contains(peer)) {
             tracing::warn!(%peer, "its gossip stream has ended; connecting anew");
+            self.tell(Event::GossipEnded(peers::from_libp2p(&peer)));
             let _ = self.hang_up(peer, HangUp { why: "its gossip stream had ended", for_good: false });
+        }
+    }
+
+    /// Closes older connections of peers that have connected anew, and are silent on those.
+    pub(super) fn close_doubtful(&mut self, now: MonoMs) {
+        let silent = self.doubts.silent(now, |id| self.peers.received(id));
+        for connection in silent {
+            self.let_go.insert(connection, HangUp { why: "its peer has connected anew", for_good: false });
+            self.swarm.close_connection(connection);
         }
     }
 

@@ -7,9 +7,11 @@ use libp2p::{
     request_response,
 };
 
-use super::{Task, connections::HangUp};
+use super::Task;
 use crate::{
-    Event, Incoming, fetch,
+    Event, Incoming,
+    command::HangUp,
+    fetch,
     gossip::{Judged, Report, followers},
     peers,
     stream::Ask,

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use p2pd_core::{
-    rate::Bucket,
     announce::DirectoryMessage,
     id::{PeerId, StreamId, StreamKey},
+    rate::Bucket,
     time::MonoMs,
 };
 

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use p2pd_core::{
-    rate::Bucket,
     announce::{self, DirectoryMessage, Filter},
     directory::HEARTBEAT_MS,
     id::{PeerId, StreamId, StreamKey},
+    rate::Bucket,
     time::MonoMs,
 };
 

@@ -1,0 +1,86 @@
+//! When this machine gets other addresses: connections over the old ones look alive for a minute, so peers are asked for a
+//! round trip at once; and streams tell where their publisher is now.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use p2pd_core::{announce::DirectoryMessage, time::MonoMs};
+use p2pd_net::PeerInfo;
+use tokio::time::timeout;
+
+use super::{Node, lock};
+
+/// How long a peer may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Least time between two rounds, in milliseconds; an address that comes and goes must not have all peers asked each second.
+const ROUND_MS: u64 = 10_000;
+/// Addresses that a stream tells.
+const MAX_TOLD: usize = 8;
+
+/// What is to be done yet.
+#[derive(Default)]
+pub(super) struct Moved {
+    /// An address came or went, and peers were not asked since.
+    ask: bool,
+    asked: Option<MonoMs>,
+    /// Own addresses as they were a second ago.
+    addresses: Vec<String>,
+}
+
+impl Node {
+    /// An own address came or went.
+    pub(super) fn note_moved(&self) {
+        lock(&self.0.moved).ask = true;
+    }
+
+    /// Does what is due, each second.
+    pub(super) async fn on_moved(&self) {
+        let now = self.now();
+        let asks = {
+            let mut moved = lock(&self.0.moved);
+            let due = moved.ask && moved.asked.is_none_or(|asked| now.since(asked) >= ROUND_MS);
+            if due {
+                (moved.ask, moved.asked) = (false, Some(now));
+            }
+            due
+        };
+        if asks {
+            let node = self.clone();
+            self.until_stop(async move { node.ask_everyone().await });
+        }
+        self.tell_addresses().await;
+    }
+
+    /// Hangs up on those who neither answer nor have sent anything meanwhile, so that they are dialled over what there is now.
+    async fn ask_everyone(&self) {
+        let Ok(peers) = self.peers().await else { return };
+        let silent = join_all(peers.iter().map(async |before| {
+            let late = timeout(ANSWER, self.answer_over_what_stands(&before.peer)).await.is_err();
+            let moved = |info: &PeerInfo| received(info) != received(before);
+            late && self.peer(&before.peer).await.is_ok_and(|now| !moved(&now))
+        }));
+        for (info, silent) in peers.iter().zip(silent.await) {
+            if silent {
+                tracing::info!(peer = %info.peer, "it does not answer since this machine's addresses changed; connecting anew");
+                let _ = self.0.net.renew(&info.peer).await;
+            }
+        }
+    }
+
+    /// Announces one of our streams that tells other addresses than this machine has had for a second.
+    async fn tell_addresses(&self) {
+        let Ok(mut addresses) = self.addresses().await else { return };
+        addresses.truncate(MAX_TOLD);
+        let steady = std::mem::replace(&mut lock(&self.0.moved).addresses, addresses.clone()) == addresses;
+        if !steady || addresses.is_empty() {
+            return;
+        }
+        let Some((key, mut metadata)) = self.own_stream_elsewhere(&addresses) else { return };
+        metadata.set("publisherAddrs", addresses);
+        let _ = self.say(DirectoryMessage::Announce { stream: key.stream, metadata }).await;
+    }
+}
+
+fn received(info: &PeerInfo) -> u64 {
+    info.connections.iter().map(|connection| connection.traffic.received).fold(0, u64::saturating_add)
+}

@@ -1,0 +1,173 @@
+//! Daemons whose machine gets other addresses, and whose cable is pulled: each in a network of its own, joined by a pair of
+//! virtual interfaces.
+
+use std::{io::Write, process::Command, sync::mpsc, thread, time::Duration};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::gettid,
+};
+use p2pd::app::Daemon;
+use p2pd_api::v1::{
+    ListClosedConnectionsRequest, ListPeersRequest, SubscribeStreamResponse, subscribe_stream_response::Event,
+};
+use tokio::{runtime::Handle, sync::oneshot, time::timeout};
+use tonic::Streaming;
+
+use crate::support::{self, DEADLINE, list, listen, peers, publish, setup, until};
+
+/// A machine: a network of its own, and threads in it.
+struct Machine {
+    threads: Handle,
+    /// A thread of it, which stands for its network.
+    id: i32,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Machine {
+    fn new() -> Option<Self> {
+        let (tell, told) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        thread::spawn(move || {
+            if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+                return;
+            }
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            tell.send((runtime.handle().clone(), gettid().as_raw())).unwrap();
+            let _ = runtime.block_on(stopped);
+        });
+        let (threads, id) = told.recv().ok()?;
+        Some(Machine { threads, id, _stop: stop })
+    }
+
+    /// Runs `ip`, in its network; false where that cannot be.
+    async fn ip(&self, words: &str) -> bool {
+        let words: Vec<_> = words.split(' ').map(str::to_owned).collect();
+        let run = self.threads.spawn(async move { Command::new("ip").args(words).status() });
+        run.await.unwrap().is_ok_and(|done| done.success())
+    }
+
+    async fn start(&self, ip: &str, bootstrap: &[String]) -> Daemon {
+        let mut setup = setup(bootstrap);
+        setup.config.network.listen = vec!["/ip4/0.0.0.0/tcp/0".into()];
+        let daemon = self.threads.spawn(Daemon::start(setup)).await.unwrap().unwrap();
+        let found = until("its address", async || {
+            support::addresses(&daemon).await.iter().any(|address| address.contains(ip)).then_some(())
+        });
+        found.await;
+        daemon
+    }
+}
+
+const PUBLISHER: &str = "10.77.0.1";
+const LISTENER: &str = "10.77.0.2";
+
+/// Two machines with a cable between them; says so where there can be none.
+async fn two() -> Option<(Machine, Machine)> {
+    let made = async {
+        let (a, b) = (Machine::new()?, Machine::new()?);
+        let joined = a.ip("link add cable type veth peer name plug").await
+            && a.ip(&format!("link set plug netns {}", b.id)).await
+            && a.ip(&format!("address add {PUBLISHER}/24 dev cable")).await
+            && b.ip(&format!("address add {LISTENER}/24 dev plug")).await
+            && a.ip("link set cable up").await
+            && b.ip("link set plug up").await;
+        joined.then_some((a, b))
+    };
+    let made = made.await;
+    if made.is_none() {
+        let _ = writeln!(std::io::stderr(), "SKIP machines that move: network namespaces need root and iproute2");
+    }
+    made
+}
+
+/// Waits for sound.
+async fn hear(replies: &mut Streaming<SubscribeStreamResponse>, within: Duration) {
+    let heard = async { while !matches!(replies.message().await.unwrap().unwrap().event, Some(Event::Group(_))) {} };
+    timeout(within, heard).await.expect("sound");
+}
+
+/// Takes what has come already: sound of before.
+async fn drain(replies: &mut Streaming<SubscribeStreamResponse>) {
+    while let Ok(next) = timeout(Duration::from_secs(1), replies.message()).await {
+        next.unwrap().expect("not the end");
+    }
+}
+
+async fn closed(daemon: &Daemon) -> Vec<String> {
+    let list = peers(daemon).await.list_closed_connections(ListClosedConnectionsRequest {}).await;
+    list.unwrap().into_inner().connections.into_iter().map(|one| one.why).collect()
+}
+
+/// A stream of the publisher that the listener hears, until the end.
+async fn on_air(publisher: &Daemon) -> tokio::task::JoinHandle<()> {
+    let published = publish(publisher, support::open("radio")).await.unwrap();
+    tokio::spawn(async move { published.frames(0..u32::MAX).await })
+}
+
+fn address(daemon: &Daemon, ip: &str) -> Vec<String> {
+    let address = daemon.addresses.iter().find(|address| address.contains(ip)).unwrap();
+    vec![address.clone()]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_gets_another_address_hears_on_soon() {
+    let Some((here, there)) = two().await else { return };
+    let a = here.start(PUBLISHER, &[]).await;
+    let b = there.start(LISTENER, &address(&a, PUBLISHER)).await;
+    let on_air = on_air(&a).await;
+    let mut replies = listen(&b, "radio", 0).await;
+    hear(&mut replies, DEADLINE).await;
+    // In this order: the second address of a network goes with its first.
+    assert!(there.ip(&format!("address delete {LISTENER}/24 dev plug")).await);
+    assert!(there.ip("address add 10.77.0.3/24 dev plug").await);
+    drain(&mut replies).await;
+    hear(&mut replies, 2 * DEADLINE).await;
+    let why = closed(&b).await;
+    assert!(why.iter().any(|why| why.contains("addresses changed")), "{why:?}");
+    on_air.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_tells_where_its_publisher_is_now() {
+    let Some((here, there)) = two().await else { return };
+    let a = here.start(PUBLISHER, &[]).await;
+    let b = there.start(LISTENER, &address(&a, PUBLISHER)).await;
+    let on_air = on_air(&a).await;
+    let told = async |ip: &str| {
+        let tells = async || {
+            let metadata = list(&b).await.first().map(|stream| stream.metadata_json.clone()).unwrap_or_default();
+            metadata.contains(ip).then_some(())
+        };
+        until("the stream to tell its address", tells).await;
+    };
+    told(PUBLISHER).await;
+    assert!(here.ip("address add 10.77.0.9/24 dev cable").await);
+    told("10.77.0.9").await;
+    on_air.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_cable_is_pulled_peers_are_gone_within_a_minute_and_sound_is_back_with_it() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let Some((here, there)) = two().await else { return };
+    let a = here.start(PUBLISHER, &[]).await;
+    let b = there.start(LISTENER, &address(&a, PUBLISHER)).await;
+    let on_air = on_air(&a).await;
+    let mut replies = listen(&b, "radio", 0).await;
+    hear(&mut replies, DEADLINE).await;
+    assert!(here.ip("link set cable down").await);
+    let gone = async {
+        let connected = async |of: &Daemon| {
+            !peers(of).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers.is_empty()
+        };
+        while connected(&a).await || connected(&b).await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(MINUTE, gone).await.expect("both to know");
+    drain(&mut replies).await;
+    assert!(here.ip("link set cable up").await);
+    hear(&mut replies, 4 * DEADLINE).await;
+    on_air.abort();
+}
