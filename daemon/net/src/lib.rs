@@ -8,7 +8,6 @@ mod command;
 pub mod config;
 mod dht;
 mod dial;
-mod doubt;
 mod early;
 pub mod error;
 pub mod event;

@@ -75,10 +75,6 @@ impl Open {
     fn is_busy(&self) -> bool {
         self.meter.as_ref().is_some_and(|meter| meter.busy())
     }
-
-    fn received(&self) -> u64 {
-        self.meter.as_ref().map_or(0, |meter| meter.total().received)
-    }
 }
 
 /// A connected peer.
@@ -247,37 +243,6 @@ impl Peers {
     /// Whether a program here has a stream open with a peer.
     pub(crate) fn is_busy(&self, peer: &libp2p::PeerId) -> bool {
         self.0.get(peer).is_some_and(|entry| entry.connections.values().any(Open::is_busy))
-    }
-
-    /// The connections to a peer that are as old as this, and on which no program has a stream, with the bytes that they have
-    /// brought.
-    pub(crate) fn older(&self, peer: &libp2p::PeerId, than: UnixMs) -> Vec<(ConnectionId, u64)> {
-        let connections = self.0.get(peer).into_iter().flat_map(|entry| &entry.connections);
-        let older = connections.filter(|(_, open)| open.connection.opened <= than && !open.is_busy());
-        older.map(|(id, open)| (*id, open.received())).collect()
-    }
-
-    /// The bytes that a connection has brought, while it stands.
-    pub(crate) fn received(&self, id: ConnectionId) -> Option<u64> {
-        self.0.values().find_map(|entry| entry.connections.get(&id)).map(Open::received)
-    }
-
-    /// How many connections stand.
-    pub(crate) fn connection_count(&self) -> usize {
-        self.0.values().map(|entry| entry.connections.len()).fold(0, usize::saturating_add)
-    }
-
-    /// The connections that peers have beside their oldest and those on which a program has a stream, the newest first.
-    pub(crate) fn spare_connections(&self) -> Vec<ConnectionId> {
-        let mut spare: Vec<(UnixMs, ConnectionId)> = Vec::new();
-        for entry in self.0.values() {
-            let mut of_peer: Vec<_> = entry.connections.iter().collect();
-            of_peer.sort_by_key(|(_, open)| open.connection.opened);
-            let idle = of_peer.into_iter().skip(1).filter(|(_, open)| !open.is_busy());
-            spare.extend(idle.map(|(id, open)| (open.connection.opened, *id)));
-        }
-        spare.sort_by_key(|(opened, _)| Reverse(*opened));
-        spare.into_iter().map(|(_, id)| id).collect()
     }
 
     /// The connections to a peer.

@@ -32,7 +32,6 @@ use crate::{
     behaviour::{self, Behaviour, BehaviourEvent, kad_protocol},
     command::{Command, HangUp},
     dial::Dial,
-    doubt::Doubts,
     flood::Flood,
     gossip::{Gossip, Unproven},
     greeting::Greetings,
@@ -89,7 +88,6 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         directory: IdentTopic::new(topic::directory(&config.network)).hash(),
         greetings: Greetings::default(),
         mute: Greetings::lasting(),
-        doubts: Doubts::default(),
         flood: Flood::new(Instant::now()),
         lookups: Lookups::default(),
         dht: config.dht,
@@ -127,7 +125,6 @@ struct Task {
     greetings: Greetings,
     /// Peers whose gossip has ended.
     mute: Greetings,
-    doubts: Doubts,
     flood: Flood,
     lookups: Lookups,
     dht: DhtMode,
@@ -209,8 +206,6 @@ impl Task {
         self.dial.tick(&mut self.swarm, now);
         self.renew_silent(now);
         self.renew_mute(now);
-        self.close_doubtful(now);
-        self.trim_connections();
         self.trim(&self.water_marks.clone(), "more peers than wanted, and of little use");
         if let Some(room) = self.governor.room(now, self.peers.len()) {
             let marks = WaterMarks { high: room, low: room, grace_ms: 0 };

@@ -79,7 +79,6 @@ pub struct Network {
     pub max_connections: u32,
 
     /// Above this number of connected peers the least useful are disconnected, 4 to max_connections; see connections_low.
-    /// Above this number of connections those go that peers have beside their first.
     #[config(default = 192, env = "P2PD_NETWORK_CONNECTIONS_HIGH")]
     pub connections_high: u32,
 

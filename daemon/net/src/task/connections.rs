@@ -6,7 +6,7 @@ use libp2p::{
     identify, kad, mdns, ping,
     swarm::{ConnectionError, ConnectionId, DialError, dial_opts::DialOpts},
 };
-use p2pd_core::time::{MonoMs, UnixMs};
+use p2pd_core::time::MonoMs;
 
 use super::Task;
 use crate::{DhtMode, Event, WaterMarks, command::HangUp, dial, gossip::followers, peers, unshared::Unshared, worth};
@@ -26,10 +26,6 @@ impl Task {
         let leads_to = meter.as_ref().map_or(address, |meter| &meter.address);
         self.swarm.behaviour_mut().kad.connected(id, peer, address, leads_to);
         self.gone.remove(&peers::from_libp2p(&peer));
-        /// Younger ones, in milliseconds, may be the other's dial at the same moment.
-        const AT_ONCE_MS: u64 = 2_000;
-        let older = self.peers.older(&peer, UnixMs(Self::wall().0.saturating_sub(AT_ONCE_MS)));
-        self.doubts.doubt(older, self.now());
         if self.peers.opened(peer, id, endpoint, meter, Self::wall()) {
             self.tell(Event::Connected(peers::from_libp2p(&peer)));
         }
@@ -114,15 +110,6 @@ impl Task {
         }
     }
 
-    /// Closes older connections of peers that have connected anew, and are silent on those.
-    pub(super) fn close_doubtful(&mut self, now: MonoMs) {
-        let silent = self.doubts.silent(now, |id| self.peers.received(id));
-        for connection in silent {
-            self.let_go.insert(connection, HangUp { why: "its peer has connected anew", for_good: false });
-            self.swarm.close_connection(connection);
-        }
-    }
-
     /// Closes a connection that only looks alive: the peer is frozen or out of reach, and its place may be dialled elsewhere.
     pub(super) fn on_ping(&mut self, ping::Event { peer, connection, result }: ping::Event) {
         let rtt = match result {
@@ -142,20 +129,6 @@ impl Task {
     pub(super) fn hang_up(&mut self, peer: PeerId, why: HangUp) -> Result<(), ()> {
         self.let_go.extend(self.peers.connections(&peer).map(|id| (id, why)));
         self.swarm.disconnect_peer_id(peer)
-    }
-
-    /// Closes what peers have beyond one connection each, when there are more connections than peers are wanted.
-    pub(super) fn trim_connections(&mut self) {
-        let WaterMarks { high, low, .. } = self.water_marks;
-        let open = self.peers.connection_count();
-        if open <= high {
-            return;
-        }
-        for connection in self.peers.spare_connections().into_iter().take(open.saturating_sub(low)) {
-            let why = "more connections than wanted, and its peer has another";
-            self.let_go.insert(connection, HangUp { why, for_good: false });
-            self.swarm.close_connection(connection);
-        }
     }
 
     /// Lets go of the least useful peers when there are too many.
