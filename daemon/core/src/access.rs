@@ -10,12 +10,14 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{admission::Bucket, id::PeerId, time::MonoMs};
+use crate::{id::PeerId, rate::Buckets, time::MonoMs};
 
 /// Most rules.
 pub const MAX_RULES: usize = 1000;
 /// How many seconds' new connections may come from one place at once.
 const AT_ONCE_S: u32 = 16;
+/// Of the connections that may be in the making at once, the part that one place may have.
+const MAKING_SHARE: u32 = 8;
 /// An IPv6 site of 65,536 networks may have so many times what a place may.
 const SITE: u32 = 8;
 /// Most places whose rate is remembered.
@@ -111,10 +113,16 @@ impl Rules {
 }
 
 /// Inbound connections by place: an IPv4 address, or an IPv6 network of 2^72 addresses, as a customer is given.
-#[derive(Default)]
 pub struct Crowd {
     open: HashMap<IpNet, u32>,
-    new: HashMap<IpNet, Bucket>,
+    making: HashMap<IpNet, u32>,
+    new: Buckets<IpNet>,
+}
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Crowd { open: HashMap::new(), making: HashMap::new(), new: Buckets::new(MAX_BUCKETS) }
+    }
 }
 
 fn range(address: IpAddr, v4: u8, v6: u8) -> IpNet {
@@ -131,12 +139,7 @@ impl Crowd {
     pub fn admit(&mut self, now: MonoMs, address: IpAddr, most: u32, rate: u32) -> Result<(), &'static str> {
         self.room(address, most)?;
         let [place, _] = places(address);
-        if self.new.len() >= MAX_BUCKETS && !self.new.contains_key(&place) {
-            self.new.clear();
-        }
-        let burst = rate.saturating_mul(AT_ONCE_S);
-        let bucket = self.new.entry(place).or_insert_with(|| Bucket::full(now, burst));
-        if bucket.take(now, rate, burst) { Ok(()) } else { Err("too many new connections from this address") }
+        if self.new.take(now, &place, rate, rate.saturating_mul(AT_ONCE_S)) { Ok(()) } else { Err("too many new connections from this address") }
     }
 
     /// Whether so many connections from there leave room for one more; says so if not.
@@ -147,6 +150,26 @@ impl Crowd {
             return Err("too many connections from this address");
         }
         Ok(())
+    }
+
+    /// Counts a connection that is being made, of `most` in all, unless those from there have their part already.
+    pub fn begin(&mut self, address: IpAddr, most: u32) -> Result<(), &'static str> {
+        let [place, _] = places(address);
+        let count = self.making.entry(place).or_default();
+        if *count >= (most / MAKING_SHARE).max(1) {
+            return Err("too many unfinished connections from this address");
+        }
+        *count = count.saturating_add(1);
+        Ok(())
+    }
+
+    /// Counts one less that is being made: it stands, or has failed.
+    pub fn end(&mut self, address: IpAddr) {
+        let [place, _] = places(address);
+        if let Some(count) = self.making.get_mut(&place) {
+            *count = count.saturating_sub(1);
+        }
+        self.making.retain(|_, count| *count > 0);
     }
 
     /// Counts a connection.
@@ -207,6 +230,22 @@ mod tests {
             crowd.leave(one);
         }
         assert!(crowd.open.is_empty());
+    }
+
+    #[test]
+    fn one_place_has_a_part_of_those_in_the_making() {
+        let mut crowd = Crowd::default();
+        let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        for _ in 0..8 {
+            crowd.begin(one, 64).unwrap();
+        }
+        assert!(crowd.begin(one, 64).is_err());
+        crowd.begin(other, 64).unwrap();
+        crowd.end(one);
+        crowd.begin(one, 64).unwrap();
+        (0..9).for_each(|_| crowd.end(one));
+        crowd.end(other);
+        assert!(crowd.making.is_empty());
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! What may enter: freshness of messages, the window of group numbers, and the rate of one source.
+//! What may enter: freshness of messages, and the window of group numbers.
 
 use crate::{
     group::GroupBody,
-    time::{MonoMs, UnixMs},
+    time::UnixMs,
 };
 
 /// How far a stranger's clock may be off before its messages count as old or future-dated, in milliseconds.
@@ -79,34 +79,6 @@ impl Window {
     }
 }
 
-/// A token bucket.
-#[derive(Clone, Copy, Debug)]
-pub struct Bucket {
-    milli_tokens: u64,
-    at: MonoMs,
-}
-
-impl Bucket {
-    /// A full bucket of `burst` tokens.
-    pub fn full(now: MonoMs, burst: u32) -> Self {
-        Bucket { milli_tokens: u64::from(burst) * 1000, at: now }
-    }
-
-    /// Takes a token if there is one; `per_second` come back, `burst` fit.
-    pub fn take(&mut self, now: MonoMs, per_second: u32, burst: u32) -> bool {
-        let gained = now.since(self.at).saturating_mul(u64::from(per_second));
-        self.milli_tokens = self.milli_tokens.saturating_add(gained).min(u64::from(burst) * 1000);
-        self.at = now;
-        match self.milli_tokens.checked_sub(1000) {
-            Some(rest) => {
-                self.milli_tokens = rest;
-                true
-            }
-            None => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,15 +110,5 @@ mod tests {
         assert_eq!(window.admit(WALL, &old), Verdict::Ignore("too old"));
         let future = judge_time(WALL, UnixMs(WALL.0 + CLOCK_TOLERANCE_MS + 1));
         assert_eq!(future, Verdict::Ignore("dated in the future"));
-    }
-
-    #[test]
-    fn a_bucket_refills_to_its_burst() {
-        let mut bucket = Bucket::full(MonoMs(0), 2);
-        assert!(bucket.take(MonoMs(0), 1, 2) && bucket.take(MonoMs(0), 1, 2));
-        assert!(!bucket.take(MonoMs(500), 1, 2));
-        assert!(bucket.take(MonoMs(1000), 1, 2));
-        assert!(bucket.take(MonoMs(1_000_000), 1, 2) && bucket.take(MonoMs(1_000_000), 1, 2));
-        assert!(!bucket.take(MonoMs(1_000_000), 1, 2));
     }
 }

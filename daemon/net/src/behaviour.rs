@@ -33,6 +33,12 @@ const OFFERED: usize = 300;
 /// Bytes of control data taken in one RPC: others offer as many ids as the specification has it.
 const MAX_CONTROL: usize = 256 * 1024;
 
+/// Of the connections, the part that peers cannot take from here: whoever floods this daemon must not keep it from dialling.
+const OUTBOUND_SHARE: u32 = 8;
+
+/// Largest packet of the DHT in bytes. Answers of the public DHT with many addresses reach 43 KiB.
+const MAX_KAD_PACKET: usize = 128 * 1024;
+
 /// How often each connection is pinged, and how long the answer may take. The library is silent of the first that fails, and the
 /// second may have come just after the peer's last word: one that is frozen is gone after 48 s.
 const PING: Duration = Duration::from_secs(8);
@@ -81,6 +87,7 @@ pub(crate) fn build(
         .with_max_pending_incoming(Some(config.max_pending_connections))
         .with_max_pending_outgoing(Some(config.max_pending_connections))
         .with_max_established(Some(config.max_connections))
+        .with_max_established_incoming(Some(config.max_connections - config.max_connections / OUTBOUND_SHARE))
         .with_max_established_per_peer(Some(config.max_connections_per_peer));
     let identify = identify::Config::new(protocol_version(&config.network), identity.0.public())
         .with_agent_version(config.agent.clone())
@@ -89,7 +96,9 @@ pub(crate) fn build(
         // Also because pushes are lost over QUIC: lazily negotiated, they are closed before the peer has answered.
         .with_interval(Duration::from_secs(60));
     let mut kad = kad::Config::new(kad_protocol(config)?);
-    kad.set_max_packet_size(16 * 1024).set_record_filtering(kad::StoreInserts::FilterBoth);
+    kad.set_max_packet_size(MAX_KAD_PACKET).set_record_filtering(kad::StoreInserts::FilterBoth);
+    // `look_around` says when.
+    kad.set_periodic_bootstrap_interval(None);
     let mdns = if config.mdns {
         Some(mdns::tokio::Behaviour::new(mdns::Config::default(), id).map_err(|e| setup(&e))?)
     } else {
@@ -98,7 +107,7 @@ pub(crate) fn build(
     let mut kad = Kad::with_config(id, kept::store(id), kad);
     kad.set_mode(Some(if config.dht == DhtMode::Server { kad::Mode::Server } else { kad::Mode::Client }));
     Ok(Behaviour {
-        gate: Gate::new(config.max_connections_per_address, config.new_connections_per_address, rules),
+        gate: Gate::new(config, rules),
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING)),

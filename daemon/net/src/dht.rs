@@ -23,7 +23,7 @@ use p2pd_core::scope::{self, Scope};
 use crate::{
     NetError,
     dial::without_peer,
-    kept::{self, Providers},
+    kept::{self, Providers, Values},
 };
 
 pub(crate) type Kad = kad::Behaviour<MemoryStore>;
@@ -50,6 +50,7 @@ pub(crate) struct Dht {
     connections: HashMap<ConnectionId, Link>,
     /// Where we listen.
     listens: HashSet<Multiaddr>,
+    values: Values,
     providers: Providers,
 }
 
@@ -69,7 +70,14 @@ impl DerefMut for Dht {
 
 impl Dht {
     pub(crate) fn new(own: PeerId, kad: Kad) -> Self {
-        Dht { kad, own, connections: HashMap::new(), listens: HashSet::new(), providers: Providers::default() }
+        Dht {
+            kad,
+            own,
+            connections: HashMap::new(),
+            listens: HashSet::new(),
+            values: Values::default(),
+            providers: Providers::default(),
+        }
     }
 
     /// Whether an address is of use, whoever told of it: it reaches as far as the nearest connection.
@@ -141,12 +149,12 @@ impl Dht {
 
     /// Keeps a value of another peer. When there is no room, others keep it.
     pub(crate) fn keep_value(&mut self, record: Record) {
-        kept::keep_value(self.kad.store_mut(), &self.own, record);
+        self.values.keep(self.kad.store_mut(), &self.own, record, Instant::now());
     }
 
     /// Keeps that another peer provides a key, likewise.
     pub(crate) fn keep_provider(&mut self, record: ProviderRecord) {
-        self.providers.keep(self.kad.store_mut(), record, Instant::now());
+        self.providers.keep(self.kad.store_mut(), &self.own, record, Instant::now());
     }
 
     /// Has Kademlia tell others where we listen, which passes on no provider without an address. Whether it can be reached

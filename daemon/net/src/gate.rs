@@ -16,7 +16,9 @@ use libp2p::{
     multiaddr::Protocol,
     swarm::{
         ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-        THandlerOutEvent, ToSwarm, behaviour::ConnectionEstablished, dummy,
+        THandlerOutEvent, ToSwarm,
+        behaviour::{ConnectionEstablished, ListenFailure},
+        dummy,
     },
 };
 use p2pd_core::{
@@ -24,7 +26,7 @@ use p2pd_core::{
     time::MonoMs,
 };
 
-use crate::peers;
+use crate::{Config, peers};
 
 pub(crate) const DENIED: &str = "a rule denies it; `p2pctl peers rules` lists them";
 
@@ -68,6 +70,10 @@ pub(crate) struct Gate {
     crowd: Crowd,
     per_address: u32,
     new_per_address: u32,
+    /// Most that may be in the making.
+    making: u32,
+    /// Those in the making, and those that stand.
+    begun: HashMap<ConnectionId, IpAddr>,
     counted: HashMap<ConnectionId, IpAddr>,
     began: Instant,
 }
@@ -82,9 +88,17 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
 }
 
 impl Gate {
-    pub(crate) fn new(per_address: u32, new_per_address: u32, rules: SharedRules) -> Self {
-        let (crowd, counted) = (Crowd::default(), HashMap::new());
-        Gate { rules, crowd, per_address, new_per_address, counted, began: Instant::now() }
+    pub(crate) fn new(config: &Config, rules: SharedRules) -> Self {
+        Gate {
+            rules,
+            crowd: Crowd::default(),
+            per_address: config.max_connections_per_address,
+            new_per_address: config.new_connections_per_address,
+            making: config.max_pending_connections,
+            begun: HashMap::new(),
+            counted: HashMap::new(),
+            began: Instant::now(),
+        }
     }
 
     /// Puts rules in place of those before. Tells whether a range is denied now that was not.
@@ -112,6 +126,22 @@ impl Gate {
     fn counts(&self, address: &Multiaddr) -> Option<IpAddr> {
         ip(address).filter(|ip| !ip.is_loopback() && self.rules.read().of(None, Some(*ip)) != Some(true))
     }
+
+    /// Admits a connection that begins, and counts it.
+    fn begin(&mut self, id: ConnectionId, ip: IpAddr) -> Result<(), &'static str> {
+        let now = MonoMs(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.crowd.admit(now, ip, self.per_address, self.new_per_address)?;
+        self.crowd.begin(ip, self.making)?;
+        self.begun.insert(id, ip);
+        Ok(())
+    }
+
+    /// Notes that a connection stands, or never will.
+    fn no_longer_begins(&mut self, id: ConnectionId) {
+        if let Some(ip) = self.begun.remove(&id) {
+            self.crowd.end(ip);
+        }
+    }
 }
 
 impl NetworkBehaviour for Gate {
@@ -120,7 +150,7 @@ impl NetworkBehaviour for Gate {
 
     fn handle_pending_inbound_connection(
         &mut self,
-        _: ConnectionId,
+        id: ConnectionId,
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
@@ -132,8 +162,7 @@ impl NetworkBehaviour for Gate {
         if denied {
             return refuse(DENIED);
         }
-        let now = MonoMs(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX));
-        match self.counts(remote).map(|ip| self.crowd.admit(now, ip, self.per_address, self.new_per_address)) {
+        match self.counts(remote).map(|ip| self.begin(id, ip)) {
             Some(Err(why)) => refuse(why),
             _ => Ok(()),
         }
@@ -183,11 +212,13 @@ impl NetworkBehaviour for Gate {
             FromSwarm::ConnectionEstablished(ConnectionEstablished { connection_id, endpoint, .. })
                 if endpoint.is_listener() =>
             {
+                self.no_longer_begins(connection_id);
                 if let Some(ip) = self.counts(endpoint.get_remote_address()) {
                     self.crowd.enter(ip);
                     self.counted.insert(connection_id, ip);
                 }
             }
+            FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => self.no_longer_begins(connection_id),
             FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) => {
                 if let Some(ip) = self.counted.remove(&connection_id) {
                     self.crowd.leave(ip);

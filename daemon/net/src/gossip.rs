@@ -5,11 +5,12 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError, TopicHash};
 use p2pd_core::{
-    admission::{Bucket, Verdict},
+    admission::Verdict,
     clock::Clocks,
     contract::{self, Identity, TopicSettings},
     group::Group,
     id::{PeerId, StreamId, StreamKey},
+    rate::Buckets,
     time::{MonoMs, UnixMs},
 };
 
@@ -34,6 +35,8 @@ const SUBSCRIPTION: usize = 9;
 const MAX_SCORED: usize = 20_000;
 /// The same for topics of streams, of which a node that follows all that its network announces comes to many.
 const MAX_SCORED_STREAMS: usize = 100_000;
+/// Most peers whose rate is remembered.
+const MAX_BUCKETS: usize = 4096;
 /// Most groups taken from one answer.
 const MAX_FETCHED: usize = 256;
 
@@ -65,7 +68,9 @@ pub(crate) struct Gossip {
     streams: HashMap<TopicHash, Stream>,
     settings: Settings,
     pub(crate) validators: Validators,
-    buckets: HashMap<PeerId, Bucket>,
+    /// Directory messages by who signed them, and by who brought them.
+    signed: Buckets<PeerId>,
+    brought: Buckets<libp2p::PeerId>,
     pub(crate) clocks: Clocks,
     scored: usize,
     scored_streams: usize,
@@ -81,7 +86,8 @@ impl Gossip {
             streams: HashMap::new(),
             settings,
             validators: Validators::default(),
-            buckets: HashMap::new(),
+            signed: Buckets::new(MAX_BUCKETS),
+            brought: Buckets::new(MAX_BUCKETS),
             clocks: Clocks::default(),
             scored: 0,
             scored_streams: 0,

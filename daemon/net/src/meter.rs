@@ -105,6 +105,8 @@ pub(crate) struct Meter {
     muxer: OnceLock<&'static str>,
     pub(crate) address: Multiaddr,
     max_inbound: usize,
+    /// The protocol of the DHT, which may have any name.
+    dht: Arc<str>,
     total: Counter,
     protocols: Mutex<HashMap<String, Arc<Counter>>>,
     inbound: AtomicUsize,
@@ -141,7 +143,7 @@ impl Meter {
     /// Whether a stream is open that a program here speaks.
     pub(crate) fn busy(&self) -> bool {
         let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
-        protocols.iter().any(|(name, counter)| !is_own(name) && counter.open() > 0)
+        protocols.iter().any(|(name, counter)| !is_own(name) && **name != *self.dht && counter.open() > 0)
     }
 
     /// Of gossipsub's streams that either side opened, the peer's first: whether there was one, and whether one is open.
@@ -184,12 +186,13 @@ struct New {
 pub(crate) struct Meters {
     new: Arc<Mutex<Vec<New>>>,
     max_inbound: usize,
+    dht: Arc<str>,
 }
 
 impl Meters {
-    /// Connections may have so many streams that the peer opened.
-    pub(crate) fn new(max_inbound: usize) -> Self {
-        Meters { new: Arc::default(), max_inbound }
+    /// Connections may have so many streams that the peer opened. `dht` is the protocol of the DHT.
+    pub(crate) fn new(max_inbound: usize, dht: &str) -> Self {
+        Meters { new: Arc::default(), max_inbound, dht: dht.into() }
     }
 
     /// A meter for a new connection.
@@ -199,6 +202,7 @@ impl Meters {
             muxer: OnceLock::new(),
             address: without_peer(address.clone()),
             max_inbound: self.max_inbound,
+            dht: self.dht.clone(),
             total: Counter::default(),
             protocols: Mutex::default(),
             inbound: AtomicUsize::new(0),

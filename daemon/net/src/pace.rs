@@ -271,7 +271,7 @@ mod tests {
 
     /// So many peers, to each of whom messages were sent until it is full and asked.
     fn full(count: usize, now: Instant) -> (Behaviour, Vec<PeerId>) {
-        let mut pace = Behaviour::new(Meters::new(1));
+        let mut pace = Behaviour::new(Meters::new(1, ""));
         let peers: Vec<PeerId> = (0..count).map(|_| PeerId::random()).collect();
         pace.peers = peers.iter().map(|id| (*id, Peer::default())).collect();
         fill(&mut pace, &peers, now);

@@ -235,6 +235,25 @@ impl Peers {
         connections.filter_map(|open| open.meter.as_ref()).any(|meter| meter.busy())
     }
 
+    /// How many connections stand.
+    pub(crate) fn connection_count(&self) -> usize {
+        self.0.values().map(|entry| entry.connections.len()).fold(0, usize::saturating_add)
+    }
+
+    /// The connections that peers have beside their oldest and those on which a program has a stream, the newest first.
+    pub(crate) fn spare_connections(&self) -> Vec<ConnectionId> {
+        let mut spare: Vec<(UnixMs, ConnectionId)> = Vec::new();
+        for entry in self.0.values() {
+            let mut of_peer: Vec<_> = entry.connections.iter().collect();
+            of_peer.sort_by_key(|(_, open)| open.connection.opened);
+            let idle = |open: &Open| open.meter.as_ref().is_none_or(|meter| !meter.busy());
+            let idle = of_peer.into_iter().skip(1).filter(|(_, open)| idle(open));
+            spare.extend(idle.map(|(id, open)| (open.connection.opened, *id)));
+        }
+        spare.sort_by_key(|(opened, _)| Reverse(*opened));
+        spare.into_iter().map(|(_, id)| id).collect()
+    }
+
     /// The connections to a peer.
     pub(crate) fn connections(&self, peer: &libp2p::PeerId) -> impl Iterator<Item = ConnectionId> + '_ {
         self.0.get(peer).into_iter().flat_map(|entry| entry.connections.keys().copied())

@@ -35,6 +35,7 @@ use crate::{
     flood::Flood,
     gossip::{Gossip, Unproven},
     greeting::Greetings,
+    look_around::LookAround,
     lookup::Lookups,
     memory::Governor,
     meter::Meters,
@@ -56,8 +57,6 @@ const EVENTS: usize = 256;
 const TICK: Duration = Duration::from_millis(250);
 /// Least time between two looks for missing groups, in milliseconds; one is worth fetching for some 50.
 const REPAIR_MS: u64 = 10;
-/// How often Kademlia looks around, in milliseconds.
-const LOOK_AROUND_MS: u64 = 60_000;
 
 /// A running network.
 pub struct Running {
@@ -77,7 +76,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let (incoming_writer, incoming) = queue::bounded(INCOMING, 8 << 20);
     let (event_writer, events) = queue::bounded(EVENTS, usize::MAX);
     let settings = Settings::default();
-    let meters = Meters::new(config.max_streams_per_connection as usize);
+    let meters = Meters::new(config.max_streams_per_connection as usize, kad_protocol(config)?.as_ref());
     let swarm = swarm::build(config, identity, settings.clone(), &meters)?;
     let task = Task {
         swarm,
@@ -95,7 +94,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         incoming: incoming_writer,
         events: event_writer,
         began: Instant::now(),
-        looked_around: MonoMs(0),
+        look_around: LookAround::new(),
         repaired: MonoMs(0),
         say_protocols: false,
         unproven: None,
@@ -132,7 +131,7 @@ struct Task {
     incoming: queue::Writer<Incoming>,
     events: queue::Writer<Event>,
     began: Instant,
-    looked_around: MonoMs,
+    look_around: LookAround,
     repaired: MonoMs,
     say_protocols: bool,
     /// A group that gossip brought, handed on already; taken before the next event.
@@ -207,6 +206,7 @@ impl Task {
         self.dial.tick(&mut self.swarm, now);
         self.renew_silent(now);
         self.renew_mute(now);
+        self.trim_connections();
         self.trim(&self.water_marks.clone(), "more peers than wanted, and of little use");
         if let Some(room) = self.governor.room(now, self.peers.len()) {
             let marks = WaterMarks { high: room, low: room, grace_ms: 0 };
@@ -224,8 +224,7 @@ impl Task {
             let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
             self.swarm.behaviour_mut().identify.push(peers);
         }
-        if now.since(self.looked_around) >= LOOK_AROUND_MS {
-            self.looked_around = now;
+        if self.look_around.due(now) {
             // Fails while no peer is known, which is no news.
             let _ = self.swarm.behaviour_mut().kad.bootstrap();
         }
@@ -268,6 +267,7 @@ impl Task {
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
             BehaviourEvent::Ping(event) => self.on_ping(event),
             BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, is_new_peer: true, addresses, .. }) => {
+                self.look_around.stirred();
                 self.on_routable(peer, addresses);
             }
             BehaviourEvent::Kad(event) => {

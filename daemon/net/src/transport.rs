@@ -25,6 +25,7 @@ use crate::{
     guard::Guarded,
     meter::{Meter, Metered, Meters, YAMUX},
     names::Names,
+    prompt::Prompt,
     unshared,
 };
 
@@ -74,7 +75,10 @@ pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules, mplex:
     let setup = |e: &dyn Error| NetError::Setup(e.to_string());
     let tls = tls::Config::new(keys).map_err(|e| setup(&e))?;
     let noise = noise::Config::new(keys).map_err(|e| setup(&e))?;
-    let socket = || Guarded::new(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)), rules);
+    let socket = || {
+        let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+        Guarded::new(tcp, rules).map(|socket, point| Prompt::new(socket, point.is_listener()))
+    };
     let muxers = Muxers { yamux: yamux(), mplex: mplex.then(self::mplex) };
     let tcp = secure(socket(), Security { tls: Some(tls), noise: noise.clone() }, &muxers, meters);
     let mut websocket = websocket::Config::new(Names::new(socket().boxed()));
@@ -310,7 +314,7 @@ mod tests {
     async fn peers_without_noise_are_met_both_ways() {
         let [us, them] = [(); 2].map(|()| Keypair::generate_ed25519());
         let ids = [&us, &them].map(|keys| keys.public().to_peer_id());
-        let ours = || build(&us, &Meters::new(16), &SharedRules::default(), false).unwrap();
+        let ours = || build(&us, &Meters::new(16, ""), &SharedRules::default(), false).unwrap();
         assert_eq!(meet(ours(), only_tls(&them)).await, (ids[1], ids[0]));
         assert_eq!(meet(only_tls(&them), ours()).await, (ids[0], ids[1]));
     }

@@ -74,11 +74,12 @@ pub struct Network {
     #[config(default = "", env = "P2PD_NETWORK_DHT_PROTOCOL")]
     pub dht_protocol: String,
 
-    /// Most connections in all, 8 to 65535.
+    /// Most connections in all, 8 to 65535. An eighth of them is kept for those that this daemon dials.
     #[config(default = 256, env = "P2PD_NETWORK_MAX_CONNECTIONS")]
     pub max_connections: u32,
 
     /// Above this number of connected peers the least useful are disconnected, 4 to max_connections; see connections_low.
+    /// Above this number of connections those go that peers have beside their first.
     #[config(default = 192, env = "P2PD_NETWORK_CONNECTIONS_HIGH")]
     pub connections_high: u32,
 
@@ -104,7 +105,8 @@ pub struct Network {
     #[config(default = 1, env = "P2PD_NETWORK_NEW_CONNECTIONS_PER_ADDRESS")]
     pub new_connections_per_address: u32,
 
-    /// Most inbound connections in the making at once, and most outbound ones, 8 to 4096.
+    /// Most inbound connections in the making at once, and most outbound ones, 8 to 4096. One address may have an eighth of
+    /// them, and whoever says nothing for three seconds is given up.
     #[config(default = 64, env = "P2PD_NETWORK_MAX_PENDING_CONNECTIONS")]
     pub max_pending_connections: u32,
 

@@ -1,11 +1,11 @@
 //! The judgement of every message, before programs and other peers get it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use libp2p::gossipsub::{self, MessageAcceptance, MessageId, TopicHash};
 use p2pd_core::{
-    admission::{self, Bucket, Verdict},
+    admission::{self, Verdict},
     announce, audio_json,
     clock::Clocks,
     contract,
@@ -23,8 +23,9 @@ use crate::{
 
 /// Directory messages per second that one peer may sign, and how many at once.
 const DIRECTORY_RATE: (u32, u32) = (5, 40);
-/// Most peers whose rate is remembered.
-const MAX_BUCKETS: usize = 4096;
+/// The same that one neighbour may bring, whoever signed them: a full directory told twice in 30 s is 273 a second.
+const BROUGHT_RATE: (u32, u32) = (300, 4096);
+
 /// A message of the network after judgement: what to tell the daemon, and gossipsub.
 pub(crate) struct Judged {
     pub(crate) incoming: Option<Incoming>,
@@ -65,10 +66,13 @@ impl Gossip {
         let (verdict, incoming) = match (&topic.rule, sender) {
             (TopicRule::Open, sender) => return self.judge_open(from, sender, id, message, now, wall),
             (_, None) => (Verdict::Reject("unsigned"), None),
+            (TopicRule::Directory, Some(_)) if !self.brought.take(now, from, BROUGHT_RATE.0, BROUGHT_RATE.1) => {
+                (Verdict::Ignore("too many by one neighbour"), None)
+            }
             (TopicRule::Directory, Some(sender)) => match announce::decode(&message.data, &sender) {
                 Err(_) => (Verdict::Reject("not a truthful directory message"), None),
                 Ok((said, time)) => match timely(&mut self.clocks, now, wall, &sender, time, own) {
-                    Verdict::Accept if !within_rate(&mut self.buckets, &sender, now) => {
+                    Verdict::Accept if !self.signed.take(now, &sender, DIRECTORY_RATE.0, DIRECTORY_RATE.1) => {
                         (Verdict::Ignore("too many"), None)
                     }
                     Verdict::Accept => {
@@ -183,14 +187,6 @@ fn ignored() -> Judged {
     Judged { incoming: None, report: Report::Now(MessageAcceptance::Ignore) }
 }
 
-fn within_rate(buckets: &mut HashMap<PeerId, Bucket>, sender: &PeerId, now: MonoMs) -> bool {
-    if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(sender) {
-        buckets.clear();
-    }
-    let (rate, burst) = DIRECTORY_RATE;
-    buckets.entry(sender.clone()).or_insert_with(|| Bucket::full(now, burst)).take(now, rate, burst)
-}
-
 /// Spreads `percent` of 100 evenly, without chance, so that a test can say what was dropped.
 fn dropped_by_order(percent: u8, count: &mut u64) -> bool {
     let before = *count * u64::from(percent) / 100;
@@ -225,5 +221,24 @@ mod tests {
         let relayed: Vec<usize> = (0..100).map(|_| heard(relay, libp2p::PeerId::random())).collect();
         assert_eq!(relayed, [0; 100]);
         assert_eq!(heard(relay, relay), 1);
+    }
+
+    #[test]
+    fn one_neighbour_brings_so_many_whoever_has_signed_them() {
+        let ident = IdentTopic::new("directory");
+        let mut gossip = Gossip::new(Settings::default(), true, 0);
+        gossip.topics.insert(ident.hash(), Topic { rule: TopicRule::Directory, ident: ident.clone() });
+        let wall = UnixMs(1_700_000_000_000);
+        let mut heard = |from: libp2p::PeerId| {
+            let signer = libp2p::PeerId::random();
+            let query = DirectoryMessage::Query { filter: Filter::default(), request: "1".into() };
+            let data = announce::encode(&query, &peers::from_libp2p(&signer), wall).unwrap();
+            let message = gossipsub::Message { source: Some(signer), data, sequence_number: Some(1), topic: ident.hash() };
+            gossip.judge(&from, MessageId::new(b"1"), message, MonoMs(0), wall).unwrap().incoming.is_some()
+        };
+        let (flooder, other) = (libp2p::PeerId::random(), libp2p::PeerId::random());
+        let taken = (0..BROUGHT_RATE.1 + 100).filter(|_| heard(flooder)).count();
+        assert!(taken <= BROUGHT_RATE.1 as usize);
+        assert!(!heard(flooder) && heard(other));
     }
 }

@@ -53,6 +53,7 @@ impl Task {
         }
         self.dial.fell(&peer, Some(&why));
         if self.peers.closed(&peer, id, why, Self::wall()) {
+            self.look_around.stirred();
             let for_good = hung_up.is_some_and(|hung_up| hung_up.for_good);
             self.tell(Event::Disconnected { peer: peers::from_libp2p(&peer), for_good });
         }
@@ -134,6 +135,20 @@ impl Task {
     pub(super) fn hang_up(&mut self, peer: PeerId, why: HangUp) -> Result<(), ()> {
         self.let_go.extend(self.peers.connections(&peer).map(|id| (id, why)));
         self.swarm.disconnect_peer_id(peer)
+    }
+
+    /// Closes what peers have beyond one connection each, when there are more connections than peers are wanted.
+    pub(super) fn trim_connections(&mut self) {
+        let WaterMarks { high, low, .. } = self.water_marks;
+        let open = self.peers.connection_count();
+        if open <= high {
+            return;
+        }
+        for connection in self.peers.spare_connections().into_iter().take(open.saturating_sub(low)) {
+            let why = "more connections than wanted, and its peer has another";
+            self.let_go.insert(connection, HangUp { why, for_good: false });
+            self.swarm.close_connection(connection);
+        }
     }
 
     /// Lets go of the least useful peers when there are too many.

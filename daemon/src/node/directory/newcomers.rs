@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use p2pd_core::{
-    admission::Bucket,
+    rate::Bucket,
     announce::DirectoryMessage,
     id::{PeerId, StreamId, StreamKey},
     time::MonoMs,

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use p2pd_core::{
-    admission::Bucket,
+    rate::Bucket,
     announce::{self, DirectoryMessage, Filter},
     directory::HEARTBEAT_MS,
     id::{PeerId, StreamId, StreamKey},

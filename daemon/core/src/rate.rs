@@ -1,0 +1,106 @@
+//! Rates: of one source, and of many sources whose names cost nothing.
+
+use std::{collections::HashMap, hash::Hash};
+
+use crate::time::MonoMs;
+
+/// How often full buckets are looked for, in milliseconds.
+const SWEEP_MS: u64 = 1_000;
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    milli_tokens: u64,
+    at: MonoMs,
+}
+
+impl Bucket {
+    /// A full bucket of `burst` tokens.
+    pub fn full(now: MonoMs, burst: u32) -> Self {
+        Bucket { milli_tokens: u64::from(burst) * 1000, at: now }
+    }
+
+    /// Whether nothing was taken of it that has not come back.
+    fn is_full(&self, now: MonoMs, per_second: u32, burst: u32) -> bool {
+        self.holds(now, per_second, burst) >= u64::from(burst) * 1000
+    }
+
+    fn holds(&self, now: MonoMs, per_second: u32, burst: u32) -> u64 {
+        let gained = now.since(self.at).saturating_mul(u64::from(per_second));
+        self.milli_tokens.saturating_add(gained).min(u64::from(burst) * 1000)
+    }
+
+    /// Takes a token if there is one; `per_second` come back, `burst` fit.
+    pub fn take(&mut self, now: MonoMs, per_second: u32, burst: u32) -> bool {
+        self.milli_tokens = self.holds(now, per_second, burst);
+        self.at = now;
+        match self.milli_tokens.checked_sub(1000) {
+            Some(rest) => {
+                self.milli_tokens = rest;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// A bucket for each of many keys. Those that are full again say nothing, and make room. While no bucket is, new keys share one, so that
+/// inventing keys wins nothing.
+#[derive(Debug)]
+pub struct Buckets<K> {
+    most: usize,
+    of: HashMap<K, Bucket>,
+    shared: Option<Bucket>,
+    swept: MonoMs,
+}
+
+impl<K: Clone + Eq + Hash> Buckets<K> {
+    /// Room for so many keys.
+    pub fn new(most: usize) -> Self {
+        Buckets { most, of: HashMap::new(), shared: None, swept: MonoMs(0) }
+    }
+
+    /// Takes a token of a key, as [`Bucket::take`] does.
+    pub fn take(&mut self, now: MonoMs, key: &K, per_second: u32, burst: u32) -> bool {
+        if let Some(bucket) = self.of.get_mut(key) {
+            return bucket.take(now, per_second, burst);
+        }
+        if self.of.len() >= self.most && now.since(self.swept) >= SWEEP_MS {
+            self.swept = now;
+            self.of.retain(|_, bucket| !bucket.is_full(now, per_second, burst));
+        }
+        let bucket = if self.of.len() < self.most {
+            self.of.entry(key.clone()).or_insert_with(|| Bucket::full(now, burst))
+        } else {
+            self.shared.get_or_insert_with(|| Bucket::full(now, burst))
+        };
+        bucket.take(now, per_second, burst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_refills_to_its_burst() {
+        let mut bucket = Bucket::full(MonoMs(0), 2);
+        assert!(bucket.take(MonoMs(0), 1, 2) && bucket.take(MonoMs(0), 1, 2));
+        assert!(!bucket.take(MonoMs(500), 1, 2));
+        assert!(bucket.take(MonoMs(1000), 1, 2));
+        assert!(bucket.take(MonoMs(1_000_000), 1, 2) && bucket.take(MonoMs(1_000_000), 1, 2));
+        assert!(!bucket.take(MonoMs(1_000_000), 1, 2));
+    }
+
+    #[test]
+    fn invented_keys_give_nobody_a_full_bucket_again() {
+        let mut buckets = Buckets::new(3);
+        let mut take = |now, key| buckets.take(MonoMs(now), &key, 1, 2);
+        assert!(take(1_000, 0) && take(1_000, 0) && !take(1_000, 0));
+        assert!(take(1_000, 1) && take(1_000, 2));
+        let invented = (3..100).filter(|key| take(1_000, *key)).count();
+        assert_eq!(invented, 2, "they share one");
+        assert!(!take(1_000, 0), "and the first is still remembered");
+        assert!(take(10_000, 100) && take(10_000, 100), "there is room again");
+    }
+}
