@@ -88,6 +88,10 @@ pub struct Directory {
     favoured: HashSet<PeerId>,
     /// How many entries of others found no room, or lost it, by the neighbour that had brought most.
     crowded_out: Option<(PeerId, u64)>,
+    /// Entries of each publisher.
+    published: HashMap<PeerId, usize>,
+    /// Who has brought most, since the last entry was refused for that: a flood must not cost a look at all entries each time.
+    most: Option<PeerId>,
 }
 
 impl Directory {
@@ -95,15 +99,16 @@ impl Directory {
     pub fn restore(&mut self, now: MonoMs, key: StreamKey, metadata: Metadata, time: UnixMs) {
         if self.has_room(&key) {
             let (since, via) = (now, None);
-            self.entries
-                .insert(key, Entry { metadata, heard: now, confirmed: false, time, listeners: None, since, via });
+            self.insert(key, Entry { metadata, heard: now, confirmed: false, time, listeners: None, since, via });
         }
     }
 
     /// Has streams of publishers stay: `kept` in any case, this daemon's own and those it follows; `favoured` as long as there are
     /// others, those it is connected to.
     pub fn favour(&mut self, kept: HashSet<PeerId>, favoured: HashSet<PeerId>) {
-        (self.kept, self.favoured) = (kept, favoured);
+        if (&self.kept, &self.favoured) != (&kept, &favoured) {
+            (self.kept, self.favoured, self.most) = (kept, favoured, None);
+        }
     }
 
     /// Who brought most when entries found no room since this was asked last, and how many did not.
@@ -148,7 +153,7 @@ impl Directory {
         let via = known.and_then(|entry| entry.via.clone()).unwrap_or_else(|| via.clone());
         let unchanged = known.is_some_and(|e| e.confirmed && same_but_time(&e.metadata, &metadata));
         let entry = Entry { metadata, heard: now, confirmed: true, time, listeners, since, via: Some(via) };
-        self.entries.insert(key.clone(), entry);
+        self.insert(key.clone(), entry);
         if !unchanged {
             effects.push(Effect::Change(Change::Present(key)));
         }
@@ -161,6 +166,11 @@ impl Directory {
         if self.of(publisher) >= MAX_PER_PUBLISHER {
             return None;
         }
+        let known = self.kept.contains(publisher) || self.favoured.contains(publisher);
+        if !known && self.most.as_ref() == Some(via) {
+            self.note_crowded_out(via.clone());
+            return None;
+        }
         let mut brought: HashMap<Option<&PeerId>, usize> = HashMap::new();
         let Directory { entries, kept, favoured, .. } = &*self;
         let others = || entries.iter().filter(|(key, _)| !kept.contains(&key.publisher));
@@ -170,14 +180,39 @@ impl Directory {
         let (most, _) = brought.into_iter().max_by_key(|(_, count)| *count)?;
         let victim = strangers().filter(|(_, entry)| entry.via.as_ref() == most).max_by_key(|(_, entry)| entry.since);
         let (victim, most) = (victim.map(|(key, _)| key.clone())?, most.cloned());
-        let count = self.crowded_out.as_ref().map_or(0, |(_, count)| *count);
-        self.crowded_out = most.clone().map(|most| (most, count.saturating_add(1)));
+        most.iter().for_each(|most| self.note_crowded_out(most.clone()));
         let favoured = self.kept.contains(publisher) || (any_stranger && self.favoured.contains(publisher));
         if !favoured && most.as_ref() == Some(via) {
+            self.most = most;
             return None;
         }
-        self.entries.remove(&victim);
+        self.remove(&victim);
         Some(victim)
+    }
+
+    fn note_crowded_out(&mut self, most: PeerId) {
+        let count = self.crowded_out.as_ref().map_or(0, |(_, count)| *count);
+        self.crowded_out = Some((most, count.saturating_add(1)));
+    }
+
+    fn insert(&mut self, key: StreamKey, entry: Entry) {
+        if self.entries.insert(key.clone(), entry).is_none() {
+            self.most = None;
+            let count = self.published.entry(key.publisher).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+
+    fn remove(&mut self, key: &StreamKey) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        self.most = None;
+        if let Some(count) = self.published.get_mut(&key.publisher) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.published.remove(&key.publisher);
+            }
+        }
+        Some(entry)
     }
 
     fn heartbeat(&mut self, now: MonoMs, key: StreamKey, listeners: Option<u32>, time: UnixMs) -> Vec<Effect> {
@@ -195,7 +230,7 @@ impl Directory {
     }
 
     fn end(&mut self, key: StreamKey, time: UnixMs) -> Vec<Effect> {
-        if self.entries.get(&key).is_some_and(|entry| entry.time > time) || self.entries.remove(&key).is_none() {
+        if self.entries.get(&key).is_some_and(|entry| entry.time > time) || self.remove(&key).is_none() {
             return Vec::new();
         }
         if self.departed.len() >= MAX_DEPARTED {
@@ -211,7 +246,7 @@ impl Directory {
         let stale: Vec<StreamKey> =
             self.entries.iter().filter(|(_, e)| now.since(e.heard) >= STALE_MS).map(|(key, _)| key.clone()).collect();
         for key in &stale {
-            self.entries.remove(key);
+            self.remove(key);
         }
         stale.into_iter().map(Change::Stale).collect()
     }
@@ -225,7 +260,7 @@ impl Directory {
 
     /// Entries of a publisher.
     fn of(&self, publisher: &PeerId) -> usize {
-        self.entries.keys().filter(|key| key.publisher == *publisher).count()
+        self.published.get(publisher).copied().unwrap_or(0)
     }
 
     /// All entries, ordered by publisher and name.
