@@ -1,7 +1,10 @@
 //! The directory of live streams: who publishes what, how fresh that is. A state machine; the caller brings the time
 //! and passes on the changes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::Hash,
+};
 
 use crate::{
     announce::{DirectoryMessage, Filter, Metadata},
@@ -90,8 +93,9 @@ pub struct Directory {
     crowded_out: Option<(PeerId, u64)>,
     /// Entries of each publisher.
     published: HashMap<PeerId, usize>,
-    /// Who has brought most, since the last entry was refused for that: a flood must not cost a look at all entries each time.
-    most: Option<PeerId>,
+    /// Entries of publishers that are neither kept nor favoured, by the neighbour that brought them: a flood must not cost a look
+    /// at all entries each time.
+    brought: HashMap<Option<PeerId>, usize>,
 }
 
 impl Directory {
@@ -107,7 +111,8 @@ impl Directory {
     /// others, those it is connected to.
     pub fn favour(&mut self, kept: HashSet<PeerId>, favoured: HashSet<PeerId>) {
         if (&self.kept, &self.favoured) != (&kept, &favoured) {
-            (self.kept, self.favoured, self.most) = (kept, favoured, None);
+            (self.kept, self.favoured) = (kept, favoured);
+            self.brought = self.count_brought(|publisher| self.is_strange(publisher));
         }
     }
 
@@ -166,28 +171,36 @@ impl Directory {
         if self.of(publisher) >= MAX_PER_PUBLISHER {
             return None;
         }
-        let known = self.kept.contains(publisher) || self.favoured.contains(publisher);
-        if !known && self.most.as_ref() == Some(via) {
-            self.note_crowded_out(via.clone());
-            return None;
-        }
-        let mut brought: HashMap<Option<&PeerId>, usize> = HashMap::new();
-        let Directory { entries, kept, favoured, .. } = &*self;
-        let others = || entries.iter().filter(|(key, _)| !kept.contains(&key.publisher));
-        let any_stranger = others().any(|(key, _)| !favoured.contains(&key.publisher));
-        let strangers = || others().filter(|(key, _)| !any_stranger || !favoured.contains(&key.publisher));
-        strangers().for_each(|(_, entry)| *brought.entry(entry.via.as_ref()).or_default() += 1);
-        let (most, _) = brought.into_iter().max_by_key(|(_, count)| *count)?;
-        let victim = strangers().filter(|(_, entry)| entry.via.as_ref() == most).max_by_key(|(_, entry)| entry.since);
-        let (victim, most) = (victim.map(|(key, _)| key.clone())?, most.cloned());
+        let any_stranger = !self.brought.is_empty();
+        let most = if any_stranger {
+            most(&self.brought)
+        } else {
+            most(&self.count_brought(|publisher| !self.kept.contains(publisher)))
+        }?;
         most.iter().for_each(|most| self.note_crowded_out(most.clone()));
         let favoured = self.kept.contains(publisher) || (any_stranger && self.favoured.contains(publisher));
         if !favoured && most.as_ref() == Some(via) {
-            self.most = most;
             return None;
         }
+        let may_go = |publisher| if any_stranger { self.is_strange(publisher) } else { !self.kept.contains(publisher) };
+        let victims = self.entries.iter().filter(|(key, entry)| entry.via == most && may_go(&key.publisher));
+        let victim = victims.max_by_key(|(_, entry)| entry.since)?.0.clone();
         self.remove(&victim);
         Some(victim)
+    }
+
+    /// Whether a publisher is neither kept nor favoured.
+    fn is_strange(&self, publisher: &PeerId) -> bool {
+        !self.kept.contains(publisher) && !self.favoured.contains(publisher)
+    }
+
+    /// Entries of such publishers, by the neighbour that brought them.
+    fn count_brought(&self, of: impl Fn(&PeerId) -> bool) -> HashMap<Option<PeerId>, usize> {
+        let mut brought = HashMap::new();
+        for (_, entry) in self.entries.iter().filter(|(key, _)| of(&key.publisher)) {
+            add(&mut brought, entry.via.clone());
+        }
+        brought
     }
 
     fn note_crowded_out(&mut self, most: PeerId) {
@@ -196,21 +209,19 @@ impl Directory {
     }
 
     fn insert(&mut self, key: StreamKey, entry: Entry) {
-        if self.entries.insert(key.clone(), entry).is_none() {
-            self.most = None;
-            let count = self.published.entry(key.publisher).or_default();
-            *count = count.saturating_add(1);
+        self.remove(&key);
+        add(&mut self.published, key.publisher.clone());
+        if self.is_strange(&key.publisher) {
+            add(&mut self.brought, entry.via.clone());
         }
+        self.entries.insert(key, entry);
     }
 
     fn remove(&mut self, key: &StreamKey) -> Option<Entry> {
         let entry = self.entries.remove(key)?;
-        self.most = None;
-        if let Some(count) = self.published.get_mut(&key.publisher) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                self.published.remove(&key.publisher);
-            }
+        subtract(&mut self.published, &key.publisher);
+        if self.is_strange(&key.publisher) {
+            subtract(&mut self.brought, &entry.via);
         }
         Some(entry)
     }
@@ -282,6 +293,26 @@ impl Directory {
     }
 }
 
+/// Counts one more.
+fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
+    let count = counts.entry(key).or_default();
+    *count = count.saturating_add(1);
+}
+
+/// Counts one less; what is none any more takes no room.
+fn subtract<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    let left = counts.get(key).copied().unwrap_or(0).saturating_sub(1);
+    match counts.get_mut(key) {
+        Some(count) if left > 0 => *count = left,
+        _ => drop(counts.remove(key)),
+    }
+}
+
+/// Who has brought most.
+fn most(brought: &HashMap<Option<PeerId>, usize>) -> Option<Option<PeerId>> {
+    brought.iter().max_by_key(|(_, count)| **count).map(|(who, _)| who.clone())
+}
+
 fn same_but_time(a: &Metadata, b: &Metadata) -> bool {
     a.0.len() == b.0.len() && a.0.iter().all(|(name, value)| name == "timestamp" || b.0.get(name) == Some(value))
 }
@@ -347,6 +378,33 @@ mod tests {
         assert!(announce(6_003, &own, &flooder, 1).1, "whoever brings them");
         assert!(announce(6_004, &publisher(100), &relay, 0).1, "and what was there before is there still");
         assert!(announce(6_005, &connected, &flooder, 0).1, "a connected one's, whoever brings it");
+    }
+
+    #[test]
+    fn what_is_counted_along_is_what_there_is() {
+        let mut directory = Directory::default();
+        let (strangers, neighbours) = ([1, 2, 3, 4].map(publisher), [11, 12].map(publisher));
+        directory.restore(MonoMs(0), key(9, "kept"), Metadata::default(), UnixMs(0));
+        for n in 0..200 {
+            let pick = |all: &[PeerId], by: usize| all.get(n / by % all.len()).cloned().unwrap();
+            let (signer, via) = (pick(&strangers, 1), pick(&neighbours, 7));
+            let stream = format!("s{}", n / 4 % 9).parse().unwrap();
+            let message = match n % 5 {
+                0 => DirectoryMessage::Deregister { stream },
+                _ => DirectoryMessage::Announce { stream, metadata: Metadata::default() },
+            };
+            let now = n as u64 * 1_000;
+            directory.apply(MonoMs(now), Origin { signer: &signer, via: &via, time: UnixMs(now) }, message);
+            if n % 50 == 0 {
+                directory.favour(HashSet::from([pick(&strangers, 50)]), HashSet::new());
+            }
+            directory.sweep(MonoMs(now));
+            assert_eq!(directory.brought, directory.count_brought(|publisher| directory.is_strange(publisher)));
+            for publisher in &strangers {
+                let listed = directory.entries.keys().filter(|key| key.publisher == *publisher).count();
+                assert_eq!(directory.of(publisher), listed);
+            }
+        }
     }
 
     #[test]
