@@ -66,7 +66,8 @@ pub async fn listen(address: &str) {
 /// Runs this program again as another process, which does `part`; what it prints.
 pub fn other_process(part: &str, argument: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let mut child = command.args([part, argument]).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut child =
+        command.args([part, argument]).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     (child, lines)
 }

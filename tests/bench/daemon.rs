@@ -27,9 +27,15 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn start(bootstrap: &[&str]) -> Self {
+        Self::start_with(bootstrap, &[])
+    }
+
+    /// With these variables of the environment.
+    pub fn start_with(bootstrap: &[&str], variables: &[(&str, &str)]) -> Self {
         let place = tempfile::tempdir().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_p2pd"));
         command.args(["run", "--dev", "--socket"]).arg(place.path().join("api.sock"));
+        command.envs(variables.iter().copied());
         bootstrap.iter().for_each(|address| {
             command.args(["--bootstrap", address]);
         });

@@ -3,7 +3,9 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod bare;
+mod bare_crowd;
 mod bare_stream;
+mod crowd;
 mod daemon;
 mod go;
 mod memory;
@@ -36,6 +38,8 @@ fn main() {
     // Bare programs are this one again, in processes of their own.
     match arguments.get(1).map(String::as_str) {
         Some("bare-listener") => return runtime.block_on(bare::listen(&arguments[2])),
+        Some("bare-crowd-publisher") => return runtime.block_on(bare_crowd::publish(&arguments[2])),
+        Some("bare-crowd-follower") => return runtime.block_on(bare_crowd::follow(&arguments[2])),
         Some("bare-stream") => return runtime.block_on(bare_stream::serve()),
         Some("bare-tonic") => return runtime.block_on(socket::serve(&arguments[2])),
         _ => {}
@@ -52,6 +56,9 @@ fn main() {
         alone.block_on(pubsub::pubsub(&chosen, true));
         // Where as much is sent as gets through, bare gossipsub needs both.
         runtime.block_on(pubsub::pubsub(&chosen, false));
+    }
+    if wanted("crowd") {
+        alone.block_on(crowd::crowd());
     }
     runtime.block_on(async {
         if wanted("start") {

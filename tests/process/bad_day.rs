@@ -4,14 +4,13 @@ use std::{
     fs,
     io::Write,
     os::unix::net::{UnixDatagram, UnixStream},
-    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
 
 use nix::unistd::Uid;
 
-use crate::support::{Daemon, Start, id, json, p2pd, said, signal, skip, until, within};
+use crate::support::{Daemon, SmallDisk, Start, id, json, p2pd, said, signal, skip, until, within};
 
 fn peers(daemon: &Daemon) -> usize {
     json(&daemon.good(&["-o", "json", "peers"]))["peers"].as_array().map_or(0, Vec::len)
@@ -108,40 +107,13 @@ fn callers_who_hold_every_place_do_not_starve_the_watchdog() {
     assert!(!daemon.run(&["status"]).status.success(), "the places are still held");
 }
 
-/// A file system in memory, until dropped.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: PathBuf) -> Self {
-        fs::create_dir(&at).unwrap();
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=200m", "tmpfs"]).arg(&at).status().unwrap();
-        assert!(mounted.success());
-        Small(at)
-    }
-
-    /// Leaves no room on it, until the file is removed.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("ballast");
-        let mut ballast = fs::File::create(&path).unwrap();
-        while ballast.write_all(&[0; 4096]).is_ok() {}
-        path
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_is_told_and_written_to_again_once_there_is_room() {
     if !Uid::effective().is_root() {
         return skip("a full disk: to mount a small one takes root");
     }
     let place = tempfile::tempdir().unwrap();
-    let small = Small::mount(place.path().join("small"));
+    let small = SmallDisk::mount(place.path().join("small"));
     let data = small.0.join("data");
     let daemon = Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
     let ballast = small.fill();

@@ -1,26 +1,11 @@
 //! A machine whose clock is wrong, and what it and the others say.
 
-use crate::support::{Daemon, Start, id, json, library, until};
-
-/// Takes the place of the C library's function in the daemon.
-const SKEW: &str = r#"
-#define _GNU_SOURCE
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    int result = syscall(SYS_clock_gettime, clock, time);
-    if (clock == CLOCK_REALTIME) time->tv_sec += atoi(getenv("SKEW"));
-    return result;
-}
-"#;
+use crate::support::{Daemon, Start, id, json, skewed_clock, until};
 
 #[test]
 fn a_wrong_clock_is_told_on_both_sides_with_the_difference() {
     let place = tempfile::tempdir().unwrap();
-    let library = library(place.path(), "skew", SKEW);
+    let library = skewed_clock(place.path());
     let a = Daemon::start(place.path(), "a", &[]);
     let b = Daemon::start(place.path(), "b", &["--bootstrap", &a.address]);
     let skewed = |name: &str, skew: &str| {

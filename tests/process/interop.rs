@@ -65,7 +65,7 @@ impl Peer {
         Some(Self::start(node))
     }
 
-    fn go() -> Option<Self> {
+    pub fn go() -> Option<Self> {
         Self::go_with(&[])
     }
 

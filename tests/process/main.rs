@@ -16,6 +16,7 @@ mod golden;
 mod interop;
 mod links;
 mod machine;
+mod mixed_crowd;
 mod old_format;
 mod player;
 mod recordings;

@@ -1,65 +1,160 @@
 //! Many followers of one topic around one publisher, who have nobody else to hear it from.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    future::ready,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use futures::future::join_all;
 use p2pd::{app::Daemon, config::Dht};
 use p2pd_api::v1::{
-    ListTopicPeersRequest, PublishRequest, SubscribeRequest, pub_sub_service_client::PubSubServiceClient,
-    subscribe_response::Event,
+    ListPeersRequest, ListTopicPeersRequest, PublishManyRequest, PublishRequest, SubscribeRequest,
+    pub_sub_service_client::PubSubServiceClient, subscribe_response::Event,
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::mpsc,
+    time::{interval, sleep},
+};
+use tokio_stream::wrappers::ReceiverStream;
 
-use crate::support::{DEADLINE, channel, setup, start, until};
+use crate::support::{DEADLINE, channel, id, peers, setup, start, until};
 
-/// Follows `town` on a daemon until so many messages have come, or none for a while. The numbers that came.
-async fn hear(daemon: &Daemon, count: usize) -> impl Future<Output = HashSet<u32>> + use<> {
-    let mut client = PubSubServiceClient::new(channel(daemon).await);
-    let request = SubscribeRequest { topic: "town".into(), contract: None };
-    let mut messages = client.subscribe(request).await.unwrap().into_inner();
-    messages.message().await.unwrap();
-    let hearing = tokio::spawn(async move {
-        let mut heard = HashSet::new();
-        while heard.len() < count
-            && let Ok(next) = timeout(DEADLINE, messages.message()).await
-        {
-            if let Some(Event::Message(message)) = next.unwrap().unwrap().event {
-                heard.insert(u32::from_be_bytes(message.data[..4].try_into().unwrap()));
+/// What a follower of `town` got.
+#[derive(Default)]
+struct Heard {
+    /// The messages.
+    numbers: HashSet<u32>,
+    /// How many it was told that it misses.
+    gaps: u64,
+}
+
+struct Follower {
+    daemon: Daemon,
+    heard: Arc<Mutex<Heard>>,
+}
+
+impl Follower {
+    /// One that finds nobody but the publisher.
+    async fn start(hub: &Daemon) -> Self {
+        let mut setup = setup(&hub.addresses[..1]);
+        setup.config.network.dht = Dht::Client;
+        let daemon = Daemon::start(setup).await.unwrap();
+        let mut client = PubSubServiceClient::new(channel(&daemon).await);
+        let request = SubscribeRequest { topic: "town".into(), contract: None };
+        let mut messages = client.subscribe(request).await.unwrap().into_inner();
+        messages.message().await.unwrap();
+        let heard = Arc::<Mutex<Heard>>::default();
+        let account = heard.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(next)) = messages.message().await {
+                let mut account = account.lock().unwrap();
+                match next.event.unwrap() {
+                    Event::Message(message) => {
+                        let number = u32::from_be_bytes(message.data[..4].try_into().unwrap());
+                        assert!(account.numbers.insert(number), "{number} came twice");
+                    }
+                    Event::Gap(gap) => account.gaps += gap.to - gap.from + 1,
+                    Event::Subscribed(_) => unreachable!("that was the first"),
+                }
             }
+        });
+        Follower { daemon, heard }
+    }
+
+    /// Messages that it got, and those that it was told of.
+    fn count(&self) -> (usize, u64) {
+        let heard = self.heard.lock().unwrap();
+        (heard.numbers.len(), heard.gaps)
+    }
+}
+
+/// A publisher, and so many around it.
+async fn star(followers: usize) -> (Daemon, Vec<Follower>) {
+    let hub = start(&[]).await;
+    let all = join_all((0..followers).map(|_| Follower::start(&hub))).await;
+    let publisher = PubSubServiceClient::new(channel(&hub).await);
+    until("the followers", async || {
+        let request = ListTopicPeersRequest { topic: "town".into() };
+        let peers = publisher.clone().list_topic_peers(request).await.unwrap().into_inner();
+        (peers.peer_ids.len() == followers).then_some(())
+    })
+    .await;
+    (hub, all)
+}
+
+/// What became of publications.
+struct Sent {
+    accepted: usize,
+    /// To how many followers they may not have gone, as the answers tell.
+    behind: u64,
+}
+
+/// Publishes so many messages in time.
+async fn publish(hub: &Daemon, count: u32, every: Duration) -> Sent {
+    let (items, requests) = mpsc::channel(16);
+    let sending = tokio::spawn(async move {
+        let mut pace = interval(every);
+        for n in 0..count {
+            pace.tick().await;
+            let data = n.to_be_bytes().repeat(40).into();
+            let message = Some(PublishRequest { topic: "town".into(), data, wait_ms: 0 });
+            items.send(PublishManyRequest { message }).await.unwrap();
         }
-        heard
     });
-    async { hearing.await.unwrap() }
+    let mut publisher = PubSubServiceClient::new(channel(hub).await);
+    let mut answers = publisher.publish_many(ReceiverStream::new(requests)).await.unwrap().into_inner();
+    let mut sent = Sent { accepted: 0, behind: 0 };
+    while let Some(answer) = answers.message().await.unwrap() {
+        sent.accepted += usize::from(answer.reason.is_empty());
+        sent.behind += u64::from(answer.behind);
+    }
+    sending.await.unwrap();
+    sent
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifteen_followers_of_one_publisher_each_get_all_it_says() {
-    const FOLLOWERS: usize = 15;
     const MESSAGES: u32 = 1_000;
-    let hub = start(&[]).await;
-    let follower = || async {
-        let mut setup = setup(&hub.addresses[..1]);
-        // They find nobody but the publisher.
-        setup.config.network.dht = Dht::Client;
-        Daemon::start(setup).await.unwrap()
-    };
-    let followers = join_all((0..FOLLOWERS).map(|_| follower())).await;
-    let hearing = join_all(followers.iter().map(|daemon| hear(daemon, MESSAGES as usize))).await;
-    let mut publisher = PubSubServiceClient::new(channel(&hub).await);
-    until("the followers", async || {
-        let request = ListTopicPeersRequest { topic: "town".into() };
-        let peers = publisher.clone().list_topic_peers(request).await.unwrap().into_inner();
-        (peers.peer_ids.len() == FOLLOWERS).then_some(())
+    let (hub, followers) = star(15).await;
+    let sent = publish(&hub, MESSAGES, Duration::from_millis(5)).await;
+    assert_eq!((sent.accepted, sent.behind), (MESSAGES as usize, 0));
+    until("every message at every follower", || {
+        ready(followers.iter().all(|one| one.count() == (sent.accepted, 0)).then_some(()))
     })
     .await;
-    let mut pace = tokio::time::interval(Duration::from_millis(5));
-    for n in 0..MESSAGES {
-        pace.tick().await;
-        let data = n.to_be_bytes().repeat(40).into();
-        publisher.publish(PublishRequest { topic: "town".into(), data, wait_ms: 0 }).await.unwrap();
-    }
-    let heard: Vec<usize> = join_all(hearing).await.iter().map(HashSet::len).collect();
-    assert_eq!(heard, [MESSAGES as usize; FOLLOWERS]);
+}
+
+/// How many messages each follower misses as far as the publisher's daemon knows.
+async fn missed(hub: &Daemon, followers: &[Follower]) -> Vec<u64> {
+    let all = peers(hub).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers;
+    let lost = |who: String| all.iter().find(|peer| peer.peer_id == who).expect("that it is connected").messages_lost;
+    followers.iter().map(|one| lost(id(&one.daemon))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_followers_of_a_fast_publisher_each_get_all_or_it_is_told_what_they_miss() {
+    const MESSAGES: u32 = 1_000;
+    let (hub, followers) = star(60).await;
+    let sent = publish(&hub, MESSAGES, Duration::from_millis(2)).await;
+    assert!(sent.accepted > 0);
+    // A reader is told of what its own daemon has lost, and the publisher of what did not leave it.
+    let began = Instant::now();
+    let account = loop {
+        let missed = missed(&hub, &followers).await;
+        let account: Vec<_> = followers.iter().map(Follower::count).zip(missed).collect();
+        let whole =
+            |((heard, gaps), missed): &((usize, u64), u64)| *heard as u64 + gaps + missed >= sent.accepted as u64;
+        if account.iter().all(whole) {
+            break account;
+        }
+        assert!(began.elapsed() < DEADLINE, "of {} accepted, {} behind: {account:?}", sent.accepted, sent.behind);
+        sleep(Duration::from_millis(50)).await;
+    };
+    let lost: u64 = account.iter().map(|((heard, gaps), _)| sent.accepted as u64 - *heard as u64 - gaps).sum();
+    println!("{} accepted, {} times somebody was not waited for, {lost} lost so", sent.accepted, sent.behind);
+    assert!(lost <= sent.behind, "what was not sent to a follower, the publishing program was told: {account:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

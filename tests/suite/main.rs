@@ -3,6 +3,7 @@
 
 mod connections;
 mod crowd;
+mod floods;
 mod foreign;
 mod handlers;
 mod hostile;
@@ -15,6 +16,8 @@ mod panics;
 mod programs;
 mod protocols;
 mod pubsub;
+mod raw_peer;
+mod rogue_words;
 mod rules;
 mod streams;
 mod support;

@@ -1,7 +1,10 @@
 //! The directory of live streams: who publishes what, how fresh that is. A state machine; the caller brings the time
 //! and passes on the changes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::Hash,
+};
 
 use crate::{
     announce::{DirectoryMessage, Filter, Metadata},
@@ -88,6 +91,11 @@ pub struct Directory {
     favoured: HashSet<PeerId>,
     /// How many entries of others found no room, or lost it, by the neighbour that had brought most.
     crowded_out: Option<(PeerId, u64)>,
+    /// Entries of each publisher.
+    published: HashMap<PeerId, usize>,
+    /// Entries of publishers that are neither kept nor favoured, by the neighbour that brought them: a flood must not cost a look
+    /// at all entries each time.
+    brought: HashMap<Option<PeerId>, usize>,
 }
 
 impl Directory {
@@ -95,15 +103,17 @@ impl Directory {
     pub fn restore(&mut self, now: MonoMs, key: StreamKey, metadata: Metadata, time: UnixMs) {
         if self.has_room(&key) {
             let (since, via) = (now, None);
-            self.entries
-                .insert(key, Entry { metadata, heard: now, confirmed: false, time, listeners: None, since, via });
+            self.insert(key, Entry { metadata, heard: now, confirmed: false, time, listeners: None, since, via });
         }
     }
 
     /// Has streams of publishers stay: `kept` in any case, this daemon's own and those it follows; `favoured` as long as there are
     /// others, those it is connected to.
     pub fn favour(&mut self, kept: HashSet<PeerId>, favoured: HashSet<PeerId>) {
-        (self.kept, self.favoured) = (kept, favoured);
+        if (&self.kept, &self.favoured) != (&kept, &favoured) {
+            (self.kept, self.favoured) = (kept, favoured);
+            self.brought = self.count_brought(|publisher| self.is_strange(publisher));
+        }
     }
 
     /// Who brought most when entries found no room since this was asked last, and how many did not.
@@ -148,7 +158,7 @@ impl Directory {
         let via = known.and_then(|entry| entry.via.clone()).unwrap_or_else(|| via.clone());
         let unchanged = known.is_some_and(|e| e.confirmed && same_but_time(&e.metadata, &metadata));
         let entry = Entry { metadata, heard: now, confirmed: true, time, listeners, since, via: Some(via) };
-        self.entries.insert(key.clone(), entry);
+        self.insert(key.clone(), entry);
         if !unchanged {
             effects.push(Effect::Change(Change::Present(key)));
         }
@@ -161,23 +171,59 @@ impl Directory {
         if self.of(publisher) >= MAX_PER_PUBLISHER {
             return None;
         }
-        let mut brought: HashMap<Option<&PeerId>, usize> = HashMap::new();
-        let Directory { entries, kept, favoured, .. } = &*self;
-        let others = || entries.iter().filter(|(key, _)| !kept.contains(&key.publisher));
-        let any_stranger = others().any(|(key, _)| !favoured.contains(&key.publisher));
-        let strangers = || others().filter(|(key, _)| !any_stranger || !favoured.contains(&key.publisher));
-        strangers().for_each(|(_, entry)| *brought.entry(entry.via.as_ref()).or_default() += 1);
-        let (most, _) = brought.into_iter().max_by_key(|(_, count)| *count)?;
-        let victim = strangers().filter(|(_, entry)| entry.via.as_ref() == most).max_by_key(|(_, entry)| entry.since);
-        let (victim, most) = (victim.map(|(key, _)| key.clone())?, most.cloned());
-        let count = self.crowded_out.as_ref().map_or(0, |(_, count)| *count);
-        self.crowded_out = most.clone().map(|most| (most, count.saturating_add(1)));
+        let any_stranger = !self.brought.is_empty();
+        let most = if any_stranger {
+            most(&self.brought)
+        } else {
+            most(&self.count_brought(|publisher| !self.kept.contains(publisher)))
+        }?;
+        most.iter().for_each(|most| self.note_crowded_out(most.clone()));
         let favoured = self.kept.contains(publisher) || (any_stranger && self.favoured.contains(publisher));
         if !favoured && most.as_ref() == Some(via) {
             return None;
         }
-        self.entries.remove(&victim);
+        let may_go = |publisher| if any_stranger { self.is_strange(publisher) } else { !self.kept.contains(publisher) };
+        let victims = self.entries.iter().filter(|(key, entry)| entry.via == most && may_go(&key.publisher));
+        let victim = victims.max_by_key(|(_, entry)| entry.since)?.0.clone();
+        self.remove(&victim);
         Some(victim)
+    }
+
+    /// Whether a publisher is neither kept nor favoured.
+    fn is_strange(&self, publisher: &PeerId) -> bool {
+        !self.kept.contains(publisher) && !self.favoured.contains(publisher)
+    }
+
+    /// Entries of such publishers, by the neighbour that brought them.
+    fn count_brought(&self, of: impl Fn(&PeerId) -> bool) -> HashMap<Option<PeerId>, usize> {
+        let mut brought = HashMap::new();
+        for (_, entry) in self.entries.iter().filter(|(key, _)| of(&key.publisher)) {
+            add(&mut brought, entry.via.clone());
+        }
+        brought
+    }
+
+    fn note_crowded_out(&mut self, most: PeerId) {
+        let count = self.crowded_out.as_ref().map_or(0, |(_, count)| *count);
+        self.crowded_out = Some((most, count.saturating_add(1)));
+    }
+
+    fn insert(&mut self, key: StreamKey, entry: Entry) {
+        self.remove(&key);
+        add(&mut self.published, key.publisher.clone());
+        if self.is_strange(&key.publisher) {
+            add(&mut self.brought, entry.via.clone());
+        }
+        self.entries.insert(key, entry);
+    }
+
+    fn remove(&mut self, key: &StreamKey) -> Option<Entry> {
+        let entry = self.entries.remove(key)?;
+        subtract(&mut self.published, &key.publisher);
+        if self.is_strange(&key.publisher) {
+            subtract(&mut self.brought, &entry.via);
+        }
+        Some(entry)
     }
 
     fn heartbeat(&mut self, now: MonoMs, key: StreamKey, listeners: Option<u32>, time: UnixMs) -> Vec<Effect> {
@@ -195,7 +241,7 @@ impl Directory {
     }
 
     fn end(&mut self, key: StreamKey, time: UnixMs) -> Vec<Effect> {
-        if self.entries.get(&key).is_some_and(|entry| entry.time > time) || self.entries.remove(&key).is_none() {
+        if self.entries.get(&key).is_some_and(|entry| entry.time > time) || self.remove(&key).is_none() {
             return Vec::new();
         }
         if self.departed.len() >= MAX_DEPARTED {
@@ -211,7 +257,7 @@ impl Directory {
         let stale: Vec<StreamKey> =
             self.entries.iter().filter(|(_, e)| now.since(e.heard) >= STALE_MS).map(|(key, _)| key.clone()).collect();
         for key in &stale {
-            self.entries.remove(key);
+            self.remove(key);
         }
         stale.into_iter().map(Change::Stale).collect()
     }
@@ -225,7 +271,7 @@ impl Directory {
 
     /// Entries of a publisher.
     fn of(&self, publisher: &PeerId) -> usize {
-        self.entries.keys().filter(|key| key.publisher == *publisher).count()
+        self.published.get(publisher).copied().unwrap_or(0)
     }
 
     /// All entries, ordered by publisher and name.
@@ -245,6 +291,26 @@ impl Directory {
         };
         self.entries.keys().filter(fits).cloned().collect()
     }
+}
+
+/// Counts one more.
+fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
+    let count = counts.entry(key).or_default();
+    *count = count.saturating_add(1);
+}
+
+/// Counts one less; what is none any more takes no room.
+fn subtract<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    let left = counts.get(key).copied().unwrap_or(0).saturating_sub(1);
+    match counts.get_mut(key) {
+        Some(count) if left > 0 => *count = left,
+        _ => drop(counts.remove(key)),
+    }
+}
+
+/// Who has brought most.
+fn most(brought: &HashMap<Option<PeerId>, usize>) -> Option<Option<PeerId>> {
+    brought.iter().max_by_key(|(_, count)| **count).map(|(who, _)| who.clone())
 }
 
 fn same_but_time(a: &Metadata, b: &Metadata) -> bool {
@@ -312,6 +378,33 @@ mod tests {
         assert!(announce(6_003, &own, &flooder, 1).1, "whoever brings them");
         assert!(announce(6_004, &publisher(100), &relay, 0).1, "and what was there before is there still");
         assert!(announce(6_005, &connected, &flooder, 0).1, "a connected one's, whoever brings it");
+    }
+
+    #[test]
+    fn what_is_counted_along_is_what_there_is() {
+        let mut directory = Directory::default();
+        let (strangers, neighbours) = ([1, 2, 3, 4].map(publisher), [11, 12].map(publisher));
+        directory.restore(MonoMs(0), key(9, "kept"), Metadata::default(), UnixMs(0));
+        for n in 0..200 {
+            let pick = |all: &[PeerId], by: usize| all.get(n / by % all.len()).cloned().unwrap();
+            let (signer, via) = (pick(&strangers, 1), pick(&neighbours, 7));
+            let stream = format!("s{}", n / 4 % 9).parse().unwrap();
+            let message = match n % 5 {
+                0 => DirectoryMessage::Deregister { stream },
+                _ => DirectoryMessage::Announce { stream, metadata: Metadata::default() },
+            };
+            let now = n as u64 * 1_000;
+            directory.apply(MonoMs(now), Origin { signer: &signer, via: &via, time: UnixMs(now) }, message);
+            if n % 50 == 0 {
+                directory.favour(HashSet::from([pick(&strangers, 50)]), HashSet::new());
+            }
+            directory.sweep(MonoMs(now));
+            assert_eq!(directory.brought, directory.count_brought(|publisher| directory.is_strange(publisher)));
+            for publisher in &strangers {
+                let listed = directory.entries.keys().filter(|key| key.publisher == *publisher).count();
+                assert_eq!(directory.of(publisher), listed);
+            }
+        }
     }
 
     #[test]

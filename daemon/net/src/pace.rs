@@ -23,8 +23,10 @@ use libp2p::{
 use crate::meter::{Meter, Meters};
 
 /// Messages that gossipsub's queue to a peer holds. Not the library's 5,000: a frozen peer must not cost hundreds of megabytes.
-pub(crate) const QUEUE: usize = 64;
-/// From so many on a peer has no room; the rest is for what is not counted, such as offers of messages.
+pub(crate) const QUEUE: usize = 192;
+/// From so many on a peer has no room. The rest is for what is not counted: offers of messages, and those that the peer asked
+/// for. Followers of a fast publisher that are a second behind ask for hundreds, which are on their way already; were there less
+/// room, those would push out what is published meanwhile.
 const FULL: u32 = 48;
 /// From so many on its connections are asked.
 const ASK: u32 = 32;

@@ -294,6 +294,15 @@ impl Peers {
         Duration::from_millis(now.since(since)) >= SLOW
     }
 
+    /// Notes a message that was not sent to these peers, who had no room for it, while others had.
+    pub(crate) fn missed(&mut self, by: &[libp2p::PeerId]) {
+        for id in by {
+            if let Some(entry) = self.0.get_mut(id) {
+                entry.lost = entry.lost.saturating_add(1);
+            }
+        }
+    }
+
     /// Notes a message that none of these peers had room for.
     pub(crate) fn refused(&mut self, by: &[libp2p::PeerId]) {
         for id in by {

@@ -51,6 +51,16 @@ impl<T> Writer<T> {
         self.0.filled.notify_one();
     }
 
+    /// How many items wait.
+    pub fn len(&self) -> usize {
+        self.0.lock().ring.len()
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().ring.is_empty()
+    }
+
     /// What tells when the reader has caught up.
     pub fn room(&self) -> Room<T> {
         Room(self.0.clone())

@@ -1,6 +1,7 @@
 //! Real processes: daemons in temporary directories on free ports of loopback, and p2pctl as a person runs it.
 
 mod child;
+mod disk;
 mod preload;
 mod sound;
 
@@ -17,7 +18,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use child::{Lines, Program, Start, in_time};
-pub use preload::library;
+pub use disk::SmallDisk;
+pub use preload::{library, skewed_clock};
 pub use sound::{alone, heard_in_peace, hertz, in_peace, samples, staircase, step, tone};
 
 pub const P2PCTL: &str = env!("CARGO_BIN_EXE_p2pctl");

@@ -72,6 +72,8 @@ impl Task {
     fn conclude(&mut self, id: &MessageId, source: &PeerId, judged: Judged) {
         let topic = match &judged.incoming {
             Some(Incoming::Message { topic, .. }) => Some(topic.clone()),
+            // At the pace of whoever takes them: a flood of them must not take the queues that sound is passed on through.
+            Some(Incoming::Directory { .. }) => Some(self.directory.to_string()),
             _ => None,
         };
         if let Some(incoming) = judged.incoming {
@@ -85,6 +87,10 @@ impl Task {
     }
 
     fn hand_on(&mut self, incoming: Incoming) {
+        // Said again within 30 s; sound and messages are not.
+        if matches!(incoming, Incoming::Directory { .. }) && self.incoming.len() >= super::INCOMING / 2 {
+            return self.incoming.lose(1, p2pd_core::ring::Cause::Busy);
+        }
         for lost in self.incoming.push(incoming.weight(), incoming) {
             if let Incoming::Message { topic, .. } = lost {
                 self.note_lost(topic, 1);

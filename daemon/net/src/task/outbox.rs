@@ -243,9 +243,12 @@ impl Task {
         let (me, wall) = (*self.swarm.local_peer_id(), Self::wall());
         let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
         let mut to: Vec<PeerId> = gossipsub.mesh_peers(&IdentTopic::new(topic).hash()).copied().collect();
+        let mut full = Vec::new();
         if followers.len() > to.len() {
             to.extend(also_to.iter().filter(|peer| !to.contains(peer)).copied().collect::<Vec<_>>());
-            let others = followers.iter().filter(|peer| !to.contains(peer) && pace.has_room(peer)).copied().collect();
+            let outside = followers.iter().filter(|peer| !to.contains(peer)).copied();
+            let (others, without_room) = outside.partition(|peer| pace.has_room(peer));
+            full = without_room;
             let others = self.flood.choose(others, data.len(), Instant::now());
             to.extend(&others);
             also_to.extend(others);
@@ -261,6 +264,8 @@ impl Task {
             }
         })?;
         pace.sent(&to);
+        // The library counts only what it was to send.
+        self.peers.missed(&full);
         Ok(Sent { id, followers: followers.len(), behind: 0 })
     }
 

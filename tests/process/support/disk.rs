@@ -1,0 +1,30 @@
+//! A disk that is small enough to be filled.
+
+use std::{fs, io::Write, path::PathBuf, process::Command};
+
+/// A file system in memory, until dropped.
+pub struct SmallDisk(pub PathBuf);
+
+impl SmallDisk {
+    pub fn mount(at: PathBuf) -> Self {
+        fs::create_dir(&at).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=200m", "tmpfs"]).arg(&at).status().unwrap();
+        assert!(mounted.success());
+        SmallDisk(at)
+    }
+
+    /// Leaves no room on it, until the file is removed.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.0.join("ballast");
+        let mut ballast = fs::File::create(&path).unwrap();
+        while ballast.write_all(&[0; 4096]).is_ok() {}
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}

@@ -1,0 +1,56 @@
+//! What goes wrong on the machines of the honest ones.
+
+use std::{fs, time::Duration};
+
+use crate::{
+    Clock,
+    support::{Program, Start, signal},
+    town::Town,
+};
+
+/// One daemon stands still for so long, and then lives for as long.
+const FROZEN: Duration = Duration::from_secs(25);
+const FULL: Duration = Duration::from_secs(10);
+
+/// Freezes and thaws a follower's daemon.
+pub fn freezes(town: &Town, clock: &Clock) {
+    let frozen = &town.daemons[3];
+    while clock.goes() {
+        clock.pause(FROZEN);
+        signal(frozen.child(), "-STOP");
+        clock.pause(FROZEN);
+        signal(frozen.child(), "-CONT");
+    }
+}
+
+/// Leaves no room on the disk of the publisher's daemon, again and again.
+pub fn full_disk(town: &Town, clock: &Clock) {
+    let Some(disk) = &town.disk else { return };
+    while clock.goes() {
+        clock.pause(FULL);
+        let ballast = disk.fill();
+        // Something to write meanwhile.
+        let _ = town.daemons[0].inner.run(&["topics", "set", "chat", "--keep", "5h"]);
+        clock.pause(FULL);
+        let _ = fs::remove_file(ballast);
+        clock.pause(FULL);
+    }
+}
+
+/// Programs that stop reading, on every daemon that has something to say.
+pub fn programs_that_do_not_read(town: &Town, clock: &Clock) {
+    let start = |(daemon, words): (usize, &[&str])| -> Program {
+        let program = town.daemons[daemon].inner.ctl(words).start();
+        signal(&program, "-STOP");
+        program
+    };
+    let follow: &[&str] = &["sub", "news", "--block"];
+    let listen: &[&str] = &["listen", "town", "-o", "-"];
+    let watch: &[&str] = &["events", "--from-oldest"];
+    while clock.goes() {
+        let held: Vec<Program> =
+            [(0, follow), (0, listen), (1, watch), (2, follow), (2, listen), (2, watch)].map(start).into();
+        clock.pause(Duration::from_secs(60));
+        drop(held);
+    }
+}
