@@ -280,8 +280,7 @@ pub fn main(setup: Setup) -> ExitCode {
 }
 
 async fn until_stopped(mut daemon: Daemon, mut signals: Signals) -> ExitCode {
-    let watchdog =
-        systemd::watchdog(daemon.node.clone(), daemon.socket.clone(), daemon.probe.clone(), daemon.stop_api.clone());
+    let watchdog = systemd::watchdog(daemon.socket.clone(), daemon.probe.clone(), daemon.stop_api.clone());
     let watchdog = tokio::spawn(watchdog);
     systemd::notify(NotifyState::Ready);
     announce(&daemon);

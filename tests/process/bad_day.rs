@@ -4,14 +4,13 @@ use std::{
     fs,
     io::Write,
     os::unix::net::{UnixDatagram, UnixStream},
-    path::PathBuf,
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
 use nix::unistd::Uid;
 
-use crate::support::{Daemon, Start, id, json, p2pd, said, signal, skip, until, within};
+use crate::support::{Daemon, id, json, p2pd, said, signal, skip, until, within};
 
 fn peers(daemon: &Daemon) -> usize {
     json(&daemon.good(&["-o", "json", "peers"]))["peers"].as_array().map_or(0, Vec::len)
@@ -106,60 +105,4 @@ fn callers_who_hold_every_place_do_not_starve_the_watchdog() {
     // Those that were sent before may be among the first.
     (0..6).for_each(|_| fed());
     assert!(!daemon.run(&["status"]).status.success(), "the places are still held");
-}
-
-/// A file system in memory, until dropped.
-struct Small(PathBuf);
-
-impl Small {
-    fn mount(at: PathBuf) -> Self {
-        fs::create_dir(&at).unwrap();
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=200m", "tmpfs"]).arg(&at).status().unwrap();
-        assert!(mounted.success());
-        Small(at)
-    }
-
-    /// Leaves no room on it, until the file is removed.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("ballast");
-        let mut ballast = fs::File::create(&path).unwrap();
-        while ballast.write_all(&[0; 4096]).is_ok() {}
-        path
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
-#[test]
-fn a_full_disk_is_told_and_written_to_again_once_there_is_room() {
-    if !Uid::effective().is_root() {
-        return skip("a full disk: to mount a small one takes root");
-    }
-    let place = tempfile::tempdir().unwrap();
-    let small = Small::mount(place.path().join("small"));
-    let data = small.0.join("data");
-    let daemon = Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
-    let ballast = small.fill();
-    let told = || daemon.good(&["status"]).contains("nothing is written to disk");
-    // The database has room ahead for some megabytes, which a log takes.
-    let mut follower = daemon.ctl(&["sub", "news", "--durable"]).stdout(Stdio::null()).start();
-    let news = "x".repeat(50_000);
-    until("the word in status", || {
-        (0..20).for_each(|_| drop(daemon.run(&["pub", "news", &news])));
-        told().then_some(())
-    });
-    assert!(!daemon.run(&["topics", "set", "chat", "--keep", "5h"]).status.success());
-    follower.kill().unwrap();
-    fs::remove_file(ballast).unwrap();
-    within(Duration::from_secs(60), "its end", || (!told()).then_some(()));
-    daemon.good(&["topics", "set", "chat", "--keep", "5h"]);
-    let mut events = daemon.ctl(&["events", "--from-oldest"]).start();
-    let mut events = events.printed();
-    events.with("storage-failed");
-    events.with("storage-back");
 }

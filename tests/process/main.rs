@@ -12,6 +12,7 @@ mod examples;
 mod failures;
 mod flood;
 mod foreign_listeners;
+mod full_disk;
 mod golden;
 mod interop;
 mod links;

@@ -1,9 +1,10 @@
 //! What happened, numbered across restarts: kept on disk, and told to those who watch.
 
+use p2pd_core::time::RunMs;
 use p2pd_store::{EventRecord, Store, StoreError};
 use tokio::sync::broadcast;
 
-use super::{Node, NodeError, WATCH, blocking, first_number, lock, wall};
+use super::{Node, NodeError, WATCH, blocking, lock, running::first_number, wall};
 
 /// One event and its number.
 #[derive(Clone, Debug)]
@@ -24,8 +25,8 @@ pub(super) struct State {
 const MAX_UNWRITTEN: usize = 4096;
 
 impl State {
-    pub(super) fn restore(store: &Store) -> Result<Self, StoreError> {
-        let next = store.last_event()?.map_or(0, |last| last.saturating_add(1)).max(first_number());
+    pub(super) fn restore(store: &Store, running: RunMs) -> Result<Self, StoreError> {
+        let next = store.last_event()?.map_or(0, |last| last.saturating_add(1)).max(first_number(running));
         Ok(State { next, told: broadcast::Sender::new(WATCH), unwritten: Vec::new() })
     }
 }

@@ -113,7 +113,7 @@ impl Node {
         let by_content = sender.is_none() || found.settings.is_some_and(|s| s.identity == Identity::Content);
         let item = TopicItem { sender, data, received_ms: super::wall().0 };
         if let Some(log) = &mut found.log
-            && let Some(number) = log.admit(&id, by_content, item.received_ms)
+            && let Some(number) = log.admit(&id, by_content, self.running())
         {
             let write = ToWrite { topic: topic.to_owned(), number, item: Some(item.clone()), id };
             self.0.to_log.push(weight, write);
