@@ -16,6 +16,7 @@ mod full_disk;
 mod golden;
 mod interop;
 mod links;
+mod local_programs;
 mod machine;
 mod old_format;
 mod player;

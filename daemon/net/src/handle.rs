@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     BootstrapFault, Closed, NetError, Ruling, Sent, TopicPeers, ValidatorEvent, command::Command, dial, dial::Ways,
-    gossip::TopicRule, peers, peers::PeerInfo,
+    gossip::TopicRule, memory::Held, peers, peers::PeerInfo,
 };
 
 /// A message that was handed over.
@@ -25,9 +25,15 @@ impl Sending {
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) held: Held,
 }
 
 impl Handle {
+    /// Bytes of programs' messages that the daemon holds on their way here, to be kept up to date by it.
+    pub fn held(&self) -> Held {
+        self.held.clone()
+    }
+
     pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
         self.ask_or(command, || NetError::Stopped).await
     }

@@ -36,7 +36,7 @@ use crate::{
     gossip::{Gossip, Unproven},
     greeting::Greetings,
     lookup::Lookups,
-    memory::Governor,
+    memory::{Governor, Held},
     meter::Meters,
     pace::Emptied,
     peers::{self, Peers},
@@ -78,6 +78,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let (event_writer, events) = queue::bounded(EVENTS, usize::MAX);
     let settings = Settings::default();
     let meters = Meters::new(config.max_streams_per_connection as usize);
+    let held = Held::default();
     let swarm = swarm::build(config, identity, settings.clone(), &meters)?;
     let task = Task {
         swarm,
@@ -104,13 +105,13 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         gone: HashMap::new(),
         outbox: Outbox::default(),
         water_marks: config.water_marks,
-        governor: Governor::new(config.memory_budget),
+        governor: Governor::new(config.memory_budget, held.clone()),
         meters,
         mplex: config.mplex,
         incompatible: HashMap::new(),
     };
     let task = tokio::spawn(task.run(command_queue, stop));
-    Ok(Running { handle: Handle { commands }, incoming, events, task })
+    Ok(Running { handle: Handle { commands, held }, incoming, events, task })
 }
 
 struct Task {

@@ -81,6 +81,8 @@ struct Inner {
     topics_changed: Notify,
     /// Messages on their way to the disk.
     to_log: queue::Writer<pubsub::ToWrite>,
+    /// Messages of programs on their way to the network.
+    waiting: pubsub::Waiting,
     /// Peers on their way into the peer book.
     to_remember: mpsc::Sender<PeerId>,
     /// Held while a topic's record on disk changes.
@@ -164,6 +166,7 @@ impl Node {
         let Some(signer) = identity.secret() else { anyhow::bail!("the identity is not Ed25519") };
         let store = Arc::new(store);
         let ran_before = running::restore(&store)?;
+        let waiting = pubsub::Waiting::new(net.held());
         let (to_log, log_queue) = queue::bounded(pubsub::WAITING.0, pubsub::WAITING.1);
         let (to_remember, told) = mpsc::channel(persist::WAITING);
         let node = Node(Arc::new(Inner {
@@ -181,6 +184,7 @@ impl Node {
             topics: Mutex::default(),
             topics_changed: Notify::new(),
             to_log,
+            waiting,
             to_remember,
             writing_logs: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),

@@ -3,6 +3,7 @@
 mod log;
 mod outbound;
 mod topic;
+mod waiting;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,8 @@ pub(super) use log::{ToWrite, WAITING, write_logs};
 pub(crate) use outbound::Outbound;
 pub(super) use topic::Topic;
 pub(crate) use topic::{LogStatus, TopicStatus, meshes};
+pub(crate) use waiting::Room;
+pub(super) use waiting::Waiting;
 
 use super::{Node, NodeError, lock};
 

@@ -1,0 +1,63 @@
+//! Programs of this machine that ask for more than there is: they are told, and nobody else pays for it.
+
+use std::{fs, time::Duration};
+
+use p2pd_api::{
+    Reason, reason_of,
+    v1::{PublishRequest, pub_sub_service_client::PubSubServiceClient},
+};
+use tokio::{runtime::Runtime, task::JoinSet};
+
+use crate::support::{Daemon, json, within};
+
+fn peers(daemon: &Daemon) -> usize {
+    json(&daemon.good(&["-o", "json", "peers"]))["peers"].as_array().map_or(0, Vec::len)
+}
+
+fn resident_mib(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn messages_that_wait_have_a_bound_and_cost_no_peer() {
+    let place = tempfile::tempdir().unwrap();
+    let hub = Daemon::start(place.path(), "hub", &[]);
+    // Less than all the messages would take.
+    let variables = [("P2PD_NETWORK_MEMORY_MIB", "160")];
+    let daemon = Daemon::start_with(place.path(), "a", &["--bootstrap", &hub.address], &variables);
+    daemon.good(&["wait", "peers=1", "--timeout", "20s"]);
+    daemon.good(&["topics", "set", "nobody", "--max-message", "1048576"]);
+    Runtime::new().unwrap().block_on(async {
+        let mut calls = JoinSet::new();
+        for _ in 0..8 {
+            let channel = p2pd_api::connect(&daemon.socket).await.unwrap();
+            for _ in 0..50 {
+                let mut client = PubSubServiceClient::new(channel.clone());
+                let request =
+                    PublishRequest { topic: "nobody".into(), data: vec![7; 1_000_000].into(), wait_ms: 600_000 };
+                calls.spawn(async move { client.publish(request).await });
+            }
+        }
+        for refused in 1..=400 - 33 {
+            let error = calls.join_next().await.unwrap().unwrap().unwrap_err();
+            assert_eq!(reason_of(&error), Some(Reason::LimitReached), "{refused}: {error}");
+            assert!(error.message().contains("32 MiB of this user's messages wait"), "{error}");
+        }
+        // Longer than the daemon takes to look at its memory twice.
+        let until = std::time::Instant::now() + Duration::from_secs(12);
+        within(Duration::from_secs(20), "its peer all the while", || {
+            assert_eq!((peers(&daemon), calls.try_join_next().is_none()), (1, true));
+            (std::time::Instant::now() > until).then_some(())
+        });
+        let resident = resident_mib(&daemon);
+        println!("{resident} MiB");
+        assert!(resident < 300, "{resident} MiB");
+        drop(calls);
+    });
+    within(Duration::from_secs(20), "room again", || {
+        let published = daemon.run(&["pub", "nobody", &"x".repeat(100_000)]);
+        (published.status.code() == Some(7)).then_some(())
+    });
+}
