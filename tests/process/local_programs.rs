@@ -1,6 +1,11 @@
 //! Programs of this machine that ask for more than there is: they are told, and nobody else pays for it.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    io::Write,
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
 
 use p2pd_api::{
     Reason, reason_of,
@@ -8,7 +13,7 @@ use p2pd_api::{
 };
 use tokio::{runtime::Runtime, task::JoinSet};
 
-use crate::support::{Daemon, json, within};
+use crate::support::{Daemon, json, said, until, within};
 
 fn peers(daemon: &Daemon) -> usize {
     json(&daemon.good(&["-o", "json", "peers"]))["peers"].as_array().map_or(0, Vec::len)
@@ -46,10 +51,10 @@ fn messages_that_wait_have_a_bound_and_cost_no_peer() {
             assert!(error.message().contains("32 MiB of this user's messages wait"), "{error}");
         }
         // Longer than the daemon takes to look at its memory twice.
-        let until = std::time::Instant::now() + Duration::from_secs(12);
+        let began = Instant::now();
         within(Duration::from_secs(20), "its peer all the while", || {
             assert_eq!((peers(&daemon), calls.try_join_next().is_none()), (1, true));
-            (std::time::Instant::now() > until).then_some(())
+            (began.elapsed() > Duration::from_secs(12)).then_some(())
         });
         let resident = resident_mib(&daemon);
         println!("{resident} MiB");
@@ -60,4 +65,38 @@ fn messages_that_wait_have_a_bound_and_cost_no_peer() {
         let published = daemon.run(&["pub", "nobody", &"x".repeat(100_000)]);
         (published.status.code() == Some(7)).then_some(())
     });
+}
+
+/// Connections that have begun to speak, and say no more.
+fn hold(daemon: &Daemon, count: usize) -> Vec<UnixStream> {
+    let open = |_| {
+        let mut stream = UnixStream::connect(&daemon.socket).unwrap();
+        // One that was turned away at once is closed.
+        let _ = stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        stream
+    };
+    (0..count).map(open).collect()
+}
+
+/// What p2pctl says once it finds no place.
+fn turned_away(daemon: &Daemon) -> String {
+    let output = until("the full house", || {
+        let output = daemon.run(&["--timeout", "5s", "status"]);
+        (!output.status.success()).then_some(output)
+    });
+    assert_eq!(output.status.code(), Some(8), "{}", said(&output));
+    said(&output)
+}
+
+#[test]
+fn a_full_house_is_told_as_that() {
+    let place = tempfile::tempdir().unwrap();
+    let variables = [("P2PD_API_MAX_CONNECTIONS_PER_USER", "4")];
+    let daemon = Daemon::start_with(place.path(), "a", &[], &variables);
+    let held = hold(&daemon, 4);
+    let words = turned_away(&daemon);
+    assert!(words.contains("p2pd has 4 connections of this user already"), "{words}");
+    assert!(words.contains("end some of the programs"), "{words}");
+    drop(held);
+    until("a place", || daemon.run(&["status"]).status.success().then_some(()));
 }
