@@ -255,6 +255,7 @@ pub fn main(setup: Setup) -> ExitCode {
         return fail(error, 78);
     }
     end_on_panic();
+    node::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(error.into(), 1),

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Write,
     os::unix::net::UnixStream,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,7 @@ use p2pd_api::{
 };
 use tokio::{runtime::Runtime, task::JoinSet};
 
-use crate::support::{Daemon, json, said, until, within};
+use crate::support::{Daemon, Start, json, p2pd, said, until, within};
 
 fn peers(daemon: &Daemon) -> usize {
     json(&daemon.good(&["-o", "json", "peers"]))["peers"].as_array().map_or(0, Vec::len)
@@ -99,4 +100,47 @@ fn a_full_house_is_told_as_that() {
     assert!(words.contains("end some of the programs"), "{words}");
     drop(held);
     until("a place", || daemon.run(&["status"]).status.success().then_some(()));
+}
+
+/// Time of a processor that it has used, in hundredths of a second.
+fn ticks(daemon: &Daemon) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.child.id())).unwrap();
+    let (_, numbers) = stat.rsplit_once(") ").unwrap();
+    numbers.split(' ').skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn few_descriptors_are_told_and_where_none_is_left_callers_are() {
+    const MOST: usize = 160;
+    let place = tempfile::tempdir().unwrap();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("ulimit -n {MOST} && exec \"$@\""), "sh"]).arg(p2pd());
+    let daemon = Daemon::launch(limited, place.path(), "a", &[]);
+    let used = || fs::read_dir(format!("/proc/{}/fd", daemon.child.id())).unwrap().count();
+    let mut held = Vec::new();
+    until("few left", || {
+        held.extend(hold(&daemon, 1));
+        (used() > MOST * 92 / 100).then_some(())
+    });
+    let status = until("the word in status", || {
+        let status = daemon.good(&["status"]);
+        status.contains("file descriptors are in use").then_some(status)
+    });
+    assert!(status.contains(&format!("of {MOST}")) && status.contains("LimitNOFILE"), "{status}");
+    held.extend(hold(&daemon, MOST));
+    let words = turned_away(&daemon);
+    assert!(words.contains("no file descriptor left"), "{words}");
+    let (before, began) = (ticks(&daemon), Instant::now());
+    within(Duration::from_secs(10), "a while", || (began.elapsed() > Duration::from_secs(3)).then_some(()));
+    let spent = ticks(&daemon) - before;
+    assert!(spent < 100, "{spent} ticks in three seconds");
+    drop(held);
+    until("its end", || {
+        let status = daemon.run(&["status"]);
+        (status.status.success() && !String::from_utf8_lossy(&status.stdout).contains("file descriptors")).then_some(())
+    });
+    let mut events = daemon.ctl(&["events", "--from-oldest"]).start();
+    let mut events = events.printed();
+    events.with("descriptors-short");
+    events.with("descriptors-enough");
 }

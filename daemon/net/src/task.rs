@@ -106,6 +106,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         outbox: Outbox::default(),
         water_marks: config.water_marks,
         governor: Governor::new(config.memory_budget, held.clone()),
+        listener_failed: None,
         meters,
         mplex: config.mplex,
         incompatible: HashMap::new(),
@@ -147,6 +148,8 @@ struct Task {
     outbox: Outbox,
     water_marks: WaterMarks,
     governor: Governor,
+    /// When it was last logged that a listener failed.
+    listener_failed: Option<MonoMs>,
     meters: Meters,
     mplex: bool,
     /// Whom it was told of lately that they lack something, and when.
@@ -252,11 +255,21 @@ impl Task {
                 }
             }
             SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.to_string())),
-            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
+            SwarmEvent::ListenerError { error, .. } => self.on_listener_failed(&error),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
                 tracing::error!(?addresses, %error, "a listener closed");
             }
             _ => {}
+        }
+    }
+
+    /// A listener that accepts nothing, mostly since no file descriptor is left, tries again ten times a second.
+    fn on_listener_failed(&mut self, error: &std::io::Error) {
+        const EVERY_MS: u64 = 10_000;
+        let now = self.now();
+        if self.listener_failed.is_none_or(|at| now.since(at) >= EVERY_MS) {
+            self.listener_failed = Some(now);
+            tracing::warn!(%error, "a listener failed");
         }
     }
 

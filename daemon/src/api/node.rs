@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     VERSION,
-    node::{Happened, State},
+    node::{Descriptors, Happened, State},
 };
 
 pub(super) struct Service(pub(super) Context);
@@ -24,6 +24,10 @@ fn count(n: usize) -> u32 {
 
 fn event(e: Happened) -> WatchEventsResponse {
     WatchEventsResponse { cursor: e.cursor, time_ms: e.time_ms, kind: e.kind, subject: e.subject }
+}
+
+fn in_use(Descriptors { used, most }: Descriptors) -> String {
+    format!("{used} of {most} file descriptors are in use")
 }
 
 /// What is not as it should be, and what to do about it.
@@ -49,7 +53,22 @@ fn advice(state: &State) -> Vec<String> {
     let flood = state.flooded_by.as_ref().map(|peer| {
         format!("the directory is full, most of it brought by {peer}; `p2pctl peers deny {peer}` keeps that peer away")
     });
-    storage.into_iter().chain(flood).chain(cut_off).chain(alone).chain(silent).chain(fallen).chain(clocks).collect()
+    let descriptors = state.descriptors_short.map(|short| {
+        format!(
+            "{}: end programs that hold connections, or raise the limit (LimitNOFILE in `systemctl edit p2pd`, or `ulimit -n`)",
+            in_use(short)
+        )
+    });
+    storage
+        .into_iter()
+        .chain(descriptors)
+        .chain(flood)
+        .chain(cut_off)
+        .chain(alone)
+        .chain(silent)
+        .chain(fallen)
+        .chain(clocks)
+        .collect()
 }
 
 #[tonic::async_trait]
@@ -81,6 +100,7 @@ impl NodeService for Service {
             bootstrap_missing: state.bootstrap_missing.into_iter().map(|missing| missing.address).collect(),
             clock_ahead_ms: state.clocks.ours,
             storage_fault: state.storage_fault.unwrap_or_default(),
+            descriptors_short: state.descriptors_short.map(in_use).unwrap_or_default(),
         }))
     }
 
@@ -147,13 +167,20 @@ mod tests {
             clocks: Judgement::default(),
             flooded_by: None,
             storage_fault: None,
+            descriptors_short: None,
         };
         assert!(advice(&good()).is_empty());
         let flooder = PeerId::from_ed25519(&[1; 32]);
-        let bad = State { flooded_by: Some(flooder.clone()), storage_fault: Some("No space left".into()), ..good() };
+        let bad = State {
+            flooded_by: Some(flooder.clone()),
+            storage_fault: Some("No space left".into()),
+            descriptors_short: Some(Descriptors { used: 990, most: 1024 }),
+            ..good()
+        };
         let lines = advice(&bad);
-        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines.iter().any(|line| line.contains(&format!("peers deny {flooder}"))), "{lines:?}");
         assert!(lines.iter().any(|line| line.contains("No space left")), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("990 of 1024")), "{lines:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod clock;
+mod descriptors;
 mod dht;
 mod directory;
 mod error;
@@ -39,6 +40,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use descriptors::{Descriptors, raise_limit};
 pub(crate) use directory::{Listed, StreamChange};
 pub(crate) use error::NodeError;
 pub(crate) use events::Happened;
@@ -107,6 +109,8 @@ struct Inner {
     said_too_large: Mutex<HashSet<String>>,
     /// Why nothing is written to disk, while that is so.
     storage_fault: Mutex<Option<String>>,
+    /// How many are in use, while few are left.
+    descriptors_short: Mutex<Option<descriptors::Descriptors>>,
     /// `None`: which ones is not known.
     peers_changed: broadcast::Sender<Option<PeerId>>,
     counters: Counters,
@@ -200,6 +204,7 @@ impl Node {
             clocks: Mutex::default(),
             said_too_large: Mutex::default(),
             storage_fault: Mutex::default(),
+            descriptors_short: Mutex::default(),
             peers_changed: broadcast::Sender::new(WATCH),
             counters: Counters::default(),
             farewells: TaskTracker::new(),
@@ -220,6 +225,7 @@ impl Node {
                 () = pubsub::write_logs(carrying.clone(), log_queue) => {}
                 () = persist::run(carrying.clone(), told) => {}
                 () = storage::watch(carrying.clone()) => {}
+                () = descriptors::watch(carrying.clone()) => {}
             }
         });
         node.redial(known);

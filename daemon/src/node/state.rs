@@ -9,7 +9,7 @@ use std::{
 use p2pd_core::{clock::Judgement, id::PeerId};
 use p2pd_net::BootstrapFault;
 
-use super::{Node, NodeError, lock};
+use super::{Descriptors, Node, NodeError, lock};
 
 /// Numbers of the daemon.
 pub(crate) struct Statistics {
@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(crate) flooded_by: Option<PeerId>,
     /// Why nothing is written to disk.
     pub(crate) storage_fault: Option<String>,
+    /// Where few are left.
+    pub(crate) descriptors_short: Option<Descriptors>,
 }
 
 impl Node {
@@ -68,6 +70,7 @@ impl Node {
             clocks: self.0.net.clocks().await?,
             flooded_by: self.flooded_by(),
             storage_fault: lock(&self.0.storage_fault).clone(),
+            descriptors_short: *lock(&self.0.descriptors_short),
         })
     }
 
