@@ -129,7 +129,7 @@ impl crate::node::Node {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn one_user_takes_a_part_of_the_room_and_has_it_back() {
         let held = Held::default();
         let waiting = Waiting::new(held.clone());
