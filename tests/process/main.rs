@@ -7,6 +7,7 @@ mod bad_day;
 mod cli;
 mod clocks;
 mod demo;
+mod directory_on_disk;
 mod endurance;
 mod examples;
 mod failures;
