@@ -157,18 +157,17 @@ async fn answers(socket: &Path) -> Result<(), ConnectError> {
 async fn refused(socket: &Path) -> ConnectError {
     const MOST: u64 = 4096;
     let path = socket.to_path_buf();
-    if let Err(error) = answers(socket).await {
-        return error;
+    if let Ok(stream) = dial(socket).await {
+        let mut said = Vec::new();
+        let ended = tokio::time::timeout(FIRST_ANSWER, stream.take(MOST).read_to_end(&mut said)).await;
+        match (last_words(&said), ended) {
+            (Some(why), _) => return ConnectError::Full(path, why),
+            (None, Ok(_)) => {}
+            // It waits for our first word this time.
+            (None, Err(_)) => return ConnectError::Full(path, "it had no place a moment ago; try again".into()),
+        }
     }
-    let Ok(stream) = dial(socket).await else { return ConnectError::Refused(path) };
-    let mut said = Vec::new();
-    let ended = tokio::time::timeout(FIRST_ANSWER, stream.take(MOST).read_to_end(&mut said)).await;
-    match (last_words(&said), ended) {
-        (Some(why), _) => ConnectError::Full(path, why),
-        (None, Ok(_)) => ConnectError::Refused(path),
-        // It waits for our first word this time.
-        (None, Err(_)) => ConnectError::Other(path, "the daemon had hung up; try again".into()),
-    }
+    answers(socket).await.err().unwrap_or(ConnectError::Refused(path))
 }
 
 /// The reason in an HTTP/2 GOAWAY frame, which a daemon sends that has no place. RFC 9113, 4.1 and 6.8.
