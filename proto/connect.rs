@@ -8,7 +8,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::{io::AsyncReadExt, net::UnixStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::v1::{GetInfoRequest, node_service_client::NodeServiceClient};
@@ -46,6 +46,9 @@ pub enum ConnectError {
         "the daemon at {0} does not admit you: a user's own daemon admits its owner alone, the system's root and group p2pd"
     )]
     Refused(PathBuf),
+    /// The daemon has no place for another connection; its own words.
+    #[error("the daemon at {0} takes no further connection: {1}")]
+    Full(PathBuf, String),
     /// Nobody answers behind the socket.
     #[error("nobody answers at {0}: the daemon has died. {advice}{1}", advice = again(.0))]
     Stale(PathBuf, Others),
@@ -150,9 +153,36 @@ async fn answers(socket: &Path) -> Result<(), ConnectError> {
     })
 }
 
-/// Why the daemon hung up: it does not admit us, or has just died.
+/// Why the daemon hung up: it has no place, does not admit us, or has just died.
 async fn refused(socket: &Path) -> ConnectError {
-    answers(socket).await.err().unwrap_or_else(|| ConnectError::Refused(socket.to_path_buf()))
+    const MOST: u64 = 4096;
+    let path = socket.to_path_buf();
+    if let Ok(stream) = dial(socket).await {
+        let mut said = Vec::new();
+        let ended = tokio::time::timeout(FIRST_ANSWER, stream.take(MOST).read_to_end(&mut said)).await;
+        match (last_words(&said), ended) {
+            (Some(why), _) => return ConnectError::Full(path, why),
+            (None, Ok(_)) => {}
+            // It waits for our first word this time.
+            (None, Err(_)) => return ConnectError::Full(path, "it had no place a moment ago; try again".into()),
+        }
+    }
+    answers(socket).await.err().unwrap_or(ConnectError::Refused(path))
+}
+
+/// The reason in an HTTP/2 GOAWAY frame, which a daemon sends that has no place. RFC 9113, 4.1 and 6.8.
+fn last_words(mut frames: &[u8]) -> Option<String> {
+    const GOAWAY: u8 = 7;
+    loop {
+        let ([a, b, c, kind, ..], rest) = frames.split_first_chunk::<9>()?;
+        let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).ok()?;
+        let (payload, rest) = rest.split_at_checked(length)?;
+        if *kind == GOAWAY {
+            let why: String = String::from_utf8_lossy(payload.get(8..)?).chars().filter(|c| !c.is_control()).collect();
+            return Some(why).filter(|why| !why.is_empty());
+        }
+        frames = rest;
+    }
 }
 
 fn has_hung_up(error: &tonic::transport::Error) -> bool {

@@ -133,6 +133,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
     output::say(format_args!("p2pctl: {}", words(error)));
     ExitCode::from(match error.downcast_ref::<ConnectError>() {
         Some(ConnectError::Denied(..) | ConnectError::Refused(_)) => 4,
+        Some(ConnectError::Full(..)) => 8,
         Some(_) => 3,
         #[cfg(feature = "audio")]
         None if matches!(error.downcast_ref(), Some(AudioError::Value(_))) => 2,

@@ -255,6 +255,7 @@ pub fn main(setup: Setup) -> ExitCode {
         return fail(error, 78);
     }
     end_on_panic();
+    node::raise_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(error.into(), 1),
@@ -280,8 +281,7 @@ pub fn main(setup: Setup) -> ExitCode {
 }
 
 async fn until_stopped(mut daemon: Daemon, mut signals: Signals) -> ExitCode {
-    let watchdog =
-        systemd::watchdog(daemon.node.clone(), daemon.socket.clone(), daemon.probe.clone(), daemon.stop_api.clone());
+    let watchdog = systemd::watchdog(daemon.socket.clone(), daemon.probe.clone(), daemon.stop_api.clone());
     let watchdog = tokio::spawn(watchdog);
     systemd::notify(NotifyState::Ready);
     announce(&daemon);

@@ -1,4 +1,5 @@
-//! What systemd hears: ready, stopping, and a watchdog that is fed only after swarm, store and API have all answered.
+//! What systemd hears: ready, stopping, and a watchdog that is fed only after swarm and API have both answered. Not the store: a disk that
+//! fails is told by `node/storage.rs`, and a restart would end what is live and mend nothing.
 
 use std::{
     path::PathBuf,
@@ -12,8 +13,6 @@ use std::{
 use p2pd_api::v1::{GetStatisticsRequest, node_service_client::NodeServiceClient};
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
-
-use crate::node::Node;
 
 /// Tells systemd, where there is one; its absence is normal.
 pub(crate) fn notify(state: NotifyState<'_>) {
@@ -33,7 +32,7 @@ impl Probe {
 }
 
 /// Feeds the watchdog until `stop`, if systemd asked for it.
-pub(crate) async fn watchdog(node: Node, socket: PathBuf, door: Probe, stop: CancellationToken) {
+pub(crate) async fn watchdog(socket: PathBuf, door: Probe, stop: CancellationToken) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let mut tick = tokio::time::interval((limit / 3).max(Duration::from_millis(100)));
     loop {
@@ -42,7 +41,7 @@ pub(crate) async fn watchdog(node: Node, socket: PathBuf, door: Probe, stop: Can
             _ = tick.tick() => {}
         }
         door.0.store(true, Ordering::Release);
-        let probed = tokio::time::timeout(limit / 3, probe(&node, &socket)).await;
+        let probed = tokio::time::timeout(limit / 3, probe(&socket)).await;
         door.0.store(false, Ordering::Release);
         match probed {
             Ok(Ok(())) => notify(NotifyState::Watchdog),
@@ -52,8 +51,7 @@ pub(crate) async fn watchdog(node: Node, socket: PathBuf, door: Probe, stop: Can
     }
 }
 
-async fn probe(node: &Node, socket: &std::path::Path) -> anyhow::Result<()> {
-    node.probe_store().await?;
+async fn probe(socket: &std::path::Path) -> anyhow::Result<()> {
     let channel = p2pd_api::connect(socket).await?;
     // This call asks the swarm task too.
     NodeServiceClient::new(channel).get_statistics(GetStatisticsRequest {}).await?;

@@ -81,7 +81,8 @@ impl Ours {
             heard.message().await.unwrap();
             let account = Arc::<Mutex<Got>>::default();
             tokio::spawn(read(heard, account.clone()));
-            (got.push(account), followers.push(follower));
+            got.push(account);
+            followers.push(follower);
         }
         let mut publisher = PubSubServiceClient::new(hub.channel().await);
         let began = Instant::now();

@@ -4,13 +4,13 @@ use std::{
     fs,
     io::Write,
     os::unix::net::{UnixDatagram, UnixStream},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
 use nix::unistd::Uid;
 
-use crate::support::{Daemon, SmallDisk, Start, id, json, p2pd, said, signal, skip, until, within};
+use crate::support::{Daemon, id, json, p2pd, said, signal, skip, until, within};
 
 fn peers(daemon: &Daemon) -> usize {
     json(&daemon.good(&["-o", "json", "peers"]))["peers"].as_array().map_or(0, Vec::len)
@@ -105,33 +105,4 @@ fn callers_who_hold_every_place_do_not_starve_the_watchdog() {
     // Those that were sent before may be among the first.
     (0..6).for_each(|_| fed());
     assert!(!daemon.run(&["status"]).status.success(), "the places are still held");
-}
-
-#[test]
-fn a_full_disk_is_told_and_written_to_again_once_there_is_room() {
-    if !Uid::effective().is_root() {
-        return skip("a full disk: to mount a small one takes root");
-    }
-    let place = tempfile::tempdir().unwrap();
-    let small = SmallDisk::mount(place.path().join("small"));
-    let data = small.0.join("data");
-    let daemon = Daemon::start(place.path(), "a", &["--data", data.to_str().unwrap()]);
-    let ballast = small.fill();
-    let told = || daemon.good(&["status"]).contains("nothing is written to disk");
-    // The database has room ahead for some megabytes, which a log takes.
-    let mut follower = daemon.ctl(&["sub", "news", "--durable"]).stdout(Stdio::null()).start();
-    let news = "x".repeat(50_000);
-    until("the word in status", || {
-        (0..20).for_each(|_| drop(daemon.run(&["pub", "news", &news])));
-        told().then_some(())
-    });
-    assert!(!daemon.run(&["topics", "set", "chat", "--keep", "5h"]).status.success());
-    follower.kill().unwrap();
-    fs::remove_file(ballast).unwrap();
-    within(Duration::from_secs(60), "its end", || (!told()).then_some(()));
-    daemon.good(&["topics", "set", "chat", "--keep", "5h"]);
-    let mut events = daemon.ctl(&["events", "--from-oldest"]).start();
-    let mut events = events.printed();
-    events.with("storage-failed");
-    events.with("storage-back");
 }

@@ -249,6 +249,32 @@ fn an_operator_finds_faults_and_restores_a_back_up() {
 }
 
 #[test]
+fn what_a_start_needs_may_come_however_late() {
+    let Some(made) = made() else { return };
+    let machine = Machine::boot(&made, &made.join("p2pd.deb"));
+    machine.good("dpkg -i /p2pd.deb");
+    // Its port is taken for now. It fails as often as made systemd give up before, and twice that, but sooner.
+    let drop_in = "/etc/systemd/system/p2pd.service.d/late.conf";
+    let late = "Environment=P2PD_NETWORK_LISTEN=/ip4/127.0.0.1/tcp/7001\\nRestartSec=100ms";
+    machine.good(&format!("mkdir $(dirname {drop_in}) && printf '[Service]\\n{late}\\n' >{drop_in}"));
+    machine.good("systemctl daemon-reload");
+    let mut other = machine
+        .command(
+            "echo $$ >/tmp/other.pid; exec p2pd run --dev --listen /ip4/127.0.0.1/tcp/7001 --socket /tmp/other.sock",
+        )
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    machine.until("p2pctl -s /tmp/other.sock status");
+    assert!(!machine.run("systemctl start p2pd").status.success());
+    machine.until("test $(systemctl show --value --property=NRestarts p2pd) -ge 10");
+    machine.good("kill $(cat /tmp/other.pid)");
+    other.wait().unwrap();
+    machine.until("p2pctl status | grep -q 127.0.0.1/tcp/7001");
+}
+
+#[test]
 fn a_users_own_daemon_runs_beside_the_machines() {
     let Some(made) = made() else { return };
     let machine = Machine::boot(&made, &made.join("p2pd.deb"));

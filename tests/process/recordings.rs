@@ -9,7 +9,9 @@ use std::{
 use hound::WavReader;
 use p2pd_audio::ogg_opus::OpusFile;
 
-use crate::support::{self, Daemon, Program, Start, hertz, interrupt, pair, ready, said, samples, signal, until};
+use crate::support::{
+    self, Daemon, Program, SmallDisk, Start, hertz, interrupt, pair, ready, said, samples, signal, until,
+};
 
 /// A daemon, and a tone on it.
 fn tone() -> (tempfile::TempDir, Daemon, Program) {
@@ -123,27 +125,10 @@ fn an_older_recording_stays_until_there_is_a_better_one() {
     publisher.wait().unwrap();
 }
 
-/// A small disk, gone with its test.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(path: PathBuf) -> Option<Self> {
-        fs::create_dir(&path).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&path).output();
-        mounted.is_ok_and(|mounted| mounted.status.success()).then_some(Disk(path))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_ends_the_recording_and_keeps_it() {
     let (place, a, mut publisher) = tone();
-    let Some(disk) = Disk::mount(place.path().join("disk")) else {
+    let Some(disk) = SmallDisk::mount(place.path().join("disk"), "256k") else {
         return support::skip("a full disk: only root can mount a small one");
     };
     for (name, least) in [("full.wav", 2.0), ("full.opus", 10.0)] {

@@ -12,7 +12,7 @@ use p2pd_api::v1::{
     pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
 };
 
-use crate::support::{Daemon, library, said, until};
+use crate::support::{Daemon, Start, library, said, until};
 use tokio::{runtime::Runtime, time::timeout};
 use tonic::{Streaming, transport::Channel};
 
@@ -131,6 +131,22 @@ fn what_is_live_goes_on_while_the_disk_hangs() {
         soon("the other log", log).await.unwrap();
         drop(c);
     });
+}
+
+#[test]
+fn a_disk_that_hangs_is_told_until_it_goes_on() {
+    let place = tempfile::tempdir().unwrap();
+    let disk = Disk::new(place.path());
+    let a = disk.daemon(place.path(), "a", &[]);
+    let told = || a.good(&["status"]).contains("the disk has not answered for");
+    disk.hang();
+    until("the word in status", || told().then_some(()));
+    disk.go_on();
+    until("its end", || (!told()).then_some(()));
+    let mut events = a.ctl(&["events", "--from-oldest"]).start();
+    let mut events = events.printed();
+    events.with("storage-failed");
+    events.with("storage-back");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    admission::CLOCK_TOLERANCE_MS,
     announce::{DirectoryMessage, Filter, Metadata},
     id::{PeerId, StreamKey, StreamRef},
     time::{MonoMs, UnixMs},
@@ -51,6 +52,15 @@ pub enum Change {
     Ended(StreamKey),
     /// Not heard of for two minutes.
     Stale(StreamKey),
+}
+
+impl Change {
+    /// Whose.
+    pub fn key(&self) -> &StreamKey {
+        match self {
+            Change::Present(key) | Change::Ended(key) | Change::Stale(key) => key,
+        }
+    }
 }
 
 /// What a message led to.
@@ -140,8 +150,8 @@ impl Directory {
 
     fn announce(&mut self, now: MonoMs, key: StreamKey, metadata: Metadata, origin: Origin<'_>) -> Vec<Effect> {
         let Origin { via, time, .. } = origin;
-        let outdated = self.departed.get(&key).is_some_and(|gone| *gone >= time)
-            || self.entries.get(&key).is_some_and(|entry| entry.time > time);
+        let outdated = self.departed.get(&key).is_some_and(|gone| *gone == time || is_later(*gone, time))
+            || self.entries.get(&key).is_some_and(|entry| is_later(entry.time, time));
         if outdated {
             return Vec::new();
         }
@@ -228,10 +238,10 @@ impl Directory {
 
     fn heartbeat(&mut self, now: MonoMs, key: StreamKey, listeners: Option<u32>, time: UnixMs) -> Vec<Effect> {
         let Some(entry) = self.entries.get_mut(&key) else {
-            let departed = self.departed.get(&key).is_some_and(|gone| *gone >= time);
+            let departed = self.departed.get(&key).is_some_and(|gone| *gone == time || is_later(*gone, time));
             return if departed { Vec::new() } else { vec![Effect::Ask(key.publisher)] };
         };
-        if time < entry.time {
+        if is_later(entry.time, time) {
             return Vec::new();
         }
         let changed = !entry.confirmed || (listeners.is_some() && listeners != entry.listeners);
@@ -241,7 +251,7 @@ impl Directory {
     }
 
     fn end(&mut self, key: StreamKey, time: UnixMs) -> Vec<Effect> {
-        if self.entries.get(&key).is_some_and(|entry| entry.time > time) || self.remove(&key).is_none() {
+        if self.entries.get(&key).is_some_and(|entry| is_later(entry.time, time)) || self.remove(&key).is_none() {
             return Vec::new();
         }
         if self.departed.len() >= MAX_DEPARTED {
@@ -311,6 +321,12 @@ fn subtract<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
 /// Who has brought most.
 fn most(brought: &HashMap<Option<PeerId>, usize>) -> Option<Option<PeerId>> {
     brought.iter().max_by_key(|(_, count)| **count).map(|(who, _)| who.clone())
+}
+
+/// Whether a message of time `known` was signed after one of `time` that comes now. Both were within the tolerance when they came. Where
+/// they are farther apart than that allows, this machine's clock was set back meanwhile, and the newer one is the one that comes now.
+fn is_later(known: UnixMs, time: UnixMs) -> bool {
+    known > time && known.since(time) <= 2 * CLOCK_TOLERANCE_MS
 }
 
 fn same_but_time(a: &Metadata, b: &Metadata) -> bool {
@@ -404,6 +420,24 @@ mod tests {
                 let listed = directory.entries.keys().filter(|key| key.publisher == *publisher).count();
                 assert_eq!(directory.of(publisher), listed);
             }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_neither_ends_a_stream_nor_keeps_one_away() {
+        const HOUR: u64 = 3_600_000;
+        for back in [HOUR, 24 * HOUR, 365 * 24 * HOUR] {
+            let (mut directory, live, ended) = (Directory::default(), key(1, "live"), key(1, "ended"));
+            let ahead = 400 * 24 * HOUR;
+            announce(&mut directory, ahead, &live);
+            announce(&mut directory, ahead, &ended);
+            end(&mut directory, ahead, &ended);
+            assert!(announce(&mut directory, ahead, &ended).is_empty(), "ended at that time");
+            let now = ahead - back;
+            beat(&mut directory, now, &live, None);
+            assert_eq!(directory.get(&live).map(|entry| entry.time), Some(UnixMs(now)), "{back}");
+            assert_eq!(announce(&mut directory, now, &ended).len(), 1, "{back}");
+            assert_eq!(end(&mut directory, now, &live).len(), 1, "{back}");
         }
     }
 

@@ -68,6 +68,16 @@ pub fn sign(body: &ValueBody, signer: &[u8; 32]) -> Bytes {
     SignedValue { body, signature: Bytes::copy_from_slice(&signature) }.encode_to_vec().into()
 }
 
+/// The number of a value that is put now, after one of number `last`: two within a millisecond, or after the clock was set back, still
+/// follow one another. Where the clock was set back by two days or more, others take neither the next number nor the last value, and
+/// it counts anew.
+pub fn next_seq(last: u64, now: UnixMs) -> u64 {
+    let next = now.0.max(last.saturating_add(1));
+    // The clocks of others may be behind this one.
+    let most = now.0.saturating_add(MAX_TTL_MS - 3_600_000);
+    if next > most { now.0 } else { next }
+}
+
 /// Reads a value that came for a key; `None` unless the key's peer has signed it for there and it holds now.
 pub fn verify(key: &[u8], signed: &[u8], now: UnixMs) -> Option<ValueBody> {
     if signed.len() > MAX_SIGNED {
@@ -97,6 +107,19 @@ mod tests {
 
     fn body() -> ValueBody {
         ValueBody { key: place(1, "home"), data: "here".into(), seq: NOW.0, expires_ms: NOW.0 + 1 }
+    }
+
+    #[test]
+    fn numbers_of_values_grow_where_the_clock_is_set_back_as_long_as_others_take_them() {
+        let hour = 3_600_000;
+        assert_eq!(next_seq(0, NOW), NOW.0);
+        assert_eq!(next_seq(NOW.0, NOW), NOW.0 + 1);
+        for ahead in [hour, 24 * hour] {
+            assert_eq!(next_seq(NOW.0 + ahead, NOW), NOW.0 + ahead + 1);
+        }
+        for ahead in [48 * hour, 365 * 24 * hour] {
+            assert_eq!(next_seq(NOW.0 + ahead, NOW), NOW.0);
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::{
     dial,
     dial::Ways,
     gossip::TopicRule,
+    memory::Held,
     peers,
     peers::PeerInfo,
 };
@@ -30,9 +31,15 @@ impl Sending {
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) held: Held,
 }
 
 impl Handle {
+    /// Bytes of programs' messages that the daemon holds on their way here, to be kept up to date by it.
+    pub fn held(&self) -> Held {
+        self.held.clone()
+    }
+
     pub(crate) async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, NetError> {
         self.ask_or(command, || NetError::Stopped).await
     }

@@ -51,6 +51,7 @@ pub use gossip::TopicRule;
 pub use handle::{Handle, Sending};
 pub use identity::Identity;
 pub use lookup::Found;
+pub use memory::Held;
 pub use meter::Traffic;
 pub use peers::{Closed, Connection, PeerInfo};
 pub use protocols::{ByteStream, Duplex, Inbound, PeerStream, is_own, refused};

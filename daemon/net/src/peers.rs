@@ -4,7 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use libp2p::{Multiaddr, core::ConnectedPoint, identify, swarm::ConnectionId};
@@ -58,6 +58,8 @@ pub(crate) fn shown(address: &Multiaddr) -> String {
 struct Open {
     connection: Connection,
     meter: Option<Arc<Meter>>,
+    /// The same as `opened`, whatever the wall clock is set to.
+    began: Instant,
     /// What it had carried when the peer was last pinged: bytes from the peer, and mebibytes to it.
     brought: u64,
 }
@@ -187,7 +189,7 @@ impl Peers {
             streams: (0, 0),
         };
         let connections = &mut self.0.entry(peer).or_default().connections;
-        connections.insert(id, Open { connection, meter, brought: 0 });
+        connections.insert(id, Open { connection, meter, began: Instant::now(), brought: 0 });
         connections.len() == 1
     }
 
@@ -316,10 +318,10 @@ impl Peers {
         self.0.len()
     }
 
-    /// Since when each peer is connected.
-    pub(crate) fn since(&self) -> impl Iterator<Item = (libp2p::PeerId, UnixMs)> + '_ {
-        let first = |peer: &Peer| peer.connections.values().map(|open| open.connection.opened).min();
-        self.0.iter().map(move |(id, peer)| (*id, first(peer).unwrap_or_default()))
+    /// How long each peer has been connected.
+    pub(crate) fn ages(&self) -> impl Iterator<Item = (libp2p::PeerId, Duration)> + '_ {
+        let age = |peer: &Peer| peer.connections.values().map(|open| open.began.elapsed()).max();
+        self.0.iter().map(move |(id, peer)| (*id, age(peer).unwrap_or_default()))
     }
 
     /// The connected daemons of our network.
@@ -377,5 +379,17 @@ mod tests {
         let closed: Vec<_> = peers.closed_ones().iter().map(|one| one.closed.0).collect();
         assert_eq!(closed, (3..MAX_CLOSED as u64 + 3).collect::<Vec<_>>());
         assert!(!peers.contains(&peer));
+    }
+    #[test]
+    fn how_long_a_peer_is_connected_does_not_depend_on_what_the_clock_is_set_to() {
+        let address = "/ip4/127.0.0.1/tcp/4001".parse().unwrap();
+        let point = ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::New };
+        let mut peers = Peers::default();
+        for (n, wall) in [0, 1 << 50].into_iter().enumerate() {
+            let (id, peer) = (ConnectionId::new_unchecked(n), libp2p::PeerId::random());
+            assert!(peers.opened(peer, id, &point, None, UnixMs(wall)));
+        }
+        let ages: Vec<_> = peers.ages().map(|(_, age)| age).collect();
+        assert!(ages.len() == 2 && ages.iter().all(|age| *age < Duration::from_secs(60)), "{ages:?}");
     }
 }

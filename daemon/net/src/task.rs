@@ -37,7 +37,7 @@ use crate::{
     greeting::Greetings,
     look_around::LookAround,
     lookup::Lookups,
-    memory::Governor,
+    memory::{Governor, Held},
     meter::Meters,
     pace::Emptied,
     peers::{self, Peers},
@@ -77,6 +77,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let (event_writer, events) = queue::bounded(EVENTS, usize::MAX);
     let settings = Settings::default();
     let meters = Meters::new(config.max_streams_per_connection as usize, kad_protocol(config)?.as_ref());
+    let held = Held::default();
     let swarm = swarm::build(config, identity, settings.clone(), &meters)?;
     let task = Task {
         swarm,
@@ -103,13 +104,14 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         gone: HashMap::new(),
         outbox: Outbox::default(),
         water_marks: config.water_marks,
-        governor: Governor::new(config.memory_budget),
+        governor: Governor::new(config.memory_budget, held.clone()),
+        listener_failed: None,
         meters,
         mplex: config.mplex,
         incompatible: HashMap::new(),
     };
     let task = tokio::spawn(task.run(command_queue, stop));
-    Ok(Running { handle: Handle { commands }, incoming, events, task })
+    Ok(Running { handle: Handle { commands, held }, incoming, events, task })
 }
 
 struct Task {
@@ -145,6 +147,8 @@ struct Task {
     outbox: Outbox,
     water_marks: WaterMarks,
     governor: Governor,
+    /// When it was last logged that a listener failed.
+    listener_failed: Option<MonoMs>,
     meters: Meters,
     mplex: bool,
     /// Whom it was told of lately that they lack something, and when.
@@ -250,11 +254,21 @@ impl Task {
             }
             SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.to_string())),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.tell(Event::ListeningNoMore(address.to_string())),
-            SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
+            SwarmEvent::ListenerError { error, .. } => self.on_listener_failed(&error),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
                 tracing::error!(?addresses, %error, "a listener closed");
             }
             _ => {}
+        }
+    }
+
+    /// A listener that accepts nothing, mostly since no file descriptor is left, tries again ten times a second.
+    fn on_listener_failed(&mut self, error: &std::io::Error) {
+        const EVERY_MS: u64 = 10_000;
+        let now = self.now();
+        if self.listener_failed.is_none_or(|at| now.since(at) >= EVERY_MS) {
+            self.listener_failed = Some(now);
+            tracing::warn!(%error, "a listener failed");
         }
     }
 

@@ -1,10 +1,9 @@
 //! What speaks for a peer when there are more than wanted.
 
+use std::time::Duration;
+
 use libp2p::gossipsub::TopicHash;
-use p2pd_core::{
-    keep::{Worth, surplus},
-    time::UnixMs,
-};
+use p2pd_core::keep::{Worth, surplus};
 
 use crate::{WaterMarks, dial::Dial, peers::Peers, settings::Gossipsub};
 
@@ -27,16 +26,10 @@ pub(crate) fn why(gossipsub: &Gossipsub, peer: &libp2p::PeerId) -> Vec<&'static 
 }
 
 /// Whom to let go of.
-pub(crate) fn let_go(
-    peers: &Peers,
-    dial: &Dial,
-    gossipsub: &Gossipsub,
-    now: UnixMs,
-    marks: &WaterMarks,
-) -> Vec<libp2p::PeerId> {
-    let worth = |peer: libp2p::PeerId, since: UnixMs| {
+pub(crate) fn let_go(peers: &Peers, dial: &Dial, gossipsub: &Gossipsub, marks: &WaterMarks) -> Vec<libp2p::PeerId> {
+    let worth = |peer: libp2p::PeerId, age: Duration| {
         let (followed, meshes) = topics(gossipsub, &peer);
-        let age_ms = now.since(since);
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let kept = !dial.why(&peer).is_empty() || age_ms < marks.grace_ms;
         let score = gossipsub.peer_score(&peer).unwrap_or(0.0);
         (peer, Worth { kept, busy: peers.is_busy(&peer), topics: followed.saturating_add(meshes), score, age_ms })
@@ -44,6 +37,6 @@ pub(crate) fn let_go(
     if peers.len() <= marks.high {
         return Vec::new();
     }
-    let all: Vec<_> = peers.since().map(|(peer, since)| worth(peer, since)).collect();
+    let all: Vec<_> = peers.ages().map(|(peer, age)| worth(peer, age)).collect();
     surplus(&all, marks.high, marks.low)
 }

@@ -2,6 +2,7 @@
 //! owner alone. The uid and the groups decide; nothing that the caller says does.
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+use tonic::{Request, transport::server::UdsConnectInfo};
 
 use crate::paths::{Mode, Paths};
 
@@ -41,6 +42,12 @@ impl Admission {
             Mode::System => None,
         }
     }
+}
+
+/// What the kernel says of the caller. Who cannot be told is nobody in particular.
+pub(super) fn uid<T>(request: &Request<T>) -> u32 {
+    let caller = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    caller.map_or(u32::MAX, |caller| caller.uid())
 }
 
 fn in_group(uid: u32, gid: u32) -> bool {

@@ -11,6 +11,7 @@ mod reply;
 mod socket;
 mod status;
 mod stream;
+mod turned_away;
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     VERSION,
-    node::{Happened, State},
+    node::{Descriptors, Happened, State},
 };
 
 pub(super) struct Service(pub(super) Context);
@@ -24,6 +24,10 @@ fn count(n: usize) -> u32 {
 
 fn event(e: Happened) -> WatchEventsResponse {
     WatchEventsResponse { cursor: e.cursor, time_ms: e.time_ms, kind: e.kind, subject: e.subject }
+}
+
+fn in_use(Descriptors { used, most }: Descriptors) -> String {
+    format!("{used} of {most} file descriptors are in use")
 }
 
 /// What is not as it should be, and what to do about it.
@@ -44,7 +48,7 @@ fn advice(state: &State) -> Vec<String> {
     let fallen = state.fallen.iter().map(|(name, fault)| format!("the tunnel of {name} does not stand: {fault}"));
     let clocks = state.clocks.advice();
     let storage = state.storage_fault.as_ref().map(|why| {
-        format!("nothing is written to disk ({why}): make room on it; if that does not help, restart the daemon")
+        format!("nothing is written to disk ({why}): make room on it, or see what is wrong with it; the daemon goes on by itself then")
     });
     let flood = state.flooded_by.as_ref().map(|peer| {
         format!("the directory is full, most of it brought by {peer}; `p2pctl peers deny {peer}` keeps that peer away")
@@ -52,8 +56,15 @@ fn advice(state: &State) -> Vec<String> {
     let mute = state.gossip_ended.iter().map(|peer| {
         format!("gossip with {peer} has ended, so it and this daemon miss each other's messages; it is connected anew with patience")
     });
+    let descriptors = state.descriptors_short.map(|short| {
+        format!(
+            "{}: end programs that hold connections, or raise the limit (LimitNOFILE in `systemctl edit p2pd`, or `ulimit -n`)",
+            in_use(short)
+        )
+    });
     storage
         .into_iter()
+        .chain(descriptors)
         .chain(flood)
         .chain(cut_off)
         .chain(alone)
@@ -95,6 +106,7 @@ impl NodeService for Service {
             storage_fault: state.storage_fault.unwrap_or_default(),
             flooded_by: state.flooded_by.map(|peer| peer.to_string()).unwrap_or_default(),
             gossip_ended: state.gossip_ended.iter().map(ToString::to_string).collect(),
+            descriptors_short: state.descriptors_short.map(in_use).unwrap_or_default(),
         }))
     }
 
@@ -163,13 +175,20 @@ mod tests {
             flooded_by: None,
             gossip_ended: Vec::new(),
             storage_fault: None,
+            descriptors_short: None,
         };
         assert!(advice(&good()).is_empty());
         let flooder = PeerId::from_ed25519(&[1; 32]);
-        let bad = State { flooded_by: Some(flooder.clone()), storage_fault: Some("No space left".into()), ..good() };
+        let bad = State {
+            flooded_by: Some(flooder.clone()),
+            storage_fault: Some("No space left".into()),
+            descriptors_short: Some(Descriptors { used: 990, most: 1024 }),
+            ..good()
+        };
         let lines = advice(&bad);
-        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert_eq!(lines.len(), 3, "{lines:?}");
         assert!(lines.iter().any(|line| line.contains(&format!("peers deny {flooder}"))), "{lines:?}");
         assert!(lines.iter().any(|line| line.contains("No space left")), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("990 of 1024")), "{lines:?}");
     }
 }

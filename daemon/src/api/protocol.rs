@@ -12,10 +12,10 @@ use p2pd_api::v1::{
 use p2pd_core::id::{IdError, PeerId};
 use p2pd_net::{ByteStream, PeerStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tonic::{Request, Response, Status, Streaming, transport::server::UdsConnectInfo};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Context,
+    Context, caller,
     reply::{self, Gone, Out, Replies},
     status,
 };
@@ -71,7 +71,7 @@ impl ProtocolService for Service {
         request: Request<HandleProtocolRequest>,
     ) -> Result<Response<Self::HandleProtocolStream>, Status> {
         use handle_protocol_response::Event;
-        let claim = claim(uid(&request), request.into_inner())?;
+        let claim = claim(caller::uid(&request), request.into_inner())?;
         let mut handler = self.0.node.handle_protocol(claim).await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             let send =
@@ -102,7 +102,7 @@ impl ProtocolService for Service {
         &self,
         request: Request<Streaming<ServeProtocolRequest>>,
     ) -> Result<Response<Self::ServeProtocolStream>, Status> {
-        let owner = uid(&request);
+        let owner = caller::uid(&request);
         let mut items = request.into_inner();
         let Some(serve_protocol_request::Item::Open(open)) = items.message().await?.and_then(|first| first.item) else {
             return Err(status::field("item", "the first message is `open`"));
@@ -110,12 +110,6 @@ impl ProtocolService for Service {
         let serving = self.0.node.serve(claim(owner, open)?).await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| serve(serving, items, &out).await)))
     }
-}
-
-/// What the kernel says of the caller. Who cannot be told is nobody in particular.
-fn uid<T>(request: &Request<T>) -> u32 {
-    let caller = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    caller.map_or(u32::MAX, |caller| caller.uid())
 }
 
 fn claim(owner: u32, request: HandleProtocolRequest) -> Result<Claim, Status> {

@@ -1,6 +1,6 @@
 //! `PubSubService`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::stream::{self, Stream, StreamExt};
 use p2pd_api::{
@@ -22,7 +22,7 @@ use p2pd_net::{Ruling, Sent, ToJudge, ValidatorEvent};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Context, convert,
+    Context, caller, convert,
     reply::{self, Followed, Gone, Out, Replies},
     status,
 };
@@ -43,12 +43,13 @@ pub(super) fn gap(from: u64, to: u64, cause: Cause) -> Gap {
     Gap { from, to, reason: reason.into() }
 }
 
-async fn publish(node: &Node, request: PublishRequest) -> Result<PublishResponse, Status> {
+async fn publish(node: &Node, user: u32, request: PublishRequest) -> Result<PublishResponse, Status> {
     let PublishRequest { topic, data, wait_ms } = request;
     if wait_ms > 600_000 {
         return Err(status::field("wait_ms", "takes at most 600000"));
     }
-    node.publish(&topic, data, Duration::from_millis(wait_ms.into())).await.map(sent).map_err(status::of)
+    let room = node.room_soon(user, data.len()).await.map_err(status::of)?;
+    node.publish(&topic, data, Duration::from_millis(wait_ms.into()), room).await.map(sent).map_err(status::of)
 }
 
 fn sent(sent: Sent) -> PublishResponse {
@@ -65,19 +66,21 @@ struct Many {
     /// Why no more can be read, where that is a fault.
     fault: Option<Status>,
     ahead: Outbound,
-    /// Waits for a listener, so nothing overtakes it.
+    user: u32,
+    /// Waits for a listener, or for room, so nothing overtakes it.
     patient: Option<PublishRequest>,
     answered: u64,
 }
 
 impl Many {
-    fn new(node: &Node, requests: Streaming<PublishManyRequest>) -> Self {
+    fn new(node: &Node, user: u32, requests: Streaming<PublishManyRequest>) -> Self {
         Many {
             node: node.clone(),
             requests,
             more: true,
             fault: None,
             ahead: node.outbound(),
+            user,
             patient: None,
             answered: 0,
         }
@@ -89,7 +92,7 @@ impl Many {
             if self.ahead.is_empty()
                 && let Some(request) = self.patient.take()
             {
-                let published = publish(&self.node, request).await;
+                let published = publish(&self.node, self.user, request).await;
                 return Some(Ok(self.answer(published)));
             }
             let room = self.more && self.patient.is_none() && self.ahead.len() < AHEAD;
@@ -98,7 +101,11 @@ impl Many {
                 Some(done) = self.ahead.next() => return Some(Ok(self.answer(done.map(sent).map_err(status::of)))),
                 request = self.requests.message(), if room => match request {
                     Ok(Some(PublishManyRequest { message })) => match message.unwrap_or_default() {
-                        PublishRequest { topic, data, wait_ms: 0 } => self.ahead.hand(&topic, data).await,
+                        PublishRequest { topic, data, wait_ms: 0 }
+                            if let Ok(room) = self.node.room_now(self.user, data.len()) =>
+                        {
+                            self.ahead.hand(&topic, data, Arc::new(room)).await;
+                        }
                         patient => self.patient = Some(patient),
                     },
                     Ok(None) => self.more = false,
@@ -131,7 +138,8 @@ impl Many {
 #[tonic::async_trait]
 impl PubSubService for Service {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        Ok(Response::new(publish(&self.0.node, request.into_inner()).await?))
+        let user = caller::uid(&request);
+        Ok(Response::new(publish(&self.0.node, user, request.into_inner()).await?))
     }
 
     type PublishManyStream = Followed<PublishManyResponse>;
@@ -140,7 +148,7 @@ impl PubSubService for Service {
         &self,
         request: Request<Streaming<PublishManyRequest>>,
     ) -> Result<Response<Self::PublishManyStream>, Status> {
-        let many = Many::new(&self.0.node, request.into_inner());
+        let many = Many::new(&self.0.node, caller::uid(&request), request.into_inner());
         let answers = stream::unfold(many, async |mut many| Some((many.next().await?, many)));
         Ok(Response::new(reply::follow(self.0.stop.clone(), answers)))
     }

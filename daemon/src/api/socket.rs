@@ -2,15 +2,19 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use nix::unistd::{Group, chown};
+use nix::{
+    errno::Errno,
+    unistd::{Group, chown},
+};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -19,7 +23,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
-use super::caller::Admission;
+use super::{
+    caller::Admission,
+    turned_away::{turn_away, turn_away_now},
+};
 use crate::{
     paths::{Mode, Paths},
     systemd::Probe,
@@ -31,8 +38,15 @@ const FIRST_BYTE: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: u32 = 512;
 /// Most connections that wait for their caller to be admitted.
 const ARRIVING: usize = 256;
+/// For a caller when there is no descriptor left.
+const NO_DESCRIPTOR: &str = "p2pd has no file descriptor left for this connection: end some of the programs that use it, or raise its \
+    limit (LimitNOFILE of its unit, or `ulimit -n`)";
+/// Callers that are told so one after the other.
+const REFUSED_AT_ONCE: usize = 64;
 /// How long to leave a full table of descriptors alone.
 const BACK_OFF: Duration = Duration::from_millis(200);
+/// How often it is logged that connections are not accepted.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Makes the socket with mode 0660, in system mode for group p2pd. A stale one is replaced, a living one is not.
 pub(crate) fn bind(paths: &Paths) -> anyhow::Result<UnixListener> {
@@ -74,6 +88,15 @@ fn give_to_group(socket: &Path) -> anyhow::Result<()> {
 
 type Open = Arc<Mutex<HashMap<u32, u32>>>;
 
+/// What becomes of a caller.
+enum Admitted {
+    Taken(Connection),
+    /// There is no place; why, for people.
+    Full(UnixStream, String),
+    /// It may not call.
+    Stranger,
+}
+
 /// An admitted connection.
 pub(super) struct Connection {
     stream: UnixStream,
@@ -111,6 +134,7 @@ pub(super) fn accept(
     tokio::spawn(async move {
         let door = Arc::new(Door { admission, per_user, probe, open: Open::default() });
         let arriving = Arc::new(Semaphore::new(ARRIVING));
+        let mut spare = Spare::new();
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -123,16 +147,46 @@ pub(super) fn accept(
                         tokio::spawn(door.clone().receive(stream, ready.clone(), arriving));
                     } else {
                         tracing::warn!("connection closed: too many wait to be admitted");
+                        turn_away_now(stream, "too many callers wait to be admitted to p2pd; try again");
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "connection not accepted");
+                    spare.refuse(&listener, &error).await;
                     tokio::time::sleep(BACK_OFF).await;
                 }
             }
         }
     });
     ReceiverStream::new(connections)
+}
+
+/// A descriptor that is kept to tell a caller that there is none left: one who is not accepted would wait in silence.
+struct Spare {
+    file: Option<File>,
+    logged: Option<Instant>,
+}
+
+impl Spare {
+    fn new() -> Self {
+        Spare { file: File::open("/dev/null").ok(), logged: None }
+    }
+
+    /// Tells those who call why connections are not accepted, where there is no descriptor left.
+    async fn refuse(&mut self, listener: &UnixListener, error: &io::Error) {
+        if self.logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+            self.logged = Some(Instant::now());
+            tracing::warn!(%error, "connections are not accepted");
+        }
+        let full = [Errno::EMFILE, Errno::ENFILE].map(|errno| Some(errno as i32));
+        if full.contains(&error.raw_os_error()) {
+            self.file = None;
+            for _ in 0..REFUSED_AT_ONCE {
+                let Ok(Ok((stream, _))) = tokio::time::timeout(BACK_OFF, listener.accept()).await else { break };
+                turn_away_now(stream, NO_DESCRIPTOR);
+            }
+            self.file = File::open("/dev/null").ok();
+        }
+    }
 }
 
 /// What decides about callers.
@@ -151,7 +205,11 @@ impl Door {
         ready: mpsc::Sender<io::Result<Connection>>,
         arriving: Option<OwnedSemaphorePermit>,
     ) {
-        let Some(connection) = self.admit(stream).await else { return };
+        let connection = match self.admit(stream).await {
+            Admitted::Taken(connection) => connection,
+            Admitted::Full(stream, why) => return turn_away(stream, &why).await,
+            Admitted::Stranger => return,
+        };
         drop(arriving);
         if let Ok(Ok(())) = tokio::time::timeout(FIRST_BYTE, connection.stream.readable()).await {
             let _ = ready.send(Ok(connection)).await;
@@ -163,25 +221,30 @@ impl Door {
         stream.peer_cred().is_ok_and(|caller| self.probe.is_from(caller.pid()))
     }
 
-    async fn admit(&self, stream: UnixStream) -> Option<Connection> {
-        let caller = stream.peer_cred().ok()?;
+    async fn admit(&self, stream: UnixStream) -> Admitted {
+        let Ok(caller) = stream.peer_cred() else { return Admitted::Stranger };
         if !self.admission.admits(caller.uid(), caller.gid()).await {
             tracing::warn!(uid = caller.uid(), pid = caller.pid(), "caller not admitted");
-            return None;
+            return Admitted::Stranger;
         }
         if self.is_probe(&stream) {
-            return Some(Connection { stream, _place: None });
+            return Admitted::Taken(Connection { stream, _place: None });
         }
         let mut counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let all: u32 = counts.values().sum();
         let own = counts.entry(caller.uid()).or_default();
         if *own >= self.per_user || all >= MAX_CONNECTIONS {
             tracing::warn!(uid = caller.uid(), "too many connections");
-            return None;
+            let whose = if *own >= self.per_user {
+                format!("{own} connections of this user already, as many as api.max_connections_per_user allows")
+            } else {
+                format!("{all} connections of all users already, as many as it takes")
+            };
+            return Admitted::Full(stream, format!("p2pd has {whose}; end some of the programs that hold them"));
         }
         *own += 1;
         let place = Place { open: self.open.clone(), uid: caller.uid() };
-        Some(Connection { stream, _place: Some(place) })
+        Admitted::Taken(Connection { stream, _place: Some(place) })
     }
 }
 

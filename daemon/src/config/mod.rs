@@ -118,8 +118,8 @@ pub struct Network {
     #[config(default = false, env = "P2PD_NETWORK_MPLEX")]
     pub mplex: bool,
 
-    /// While the daemon has more resident memory than this, in MiB, it lets go of an eighth of its peers every five seconds, the
-    /// least useful first; 64 to 1048576, or 0 for no bound.
+    /// While the daemon has more resident memory than this, in MiB, beside messages of programs that wait, it lets go of an eighth of its
+    /// peers every five seconds, the least useful first, as long as that helps; 64 to 1048576, or 0 for no bound.
     #[config(default = 512, env = "P2PD_NETWORK_MEMORY_MIB")]
     pub memory_mib: u32,
 }

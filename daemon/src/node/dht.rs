@@ -9,13 +9,23 @@ use futures::{
 };
 use p2pd_core::{
     id::PeerId,
+    time::UnixMs,
     value::{self, MAX_DATA, MAX_NAME, MAX_TTL_MS, ValueBody},
 };
 use p2pd_net::{Found, NetError};
+use p2pd_store::{Store, StoreError};
 use tokio::sync::mpsc::Receiver;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Node, NodeError, persist::reached_at, wall};
+use super::{Node, NodeError, blocking, persist::reached_at, wall};
+
+/// Name of the setting that keeps the number of the last value.
+const VALUE_SEQ: &str = "value-seq";
+
+/// The number of the last value that was put.
+pub(super) fn last_value(store: &Store) -> Result<u64, StoreError> {
+    Ok(store.setting(VALUE_SEQ)?.and_then(|kept| kept.parse().ok()).unwrap_or_default())
+}
 
 fn check(key: &[u8]) -> Result<Vec<u8>, NodeError> {
     if (1..=128).contains(&key.len()) {
@@ -114,13 +124,20 @@ impl Node {
         }
         self.need_peers().await?;
         let now = wall().0;
-        // Two within a millisecond, or after the clock was set back, still follow one another.
-        let next = |last: u64| now.max(last.saturating_add(1));
-        let seq = &self.0.value_seq;
-        let seq = seq.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last))).map_or(now, next);
+        let seq = self.next_value(now).await?;
         let expires_ms = now.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(MAX_TTL_MS));
         let signed = value::sign(&ValueBody { key: key.clone(), data, seq, expires_ms }, &self.0.signer);
         within_a_minute(self.0.net.put_value(key, signed, ttl)).await?;
+        Ok(seq)
+    }
+
+    /// The number of a value that is put now. Kept on disk, so that it follows the one before also after a restart.
+    async fn next_value(&self, now: u64) -> Result<u64, NodeError> {
+        let seq = &self.0.value_seq;
+        let next = |last| value::next_seq(last, UnixMs(now));
+        let seq = seq.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last))).map_or(now, next);
+        let store = self.0.store.clone();
+        blocking(move || store.set_setting(VALUE_SEQ, &seq.to_string())).await?;
         Ok(seq)
     }
 

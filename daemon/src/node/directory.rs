@@ -2,6 +2,7 @@
 
 mod newcomers;
 mod questions;
+mod unwritten;
 
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use p2pd_core::{
     topic,
 };
 use p2pd_net::TopicRule;
-use p2pd_store::{DirectoryRecord, Store, StoreError};
+use p2pd_store::{Store, StoreError};
 use tokio::sync::broadcast;
 
-use self::{newcomers::Newcomers, questions::Questions};
+pub(super) use self::unwritten::ToDisk;
+use self::{newcomers::Newcomers, questions::Questions, unwritten::Unwritten};
 use super::{Node, NodeError, WATCH, lock, streams::Waiting, wall};
 
 /// How often a flood of the directory is told, in milliseconds.
@@ -27,10 +29,11 @@ const FLOOD_MS: u64 = 60_000;
 pub(super) struct State {
     directory: Directory,
     told: broadcast::Sender<StreamChange>,
-    /// Whether the disk's copy is behind.
-    pub(super) changed: bool,
+    unwritten: Unwritten,
     /// The time of what this daemon said last.
     said: UnixMs,
+    /// The same for its own directory: never earlier than before.
+    said_here: UnixMs,
     newcomers: Newcomers,
     questions: Questions,
     /// When it was told last that streams found no room, and who has brought most.
@@ -44,6 +47,7 @@ impl State {
         let (wall, next) = (wall().0, self.said.0.saturating_add(1));
         // After the clock was set back by much it counts anew; others would take the time for one to come.
         self.said = UnixMs(if next.saturating_sub(wall) < AHEAD { wall.max(next) } else { wall });
+        self.said_here = UnixMs(self.said.0.max(self.said_here.0.saturating_add(1)));
         self.said
     }
 }
@@ -68,18 +72,22 @@ pub(crate) enum StreamChange {
 
 impl State {
     pub(super) fn restore(store: &Store, now: MonoMs) -> Result<Self, StoreError> {
-        let mut directory = Directory::default();
+        let (mut directory, mut unwritten) = (Directory::default(), Unwritten::default());
         for (publisher, stream, record) in store.directory()? {
             // A record of an older or newer p2pd may hold a name that is none today; the network tells it anew.
-            let (Ok(publisher), Ok(stream)) = (PeerId::from_bytes(&publisher), stream.parse()) else { continue };
-            let Ok(metadata) = serde_json::from_str(&record.metadata) else { continue };
+            let names = PeerId::from_bytes(&publisher).ok().zip(stream.parse().ok());
+            let Some(((publisher, stream), metadata)) = names.zip(serde_json::from_str(&record.metadata).ok()) else {
+                unwritten = Unwritten::All;
+                continue;
+            };
             directory.restore(now, StreamKey { publisher, stream }, Metadata(metadata), UnixMs(record.time));
         }
         Ok(State {
             directory,
             told: broadcast::Sender::new(WATCH),
-            changed: false,
+            unwritten,
             said: UnixMs::default(),
+            said_here: UnixMs::default(),
             newcomers: Newcomers::new(now),
             questions: Questions::new(now),
             flood: None,
@@ -104,7 +112,9 @@ impl Node {
             let effects = state.directory.apply(now, origin, message);
             let (changes, rest): (Vec<_>, _) =
                 effects.into_iter().partition(|effect| matches!(effect, Effect::Change(_)));
-            state.changed |= !changes.is_empty();
+            let changed =
+                |effect: &Effect| if let Effect::Change(change) = effect { Some(change.key().clone()) } else { None };
+            state.unwritten.add(changes.iter().filter_map(changed));
             (changes, rest)
         };
         self.tell(changes.into_iter().filter_map(|e| if let Effect::Change(c) = e { Some(c) } else { None }));
@@ -123,7 +133,7 @@ impl Node {
         let changes = {
             let mut state = lock(&self.0.directory);
             let changes = state.directory.sweep(now);
-            state.changed |= !changes.is_empty();
+            state.unwritten.add(changes.iter().map(|change| change.key().clone()));
             changes
         };
         self.tell(changes);
@@ -169,15 +179,18 @@ impl Node {
     }
 
     async fn say_also_to(&self, message: DirectoryMessage, peers: Vec<PeerId>) -> Result<(), AnnounceError> {
-        let time = lock(&self.0.directory).next_time();
+        let (time, here) = {
+            let mut state = lock(&self.0.directory);
+            (state.next_time(), state.said_here)
+        };
         let bytes = announce::encode(&message, &self.0.me, time)?;
         let sent = self.0.net.publish_also_to(&self.directory_topic(), Bytes::from(bytes.clone()), peers).await;
         if let Err(error) = sent {
             tracing::debug!(%error, "directory message not sent");
         }
-        if let Ok((message, time)) = announce::decode(&bytes, &self.0.me) {
+        if let Ok((message, _)) = announce::decode(&bytes, &self.0.me) {
             let me = &self.0.me;
-            Box::pin(self.apply(Origin { signer: me, via: me, time }, message)).await;
+            Box::pin(self.apply(Origin { signer: me, via: me, time: here }, message)).await;
         }
         Ok(())
     }
@@ -282,25 +295,5 @@ impl Node {
         let mut own = state.directory.iter().filter(|(key, _)| key.publisher == self.0.me);
         let elsewhere = own.find(|(_, entry)| entry.metadata.addresses() != addresses);
         elsewhere.map(|(key, entry)| (key.clone(), entry.metadata.clone()))
-    }
-
-    /// The directory is to be written anew.
-    pub(super) fn directory_changed(&self) {
-        lock(&self.0.directory).changed = true;
-    }
-
-    /// What goes to disk: the streams of others, if anything changed.
-    pub(super) fn directory_records(&self, all: bool) -> Option<Vec<(Vec<u8>, String, DirectoryRecord)>> {
-        let mut state = lock(&self.0.directory);
-        if !std::mem::take(&mut state.changed) && !all {
-            return None;
-        }
-        let others = state.directory.iter().filter(|(key, _)| key.publisher != self.0.me);
-        let record = |(key, entry): (&StreamKey, &Entry)| {
-            let metadata = serde_json::to_string(&entry.metadata.0).unwrap_or_default();
-            let record = DirectoryRecord { metadata, time: entry.time.0 };
-            (key.publisher.as_bytes().to_vec(), key.stream.to_string(), record)
-        };
-        Some(others.map(record).collect())
     }
 }

@@ -3,12 +3,12 @@
 use p2pd_core::{
     id::PeerId,
     rate::{Bucket, Buckets},
-    time::MonoMs,
+    time::{MonoMs, RunMs},
 };
 use p2pd_store::{EventRecord, Store, StoreError};
 use tokio::sync::broadcast;
 
-use super::{Node, NodeError, WATCH, blocking, first_number, lock, wall};
+use super::{Node, NodeError, WATCH, blocking, lock, running::first_number, wall};
 
 /// One event and its number.
 #[derive(Clone, Debug)]
@@ -41,8 +41,8 @@ const MAX_BUCKETS: usize = 1024;
 const LEFT_OUT_MS: u64 = 60_000;
 
 impl State {
-    pub(super) fn restore(store: &Store) -> Result<Self, StoreError> {
-        let next = store.last_event()?.map_or(0, |last| last.saturating_add(1)).max(first_number());
+    pub(super) fn restore(store: &Store, running: RunMs) -> Result<Self, StoreError> {
+        let next = store.last_event()?.map_or(0, |last| last.saturating_add(1)).max(first_number(running));
         Ok(State {
             next,
             told: broadcast::Sender::new(WATCH),

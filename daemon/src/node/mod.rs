@@ -2,6 +2,7 @@
 
 mod access;
 mod clock;
+mod descriptors;
 mod dht;
 mod directory;
 mod error;
@@ -16,7 +17,9 @@ mod publication;
 mod pubsub;
 mod pump;
 mod regain;
+mod running;
 mod state;
+mod storage;
 mod streams;
 mod tunnels;
 
@@ -28,7 +31,7 @@ use std::{
 
 use p2pd_core::{
     id::{PeerId, StreamId},
-    time::{MonoMs, UnixMs},
+    time::{MonoMs, RunMs, UnixMs},
 };
 use p2pd_net::{Event, Handle, Identity, Incoming, NetError, PeerInfo, queue};
 use p2pd_store::{Store, StoreError};
@@ -38,6 +41,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use descriptors::{Descriptors, raise_limit};
 pub(crate) use directory::{Listed, StreamChange};
 pub(crate) use error::NodeError;
 pub(crate) use events::Happened;
@@ -67,6 +71,8 @@ struct Inner {
     net: Handle,
     store: Arc<Store>,
     began: Instant,
+    /// Running time when this process began.
+    ran_before: RunMs,
     started: UnixMs,
     directory: Mutex<directory::State>,
     streams: Mutex<streams::Streams>,
@@ -78,6 +84,8 @@ struct Inner {
     topics_changed: Notify,
     /// Messages on their way to the disk.
     to_log: queue::Writer<pubsub::ToWrite>,
+    /// Messages of programs on their way to the network.
+    waiting: pubsub::Waiting,
     /// Peers on their way into the peer book.
     to_remember: mpsc::Sender<PeerId>,
     /// Held while a topic's record on disk changes.
@@ -103,6 +111,8 @@ struct Inner {
     said_too_large: Mutex<HashSet<String>>,
     /// Why nothing is written to disk, while that is so.
     storage_fault: Mutex<Option<String>>,
+    /// How many are in use, while few are left.
+    descriptors_short: Mutex<Option<descriptors::Descriptors>>,
     /// `None`: which ones is not known.
     peers_changed: broadcast::Sender<Option<PeerId>>,
     counters: Counters,
@@ -129,22 +139,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Calls to the disk at once. One that hangs takes no more of the threads on which the groups of callers are looked up, too.
+static DISK: Semaphore = Semaphore::const_new(64);
+
 /// Does what blocks for the disk.
 async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, NodeError> {
-    Ok(tokio::task::spawn_blocking(act).await.map_err(|e| NodeError::Internal(e.to_string()))??)
+    let room = DISK.acquire().await.map_err(|e| NodeError::Internal(e.to_string()))?;
+    let call = tokio::task::spawn_blocking(move || {
+        let _room = room;
+        act()
+    });
+    Ok(call.await.map_err(|e| NodeError::Internal(e.to_string()))??)
 }
 
 fn wall() -> UnixMs {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Numbers that go on across restarts begin with the time, in microseconds, so that none given before a crash is given again:
-/// nothing happens a million times a second.
-fn first_number() -> u64 {
-    wall().0.saturating_mul(1000).max(1)
 }
 
 impl Node {
@@ -160,6 +172,8 @@ impl Node {
     ) -> anyhow::Result<(Self, JoinHandle<()>)> {
         let Some(signer) = identity.secret() else { anyhow::bail!("the identity is not Ed25519") };
         let store = Arc::new(store);
+        let ran_before = running::restore(&store)?;
+        let waiting = pubsub::Waiting::new(net.held());
         let (to_log, log_queue) = queue::bounded(pubsub::WAITING.0, pubsub::WAITING.1);
         let (to_remember, told) = mpsc::channel(persist::WAITING);
         let node = Node(Arc::new(Inner {
@@ -168,6 +182,7 @@ impl Node {
             signer,
             net,
             began: Instant::now(),
+            ran_before,
             started: wall(),
             directory: Mutex::new(directory::State::restore(&store, MonoMs(0))?),
             streams: Mutex::default(),
@@ -176,15 +191,16 @@ impl Node {
             topics: Mutex::default(),
             topics_changed: Notify::new(),
             to_log,
+            waiting,
             to_remember,
             writing_logs: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),
-            events: Mutex::new(events::State::restore(&store)?),
+            events: Mutex::new(events::State::restore(&store, ran_before)?),
             rules: Mutex::default(),
             pins: Mutex::default(),
             ruling: tokio::sync::Mutex::default(),
             protocols: Arc::default(),
-            value_seq: AtomicU64::new(0),
+            value_seq: AtomicU64::new(dht::last_value(&store)?),
             store,
             lost: Mutex::default(),
             moved: Mutex::default(),
@@ -192,6 +208,7 @@ impl Node {
             clocks: Mutex::default(),
             said_too_large: Mutex::default(),
             storage_fault: Mutex::default(),
+            descriptors_short: Mutex::default(),
             peers_changed: broadcast::Sender::new(WATCH),
             counters: Counters::default(),
             farewells: TaskTracker::new(),
@@ -211,6 +228,8 @@ impl Node {
                 () = pump::run(carrying.clone(), incoming, events, stop) => {}
                 () = pubsub::write_logs(carrying.clone(), log_queue) => {}
                 () = persist::run(carrying.clone(), told) => {}
+                () = storage::watch(carrying.clone()) => {}
+                () = descriptors::watch(carrying.clone()) => {}
             }
         });
         node.redial(known);

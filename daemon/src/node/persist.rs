@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use p2pd_core::{id::PeerId, scope};
+use p2pd_core::{id::PeerId, scope, time::RunMs};
 use p2pd_net::PeerInfo;
 use p2pd_store::PeerRecord;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
-use super::{Node, NodeError, blocking, lock, wall};
+use super::{Node, NodeError, blocking, directory::ToDisk, running};
 
-/// A setting that holds nothing.
-const PROBE: &str = "probe";
+/// How often running time is kept. That shows as well whether the disk takes anything, where there is nothing else to write.
+const KEEP_RUNNING_MS: u64 = 10_000;
 /// Peers in the peer book.
 const MAX_PEERS: usize = 1000;
 /// Peers that wait to be written into the peer book. Others are, when they tell again who they are.
@@ -20,11 +20,16 @@ pub(super) const WAITING: usize = 256;
 pub(super) async fn run(node: Node, mut told: mpsc::Receiver<PeerId>) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut kept: Option<RunMs> = None;
     loop {
         tokio::select! {
             _ = tick.tick() => {
-                let written = node.persist(false).await;
-                node.note_storage(written.err().map(|error| error.to_string()));
+                let now = node.running();
+                let due = kept.is_none_or(|kept| now.since(kept) >= KEEP_RUNNING_MS);
+                match node.persist(due).await {
+                    Ok(()) => kept = if due { Some(now) } else { kept },
+                    Err(error) => tracing::debug!(%error, "state not written; trying again"),
+                }
             }
             Some(peer) = told.recv() => if let Err(error) = node.remember(&peer).await {
                 tracing::debug!(%error, "peer not written to the peer book");
@@ -34,19 +39,19 @@ pub(super) async fn run(node: Node, mut told: mpsc::Receiver<PeerId>) {
 }
 
 impl Node {
-    /// Writes what changed; `all`: everything.
-    pub(super) async fn persist(&self, all: bool) -> Result<(), NodeError> {
-        let directory = self.directory_records(all);
+    /// Writes what changed, with running time where that is to be kept.
+    pub(super) async fn persist(&self, with_running: bool) -> Result<(), NodeError> {
+        let (unwritten, directory) = self.directory_changes();
         let events = self.unwritten();
         let newest = events.last().map(|(cursor, _)| *cursor);
-        let (store, failed) = (self.0.store.clone(), lock(&self.0.storage_fault).is_some());
+        let (store, running) = (self.0.store.clone(), self.running());
         let written = blocking(move || {
-            // There may be nothing else to tell that it is well again.
-            if failed {
-                store.set_setting(PROBE, "")?;
+            if with_running {
+                running::keep(&store, running)?;
             }
-            if let Some(entries) = directory {
-                store.replace_directory(&entries)?;
+            match directory {
+                ToDisk::Changes(changes) => store.change_directory(&changes)?,
+                ToDisk::All(entries) => store.replace_directory(&entries)?,
             }
             store.append_events(&events)
         });
@@ -54,41 +59,19 @@ impl Node {
             Ok(()) => self.are_written(newest),
             // Both are tried again.
             Err(error) => {
-                self.directory_changed();
+                self.directory_not_written(unwritten);
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    /// Notes whether what changed could be written, and tells when that changes.
-    pub(super) fn note_storage(&self, fault: Option<String>) {
-        let before = std::mem::replace(&mut *lock(&self.0.storage_fault), fault.clone());
-        match (before, fault) {
-            (None, Some(fault)) => {
-                tracing::error!(fault, "state not written; trying again each second");
-                self.happened("storage-failed", &fault);
-            }
-            (Some(_), None) => {
-                tracing::info!("state is written again");
-                self.happened("storage-back", "");
-            }
-            (Some(_), Some(_)) | (None, None) => {}
-        }
-    }
-
     /// Writes a peer that told who it is into the peer book.
     async fn remember(&self, peer: &PeerId) -> Result<(), NodeError> {
         let info = self.peer(peer).await?;
-        let record = PeerRecord { addresses: reached_at(&info), seen: wall().0 };
+        let record = PeerRecord { addresses: reached_at(&info), seen: self.running().0 };
         let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
         blocking(move || store.put_peers(&[(key, record)], MAX_PEERS)).await
-    }
-
-    /// Reads a setting, to see that the store answers.
-    pub(crate) async fn probe_store(&self) -> Result<(), NodeError> {
-        let store = self.0.store.clone();
-        blocking(move || store.setting(PROBE).map(|_| ())).await
     }
 }
 

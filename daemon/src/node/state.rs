@@ -9,7 +9,7 @@ use std::{
 use p2pd_core::{clock::Judgement, id::PeerId};
 use p2pd_net::BootstrapFault;
 
-use super::{Node, NodeError, lock};
+use super::{Descriptors, Node, NodeError, lock};
 
 /// Numbers of the daemon.
 pub(crate) struct Statistics {
@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) gossip_ended: Vec<PeerId>,
     /// Why nothing is written to disk.
     pub(crate) storage_fault: Option<String>,
+    /// Where few are left.
+    pub(crate) descriptors_short: Option<Descriptors>,
 }
 
 impl Node {
@@ -72,6 +74,7 @@ impl Node {
             flooded_by: self.flooded_by(),
             gossip_ended: peers.iter().filter(|peer| peer.gossip_ended).map(|peer| peer.peer.clone()).collect(),
             storage_fault: lock(&self.0.storage_fault).clone(),
+            descriptors_short: *lock(&self.0.descriptors_short),
         })
     }
 

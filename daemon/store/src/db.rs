@@ -1,7 +1,11 @@
 //! The database: opened with the bounds of a small daemon, spoken to in the words of the domain. Calls block for a
 //! disk access; keep them off the way of a frame.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    sync::{PoisonError, RwLock},
+    time::Instant,
+};
 
 use prost::Message;
 use rocksdb::{
@@ -11,6 +15,7 @@ use rocksdb::{
 
 use crate::{
     StoreError,
+    health::Health,
     record::{DirectoryRecord, EventRecord, PeerRecord},
     schema::{
         DIRECTORY, EVENTS, MAX_EVENTS, MIGRATIONS, PEERS, SETTINGS, TABLES, VERSION, VERSION_KEY, directory_key,
@@ -20,8 +25,14 @@ use crate::{
 
 /// The store; one process at a time has it open.
 pub struct Store {
-    pub(crate) db: DB,
+    pub(crate) path: PathBuf,
+    /// `None` after it failed and could not be opened again.
+    pub(crate) open: RwLock<Option<DB>>,
+    pub(crate) health: Health,
 }
+
+/// A stream of the directory: publisher, stream id, and its record, or none where it is gone.
+pub type DirectoryChange = (Vec<u8>, String, Option<DirectoryRecord>);
 
 fn options() -> Options {
     let cache = Cache::new_lru_cache(4 << 20);
@@ -65,27 +76,46 @@ fn refuse_other_tables(path: &Path) -> Result<(), StoreError> {
     known_version(&DB::open_cf_for_read_only(&options(), path, names, false)?, path).map(drop)
 }
 
+/// Opens or creates the database and brings it to this version's schema.
+pub(crate) fn open(path: &Path) -> Result<DB, StoreError> {
+    refuse_other_tables(path)?;
+    let tables = TABLES.map(|name| ColumnFamilyDescriptor::new(name, options()));
+    let db = DB::open_cf_descriptors(&options(), path, tables)?;
+    let found = known_version(&db, path)?;
+    for (version, migration) in (2..).zip(MIGRATIONS).filter(|(version, _)| found > 0 && *version > found) {
+        let mut batch = WriteBatch::default();
+        migration(&db, &mut batch)?;
+        batch.put(VERSION_KEY, u32::to_be_bytes(version));
+        db.write_opt(batch, &written(Reach::Disk))?;
+    }
+    if found == 0 {
+        db.put_opt(VERSION_KEY, VERSION.to_be_bytes(), &written(Reach::Disk))?;
+    }
+    Ok(db)
+}
+
+pub(crate) fn table<'a>(db: &'a DB, name: &'static str) -> Result<&'a ColumnFamily, StoreError> {
+    db.cf_handle(name).ok_or(StoreError::Corrupt { table: name })
+}
+
 impl Store {
     /// Opens or creates the database and brings it to this version's schema. A newer one is refused untouched.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        refuse_other_tables(path)?;
-        let tables = TABLES.map(|name| ColumnFamilyDescriptor::new(name, options()));
-        let db = DB::open_cf_descriptors(&options(), path, tables)?;
-        let found = known_version(&db, path)?;
-        for (version, migration) in (2..).zip(MIGRATIONS).filter(|(version, _)| found > 0 && *version > found) {
-            let mut batch = WriteBatch::default();
-            migration(&db, &mut batch)?;
-            batch.put(VERSION_KEY, u32::to_be_bytes(version));
-            db.write_opt(batch, &synced())?;
-        }
-        if found == 0 {
-            db.put_opt(VERSION_KEY, VERSION.to_be_bytes(), &synced())?;
-        }
-        Ok(Store { db })
+        let open = RwLock::new(Some(open(path)?));
+        Ok(Store { path: path.to_owned(), open, health: Health::default() })
     }
 
-    pub(crate) fn table(&self, name: &'static str) -> Result<&ColumnFamily, StoreError> {
-        self.db.cf_handle(name).ok_or(StoreError::Corrupt { table: name })
+    /// Does something with the database.
+    pub(crate) fn call<T>(&self, act: impl FnOnce(&DB) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let _running = self.health.begin(Instant::now());
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        act(open.as_ref().ok_or(StoreError::Closed)?)
+    }
+
+    /// Writes all of a batch or nothing.
+    pub(crate) fn write(&self, db: &DB, batch: WriteBatch, reach: Reach) -> Result<(), StoreError> {
+        let done = db.write_opt(batch, &written(reach)).map_err(StoreError::from);
+        done.inspect_err(|error| self.health.failed(Instant::now(), error))
     }
 
     pub(crate) fn all<T>(
@@ -93,23 +123,29 @@ impl Store {
         table: &'static str,
         read: impl Fn(&[u8], &[u8]) -> Option<T>,
     ) -> Result<Vec<T>, StoreError> {
-        let rows = self.db.iterator_cf(self.table(table)?, IteratorMode::Start);
-        rows.map(|row| {
-            let (key, value) = row?;
-            read(&key, &value).ok_or(StoreError::Corrupt { table })
+        self.call(|db| {
+            let rows = db.iterator_cf(self::table(db, table)?, IteratorMode::Start);
+            rows.map(|row| {
+                let (key, value) = row?;
+                read(&key, &value).ok_or(StoreError::Corrupt { table })
+            })
+            .collect()
         })
-        .collect()
     }
 
     /// A setting; survives power loss once `set_setting` has returned.
     pub fn setting(&self, name: &str) -> Result<Option<String>, StoreError> {
-        let value = self.db.get_cf(self.table(SETTINGS)?, name)?;
+        let value = self.call(|db| Ok(db.get_cf(table(db, SETTINGS)?, name)?))?;
         value.map(|bytes| String::from_utf8(bytes).map_err(|_| StoreError::Corrupt { table: SETTINGS })).transpose()
     }
 
     /// Keeps a setting.
     pub fn set_setting(&self, name: &str, value: &str) -> Result<(), StoreError> {
-        Ok(self.db.put_cf_opt(self.table(SETTINGS)?, name, value, &synced())?)
+        self.call(|db| {
+            let mut batch = WriteBatch::default();
+            batch.put_cf(table(db, SETTINGS)?, name, value);
+            self.write(db, batch, Reach::Disk)
+        })
     }
 
     /// Every stream of the directory: publisher, stream id, record.
@@ -122,15 +158,36 @@ impl Store {
 
     /// Replaces the directory as a whole; not synced, since the network tells it anew.
     pub fn replace_directory(&self, entries: &[(Vec<u8>, String, DirectoryRecord)]) -> Result<(), StoreError> {
-        let table = self.table(DIRECTORY)?;
-        let mut batch = WriteBatch::default();
-        for row in self.db.iterator_cf(table, IteratorMode::Start) {
-            batch.delete_cf(table, row?.0);
+        self.call(|db| {
+            let table = table(db, DIRECTORY)?;
+            let mut batch = WriteBatch::default();
+            for row in db.iterator_cf(table, IteratorMode::Start) {
+                batch.delete_cf(table, row?.0);
+            }
+            for (publisher, stream, record) in entries {
+                batch.put_cf(table, directory_key(publisher, stream), record.encode_to_vec());
+            }
+            self.write(db, batch, Reach::System)
+        })
+    }
+
+    /// Writes what has changed of the directory; not synced either.
+    pub fn change_directory(&self, changes: &[DirectoryChange]) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
         }
-        for (publisher, stream, record) in entries {
-            batch.put_cf(table, directory_key(publisher, stream), record.encode_to_vec());
-        }
-        Ok(self.db.write(batch)?)
+        self.call(|db| {
+            let table = table(db, DIRECTORY)?;
+            let mut batch = WriteBatch::default();
+            for (publisher, stream, record) in changes {
+                let key = directory_key(publisher, stream);
+                match record {
+                    Some(record) => batch.put_cf(table, key, record.encode_to_vec()),
+                    None => batch.delete_cf(table, key),
+                }
+            }
+            self.write(db, batch, Reach::System)
+        })
     }
 
     /// Every peer of the peer book.
@@ -140,7 +197,7 @@ impl Store {
 
     /// One peer of the peer book.
     pub fn peer(&self, peer: &[u8]) -> Result<Option<PeerRecord>, StoreError> {
-        let record = self.db.get_cf(self.table(PEERS)?, peer)?;
+        let record = self.call(|db| Ok(db.get_cf(table(db, PEERS)?, peer)?))?;
         record
             .map(|bytes| PeerRecord::decode(bytes.as_slice()).map_err(|_| StoreError::Corrupt { table: PEERS }))
             .transpose()
@@ -148,18 +205,21 @@ impl Store {
 
     /// Writes peers into the peer book and drops the longest unseen beyond `keep`.
     pub fn put_peers(&self, peers: &[(Vec<u8>, PeerRecord)], keep: usize) -> Result<(), StoreError> {
-        let table = self.table(PEERS)?;
-        let mut batch = WriteBatch::default();
-        for (peer, record) in peers {
-            batch.put_cf(table, peer, record.encode_to_vec());
-        }
-        self.db.write(batch)?;
+        self.call(|db| {
+            let mut batch = WriteBatch::default();
+            for (peer, record) in peers {
+                batch.put_cf(table(db, PEERS)?, peer, record.encode_to_vec());
+            }
+            self.write(db, batch, Reach::System)
+        })?;
         let mut all = self.peers()?;
         if all.len() > keep {
             all.sort_by_key(|(_, record)| std::cmp::Reverse(record.seen));
-            let mut batch = WriteBatch::default();
-            all.iter().skip(keep).for_each(|(peer, _)| batch.delete_cf(table, peer));
-            self.db.write(batch)?;
+            return self.call(|db| {
+                let (table, mut batch) = (table(db, PEERS)?, WriteBatch::default());
+                all.iter().skip(keep).for_each(|(peer, _)| batch.delete_cf(table, peer));
+                self.write(db, batch, Reach::System)
+            });
         }
         Ok(())
     }
@@ -167,22 +227,25 @@ impl Store {
     /// The kept events after number `after`, oldest first, with their numbers.
     pub fn events_after(&self, after: Option<u64>) -> Result<Vec<(u64, EventRecord)>, StoreError> {
         let from = after.map_or(0, |n| n.saturating_add(1)).to_be_bytes();
-        let rows = self.db.iterator_cf(self.table(EVENTS)?, IteratorMode::From(&from, rocksdb::Direction::Forward));
-        rows.map(|row| {
-            let (key, value) = row?;
-            let number = key.as_ref().try_into().map(u64::from_be_bytes);
-            let corrupt = StoreError::Corrupt { table: EVENTS };
-            match (number, EventRecord::decode(value.as_ref())) {
-                (Ok(number), Ok(record)) => Ok((number, record)),
-                _ => Err(corrupt),
-            }
+        self.call(|db| {
+            let rows = db.iterator_cf(table(db, EVENTS)?, IteratorMode::From(&from, rocksdb::Direction::Forward));
+            rows.map(|row| {
+                let (key, value) = row?;
+                let number = key.as_ref().try_into().map(u64::from_be_bytes);
+                let corrupt = StoreError::Corrupt { table: EVENTS };
+                match (number, EventRecord::decode(value.as_ref())) {
+                    (Ok(number), Ok(record)) => Ok((number, record)),
+                    _ => Err(corrupt),
+                }
+            })
+            .collect()
         })
-        .collect()
     }
 
     /// Number of the newest event.
     pub fn last_event(&self) -> Result<Option<u64>, StoreError> {
-        match self.db.iterator_cf(self.table(EVENTS)?, IteratorMode::End).next().transpose()? {
+        let last = self.call(|db| Ok(db.iterator_cf(table(db, EVENTS)?, IteratorMode::End).next().transpose()?))?;
+        match last {
             None => Ok(None),
             Some((key, _)) => {
                 let number = key.as_ref().try_into().map_err(|_| StoreError::Corrupt { table: EVENTS })?;
@@ -196,30 +259,41 @@ impl Store {
         if events.is_empty() {
             return Ok(());
         }
-        let table = self.table(EVENTS)?;
-        let mut batch = WriteBatch::default();
-        let newest = &events[events.len().saturating_sub(MAX_EVENTS)..];
-        for (number, record) in newest {
-            batch.put_cf(table, number.to_be_bytes(), record.encode_to_vec());
-        }
-        // The numbers leave gaps, so those on disk are counted.
-        let mut rows = self.db.raw_iterator_cf(table);
-        rows.seek_to_last();
-        for _ in newest.len()..MAX_EVENTS {
-            rows.prev();
-        }
-        if let Some(key) = rows.key() {
-            batch.delete_range_cf(table, &0u64.to_be_bytes()[..], key);
-            batch.delete_cf(table, key);
-        }
-        rows.status()?;
-        Ok(self.db.write(batch)?)
+        self.call(|db| {
+            let table = table(db, EVENTS)?;
+            let mut batch = WriteBatch::default();
+            let newest = &events[events.len().saturating_sub(MAX_EVENTS)..];
+            for (number, record) in newest {
+                batch.put_cf(table, number.to_be_bytes(), record.encode_to_vec());
+            }
+            // The numbers leave gaps, so those on disk are counted.
+            let mut rows = db.raw_iterator_cf(table);
+            rows.seek_to_last();
+            for _ in newest.len()..MAX_EVENTS {
+                rows.prev();
+            }
+            if let Some(key) = rows.key() {
+                batch.delete_range_cf(table, &0u64.to_be_bytes()[..], key);
+                batch.delete_cf(table, key);
+            }
+            rows.status()?;
+            self.write(db, batch, Reach::System)
+        })
     }
 }
 
-pub(crate) fn synced() -> WriteOptions {
+/// How far a write has come when it returns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It survives the end of this process.
+    System,
+    /// It survives power loss.
+    Disk,
+}
+
+fn written(reach: Reach) -> WriteOptions {
     let mut options = WriteOptions::default();
-    options.set_sync(true);
+    options.set_sync(reach == Reach::Disk);
     options
 }
 
@@ -245,6 +319,23 @@ mod tests {
     }
 
     #[test]
+    fn of_the_directory_is_written_what_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let entry = |n: u16| (vec![1], n.to_string(), DirectoryRecord { metadata: "{}".into(), time: n.into() });
+        let all: Vec<_> = (0..1_000).map(entry).collect();
+        store.replace_directory(&all).unwrap();
+        let records = || store.call(|db| Ok(db.latest_sequence_number())).unwrap();
+        let before = records();
+        store.change_directory(&[(vec![1], "7".into(), None), (vec![1], "new".into(), Some(entry(9).2))]).unwrap();
+        store.change_directory(&[]).unwrap();
+        assert_eq!(records() - before, 2);
+        let kept = store.directory().unwrap();
+        assert_eq!(kept.len(), 1_000);
+        assert!(kept.iter().all(|(_, stream, _)| stream != "7") && kept.iter().any(|(_, stream, _)| stream == "new"));
+    }
+
+    #[test]
     fn the_peer_book_and_the_events_are_bounded() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
@@ -267,9 +358,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         {
             let store = Store::open(directory.path()).unwrap();
-            store.db.put_cf(store.table(DIRECTORY).unwrap(), b"\xffx", b"junk").unwrap();
+            let junk = |db: &DB| Ok(db.put_cf(table(db, DIRECTORY)?, b"\xffx", b"junk")?);
+            store.call(junk).unwrap();
             assert!(matches!(store.directory(), Err(StoreError::Corrupt { table: DIRECTORY })));
-            store.db.put(VERSION_KEY, 99u32.to_be_bytes()).unwrap();
+            store.call(|db| Ok(db.put(VERSION_KEY, 99u32.to_be_bytes())?)).unwrap();
         }
         assert!(matches!(Store::open(directory.path()), Err(StoreError::Newer { found: 99, .. })));
     }
@@ -278,10 +370,10 @@ mod tests {
     fn a_newer_one_with_other_tables_is_refused_untouched() {
         let directory = tempfile::tempdir().unwrap();
         {
-            let mut store = Store::open(directory.path()).unwrap();
-            store.db.create_cf("to-come", &options()).unwrap();
-            store.db.drop_cf(DIRECTORY).unwrap();
-            store.db.put(VERSION_KEY, 99u32.to_be_bytes()).unwrap();
+            let mut db = open(directory.path()).unwrap();
+            db.create_cf("to-come", &options()).unwrap();
+            db.drop_cf(DIRECTORY).unwrap();
+            db.put(VERSION_KEY, 99u32.to_be_bytes()).unwrap();
         }
         let before = DB::list_cf(&options(), directory.path()).unwrap();
         assert!(matches!(Store::open(directory.path()), Err(StoreError::Newer { found: 99, .. })));

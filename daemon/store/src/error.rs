@@ -25,6 +25,12 @@ pub enum StoreError {
         /// Column family.
         table: &'static str,
     },
+    /// Closed, since it could not be opened again after it had failed; that is tried again.
+    #[error("the database is closed after a fault of the disk, until it can be opened again")]
+    Closed,
+    /// What the disk says.
+    #[error("disk: {0}")]
+    Disk(std::io::Error),
     /// What RocksDB says.
     #[error("database: {0}")]
     Database(#[from] rocksdb::Error),

@@ -4,11 +4,13 @@
 
 mod db;
 mod error;
+mod health;
 mod log;
+mod mend;
 mod record;
 mod schema;
 
-pub use db::Store;
+pub use db::{DirectoryChange, Store};
 pub use error::StoreError;
 pub use log::Keep;
 pub use record::{DirectoryRecord, EventRecord, LogRecord, MessageRecord, PeerRecord, SettingsRecord, TopicRecord};

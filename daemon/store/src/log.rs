@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use prost::Message;
-use rocksdb::{Direction, IteratorMode, WriteBatch};
+use rocksdb::{DB, Direction, IteratorMode, WriteBatch};
 
 use crate::{
     Store, StoreError,
-    db::synced,
+    db::{Reach, table},
     record::{LogRecord, MessageRecord, TopicRecord},
     schema::{MESSAGES, TOPICS, message_key, read_message_key},
 };
@@ -16,7 +16,7 @@ use crate::{
 pub struct Keep {
     /// Payload bytes.
     pub bytes: u64,
-    /// Messages that came before this go, milliseconds since 1970.
+    /// Messages that came before this go, in running time.
     pub since: u64,
 }
 
@@ -28,18 +28,24 @@ impl Store {
 
     /// Keeps settings and log bounds of a topic; survives power loss once it has returned.
     pub fn put_topic(&self, topic: &str, record: &TopicRecord) -> Result<(), StoreError> {
-        Ok(self.db.put_cf_opt(self.table(TOPICS)?, topic, record.encode_to_vec(), &synced())?)
+        self.call(|db| {
+            let mut batch = WriteBatch::default();
+            batch.put_cf(table(db, TOPICS)?, topic, record.encode_to_vec());
+            self.write(db, batch, Reach::Disk)
+        })
     }
 
     /// Forgets a topic's log, and the topic with it unless it has settings.
     pub fn end_log(&self, topic: &str, left: &TopicRecord) -> Result<(), StoreError> {
-        let mut batch = WriteBatch::default();
-        match left.settings {
-            Some(_) => batch.put_cf(self.table(TOPICS)?, topic, left.encode_to_vec()),
-            None => batch.delete_cf(self.table(TOPICS)?, topic),
-        }
-        batch.delete_range_cf(self.table(MESSAGES)?, message_key(topic, 0), message_key(topic, u64::MAX));
-        Ok(self.db.write_opt(batch, &synced())?)
+        self.call(|db| {
+            let mut batch = WriteBatch::default();
+            match left.settings {
+                Some(_) => batch.put_cf(table(db, TOPICS)?, topic, left.encode_to_vec()),
+                None => batch.delete_cf(table(db, TOPICS)?, topic),
+            }
+            batch.delete_range_cf(table(db, MESSAGES)?, message_key(topic, 0), message_key(topic, u64::MAX));
+            self.write(db, batch, Reach::Disk)
+        })
     }
 
     /// Appends messages to a topic's log, whose numbers grow, and drops the oldest beyond what is kept. They survive power
@@ -51,39 +57,25 @@ impl Store {
         messages: &[(u64, MessageRecord)],
         keep: Keep,
     ) -> Result<(), StoreError> {
-        let table = self.table(MESSAGES)?;
-        let mut batch = WriteBatch::default();
-        let mut log = record.log.unwrap_or_default();
-        for (number, message) in messages {
-            batch.put_cf(table, message_key(topic, *number), message.encode_to_vec());
-            log.next = log.next.max(number.saturating_add(1));
-            log.bytes = log.bytes.saturating_add(weight(message));
-        }
-        let first = log.oldest;
-        self.drop_old(topic, &mut log, keep)?;
-        // What was appended just now may be too much, too, and is not in the iterator yet: the next append drops it.
-        if log.oldest > first {
-            batch.delete_range_cf(table, message_key(topic, first), message_key(topic, log.oldest));
-        }
-        record.log = Some(log);
-        batch.put_cf(self.table(TOPICS)?, topic, record.encode_to_vec());
-        Ok(self.db.write_opt(batch, &synced())?)
-    }
-
-    /// Moves the beginning of a log past what is not kept any more.
-    fn drop_old(&self, topic: &str, log: &mut LogRecord, keep: Keep) -> Result<(), StoreError> {
-        let from = message_key(topic, log.oldest);
-        for row in self.db.iterator_cf(self.table(MESSAGES)?, IteratorMode::From(&from, Direction::Forward)) {
-            let (key, value) = row?;
-            let Some(number) = read_message_key(topic, &key) else { break };
-            let message = read(&value)?;
-            if log.bytes <= keep.bytes && message.received >= keep.since {
-                break;
+        self.call(|db| {
+            let table = table(db, MESSAGES)?;
+            let mut batch = WriteBatch::default();
+            let mut log = record.log.unwrap_or_default();
+            for (number, message) in messages {
+                batch.put_cf(table, message_key(topic, *number), message.encode_to_vec());
+                log.next = log.next.max(number.saturating_add(1));
+                log.bytes = log.bytes.saturating_add(weight(message));
             }
-            log.bytes = log.bytes.saturating_sub(weight(&message));
-            log.oldest = number.saturating_add(1);
-        }
-        Ok(())
+            let first = log.oldest;
+            drop_old(db, topic, &mut log, keep)?;
+            // What was appended just now may be too much, too, and is not in the iterator yet: the next append drops it.
+            if log.oldest > first {
+                batch.delete_range_cf(table, message_key(topic, first), message_key(topic, log.oldest));
+            }
+            record.log = Some(log);
+            batch.put_cf(self::table(db, TOPICS)?, topic, record.encode_to_vec());
+            self.write(db, batch, Reach::Disk)
+        })
     }
 
     /// Messages of a log from number `from` on, oldest first, at most so many and, beyond the first, so many bytes.
@@ -95,36 +87,57 @@ impl Store {
         bytes: u64,
     ) -> Result<Vec<(u64, MessageRecord)>, StoreError> {
         let start = message_key(topic, from);
-        let rows = self.db.iterator_cf(self.table(MESSAGES)?, IteratorMode::From(&start, Direction::Forward));
-        let mut messages = Vec::new();
-        let mut left = bytes;
-        for row in rows.take(most) {
-            let (key, value) = row?;
-            let Some(number) = read_message_key(topic, &key) else { break };
-            let message = read(&value)?;
-            left = left.saturating_sub(weight(&message));
-            if left == 0 && !messages.is_empty() {
-                break;
+        self.call(|db| {
+            let rows = db.iterator_cf(table(db, MESSAGES)?, IteratorMode::From(&start, Direction::Forward));
+            let mut messages = Vec::new();
+            let mut left = bytes;
+            for row in rows.take(most) {
+                let (key, value) = row?;
+                let Some(number) = read_message_key(topic, &key) else { break };
+                let message = read(&value)?;
+                left = left.saturating_sub(weight(&message));
+                if left == 0 && !messages.is_empty() {
+                    break;
+                }
+                messages.push((number, message));
             }
-            messages.push((number, message));
-        }
-        Ok(messages)
+            Ok(messages)
+        })
     }
 
-    /// Ids of the newest messages of a log, at most so many, and when those came, oldest first.
+    /// Ids of the newest messages of a log, at most so many, and when those came in running time, oldest first.
     pub fn newest_ids(&self, topic: &str, most: usize) -> Result<Vec<(Bytes, u64)>, StoreError> {
         let end = message_key(topic, u64::MAX);
-        let rows = self.db.iterator_cf(self.table(MESSAGES)?, IteratorMode::From(&end, Direction::Reverse));
-        let mut ids = Vec::new();
-        for row in rows.take(most) {
-            let (key, value) = row?;
-            let Some(_) = read_message_key(topic, &key) else { break };
-            let message = read(&value)?;
-            ids.push((message.id, message.received));
-        }
-        ids.reverse();
-        Ok(ids)
+        self.call(|db| {
+            let rows = db.iterator_cf(table(db, MESSAGES)?, IteratorMode::From(&end, Direction::Reverse));
+            let mut ids = Vec::new();
+            for row in rows.take(most) {
+                let (key, value) = row?;
+                let Some(_) = read_message_key(topic, &key) else { break };
+                let message = read(&value)?;
+                let came = message.came();
+                ids.push((message.id, came));
+            }
+            ids.reverse();
+            Ok(ids)
+        })
     }
+}
+
+/// Moves the beginning of a log past what is not kept any more.
+fn drop_old(db: &DB, topic: &str, log: &mut LogRecord, keep: Keep) -> Result<(), StoreError> {
+    let from = message_key(topic, log.oldest);
+    for row in db.iterator_cf(table(db, MESSAGES)?, IteratorMode::From(&from, Direction::Forward)) {
+        let (key, value) = row?;
+        let Some(number) = read_message_key(topic, &key) else { break };
+        let message = read(&value)?;
+        if log.bytes <= keep.bytes && message.came() >= keep.since {
+            break;
+        }
+        log.bytes = log.bytes.saturating_sub(weight(&message));
+        log.oldest = number.saturating_add(1);
+    }
+    Ok(())
 }
 
 fn read(value: &[u8]) -> Result<MessageRecord, StoreError> {
@@ -190,12 +203,12 @@ mod tests {
             let settings = crate::SettingsRecord { identity: 1, ..Default::default() };
             let topic = TopicRecord { settings: Some(settings), log: None };
             store.put_topic("chat", &topic).unwrap();
-            store.db.put(b"schema", 2u32.to_be_bytes()).unwrap();
+            store.call(|db| Ok(db.put(b"schema", 2u32.to_be_bytes())?)).unwrap();
             topic
         };
         let store = Store::open(directory.path()).unwrap();
         assert_eq!(store.topics().unwrap(), [("chat".to_owned(), topic)]);
-        assert_eq!(store.db.get(b"schema").unwrap().unwrap(), 3u32.to_be_bytes());
+        assert_eq!(store.call(|db| Ok(db.get(b"schema")?)).unwrap().unwrap(), 3u32.to_be_bytes());
     }
 
     #[test]
@@ -213,6 +226,6 @@ mod tests {
         let store = Store::open(directory.path()).unwrap();
         assert_eq!(store.setting("epoch").unwrap().as_deref(), Some("7"));
         assert!(store.topics().unwrap().is_empty());
-        assert_eq!(store.db.get(b"schema").unwrap().unwrap(), 3u32.to_be_bytes());
+        assert_eq!(store.call(|db| Ok(db.get(b"schema")?)).unwrap().unwrap(), 3u32.to_be_bytes());
     }
 }

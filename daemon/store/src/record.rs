@@ -20,7 +20,7 @@ pub struct PeerRecord {
     /// Addresses it was reached at, newest first.
     #[prost(string, repeated, tag = "1")]
     pub addresses: Vec<String>,
-    /// When it was last connected, milliseconds since 1970.
+    /// When it was last connected, in running time.
     #[prost(uint64, tag = "2")]
     pub seen: u64,
 }
@@ -94,7 +94,7 @@ pub struct LogRecord {
     /// Bytes of the payloads kept.
     #[prost(uint64, tag = "3")]
     pub bytes: u64,
-    /// When it last had a reader, milliseconds since 1970.
+    /// When it last had a reader, in running time.
     #[prost(uint64, tag = "4")]
     pub read: u64,
 }
@@ -120,4 +120,14 @@ pub struct MessageRecord {
     /// No message, but where one was larger than the topic took.
     #[prost(bool, tag = "6")]
     pub too_large: bool,
+    /// When it came, in running time; 0 where it was written before there was that.
+    #[prost(uint64, tag = "7")]
+    pub running: u64,
+}
+
+impl MessageRecord {
+    /// When it came, in running time, which began with the wall clock's.
+    pub(crate) fn came(&self) -> u64 {
+        if self.running == 0 { self.received } else { self.running }
+    }
 }

@@ -134,7 +134,7 @@ impl Task {
     /// Lets go of the least useful peers when there are too many.
     pub(super) fn trim(&mut self, marks: &WaterMarks, why: &'static str) {
         let gossipsub = &self.swarm.behaviour().gossipsub;
-        for peer in worth::let_go(&self.peers, &self.dial, gossipsub, Self::wall(), marks) {
+        for peer in worth::let_go(&self.peers, &self.dial, gossipsub, marks) {
             tracing::debug!(%peer, "let go of: {why}");
             let _ = self.hang_up(peer, HangUp { why, for_good: true });
         }

@@ -7,6 +7,7 @@ mod writer;
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
+use p2pd_core::time::RunMs;
 use p2pd_net::TopicRule;
 use p2pd_store::{Keep, LogRecord, MessageRecord, Store, StoreError, TopicRecord};
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 pub(crate) use self::reader::{LogReader, Logged};
 pub(in crate::node) use self::writer::{ToWrite, WAITING, write_logs};
 use super::{Topic, topic::LogStatus};
-use crate::node::{Node, NodeError, blocking, first_number, lock, wall};
+use crate::node::{Node, NodeError, blocking, lock, running::first_number, wall};
 
 /// Most logs.
 const MAX_LOGS: usize = 32;
@@ -32,7 +33,7 @@ pub(in crate::node) struct Log {
     /// The record's `next`, for readers.
     written: watch::Sender<u64>,
     /// Ids of the newest messages, and when those came.
-    known: HashMap<Bytes, u64>,
+    known: HashMap<Bytes, RunMs>,
     order: VecDeque<Bytes>,
 }
 
@@ -45,27 +46,27 @@ pub(crate) enum Start {
 }
 
 impl Log {
-    fn restored(record: LogRecord, newest: Vec<(Bytes, u64)>) -> Self {
+    fn restored(record: LogRecord, newest: Newest) -> Self {
         let (written, _) = watch::channel(record.next);
         let mut log = Log { record, next: record.next, written, known: HashMap::new(), order: VecDeque::new() };
-        newest.into_iter().for_each(|(id, received_ms)| log.remember(id, received_ms));
+        newest.into_iter().for_each(|(id, came)| log.remember(id, RunMs(came)));
         log
     }
 
     /// A new one. No cursor of an earlier log of this topic means anything in it.
-    fn begin() -> Self {
-        let first = first_number();
+    fn begin(now: RunMs) -> Self {
+        let first = first_number(now);
         Log::restored(LogRecord { oldest: first, next: first, ..LogRecord::default() }, Vec::new())
     }
 
     /// The number of a message; `None` when it is there already. An id that is a hash of the content means the same message
     /// for a while only: a sensor may say the same again.
-    pub(super) fn admit(&mut self, id: &Bytes, by_content: bool, received_ms: u64) -> Option<u64> {
-        let same = |came: &u64| !by_content || received_ms.abs_diff(*came) < SAME_MS;
+    pub(super) fn admit(&mut self, id: &Bytes, by_content: bool, now: RunMs) -> Option<u64> {
+        let same = |came: &RunMs| !by_content || now.since(*came) < SAME_MS;
         if self.known.get(id).is_some_and(same) {
             return None;
         }
-        self.remember(id.clone(), received_ms);
+        self.remember(id.clone(), now);
         Some(self.skip())
     }
 
@@ -81,8 +82,8 @@ impl Log {
         self.next = self.next.saturating_add(count);
     }
 
-    fn remember(&mut self, id: Bytes, received_ms: u64) {
-        if id.is_empty() || self.known.insert(id.clone(), received_ms).is_some() {
+    fn remember(&mut self, id: Bytes, came: RunMs) {
+        if id.is_empty() || self.known.insert(id.clone(), came).is_some() {
             return;
         }
         self.order.push_back(id);
@@ -115,9 +116,9 @@ impl Node {
                 // No log begins for a cursor of none.
                 return Err(NodeError::NoLog { topic: topic.to_owned(), asked });
             }
-            let log = found.log.get_or_insert_with(Log::begin);
+            let log = found.log.get_or_insert_with(|| Log::begin(self.running()));
             let next = begin_at(log, from)?;
-            log.record.read = wall().0;
+            log.record.read = self.running().0;
             let reader = LogReader::new(self.clone(), topic, next, log.written.subscribe());
             Ok::<_, NodeError>((found.record(), reader))
         })?;
@@ -146,8 +147,8 @@ impl Node {
         let store = self.0.store.clone();
         for (name, mut record) in blocking(move || store.topics()).await? {
             let newest = if record.log.is_some() {
-                let (store, topic) = (self.0.store.clone(), name.clone());
-                let taken_up = blocking(move || take_up(&store, &topic, record)).await?;
+                let (store, topic, now) = (self.0.store.clone(), name.clone(), self.running());
+                let taken_up = blocking(move || take_up(&store, &topic, record, now)).await?;
                 record = taken_up.0;
                 taken_up.1
             } else {
@@ -166,15 +167,20 @@ impl Node {
     }
 }
 
-/// Ids of a log's newest messages, and when those came.
+/// Ids of a log's newest messages, and when those came in running time.
 type Newest = Vec<(Bytes, u64)>;
 
 /// Goes on with a log, in which it is noted that the daemon was away. Its numbers go on with the time, past any that a reader may
 /// have had before a crash.
-fn take_up(store: &Store, topic: &str, mut record: TopicRecord) -> Result<(TopicRecord, Newest), StoreError> {
+fn take_up(
+    store: &Store,
+    topic: &str,
+    mut record: TopicRecord,
+    now: RunMs,
+) -> Result<(TopicRecord, Newest), StoreError> {
     let newest = store.newest_ids(topic, REMEMBERED)?;
-    let number = record.log.map_or(0, |log| log.next).max(first_number());
-    let away = MessageRecord { received: wall().0, away: true, ..MessageRecord::default() };
+    let number = record.log.map_or(0, |log| log.next).max(first_number(now));
+    let away = MessageRecord { received: wall().0, running: now.0, away: true, ..MessageRecord::default() };
     // What is to go goes with the first message, or at the first look.
     let keep = Keep { bytes: u64::MAX, since: 0 };
     if let Err(error) = store.append(topic, &mut record, &[(number, away)], keep) {
@@ -205,11 +211,11 @@ mod tests {
 
     #[test]
     fn the_same_content_is_another_message_after_a_while() {
-        let (mut log, id) = (Log::begin(), Bytes::from_static(b"id"));
-        let first = log.admit(&id, true, 0).unwrap();
-        assert_eq!(log.admit(&id, true, SAME_MS - 1), None);
-        assert_eq!(log.admit(&id, true, SAME_MS), Some(first + 1));
-        assert_eq!(log.admit(&id, true, SAME_MS + 1), None);
-        assert_eq!(log.admit(&id, false, 9 * SAME_MS), None, "a number is never used again");
+        let (mut log, id) = (Log::begin(RunMs(0)), Bytes::from_static(b"id"));
+        let first = log.admit(&id, true, RunMs(0)).unwrap();
+        assert_eq!(log.admit(&id, true, RunMs(SAME_MS - 1)), None);
+        assert_eq!(log.admit(&id, true, RunMs(SAME_MS)), Some(first + 1));
+        assert_eq!(log.admit(&id, true, RunMs(SAME_MS + 1)), None);
+        assert_eq!(log.admit(&id, false, RunMs(9 * SAME_MS)), None, "a number is never used again");
     }
 }

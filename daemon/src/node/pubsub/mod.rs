@@ -3,6 +3,7 @@
 mod log;
 mod outbound;
 mod topic;
+mod waiting;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,8 @@ pub(super) use log::{ToWrite, WAITING, write_logs};
 pub(crate) use outbound::Outbound;
 pub(super) use topic::Topic;
 pub(crate) use topic::{LogStatus, TopicStatus, meshes};
+pub(crate) use waiting::Room;
+pub(super) use waiting::Waiting;
 
 use super::{Node, NodeError, lock};
 
@@ -113,7 +116,7 @@ impl Node {
         let by_content = sender.is_none() || found.settings.is_some_and(|s| s.identity == Identity::Content);
         let item = TopicItem { sender, data, received_ms: super::wall().0 };
         if let Some(log) = &mut found.log
-            && let Some(number) = log.admit(&id, by_content, item.received_ms)
+            && let Some(number) = log.admit(&id, by_content, self.running())
         {
             let write = ToWrite { topic: topic.to_owned(), number, item: Some(item.clone()), id };
             self.0.to_log.push(weight, write);

@@ -2,13 +2,17 @@
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use p2pd_net::{NetError, Sending, Sent};
 
-use super::super::{Node, NodeError, lock};
+use super::{
+    super::{Node, NodeError, lock},
+    Room,
+};
 
 /// Messages of one program on their way, in their order. Dropped before they are there, they go on all the same: what the
 /// network has taken, local readers get too.
@@ -22,6 +26,8 @@ struct Message {
     data: Bytes,
     /// Or why it was refused.
     sending: Result<Sending, NodeError>,
+    /// Given back once it is gone.
+    _room: Arc<Room>,
 }
 
 impl Outbound {
@@ -34,9 +40,9 @@ impl Outbound {
     }
 
     /// Hands a message to the network, after those before it; [`Outbound::next`] tells what became of it.
-    pub(crate) async fn hand(&mut self, topic: &str, data: Bytes) {
+    pub(crate) async fn hand(&mut self, topic: &str, data: Bytes, room: Arc<Room>) {
         let sending = self.node.hand(topic, &data).await;
-        self.messages.push_back(Message { topic: topic.to_owned(), data, sending });
+        self.messages.push_back(Message { topic: topic.to_owned(), data, sending, _room: room });
     }
 
     /// What became of the oldest message. Local readers have it then, too. `None` when none is on its way. Cancel-safe.
@@ -45,7 +51,7 @@ impl Outbound {
             Ok(sending) => Some(sending.sent().await),
             Err(_) => None,
         };
-        let Message { topic, data, sending } = self.messages.pop_front()?;
+        let Message { topic, data, sending, _room } = self.messages.pop_front()?;
         Some(match sent {
             Some(sent) => self.node.published(&topic, data, sent),
             None => sending.map(|_| Sent::default()),
@@ -90,14 +96,21 @@ impl Node {
     }
 
     /// Sends a message, waiting so long for somebody who follows the topic. Local readers get it too.
-    pub(crate) async fn publish(&self, topic: &str, data: Bytes, wait: Duration) -> Result<Sent, NodeError> {
+    pub(crate) async fn publish(
+        &self,
+        topic: &str,
+        data: Bytes,
+        wait: Duration,
+        room: Room,
+    ) -> Result<Sent, NodeError> {
+        let room = Arc::new(room);
         let deadline = Instant::now().checked_add(wait);
         let mut outbound = self.outbound();
         loop {
             let changed = self.0.topics_changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            outbound.hand(topic, data.clone()).await;
+            outbound.hand(topic, data.clone(), room.clone()).await;
             match outbound.next().await.unwrap_or(Err(NetError::Stopped.into())) {
                 Err(NodeError::NoListeners(_)) if deadline.is_some_and(|at| Instant::now() < at) => {
                     if let Some(at) = deadline {

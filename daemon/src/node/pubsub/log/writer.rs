@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use p2pd_core::ring::Next;
+use p2pd_core::{ring::Next, time::RunMs};
 use p2pd_net::queue;
 use p2pd_store::{Keep, MessageRecord, TopicRecord};
 
@@ -32,12 +32,13 @@ pub(in crate::node) struct ToWrite {
 }
 
 impl ToWrite {
-    fn record(self) -> MessageRecord {
+    fn record(self, now: RunMs) -> MessageRecord {
+        let running = now.0;
         let Some(TopicItem { sender, data, received_ms }) = self.item else {
-            return MessageRecord { too_large: true, received: wall().0, ..MessageRecord::default() };
+            return MessageRecord { too_large: true, received: wall().0, running, ..MessageRecord::default() };
         };
         let sender = sender.map(|sender| Bytes::copy_from_slice(sender.as_bytes())).unwrap_or_default();
-        MessageRecord { sender, data, received: received_ms, id: self.id, ..MessageRecord::default() }
+        MessageRecord { sender, data, received: received_ms, running, id: self.id, ..MessageRecord::default() }
     }
 }
 
@@ -58,18 +59,16 @@ pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<T
         for next in std::iter::once(first).chain(more.take(BATCH)) {
             // What was dropped is a hole in the numbers, which readers see.
             let Next::Item(to_write) = next else { continue };
-            batch.entry(to_write.topic.clone()).or_default().push((to_write.number, to_write.record()));
+            batch.entry(to_write.topic.clone()).or_default().push((to_write.number, to_write.record(node.running())));
         }
         for (topic, messages) in batch {
             if let Err(error) = node.write_log(&topic, messages, 0).await {
                 tracing::debug!(%error, topic, "messages of a log were not written");
-                node.note_storage(Some(error.to_string()));
             }
         }
         for (topic, next) in node.holes(&waiting) {
             if let Err(error) = node.write_log(&topic, Vec::new(), next).await {
                 tracing::debug!(%error, topic, "what a log has lost was not written");
-                node.note_storage(Some(error.to_string()));
             }
         }
     }
@@ -108,7 +107,7 @@ impl Node {
             let topics = lock(&self.0.topics);
             let Some(topic) = topics.get(name).filter(|topic| topic.log.is_some()) else { return Ok(()) };
             let settings = topic.settings.unwrap_or_default();
-            let since = wall().0.saturating_sub(u64::from(settings.keep_s).saturating_mul(1000));
+            let since = self.running().0.saturating_sub(u64::from(settings.keep_s).saturating_mul(1000));
             (topic.record(), Keep { bytes: settings.keep_bytes, since })
         };
         let first = record.log.map_or(0, |log| log.next);
@@ -135,15 +134,15 @@ impl Node {
 
     /// Drops what is too old, and logs that nobody has read for long.
     async fn sweep_logs(&self) {
-        let now = wall().0;
+        let now = self.running();
         let logs: Vec<(String, bool)> = {
             let mut topics = lock(&self.0.topics);
             let logs = topics.iter_mut().filter_map(|(name, topic)| Some((name, topic.log.as_mut()?)));
             logs.map(|(name, log)| {
                 if log.readers() > 0 {
-                    log.record.read = now;
+                    log.record.read = now.0;
                 }
-                (name.clone(), now.saturating_sub(log.record.read) > UNREAD_MS)
+                (name.clone(), now.since(RunMs(log.record.read)) > UNREAD_MS)
             })
             .collect()
         };
