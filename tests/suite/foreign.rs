@@ -1,6 +1,6 @@
 //! Peers that are not ours, where others differ from us, or say what they should not.
 
-use std::{io::Write, process::Command, time::Duration};
+use std::time::Duration;
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
@@ -13,7 +13,6 @@ use libp2p::{
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
-use nix::sched::{CloneFlags, unshare};
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
     Durable, FindClosestPeersRequest, ListClosedConnectionsRequest, ListPeersRequest, ProvideRequest, PublishRequest,
@@ -22,6 +21,7 @@ use p2pd_api::v1::{
 };
 use p2pd_core::topic::DEFAULT_NETWORK;
 
+use crate::machines::Machine;
 use crate::support::{DEADLINE, channel, peers, setup, setup_at, start, until};
 use tokio::{
     net::TcpListener,
@@ -241,31 +241,10 @@ async fn door(ip: &str) -> (TcpListener, String) {
 const HERE: &str = "203.0.113.1";
 const THERE: &str = "203.0.113.2";
 
-/// Runs something on a thread whose sockets, and those of the threads that it starts, are in a network of their own; not at
-/// all, and says so, where none can be made.
-fn in_a_world_of_its_own(work: impl Future<Output = ()> + Send + 'static) {
-    let alone = std::thread::spawn(|| {
-        if unshare(CloneFlags::CLONE_NEWNET).is_err() {
-            let _ = writeln!(std::io::stderr(), "SKIP addresses of the DHT: network namespaces need root");
-            return;
-        }
-        for words in
-            ["link set lo up", &format!("address add {HERE}/32 dev lo"), &format!("address add {THERE}/32 dev lo")]
-        {
-            let done = Command::new("ip").args(words.split(' ')).status();
-            if !done.is_ok_and(|done| done.success()) {
-                let _ = writeln!(std::io::stderr(), "SKIP addresses of the DHT: they need iproute2");
-                return;
-            }
-        }
-        tokio::runtime::Runtime::new().unwrap().block_on(work);
-    });
-    alone.join().unwrap();
-}
-
-#[test]
-fn from_afar_nobody_has_it_dial_its_own_machine_nor_is_told_of_that() {
-    in_a_world_of_its_own(async {
+#[tokio::test(flavor = "multi_thread")]
+async fn from_afar_nobody_has_it_dial_its_own_machine_nor_is_told_of_that() {
+    let Some(machine) = Machine::with(&[HERE, THERE], "addresses of the DHT").await else { return };
+    let told = async {
         let ((near, near_address), (far, far_address)) = (door("127.0.0.1").await, door(THERE).await);
         let elsewhere = PeerId::random();
         let mut swarm = guide();
@@ -309,5 +288,6 @@ fn from_afar_nobody_has_it_dial_its_own_machine_nor_is_told_of_that() {
         let told = timeout(DEADLINE, told.recv()).await.expect("a provider").unwrap();
         assert!(told.len() == 1 && told[0].to_string().starts_with(&format!("/ip4/{HERE}/")), "{told:?}");
         answering.abort();
-    });
+    };
+    machine.run(told).await;
 }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::machines::Machine;
 use crate::support::{self, DEADLINE, peers, setup, start, until};
 use libp2p::{
     Multiaddr, Swarm, SwarmBuilder,
@@ -21,7 +22,11 @@ use p2pd::app::Daemon;
 use p2pd_api::v1::{
     ClosedConnection, ConnectRequest, ListClosedConnectionsRequest, ListPeersRequest, Peer, PinPeerRequest,
 };
-use tokio::{io::AsyncReadExt, net::TcpListener, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpSocket},
+    time::timeout,
+};
 
 /// A peer that speaks nothing and stays.
 fn guest() -> Swarm<dummy::Behaviour> {
@@ -170,6 +175,31 @@ async fn so_many_connections_are_made_at_once() {
     assert!(connected(&a).await.is_empty());
     until("room again", async || connect().await.ok()).await;
     drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_sockets_from_a_few_places_hold_up_nobody_else() {
+    const HERE: &str = "203.0.113.1";
+    const SILENT: [&str; 4] = ["203.0.113.2", "203.0.113.3", "203.0.113.4", "203.0.113.5"];
+    let addresses: Vec<_> = SILENT.into_iter().chain([HERE]).collect();
+    let Some(machine) = Machine::with(&addresses, "silent sockets").await else { return };
+    let a = machine.start(HERE, &[]).await;
+    let address = a.addresses.iter().find(|address| address.contains(HERE)).unwrap().clone();
+    let port: u16 = address.split('/').nth(4).unwrap().parse().unwrap();
+    let held = machine.run(async move {
+        let mut held = Vec::new();
+        // Sixteen at once are the most that one place may begin.
+        for from in SILENT.into_iter().flat_map(|from| [from; 16]) {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+            held.push(socket.connect(format!("{HERE}:{port}").parse().unwrap()).await.unwrap());
+        }
+        held
+    });
+    let held = held.await;
+    let b = machine.start(HERE, &[]).await;
+    peers(&b).await.connect(ConnectRequest { address }).await.expect("a place among those in the making");
+    drop(held);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ mod handlers;
 mod hostile;
 mod incompatible;
 mod limits;
+mod machines;
 mod moved;
 mod old_peers;
 mod overload;

@@ -1,63 +1,19 @@
 //! Daemons whose machine gets other addresses, and whose cable is pulled: each in a network of its own, joined by a pair of
 //! virtual interfaces.
 
-use std::{io::Write, process::Command, sync::mpsc, thread, time::Duration};
+use std::time::Duration;
 
-use nix::{
-    sched::{CloneFlags, unshare},
-    unistd::gettid,
-};
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
     ListClosedConnectionsRequest, ListPeersRequest, SubscribeStreamResponse, subscribe_stream_response::Event,
 };
-use tokio::{runtime::Handle, sync::oneshot, time::timeout};
+use tokio::time::timeout;
 use tonic::Streaming;
 
-use crate::support::{self, DEADLINE, list, listen, peers, publish, setup, until};
-
-/// A machine: a network of its own, and threads in it.
-struct Machine {
-    threads: Handle,
-    /// A thread of it, which stands for its network.
-    id: i32,
-    _stop: oneshot::Sender<()>,
-}
-
-impl Machine {
-    fn new() -> Option<Self> {
-        let (tell, told) = mpsc::channel();
-        let (stop, stopped) = oneshot::channel::<()>();
-        thread::spawn(move || {
-            if unshare(CloneFlags::CLONE_NEWNET).is_err() {
-                return;
-            }
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            tell.send((runtime.handle().clone(), gettid().as_raw())).unwrap();
-            let _ = runtime.block_on(stopped);
-        });
-        let (threads, id) = told.recv().ok()?;
-        Some(Machine { threads, id, _stop: stop })
-    }
-
-    /// Runs `ip`, in its network; false where that cannot be.
-    async fn ip(&self, words: &str) -> bool {
-        let words: Vec<_> = words.split(' ').map(str::to_owned).collect();
-        let run = self.threads.spawn(async move { Command::new("ip").args(words).status() });
-        run.await.unwrap().is_ok_and(|done| done.success())
-    }
-
-    async fn start(&self, ip: &str, bootstrap: &[String]) -> Daemon {
-        let mut setup = setup(bootstrap);
-        setup.config.network.listen = vec!["/ip4/0.0.0.0/tcp/0".into()];
-        let daemon = self.threads.spawn(Daemon::start(setup)).await.unwrap().unwrap();
-        let found = until("its address", async || {
-            support::addresses(&daemon).await.iter().any(|address| address.contains(ip)).then_some(())
-        });
-        found.await;
-        daemon
-    }
-}
+use crate::{
+    machines::{self, Machine},
+    support::{self, DEADLINE, list, listen, peers, publish, until},
+};
 
 const PUBLISHER: &str = "10.77.0.1";
 const LISTENER: &str = "10.77.0.2";
@@ -76,7 +32,7 @@ async fn two() -> Option<(Machine, Machine)> {
     };
     let made = made.await;
     if made.is_none() {
-        let _ = writeln!(std::io::stderr(), "SKIP machines that move: network namespaces need root and iproute2");
+        machines::skip("machines that move");
     }
     made
 }

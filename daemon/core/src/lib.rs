@@ -16,6 +16,7 @@ pub mod history;
 pub mod id;
 pub mod keep;
 pub mod ogg_link;
+pub mod peer_book;
 pub mod rate;
 pub mod repair;
 pub mod ring;

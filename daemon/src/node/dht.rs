@@ -17,7 +17,7 @@ use p2pd_store::{Store, StoreError};
 use tokio::sync::mpsc::Receiver;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Node, NodeError, blocking, persist::reached_at, wall};
+use super::{Node, NodeError, blocking, peer_book::reached_at, wall};
 
 /// Name of the setting that keeps the number of the last value.
 const VALUE_SEQ: &str = "value-seq";

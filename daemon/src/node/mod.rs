@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod fanout;
 mod moved;
+mod peer_book;
 mod persist;
 mod ping;
 mod pins;

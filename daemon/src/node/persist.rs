@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use p2pd_core::{id::PeerId, scope, time::RunMs};
-use p2pd_net::PeerInfo;
-use p2pd_store::PeerRecord;
+use p2pd_core::{id::PeerId, time::RunMs};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use super::{Node, NodeError, blocking, directory::ToDisk, running};
 
 /// How often running time is kept. That shows as well whether the disk takes anything, where there is nothing else to write.
 const KEEP_RUNNING_MS: u64 = 10_000;
-/// Peers in the peer book.
-const MAX_PEERS: usize = 1000;
 /// Peers that wait to be written into the peer book. Others are, when they tell again who they are.
 pub(super) const WAITING: usize = 256;
 
@@ -65,20 +61,4 @@ impl Node {
         }
         Ok(())
     }
-
-    /// Writes a peer that told who it is into the peer book.
-    async fn remember(&self, peer: &PeerId) -> Result<(), NodeError> {
-        let info = self.peer(peer).await?;
-        let record = PeerRecord { addresses: reached_at(&info), seen: self.running().0 };
-        let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
-        blocking(move || store.put_peers(&[(key, record)], MAX_PEERS)).await
-    }
-}
-
-/// Addresses to reach a peer at: where we dialled it, then where it says it listens, as far as that is of use here.
-pub(super) fn reached_at(info: &PeerInfo) -> Vec<String> {
-    let dialled = info.connections.iter().filter(|c| !c.inbound).map(|c| c.address.clone());
-    let reach = info.connections.iter().map(|c| scope::of(&c.address)).min();
-    let said = info.addresses.iter().filter(|address| Some(scope::of(address)) >= reach);
-    dialled.chain(said.cloned()).take(8).collect()
 }

@@ -1,14 +1,11 @@
-//! Peers that were lost are dialled again: those of the last run at the start, later whoever went without being sent away.
+//! Peers that were lost without being sent away are dialled again.
 
 use std::{collections::HashMap, time::Duration};
 
 use p2pd_core::{id::PeerId, time::MonoMs};
-use p2pd_store::PeerRecord;
 
 use super::{Node, NodeError, blocking, lock};
 
-/// Peers of the book that are dialled at start.
-const REDIAL: usize = 8;
 /// Lost peers that are remembered.
 const MAX_LOST: usize = 256;
 /// How long after its loss, and after each attempt, a peer is dialled; twice as long with each loss after the first.
@@ -58,20 +55,6 @@ impl Lost {
 }
 
 impl Node {
-    /// Dials the peers that were connected last, without waiting.
-    pub(super) fn redial(&self, mut known: Vec<(Vec<u8>, PeerRecord)>) {
-        known.sort_by_key(|(_, record)| std::cmp::Reverse(record.seen));
-        for (peer, record) in known.into_iter().take(REDIAL) {
-            let Ok(peer) = PeerId::from_bytes(&peer) else { continue };
-            let net = self.0.net.clone();
-            self.until_stop(async move {
-                if let Err(error) = net.connect_peer(&peer, &record.addresses).await {
-                    tracing::debug!(%error, "known peer not reached");
-                }
-            });
-        }
-    }
-
     /// Dials a peer no more that was sent away.
     pub(super) fn give_up(&self, peer: &PeerId) {
         lock(&self.0.lost).done(peer);

@@ -203,25 +203,25 @@ impl Store {
             .transpose()
     }
 
-    /// Writes peers into the peer book and drops the longest unseen beyond `keep`.
-    pub fn put_peers(&self, peers: &[(Vec<u8>, PeerRecord)], keep: usize) -> Result<(), StoreError> {
+    /// Writes a peer into the peer book.
+    pub fn put_peer(&self, peer: Vec<u8>, record: PeerRecord) -> Result<(), StoreError> {
         self.call(|db| {
             let mut batch = WriteBatch::default();
-            for (peer, record) in peers {
-                batch.put_cf(table(db, PEERS)?, peer, record.encode_to_vec());
-            }
+            batch.put_cf(table(db, PEERS)?, &peer, record.encode_to_vec());
             self.write(db, batch, Reach::System)
-        })?;
-        let mut all = self.peers()?;
-        if all.len() > keep {
-            all.sort_by_key(|(_, record)| std::cmp::Reverse(record.seen));
-            return self.call(|db| {
-                let (table, mut batch) = (table(db, PEERS)?, WriteBatch::default());
-                all.iter().skip(keep).for_each(|(peer, _)| batch.delete_cf(table, peer));
-                self.write(db, batch, Reach::System)
-            });
+        })
+    }
+
+    /// Takes peers out of it.
+    pub fn forget_peers(&self, peers: &[Vec<u8>]) -> Result<(), StoreError> {
+        if peers.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.call(|db| {
+            let (table, mut batch) = (table(db, PEERS)?, WriteBatch::default());
+            peers.iter().for_each(|peer| batch.delete_cf(table, peer));
+            self.write(db, batch, Reach::System)
+        })
     }
 
     /// The kept events after number `after`, oldest first, with their numbers.
@@ -336,11 +336,11 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_book_and_the_events_are_bounded() {
+    fn peers_are_forgotten_and_the_events_are_bounded() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        let peers: Vec<_> = (0..9u8).map(|n| (vec![n], PeerRecord { addresses: vec![], seen: n.into() })).collect();
-        store.put_peers(&peers, 4).unwrap();
+        (0..9u8).for_each(|n| store.put_peer(vec![n], PeerRecord { seen: n.into(), ..PeerRecord::default() }).unwrap());
+        store.forget_peers(&(0..5u8).map(|n| vec![n]).collect::<Vec<_>>()).unwrap();
         assert_eq!(store.peers().unwrap().iter().map(|(p, _)| p[0]).collect::<Vec<_>>(), [5, 6, 7, 8]);
         let events: Vec<_> = (0..MAX_EVENTS as u64 + 5).map(|n| (n, EventRecord::default())).collect();
         store.append_events(&events).unwrap();

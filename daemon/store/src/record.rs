@@ -23,6 +23,12 @@ pub struct PeerRecord {
     /// When it was last connected, in running time.
     #[prost(uint64, tag = "2")]
     pub seen: u64,
+    /// When it was first connected, in running time.
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
+    /// This daemon has dialled it.
+    #[prost(bool, tag = "4")]
+    pub dialled: bool,
 }
 
 /// Something that happened.
