@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::support::{Daemon, Start, id, json, skewed_clock, until};
+use crate::support::{Daemon, Start, id, json, library, skewed_clock, terminate, until};
 
 /// The same with a clock that is set while the daemon runs: the file holds by how many seconds.
 const SET: &str = r#"
@@ -89,8 +89,14 @@ fn after_a_clock_was_set_nothing_of_ours_is_refused() {
     let clock = Clock::new(place.path());
     let sound = place.path().join("sound.wav");
     let right = Daemon::start(place.path(), "right", &[]);
-    let daemon = clock.daemon(place.path(), "set", &["--bootstrap", &right.address]);
-    daemon.good(&["wait", "peers=1", "--timeout", "20s"]);
+    let data = place.path().join("data");
+    let start = || {
+        let more = ["--data", data.to_str().unwrap(), "--bootstrap", &right.address];
+        let daemon = clock.daemon(place.path(), "set", &more);
+        daemon.good(&["wait", "peers=1", "--timeout", "20s"]);
+        daemon
+    };
+    let mut daemon = start();
     for step in STEPS {
         clock.set(step);
         // Here it is heard whatever the clock says, and another time, though it has ended before.
@@ -103,6 +109,14 @@ fn after_a_clock_was_set_nothing_of_ours_is_refused() {
             heard(&daemon);
             publishing.kill().unwrap();
             until("its end", || (!daemon.good(&["streams"]).contains("town")).then_some(()));
+        }
+        // Others may refuse it.
+        daemon.run(&["dht", "put", "place", "with a wrong clock"]);
+        if step == HOUR {
+            terminate(&daemon.child);
+            daemon.child.wait().unwrap();
+            clock.set(0);
+            daemon = start();
         }
         clock.set(0);
         let publishing = publish(&daemon);

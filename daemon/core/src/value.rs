@@ -6,7 +6,10 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::{id::PeerId, time::UnixMs};
+use crate::{
+    id::PeerId,
+    time::{RunMs, UnixMs},
+};
 
 /// Most bytes of a value.
 pub const MAX_DATA: usize = 4096;
@@ -68,14 +71,16 @@ pub fn sign(body: &ValueBody, signer: &[u8; 32]) -> Bytes {
     SignedValue { body, signature: Bytes::copy_from_slice(&signature) }.encode_to_vec().into()
 }
 
-/// The number of a value that is put now, after one of number `last`: two within a millisecond, or after the clock was set back, still
-/// follow one another. Where the clock was set back by two days or more, others take neither the next number nor the last value, and
-/// it counts anew.
-pub fn next_seq(last: u64, now: UnixMs) -> u64 {
-    let next = now.0.max(last.saturating_add(1));
+/// The number of a value that is put now, after one of number `last`: each follows the one before, wherever the wall clock was set
+/// between them. The earlier of both times, since others take no number that is two days ahead; where the last one was, it goes on from
+/// the greatest that they take.
+pub fn next_seq(last: u64, now: UnixMs, running: RunMs) -> u64 {
+    const MINUTE_MS: u64 = 60_000;
+    let next = now.0.min(running.0).max(last.saturating_add(1));
     // The clocks of others may be behind this one.
-    let most = now.0.saturating_add(MAX_TTL_MS - 3_600_000);
-    if next > most { now.0 } else { next }
+    let most = now.0.saturating_add(MAX_TTL_MS - 60 * MINUTE_MS);
+    // A little above it, so that several at once still follow one another.
+    if next > most.saturating_add(MINUTE_MS) { most } else { next }
 }
 
 /// Reads a value that came for a key; `None` unless the key's peer has signed it for there and it holds now.
@@ -110,16 +115,22 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_values_grow_where_the_clock_is_set_back_as_long_as_others_take_them() {
-        let hour = 3_600_000;
-        assert_eq!(next_seq(0, NOW), NOW.0);
-        assert_eq!(next_seq(NOW.0, NOW), NOW.0 + 1);
-        for ahead in [hour, 24 * hour] {
-            assert_eq!(next_seq(NOW.0 + ahead, NOW), NOW.0 + ahead + 1);
+    fn numbers_of_values_grow_wherever_the_clock_is_set() {
+        let (hour, running) = (3_600_000, RunMs(NOW.0));
+        let mut last = next_seq(0, NOW, running);
+        assert_eq!(last, NOW.0);
+        for hours in [1, -1, 24, -24, 24 * 365, -24 * 365, 0] {
+            let wall = UnixMs(NOW.0.saturating_add_signed(hours * hour));
+            let next = next_seq(last, wall, running);
+            if hours > -24 {
+                assert_eq!(next, last + 1, "{hours}");
+                last = next;
+            }
         }
-        for ahead in [48 * hour, 365 * 24 * hour] {
-            assert_eq!(next_seq(NOW.0 + ahead, NOW), NOW.0);
-        }
+        // At the first start the clock was a year ahead.
+        let first = next_seq(NOW.0 + 365 * 24 * 3_600_000, NOW, RunMs(u64::MAX));
+        assert_eq!(first, NOW.0 + 47 * 3_600_000);
+        assert_eq!(next_seq(first, NOW, RunMs(u64::MAX)), first + 1);
     }
 
     #[test]

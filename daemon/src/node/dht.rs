@@ -124,7 +124,7 @@ impl Node {
         }
         self.need_peers().await?;
         let now = wall().0;
-        let seq = self.next_value(now).await?;
+        let seq = self.next_value(now);
         let expires_ms = now.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(MAX_TTL_MS));
         let signed = value::sign(&ValueBody { key: key.clone(), data, seq, expires_ms }, &self.0.signer);
         within_a_minute(self.0.net.put_value(key, signed, ttl)).await?;
@@ -132,13 +132,18 @@ impl Node {
     }
 
     /// The number of a value that is put now. Kept on disk, so that it follows the one before also after a restart.
-    async fn next_value(&self, now: u64) -> Result<u64, NodeError> {
+    fn next_value(&self, now: u64) -> u64 {
         let seq = &self.0.value_seq;
-        let next = |last| value::next_seq(last, UnixMs(now));
+        let running = self.running();
+        let next = |last| value::next_seq(last, UnixMs(now), running);
         let seq = seq.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last))).map_or(now, next);
         let store = self.0.store.clone();
-        blocking(move || store.set_setting(VALUE_SEQ, &seq.to_string())).await?;
-        Ok(seq)
+        // Beside what is live, which does not wait for the disk.
+        self.0.farewells.spawn(async move {
+            let kept = blocking(move || store.set_setting(VALUE_SEQ, &seq.to_string())).await;
+            kept.unwrap_or_else(|error| tracing::error!(%error, "the number of a value is not on disk"));
+        });
+        seq
     }
 
     /// What a peer has put under a name, each value newer than the one before.
