@@ -138,7 +138,7 @@ impl Bare {
         let answer = self.publisher.ask(format_args!("{rate} {count}")).await;
         let (accepted, refused) = answer.split_once(' ').unwrap();
         let seconds = began.elapsed().as_secs_f64();
-        Sent { accepted: accepted.parse().unwrap(), refused: refused.parse().unwrap(), seconds }
+        Sent { accepted: accepted.parse().unwrap(), refused: refused.parse().unwrap(), behind: 0, seconds }
     }
 
     pub async fn got(&mut self) -> Vec<Got> {

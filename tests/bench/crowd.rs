@@ -46,6 +46,8 @@ pub struct Got {
 pub struct Sent {
     pub accepted: usize,
     pub refused: usize,
+    /// How often a follower was not waited for, as the answers tell.
+    pub behind: u64,
     pub seconds: f64,
 }
 
@@ -109,9 +111,10 @@ impl Ours {
         let mut publisher = self.publisher.clone();
         let answering = async {
             let mut answers = publisher.publish_many(ReceiverStream::new(requests)).await.unwrap().into_inner();
-            let mut sent = Sent { accepted: 0, refused: 0, seconds: 0.0 };
+            let mut sent = Sent { accepted: 0, refused: 0, behind: 0, seconds: 0.0 };
             while let Some(answer) = answers.message().await.unwrap() {
                 *if answer.reason.is_empty() { &mut sent.accepted } else { &mut sent.refused } += 1;
+                sent.behind += u64::from(answer.behind);
             }
             sent
         };
@@ -186,12 +189,13 @@ impl Side {
         took.extend(got.into_iter().flat_map(|got| got.took).collect());
         let name = if matches!(self, Side::Ours(_)) { "p2pd" } else { "bare" };
         println!(
-            "{:<27}{worst:.4} the worst, {mean:.4} in the mean; {}; {cpu:.0} % of a core, {:.0} MiB; {:.0}/s accepted, {} refused, {told} told lost",
+            "{:<27}{worst:.4} the worst, {mean:.4} in the mean; {}; {cpu:.0} % of a core, {:.0} MiB; {:.0}/s accepted, {} refused, {} not waited for, {told} told lost",
             format!("{crowd} followers, {rate}/s, {name}"),
             took.show().trim_start(),
             resident_mib(self.publisher()),
             sent.accepted as f64 / sent.seconds,
             sent.refused,
+            sent.behind,
         );
     }
 }

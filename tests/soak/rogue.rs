@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use crate::{
     Clock,
     raw_peer::{RawPeer, Rpc, Signer},
-    rogue_words::{control, directory, heartbeats, invented_streams, questions},
+    rogue_words::{AT_ONCE, control, directory, heartbeats, invented_streams, questions},
     town::Town,
 };
 
@@ -66,9 +66,9 @@ pub fn flood(town: &Town, clock: &Clock, floods: &[Flood]) {
 
 /// Says what belongs to a flood; connects anew when it is thrown out, as long as that is possible.
 async fn speak(flood: Flood, address: &str, goes: impl Fn() -> bool) {
-    let agent = if matches!(flood, Flood::HugeIdentities) { "x".repeat(100_000) } else { "rogue".to_owned() };
+    let name = if matches!(flood, Flood::HugeIdentities) { "x".repeat(100_000) } else { "rogue".to_owned() };
     while goes() {
-        let Some(rogue) = RawPeer::try_connect(address, &agent).await else {
+        let Some(rogue) = RawPeer::try_connect(address, &name).await else {
             tokio::time::sleep(Duration::from_millis(500)).await;
             continue;
         };
@@ -89,7 +89,7 @@ async fn speak(flood: Flood, address: &str, goes: impl Fn() -> bool) {
 
 fn words(flood: Flood, round: u64) -> Vec<Rpc> {
     match flood {
-        Flood::InventedStreams => invented_streams(),
+        Flood::InventedStreams => invented_streams(AT_ONCE),
         Flood::Questions => vec![questions()],
         Flood::Heartbeats => vec![heartbeats()],
         Flood::Control => control(round),

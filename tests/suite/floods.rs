@@ -9,15 +9,19 @@ use p2pd_api::v1::{
     PublishRequest, SubscribeRequest, WatchEventsRequest, node_service_client::NodeServiceClient,
     pub_sub_service_client::PubSubServiceClient, subscribe_response, subscribe_stream_response,
 };
-use p2pd_core::{directory::MAX_ENTRIES, ring::Next};
+use p2pd_core::{
+    directory::{MAX_ENTRIES, MAX_PER_PUBLISHER},
+    ring::Next,
+};
 use p2pd_net::{Incoming, TopicRule};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     raw_peer::{RawPeer, Rpc},
-    rogue_words::{control, directory, heartbeats, invented_streams, questions},
+    rogue_words::{AT_ONCE, control, directory, heartbeats, invented_streams, questions},
     support::{
-        DEADLINE, Published, channel, floor, id, listen, next, open, peers, publish, start, streams, tcp, until,
+        DEADLINE, Published, channel, floor, id, listen, next, open, peers, publish, setup_at, start, streams, tcp,
+        until,
     },
 };
 
@@ -38,7 +42,7 @@ async fn fill_directory(rogue: &RawPeer, victims: &[&Daemon]) {
             return;
         }
         assert!(began.elapsed() < 3 * DEADLINE, "the directory is not full");
-        for rpc in (0..10).flat_map(|_| invented_streams()) {
+        for rpc in (0..10).flat_map(|_| invented_streams(AT_ONCE)) {
             assert!(rogue.say(rpc).await, "it is listened to");
         }
     }
@@ -177,4 +181,51 @@ async fn questions_heartbeats_and_control_messages_without_end_cost_others_nothi
     assert!(score >= 0.0, "{score}");
     println!("{said} words in {:?}; {flood:?} bytes of flood", began.elapsed());
     flooding.abort();
+}
+
+/// A stranger who says this to a daemon, until so many streams are listed there.
+async fn told(daemon: &Daemon, words: Vec<Rpc>, streams: u32) -> RawPeer {
+    let rogue = RawPeer::connect(&tcp(daemon), "rogue").await;
+    rogue.say(Rpc::follow(&[&directory()])).await;
+    for rpc in words {
+        rogue.say(rpc).await;
+    }
+    until("the streams", async || (statistics(daemon).await.streams >= streams).then_some(())).await;
+    rogue
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_signer_has_five_words_a_second_in_the_directory() {
+    let a = start(&[]).await;
+    let began = Instant::now();
+    let rogue = told(&a, invented_streams(MAX_PER_PUBLISHER), AT_ONCE as u32).await;
+    let before = statistics(&a).await.streams;
+    // By the same way, after all of them.
+    for rpc in invented_streams(1) {
+        rogue.say(rpc).await;
+    }
+    until("the other signer's", async || (statistics(&a).await.streams > before).then_some(())).await;
+    let most = AT_ONCE as u64 + 1 + 5 * (began.elapsed().as_secs() + 1);
+    let listed = u64::from(statistics(&a).await.streams);
+    assert!(listed <= most, "{listed} of {MAX_PER_PUBLISHER}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_was_listed_is_listed_after_a_restart() {
+    let place = tempfile::tempdir().unwrap();
+    let a = Daemon::start(setup_at(place.path(), &[])).await.unwrap();
+    // A daemon that is busy takes not all of them at once.
+    let words = (0..50).flat_map(|_| invented_streams(AT_ONCE)).collect();
+    let rogue = told(&a, words, 1_000).await;
+    drop(rogue);
+    let (mut all, mut since) = (0, Instant::now());
+    while since.elapsed() < Duration::from_millis(500) {
+        let now = statistics(&a).await.streams;
+        if now != all {
+            (all, since) = (now, Instant::now());
+        }
+    }
+    a.stop().await;
+    let a = Daemon::start(setup_at(place.path(), &[])).await.unwrap();
+    assert_eq!(statistics(&a).await.streams, all);
 }

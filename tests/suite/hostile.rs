@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
-    ListPeersRequest, SubscribeRequest, pub_sub_service_client::PubSubServiceClient, publish_stream_request::Item,
-    subscribe_response, subscribe_stream_response,
+    ListClosedConnectionsRequest, ListPeersRequest, SubscribeRequest, pub_sub_service_client::PubSubServiceClient,
+    publish_stream_request::Item, subscribe_response, subscribe_stream_response,
 };
 use p2pd_core::{
     group::GroupBody,
@@ -16,7 +16,10 @@ use p2pd_core::{
 use p2pd_net::{Event, Handle, Identity, Incoming, Running, TopicRule};
 use serde_json::json;
 
-use crate::support::{self, DEADLINE, floor, list, listen, next, now_ms as now, open, publish, start, until};
+use crate::{
+    raw_peer::{RawPeer, Rpc, Signer},
+    support::{self, DEADLINE, floor, list, listen, next, now_ms as now, open, publish, start, tcp, until},
+};
 
 const NETWORK: &str = topic::DEFAULT_NETWORK;
 
@@ -254,4 +257,40 @@ async fn a_peer_that_tells_no_subscription_is_let_go_so_that_it_greets_anew() {
     // Its own bootstrapping brings it back, and this time it says what it follows.
     follow_directory(&mute).await;
     say(&mute.handle, "{}").await;
+}
+
+/// Drives a terminal, and turns what is read around.
+const MARK: &str = "\u{1b}[31mred\u{202e}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_text_of_a_stranger_drives_a_terminal() {
+    let a = start(&[]).await;
+    let rogue = RawPeer::connect(&tcp(&a), MARK).await;
+    let signer = Signer::invent();
+    let me = signer.id().to_string();
+    let config = json!({"codec": MARK, "sampleRate": 48_000, "channels": 1, "frameUs": 20_000, "framesPerGroup": 5});
+    let metadata = json!({"publisher": me, "name": MARK, "category": MARK, "mimeType": MARK, "topic": MARK, "more": MARK,
+        MARK: {MARK: [MARK]}, "publisherAddrs": [format!("/dns4/{MARK}/tcp/1")], "timestamp": now(), "config": config});
+    let announce = json!({"type": "announce", "streamId": "mark", "metadata": metadata}).to_string();
+    rogue.say(Rpc::follow(&[&topic::directory(NETWORK)])).await;
+    rogue.say(Rpc::publish(vec![signer.sign(&topic::directory(NETWORK), 1, announce)])).await;
+    let stream = until("the entry", async || list(&a).await.into_iter().next()).await;
+    let peer = until("its identity", async || {
+        let peers = support::peers(&a).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers;
+        peers.into_iter().find(|peer| !peer.agent.is_empty())
+    })
+    .await;
+    assert!(peer.agent.contains("red") && peer.protocols.iter().any(|protocol| protocol.contains("red")), "{peer:?}");
+    assert!(peer.addresses.iter().any(|address| address.contains("red")), "{peer:?}");
+    drop(rogue);
+    let closed = until("its end", async || {
+        let request = ListClosedConnectionsRequest {};
+        let closed = support::peers(&a).await.list_closed_connections(request).await.unwrap().into_inner();
+        Some(closed).filter(|closed| !closed.connections.is_empty())
+    })
+    .await;
+    for said in [format!("{stream:?}"), format!("{peer:?}"), format!("{closed:?}")] {
+        // The debug form writes what it cannot print.
+        assert!(!said.contains("\\u{"), "{said}");
+    }
 }

@@ -255,6 +255,13 @@ async fn a_pinned_peer_is_dialled_again_also_after_a_restart() {
     .await;
     assert_eq!((closed.peer_id, closed.why.as_str()), (id.clone(), "a program asked for it"));
     until("the pinned peer again", async || connected(&a).await).await;
+    peers(&b).await.disconnect(DisconnectRequest { peer_id: support::id(&a) }).await.unwrap();
+    until("that the other side has closed", async || {
+        let list = client.clone().list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap().into_inner();
+        (list.connections.len() > 1).then_some(())
+    })
+    .await;
+    until("the pinned peer once more", async || connected(&a).await).await;
     a.stop().await;
     let a = p2pd::app::Daemon::start(setup_at(here.path(), &[])).await.unwrap();
     until("the pinned peer after a restart", async || connected(&a).await).await;

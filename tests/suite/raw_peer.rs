@@ -7,7 +7,9 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
     futures::StreamExt,
-    identify, identity, noise, request_response,
+    identify, identity,
+    multiaddr::Protocol,
+    noise, request_response,
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
 };
@@ -178,16 +180,17 @@ struct Behaviour {
     gossip: request_response::Behaviour<Stream>,
 }
 
-fn swarm(agent: String) -> Swarm<Behaviour> {
+fn swarm(name: String) -> Swarm<Behaviour> {
     let day = Duration::from_secs(86_400);
+    let protocol = StreamProtocol::try_from_owned(format!("/{name}")).unwrap();
     SwarmBuilder::with_new_identity()
         .with_tokio()
         .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
         .unwrap()
         .with_behaviour(|key| {
-            let said = identify::Config::new("raw".into(), key.public()).with_agent_version(agent);
+            let said = identify::Config::new("raw".into(), key.public()).with_agent_version(name);
             let config = request_response::Config::default().with_request_timeout(day);
-            let gossip = [(GOSSIP, request_response::ProtocolSupport::Full)];
+            let gossip = [GOSSIP, protocol].map(|name| (name, request_response::ProtocolSupport::Full));
             Behaviour {
                 identify: identify::Behaviour::new(said),
                 gossip: request_response::Behaviour::with_codec(Stream, gossip, config),
@@ -206,17 +209,18 @@ pub struct RawPeer {
 }
 
 impl RawPeer {
-    /// Connects to `address`, which ends in the peer id, and calls itself by this name.
-    pub async fn connect(address: &str, agent: &str) -> Self {
-        Self::try_connect(address, agent).await.expect("a connection")
+    /// Connects to `address`, which ends in the peer id, and calls itself, a protocol and an address by this name.
+    pub async fn connect(address: &str, name: &str) -> Self {
+        Self::try_connect(address, name).await.expect("a connection")
     }
 
     /// The same; `None` where nobody lets it in.
-    pub async fn try_connect(address: &str, agent: &str) -> Option<Self> {
-        let mut swarm = swarm(agent.into());
+    pub async fn try_connect(address: &str, name: &str) -> Option<Self> {
+        let mut swarm = swarm(name.into());
+        swarm.add_external_address(Multiaddr::empty().with(Protocol::Dns4(name.into())).with(Protocol::Tcp(1)));
         let id = *swarm.local_peer_id();
         let address: Multiaddr = address.parse().unwrap();
-        let Some(libp2p::multiaddr::Protocol::P2p(other)) = address.iter().last() else { panic!("{address}") };
+        let Some(Protocol::P2p(other)) = address.iter().last() else { panic!("{address}") };
         swarm.dial(address).unwrap();
         let (said, rpcs) = mpsc::channel(16);
         let (connected, connection) = oneshot::channel();

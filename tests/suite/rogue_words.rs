@@ -12,8 +12,8 @@ use p2pd_core::{
 
 use crate::raw_peer::{Control, Have, Published, Rpc, Signer, Want};
 
-/// As many of one signer as are taken at once.
-const AT_ONCE: usize = 40;
+/// As many words of one signer as are taken at once.
+pub const AT_ONCE: usize = 40;
 
 pub fn directory() -> String {
     topic::directory(topic::DEFAULT_NETWORK)
@@ -26,14 +26,14 @@ fn word(signer: &Signer, number: u64, message: &DirectoryMessage) -> Published {
     signer.sign(&directory(), number, announce::encode(message, &me, UnixMs(now)).unwrap())
 }
 
-/// Streams of a publisher that exists for nothing else.
-pub fn invented_streams() -> Vec<Rpc> {
+/// So many streams of a publisher that exists for nothing else.
+pub fn invented_streams(count: usize) -> Vec<Rpc> {
     let signer = Signer::invent();
     let announcement = |n: usize| DirectoryMessage::Announce {
         stream: format!("flood-{n}").parse().unwrap(),
         metadata: Metadata::default(),
     };
-    let words: Vec<_> = (0..AT_ONCE).map(|n| word(&signer, n as u64, &announcement(n))).collect();
+    let words: Vec<_> = (0..count).map(|n| word(&signer, n as u64, &announcement(n))).collect();
     words.chunks(8).map(|words| Rpc::publish(words.to_vec())).collect()
 }
 
