@@ -35,7 +35,8 @@ pub(super) async fn status(context: &Context) -> anyhow::Result<()> {
 /// Writes JSON that is not a message of the API, in the same form.
 fn object(context: &Context, value: &serde_json::Value) -> anyhow::Result<()> {
     let pretty = context.format == Format::Json;
-    Ok(output::line(&if pretty { format!("{value:#}") } else { value.to_string() })?)
+    let text = if pretty { format!("{value:#}") } else { value.to_string() };
+    Ok(output::line(&output::harmless_json(&text))?)
 }
 
 fn page(info: &GetInfoResponse, state: &GetStateResponse, numbers: &GetStatisticsResponse) -> String {

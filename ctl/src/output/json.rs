@@ -29,7 +29,7 @@ fn text(message: &DynamicMessage, pretty: bool) -> anyhow::Result<String> {
 }
 
 /// The same JSON, in which also what JSON may leave as it is, and a terminal might obey, is written by its number.
-fn harmless(json: &str) -> String {
+pub(crate) fn harmless(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
         if is_harmless(c) {

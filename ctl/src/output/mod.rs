@@ -21,7 +21,7 @@ use tonic::Streaming;
 
 use crate::{cli::Format, client};
 
-pub(crate) use json::{call_method, to_json};
+pub(crate) use json::{call_method, harmless as harmless_json, to_json};
 #[cfg(feature = "audio")]
 pub(crate) use progress::{level, minutes, progress, shows_progress};
 pub(crate) use style::{Tone, paint, width};

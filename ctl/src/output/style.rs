@@ -39,9 +39,12 @@ pub(crate) fn paint(tone: Tone, text: impl Display) -> String {
 
 /// The length of the colour, or its end, that a text begins with.
 pub(crate) fn colour_at(text: &str) -> Option<usize> {
+    if !text.starts_with('\u{1b}') {
+        return None;
+    }
     let tones = [Tone::Head, Tone::Dim, Tone::Good, Tone::Warning, Tone::Bad].map(style);
     let codes = tones.iter().flat_map(|style| [format!("{style}"), format!("{style:#}")]);
-    codes.filter(|code| text.starts_with('\u{1b}') && text.starts_with(code)).map(|code| code.len()).max()
+    codes.filter(|code| text.starts_with(code)).map(|code| code.len()).max()
 }
 
 /// The width for results: the terminal's, else that of COLUMNS; `None` means no limit.

@@ -127,9 +127,7 @@ impl Directory {
                 .into_iter()
                 .flat_map(|(stream, metadata)| self.announce(now, key(stream), metadata, origin))
                 .collect(),
-            DirectoryMessage::Heartbeat { stream, listeners } => {
-                self.heartbeat(now, key(stream), listeners, origin.time)
-            }
+            DirectoryMessage::Heartbeat { stream, listeners } => self.heartbeat(now, key(stream), listeners, origin),
             DirectoryMessage::Deregister { stream } => self.end(key(stream), origin.time),
             DirectoryMessage::Query { filter, request } => vec![Effect::Answer { filter, request }],
         }
@@ -173,7 +171,8 @@ impl Directory {
         Some(entry)
     }
 
-    fn heartbeat(&mut self, now: MonoMs, key: StreamKey, listeners: Option<u32>, time: UnixMs) -> Vec<Effect> {
+    fn heartbeat(&mut self, now: MonoMs, key: StreamKey, listeners: Option<u32>, origin: Origin<'_>) -> Vec<Effect> {
+        let time = origin.time;
         let Some(entry) = self.entries.get_mut(&key) else {
             let departed = self.departed.get(&key).is_some_and(|gone| *gone == time || is_later(*gone, time));
             return if departed { Vec::new() } else { vec![Effect::Ask(key.publisher)] };
@@ -184,6 +183,12 @@ impl Directory {
         let changed = !entry.confirmed || (listeners.is_some() && listeners != entry.listeners);
         (entry.heard, entry.confirmed, entry.time) = (now, true, time);
         entry.listeners = listeners.or(entry.listeners);
+        // Those from disk are nobody's until then, and would give way together.
+        if entry.via.is_none() {
+            self.shares.removed(&key.publisher, &None);
+            entry.via = Some(origin.via.clone());
+            self.shares.added(&key.publisher, &entry.via);
+        }
         if changed { vec![Effect::Change(Change::Present(key))] } else { Vec::new() }
     }
 

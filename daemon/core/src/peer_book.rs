@@ -26,7 +26,7 @@ pub struct Known {
     pub first: RunMs,
     /// See `first`.
     pub last: RunMs,
-    /// This daemon has dialled it, so that its address is more than its word.
+    /// This daemon has dialled it before it came by itself: it was told of it by somebody, or by a person.
     pub dialled: bool,
 }
 
@@ -55,7 +55,7 @@ pub fn to_dial<P: Clone>(all: Vec<(P, Known)>, now: RunMs) -> Vec<(P, Known)> {
         let of_kind = if known.dialled { Reverse(known.last.0) } else { Reverse(u64::MAX - known.first.0) };
         (known.is_unseen(now), !known.dialled, of_kind)
     };
-    let mut all = all;
+    let mut all: Vec<_> = all.into_iter().filter(|(_, known)| !known.addresses.is_empty()).collect();
     all.sort_by_key(|(_, known)| order(known));
     let mut in_place: HashMap<String, usize> = HashMap::new();
     let chosen = all.into_iter().filter(|(_, known)| {
@@ -67,7 +67,7 @@ pub fn to_dial<P: Clone>(all: Vec<(P, Known)>, now: RunMs) -> Vec<(P, Known)> {
     chosen.take(DIALLED).collect()
 }
 
-/// The part of the world that an address is in: an IPv4 /16, an IPv6 /32, a name; `None` for what is near.
+/// The part of the world that an address is in: an IPv4 /16, an IPv6 /32, the last two parts of a name; `None` for what is near.
 fn place(address: &str) -> Option<String> {
     if scope::of(address) < Scope::World {
         return None;
@@ -84,7 +84,7 @@ fn place(address: &str) -> Option<String> {
             .take(2)
             .map(|part| format!("{part:x}:"))
             .collect(),
-        _ => host.to_owned(),
+        _ => host.rsplit('.').take(2).collect::<Vec<_>>().join("."),
     })
 }
 
@@ -130,7 +130,7 @@ mod tests {
         for (address, expected) in [
             ("/ip4/198.51.100.7/udp/4001/quic-v1", Some("198.51")),
             ("/ip6/2001:db8::1/tcp/4001", Some("2001:db8:")),
-            ("/dns4/radio.example.org/tcp/4001", Some("radio.example.org")),
+            ("/dns4/radio.example.org/tcp/4001", Some("org.example")),
             ("/ip4/10.0.0.1/tcp/4001", None),
             ("nonsense", None),
         ] {

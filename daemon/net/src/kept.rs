@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use libp2p::{
     PeerId,
     kad::{
-        KBucketDistance, KBucketKey, ProviderRecord, Record, RecordKey,
+        K_VALUE, KBucketDistance, KBucketKey, ProviderRecord, Record, RecordKey,
         store::{MemoryStore, MemoryStoreConfig, RecordStore},
     },
 };
@@ -19,6 +19,8 @@ use crate::NetError;
 const OF_ONE: usize = 1024;
 /// Those of all others.
 const OF_OTHERS: usize = 4096;
+/// How often what has expired is looked for, where there is no room.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Addresses kept of a provider.
 const MAX_ADDRESSES: usize = 8;
 
@@ -59,6 +61,8 @@ type Share = BTreeMap<KBucketDistance, (RecordKey, Option<Instant>)>;
 struct Shares {
     of: HashMap<Vec<u8>, Share>,
     count: usize,
+    /// When what has expired was looked for.
+    swept: Option<Instant>,
 }
 
 impl Shares {
@@ -78,7 +82,9 @@ impl Shares {
             return Some(gone);
         }
         let of_one = |all: &Self| all.of.get(owner).map_or(0, BTreeMap::len);
-        if self.count >= OF_OTHERS || of_one(self) >= OF_ONE {
+        let due = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP);
+        if due && (self.count >= OF_OTHERS || of_one(self) >= OF_ONE) {
+            self.swept = Some(now);
             gone = self.forget_expired(now);
         }
         if of_one(self) >= OF_ONE {
@@ -126,6 +132,10 @@ pub(crate) struct Values(Shares);
 impl Values {
     pub(crate) fn keep(&mut self, store: &mut MemoryStore, own: &PeerId, record: Record, now: Instant) {
         let Some(owner) = whose(&record.key) else { return };
+        // Our own are put here by this daemon.
+        if owner.ends_with(own.to_base58().as_bytes()) {
+            return;
+        }
         let Some(gone) = self.0.admit(own, owner, &record.key, record.expires, now) else { return };
         for (_, key) in gone {
             store.remove(&key);
@@ -141,6 +151,10 @@ pub(crate) struct Providers(Shares);
 
 impl Providers {
     pub(crate) fn keep(&mut self, store: &mut MemoryStore, own: &PeerId, mut record: ProviderRecord, now: Instant) {
+        let there = store.providers(&record.key);
+        if there.len() >= K_VALUE.get() && there.iter().all(|known| known.provider != record.provider) {
+            return;
+        }
         let provider = record.provider.to_bytes();
         let Some(gone) = self.0.admit(own, &provider, &record.key, record.expires, now) else { return };
         for (provider, key) in gone {
@@ -149,15 +163,12 @@ impl Providers {
             }
         }
         record.addresses.truncate(MAX_ADDRESSES);
-        // Where a key has twenty already, this is none of them.
         let _ = store.add_provider(record);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn said(provider: PeerId, n: usize, expires: Instant) -> ProviderRecord {

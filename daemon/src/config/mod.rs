@@ -105,7 +105,7 @@ pub struct Network {
     pub new_connections_per_address: u32,
 
     /// Most inbound connections in the making at once, and most outbound ones, 8 to 4096. One address may have an eighth of
-    /// them, and whoever says nothing for three seconds is given up.
+    /// them, and whoever says nothing over TCP for three seconds is given up.
     #[config(default = 64, env = "P2PD_NETWORK_MAX_PENDING_CONNECTIONS")]
     pub max_pending_connections: u32,
 

@@ -1,6 +1,6 @@
 //! The distributed hash table, as programs see it.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{
@@ -13,19 +13,10 @@ use p2pd_core::{
     value::{self, MAX_DATA, MAX_NAME, MAX_TTL_MS, ValueBody},
 };
 use p2pd_net::{Found, NetError};
-use p2pd_store::{Store, StoreError};
 use tokio::sync::mpsc::Receiver;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Node, NodeError, blocking, peer_book::reached_at, wall};
-
-/// Name of the setting that keeps the number of the last value.
-const VALUE_SEQ: &str = "value-seq";
-
-/// The number of the last value that was put.
-pub(super) fn last_value(store: &Store) -> Result<u64, StoreError> {
-    Ok(store.setting(VALUE_SEQ)?.and_then(|kept| kept.parse().ok()).unwrap_or_default())
-}
+use super::{Node, NodeError, peer_book::reached_at, wall};
 
 fn check(key: &[u8]) -> Result<Vec<u8>, NodeError> {
     if (1..=128).contains(&key.len()) {
@@ -124,26 +115,11 @@ impl Node {
         }
         self.need_peers().await?;
         let now = wall().0;
-        let seq = self.next_value(now);
+        let seq = self.next_value(UnixMs(now));
         let expires_ms = now.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(MAX_TTL_MS));
         let signed = value::sign(&ValueBody { key: key.clone(), data, seq, expires_ms }, &self.0.signer);
         within_a_minute(self.0.net.put_value(key, signed, ttl)).await?;
         Ok(seq)
-    }
-
-    /// The number of a value that is put now. Kept on disk, so that it follows the one before also after a restart.
-    fn next_value(&self, now: u64) -> u64 {
-        let seq = &self.0.value_seq;
-        let running = self.running();
-        let next = |last| value::next_seq(last, UnixMs(now), running);
-        let seq = seq.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last))).map_or(now, next);
-        let store = self.0.store.clone();
-        // Beside what is live, which does not wait for the disk.
-        self.0.farewells.spawn(async move {
-            let kept = blocking(move || store.set_setting(VALUE_SEQ, &seq.to_string())).await;
-            kept.unwrap_or_else(|error| tracing::error!(%error, "the number of a value is not on disk"));
-        });
-        seq
     }
 
     /// What a peer has put under a name, each value newer than the one before.

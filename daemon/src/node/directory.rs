@@ -11,7 +11,7 @@ use p2pd_core::{
     admission::CLOCK_TOLERANCE_MS,
     announce::{self, AnnounceError, DirectoryMessage, Metadata},
     directory::{Change, Directory, Effect, Entry, Origin},
-    id::{PeerId, StreamKey, StreamRef},
+    id::{PeerId, StreamId, StreamKey, StreamRef},
     time::{MonoMs, UnixMs},
     topic,
 };
@@ -150,7 +150,7 @@ impl Node {
             match reason {
                 Some(reason) => {
                     let kind = if reason == "ended" { "stream-ended" } else { "stream-stale" };
-                    self.happened_to(&key.publisher, kind, &subject);
+                    self.happened_to(Some(&key.publisher), kind, &subject);
                     self.end_readers(&key, reason);
                     let _ = lock(&self.0.directory).told.send(StreamChange::Gone { key, reason });
                 }
@@ -161,7 +161,7 @@ impl Node {
                         let _ = state.told.send(StreamChange::Present(Box::new(listed)));
                     }
                     drop(state);
-                    self.happened_to(&key.publisher, "stream-present", &subject);
+                    self.happened_to(Some(&key.publisher), "stream-present", &subject);
                 }
             }
         }
@@ -289,11 +289,14 @@ impl Node {
         lock(&self.0.directory).directory.get(key).map(|entry| entry.metadata.addresses()).unwrap_or_default()
     }
 
-    /// A stream of ours that tells other addresses of this daemon than these.
-    pub(super) fn own_stream_elsewhere(&self, addresses: &[String]) -> Option<(StreamKey, Metadata)> {
+    /// The streams that are published here and tell other addresses of this daemon than these.
+    pub(super) fn own_streams_elsewhere(&self, addresses: &[String]) -> Vec<(StreamId, Metadata)> {
+        let published: Vec<_> = lock(&self.0.publications).keys().cloned().collect();
         let state = lock(&self.0.directory);
-        let mut own = state.directory.iter().filter(|(key, _)| key.publisher == self.0.me);
-        let elsewhere = own.find(|(_, entry)| entry.metadata.addresses() != addresses);
-        elsewhere.map(|(key, entry)| (key.clone(), entry.metadata.clone()))
+        let told = |stream| {
+            let metadata = &state.directory.get(&StreamKey { publisher: self.0.me.clone(), stream }).as_ref()?.metadata;
+            (metadata.addresses() != addresses).then(|| metadata.clone())
+        };
+        published.into_iter().filter_map(|stream| Some((stream.clone(), told(stream)?))).collect()
     }
 }

@@ -73,19 +73,26 @@ impl Node {
         let _ = state.told.send(event);
     }
 
-    /// Notes an event that a peer can cause as often as it likes.
-    pub(super) fn happened_to(&self, peer: &PeerId, kind: &str, subject: &str) {
+    /// Notes an event that a peer, or somebody whose id is not known, can cause as often as it likes. Those of peers that people chose are
+    /// not lost in a flood of others.
+    pub(super) fn happened_to(&self, peer: Option<&PeerId>, kind: &str, subject: &str) {
         let now = self.now();
-        let mut state = lock(&self.0.events);
-        let own = *peer == self.0.me;
-        if own
-            || (state.of_one.take(now, peer, OF_ONE.0, OF_ONE.1) && state.strangers.take(now, STRANGERS.0, STRANGERS.1))
-        {
-            drop(state);
-            return self.happened(kind, subject);
+        let followed = self.followed_publishers();
+        let is_pinned = |peer| lock(&self.0.pins).0.contains_key(peer);
+        let chosen = peer.is_some_and(|peer| *peer == self.0.me || followed.contains(peer) || is_pinned(peer));
+        let admitted = {
+            let state = &mut *lock(&self.0.events);
+            let admitted = peer.is_none_or(|peer| state.of_one.take(now, peer, OF_ONE.0, OF_ONE.1))
+                && (chosen || state.strangers.take(now, STRANGERS.0, STRANGERS.1));
+            if !admitted {
+                let (_, count) = state.left_out.get_or_insert((now, 0));
+                *count = count.saturating_add(1);
+            }
+            admitted
+        };
+        if admitted {
+            self.happened(kind, subject);
         }
-        let (_, count) = state.left_out.get_or_insert((now, 0));
-        *count = count.saturating_add(1);
     }
 
     /// Tells how many events were left out, once a minute.

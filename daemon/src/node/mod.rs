@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod fanout;
 mod moved;
+mod numbers;
 mod peer_book;
 mod persist;
 mod ping;
@@ -78,8 +79,7 @@ struct Inner {
     directory: Mutex<directory::State>,
     streams: Mutex<streams::Streams>,
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
-    /// The newest epoch that a stream of ours began at.
-    epoch: Mutex<u64>,
+    numbers: Mutex<numbers::State>,
     topics: Mutex<HashMap<String, pubsub::Topic>>,
     /// Told when a topic gets or loses a follower, here or elsewhere.
     topics_changed: Notify,
@@ -100,8 +100,6 @@ struct Inner {
     /// Held while the rules or pins change.
     ruling: tokio::sync::Mutex<()>,
     protocols: Arc<protocols::State>,
-    /// Number of the last value in the DHT.
-    value_seq: AtomicU64,
     lost: Mutex<regain::Lost>,
     moved: Mutex<moved::Moved>,
     /// Tunnels of the configuration that do not stand, and why.
@@ -188,7 +186,7 @@ impl Node {
             directory: Mutex::new(directory::State::restore(&store, MonoMs(0))?),
             streams: Mutex::default(),
             publications: Mutex::default(),
-            epoch: Mutex::new(publication::last_epoch(&store)?),
+            numbers: Mutex::new(numbers::State::restore(&store)?),
             topics: Mutex::default(),
             topics_changed: Notify::new(),
             to_log,
@@ -201,7 +199,6 @@ impl Node {
             pins: Mutex::default(),
             ruling: tokio::sync::Mutex::default(),
             protocols: Arc::default(),
-            value_seq: AtomicU64::new(dht::last_value(&store)?),
             store,
             lost: Mutex::default(),
             moved: Mutex::default(),

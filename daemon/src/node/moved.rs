@@ -1,5 +1,5 @@
-//! When this machine gets other addresses: connections over the old ones look alive for a minute, so peers are asked for a
-//! round trip at once; and streams tell where their publisher is now.
+//! When this machine's addresses change: connections over one that is lost look alive for a minute, so peers are asked for a round trip at
+//! once; and streams tell where their publisher is now.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{Node, lock};
 
 /// How long a peer may take to answer.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(8);
 /// Least time between two rounds, in milliseconds; an address that comes and goes must not have all peers asked each second.
 const ROUND_MS: u64 = 10_000;
 /// Addresses that a stream tells.
@@ -20,7 +20,7 @@ const MAX_TOLD: usize = 8;
 /// What is to be done yet.
 #[derive(Default)]
 pub(super) struct Moved {
-    /// An address came or went, and peers were not asked since.
+    /// An address was lost, and peers were not asked since.
     ask: bool,
     asked: Option<MonoMs>,
     /// Own addresses as they were a second ago.
@@ -28,8 +28,8 @@ pub(super) struct Moved {
 }
 
 impl Node {
-    /// An own address came or went.
-    pub(super) fn note_moved(&self) {
+    /// An own address was lost.
+    pub(super) fn note_lost_address(&self) {
         lock(&self.0.moved).ask = true;
     }
 
@@ -51,9 +51,11 @@ impl Node {
         self.tell_addresses().await;
     }
 
-    /// Hangs up on those who neither answer nor have sent anything meanwhile, so that they are dialled over what there is now.
+    /// Hangs up on those who neither answer nor have sent anything meanwhile, so that they are dialled over what there is now. Those with
+    /// which a program talks are left to it and to the pings.
     async fn ask_everyone(&self) {
-        let Ok(peers) = self.peers().await else { return };
+        let Ok(mut peers) = self.peers().await else { return };
+        peers.retain(|info| !info.kept.contains(&"stream"));
         let silent = join_all(peers.iter().map(async |before| {
             let late = timeout(ANSWER, self.answer_over_what_stands(&before.peer)).await.is_err();
             let moved = |info: &PeerInfo| received(info) != received(before);
@@ -75,9 +77,12 @@ impl Node {
         if !steady || addresses.is_empty() {
             return;
         }
-        let Some((key, mut metadata)) = self.own_stream_elsewhere(&addresses) else { return };
-        metadata.set("publisherAddrs", addresses);
-        let _ = self.say(DirectoryMessage::Announce { stream: key.stream, metadata }).await;
+        for (stream, mut metadata) in self.own_streams_elsewhere(&addresses) {
+            metadata.set("publisherAddrs", addresses.clone());
+            if self.say(DirectoryMessage::Announce { stream, metadata }).await.is_ok() {
+                return;
+            }
+        }
     }
 }
 

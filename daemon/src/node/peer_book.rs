@@ -40,7 +40,8 @@ impl Node {
                 addresses: reached_at(&info),
                 seen: now.0,
                 first: before.as_ref().map_or(now.0, |before| before.first),
-                dialled: before.is_some_and(|before| before.dialled) || info.connections.iter().any(|c| !c.inbound),
+                // Whoever came by itself is dialled too, when it has gone: that says nothing for it.
+                dialled: before.map_or_else(|| info.connections.iter().any(|c| !c.inbound), |before| before.dialled),
             };
             store.put_peer(key, record)?;
             let all = store.peers()?.into_iter().map(|(peer, record)| (peer, known(record)));

@@ -40,8 +40,11 @@ impl Node {
         let (unwritten, directory) = self.directory_changes();
         let events = self.unwritten();
         let newest = events.last().map(|(cursor, _)| *cursor);
-        let (store, running) = (self.0.store.clone(), self.running());
+        let (store, running, numbers) = (self.0.store.clone(), self.running(), self.unwritten_numbers());
         let written = blocking(move || {
+            if let Some(numbers) = numbers {
+                numbers.write(&store)?;
+            }
             if with_running {
                 running::keep(&store, running)?;
             }
@@ -52,7 +55,10 @@ impl Node {
             store.append_events(&events)
         });
         match written.await {
-            Ok(()) => self.are_written(newest),
+            Ok(()) => {
+                self.are_written(newest);
+                self.numbers_are_written(numbers);
+            }
             // Both are tried again.
             Err(error) => {
                 self.directory_not_written(unwritten);

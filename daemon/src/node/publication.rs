@@ -25,11 +25,10 @@ use p2pd_core::{
     topic,
 };
 use p2pd_net::queue;
-use p2pd_store::{Store, StoreError};
 use tokio::task::JoinHandle;
 
 use self::{grouping::Grouping, outgoing::Outgoing};
-use super::{Node, NodeError, StreamItem, blocking, lock, wall};
+use super::{Node, NodeError, StreamItem, lock, wall};
 
 /// Groups that wait for the network before the oldest is dropped.
 const OUT: usize = 32;
@@ -126,31 +125,7 @@ fn check(config: &StreamConfig) -> Result<(), NodeError> {
     Err(field("open.config", fault))
 }
 
-/// Name of the setting that keeps the newest epoch.
-const EPOCH: &str = "epoch";
-
-/// The newest epoch that was kept.
-pub(super) fn last_epoch(store: &Store) -> Result<u64, StoreError> {
-    Ok(store.setting(EPOCH)?.and_then(|kept| kept.parse().ok()).unwrap_or_default())
-}
-
 impl Node {
-    /// When a stream that begins now begins, in milliseconds since 1970, and later than any before it, also where the clock was set back:
-    /// listeners take nothing of an earlier epoch.
-    fn next_epoch(&self) -> u64 {
-        let epoch = {
-            let mut last = lock(&self.0.epoch);
-            *last = wall().0.max(last.saturating_add(1));
-            *last
-        };
-        let store = self.0.store.clone();
-        self.0.farewells.spawn(async move {
-            let kept = blocking(move || store.set_setting(EPOCH, &epoch.to_string())).await;
-            kept.unwrap_or_else(|error| tracing::error!(%error, "the epoch of a stream is not on disk"));
-        });
-        epoch
-    }
-
     /// Announces a stream and takes its frames until the publication is dropped.
     pub(crate) async fn publish_stream(&self, opening: Opening) -> Result<Publication, NodeError> {
         let key = StreamKey { publisher: self.0.me.clone(), stream: opening.stream.clone() };

@@ -87,11 +87,11 @@ impl Node {
     async fn on_event(&self, event: Event) {
         match event {
             Event::Connected(peer) => {
-                self.happened_to(&peer, "peer-connected", &peer.to_string());
+                self.happened_to(Some(&peer), "peer-connected", &peer.to_string());
                 self.changed(&peer);
             }
             Event::Disconnected { peer, for_good } => {
-                self.happened_to(&peer, "peer-disconnected", &peer.to_string());
+                self.happened_to(Some(&peer), "peer-disconnected", &peer.to_string());
                 self.changed(&peer);
                 self.0.topics_changed.notify_waiters();
                 self.look_for_pinned(&peer);
@@ -117,19 +117,18 @@ impl Node {
             }
             Event::Incompatible { who, why } => {
                 tracing::info!(who, why, "a peer cannot be connected");
-                self.happened("peer-incompatible", &format!("{who}: {why}"));
+                self.happened_to(None, "peer-incompatible", &format!("{who}: {why}"));
             }
             Event::Listening(address) => {
                 tracing::info!(%address, "listening");
-                self.note_moved();
             }
             Event::ListeningNoMore(address) => {
                 tracing::info!(%address, "listening no more");
-                self.note_moved();
+                self.note_lost_address();
             }
             Event::GossipEnded(peer) => {
                 self.0.counters.gossip_ended.fetch_add(1, Ordering::Relaxed);
-                self.happened_to(&peer, "gossip-ended", &peer.to_string());
+                self.happened_to(Some(&peer), "gossip-ended", &peer.to_string());
             }
         }
     }

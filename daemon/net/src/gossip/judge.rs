@@ -47,12 +47,13 @@ pub(crate) struct Unproven {
 }
 
 impl Gossip {
-    /// Judges what gossip brought; `None` when a program has been asked to.
+    /// Judges what gossip brought; `None` when a program has been asked to. `connected`: with whoever signed it.
     pub(crate) fn judge(
         &mut self,
         from: &libp2p::PeerId,
         id: MessageId,
         message: gossipsub::Message,
+        connected: bool,
         now: MonoMs,
         wall: UnixMs,
     ) -> Option<Judged> {
@@ -66,7 +67,12 @@ impl Gossip {
         let (verdict, incoming) = match (&topic.rule, sender) {
             (TopicRule::Open, sender) => return self.judge_open(from, sender, id, message, now, wall),
             (_, None) => (Verdict::Reject("unsigned"), None),
-            (TopicRule::Directory, Some(_)) if !self.brought.take(now, from, BROUGHT_RATE.0, BROUGHT_RATE.1) => {
+            // What is ignored is not heard from others either: a flooder must not have it so for publishers of ours.
+            (TopicRule::Directory, Some(sender))
+                if !connected
+                    && !self.follows(&sender)
+                    && !self.brought.take(now, from, BROUGHT_RATE.0, BROUGHT_RATE.1) =>
+            {
                 (Verdict::Ignore("too many by one neighbour"), None)
             }
             (TopicRule::Directory, Some(sender)) => match announce::decode(&message.data, &sender) {
@@ -110,6 +116,11 @@ impl Gossip {
             },
         };
         Some(judged(verdict, incoming, from))
+    }
+
+    /// Whether a stream of a publisher is followed.
+    fn follows(&self, publisher: &PeerId) -> bool {
+        self.topics.values().any(|topic| matches!(&topic.rule, TopicRule::Native(key) if key.publisher == *publisher))
     }
 
     /// Refuses a message that is larger than its topic takes.
@@ -214,7 +225,7 @@ mod tests {
             let data = announce::encode(&query, &peers::from_libp2p(&signer), late).unwrap();
             let (source, topic) = (Some(signer), ident.hash());
             let message = gossipsub::Message { source, data, sequence_number: Some(1), topic };
-            let judged = gossip.judge(&from, MessageId::new(b"1"), message, MonoMs(0), wall).unwrap();
+            let judged = gossip.judge(&from, MessageId::new(b"1"), message, false, MonoMs(0), wall).unwrap();
             assert!(judged.incoming.is_some(), "two minutes late is taken");
             gossip.clocks.judge(MonoMs(0), wall, |_| true).of
         };
@@ -229,17 +240,18 @@ mod tests {
         let mut gossip = Gossip::new(Settings::default(), true, 0);
         gossip.topics.insert(ident.hash(), Topic { rule: TopicRule::Directory, ident: ident.clone() });
         let wall = UnixMs(1_700_000_000_000);
-        let mut heard = |from: libp2p::PeerId| {
+        let mut heard = |from: libp2p::PeerId, connected: bool| {
             let signer = libp2p::PeerId::random();
             let query = DirectoryMessage::Query { filter: Filter::default(), request: "1".into() };
             let data = announce::encode(&query, &peers::from_libp2p(&signer), wall).unwrap();
             let message =
                 gossipsub::Message { source: Some(signer), data, sequence_number: Some(1), topic: ident.hash() };
-            gossip.judge(&from, MessageId::new(b"1"), message, MonoMs(0), wall).unwrap().incoming.is_some()
+            gossip.judge(&from, MessageId::new(b"1"), message, connected, MonoMs(0), wall).unwrap().incoming.is_some()
         };
         let (flooder, other) = (libp2p::PeerId::random(), libp2p::PeerId::random());
-        let taken = (0..BROUGHT_RATE.1 + 100).filter(|_| heard(flooder)).count();
+        let taken = (0..BROUGHT_RATE.1 + 100).filter(|_| heard(flooder, false)).count();
         assert!(taken <= BROUGHT_RATE.1 as usize);
-        assert!(!heard(flooder) && heard(other));
+        assert!(!heard(flooder, false) && heard(other, false));
+        assert!(heard(flooder, true), "nobody silences a peer that is connected");
     }
 }

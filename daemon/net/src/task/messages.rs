@@ -44,7 +44,8 @@ impl Task {
         match event {
             gossipsub::Event::Message { propagation_source, message_id, message } => {
                 let (now, wall) = (self.now(), Self::wall());
-                let judged = self.gossip.judge(&propagation_source, message_id.clone(), message, now, wall);
+                let connected = message.source.is_some_and(|signer| self.peers.contains(&signer));
+                let judged = self.gossip.judge(&propagation_source, message_id.clone(), message, connected, now, wall);
                 if let Some(judged) = judged {
                     self.conclude(&message_id, &propagation_source, judged);
                 }
