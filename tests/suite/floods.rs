@@ -229,3 +229,19 @@ async fn all_that_was_listed_is_listed_after_a_restart() {
     let a = Daemon::start(setup_at(place.path(), &[])).await.unwrap();
     assert_eq!(statistics(&a).await.streams, all);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_topics_that_a_peer_follows_are_kept_where_they_are_short() {
+    let (floor, identity) = floor(None);
+    let found = until("where it listens", async || floor.handle.addresses().await.unwrap().first().cloned());
+    let rogue = RawPeer::connect(&found.await, "long-winded").await;
+    let long: Vec<String> = (0..50).map(|n| format!("{n}{}", "x".repeat(4_000))).collect();
+    let names: Vec<&str> = long.iter().map(String::as_str).chain(["short"]).collect();
+    assert!(rogue.say(Rpc::follow(&names)).await);
+    let followers = async |topic: &str| floor.handle.topic_peers(topic).await.unwrap().followers.len();
+    until("the short one", async || (followers("short").await == 1).then_some(())).await;
+    for topic in &long {
+        assert_eq!(followers(topic).await, 0);
+    }
+    drop(identity);
+}

@@ -104,6 +104,19 @@ async fn a_stream_tells_where_its_publisher_is_now() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_comes_later_is_listened_on_then() {
+    const LATER: &str = "10.77.0.5";
+    let Some(machine) = Machine::with(&[PUBLISHER], "an address that comes later").await else { return };
+    let mut setup = support::setup(&[]);
+    setup.config.network.listen = [PUBLISHER, LATER].map(|ip| format!("/ip4/{ip}/tcp/0")).into();
+    let daemon = machine.run(async { Daemon::start(setup).await.unwrap() }).await;
+    assert!(!support::addresses(&daemon).await.iter().any(|address| address.contains(LATER)));
+    assert!(machine.ip(&format!("address add {LATER}/32 dev lo")).await);
+    let listens = async || support::addresses(&daemon).await.iter().any(|at| at.contains(LATER)).then_some(());
+    until("to listen there", listens).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn when_a_cable_is_pulled_peers_are_gone_within_a_minute_and_sound_is_back_with_it() {
     const MINUTE: Duration = Duration::from_secs(60);
     let Some((here, there)) = two().await else { return };

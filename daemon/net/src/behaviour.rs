@@ -141,6 +141,8 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         .validation_mode(gossipsub::ValidationMode::Permissive)
         .validate_messages()
         .message_id_fn(move |message| ids.id_here(message))
+        // As long as kubo. Who hears a message again after that has a log, or a topic with an accepted age.
+        .duplicate_cache_time(Duration::from_secs(120))
         // `flood` chooses whom.
         .flood_publish(false)
         .max_control_messages_sent(OFFERED)
@@ -161,8 +163,10 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         .build()
         .map_err(|e| NetError::Setup(e.to_string()))?;
     let signed = gossipsub::MessageAuthenticity::Signed(identity.0.clone());
-    let mut gossipsub =
-        Gossipsub::new_with_transform(signed, config, settings).map_err(|e| NetError::Setup(e.to_owned()))?;
+    // At most 100 topics of a peer.
+    let filter = gossipsub::MaxCountSubscriptionFilter::default();
+    let gossipsub = Gossipsub::new_with_subscription_filter_and_transform(signed, config, filter, settings);
+    let mut gossipsub = gossipsub.map_err(|e| NetError::Setup(e.to_owned()))?;
     let score = gossipsub::PeerScoreParams {
         // Many honest daemons share one address (NAT, containers, tests on one machine).
         ip_colocation_factor_weight: 0.0,

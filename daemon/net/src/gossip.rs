@@ -25,6 +25,10 @@ use crate::{
 
 /// Most topics this peer follows; gossipsub's default filter refuses peers that announce more than 100.
 const MAX_TOPICS: usize = 100;
+/// Those of programs, which leave room for streams.
+const MAX_OPEN: usize = 80;
+/// Bytes in the name of one.
+pub(crate) const MAX_NAME: usize = 256;
 /// Bytes of control data in which all of them are told to a new peer: rust-libp2p closes the substream of a peer that sends more than
 /// 16 KiB, for good.
 const MAX_GREETING: usize = 15 * 1024;
@@ -103,7 +107,7 @@ impl Gossip {
         topic: &str,
         rule: TopicRule,
     ) -> Result<(), NetError> {
-        if topic.is_empty() || topic.len() > 256 {
+        if topic.is_empty() || topic.len() > MAX_NAME {
             return Err(NetError::Limit("a topic has 1 to 256 bytes"));
         }
         let ident = IdentTopic::new(topic);
@@ -113,6 +117,10 @@ impl Gossip {
         }
         if self.topics.len() >= MAX_TOPICS {
             return Err(NetError::Limit("this daemon follows 100 topics already; peers would refuse more"));
+        }
+        let open = self.topics.values().filter(|topic| topic.rule == TopicRule::Open).count();
+        if rule == TopicRule::Open && open >= MAX_OPEN {
+            return Err(NetError::Limit("programs here follow 80 topics already; the rest is for streams"));
         }
         let told = |topic: &str| topic.len().saturating_add(SUBSCRIPTION);
         let all = self

@@ -1,5 +1,6 @@
 //! Names in addresses, resolved by the nameservers that the machine has when it dials. At boot there may be none yet, and a
-//! machine that moves gets others: so the resolver is made when it is first needed, and made anew when the system's file changes.
+//! machine that moves gets others: so the resolver is made when it is first needed, and made anew when the system's file changes, and every half
+//! minute: what it keeps, also that a name does not exist, would hold for as long as the zone says.
 
 use std::{
     error::Error,
@@ -8,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::{
@@ -26,6 +27,8 @@ use crate::unshared::{self, Unshared};
 
 /// Where the system names its nameservers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// How long answers are kept.
+const KEPT: Duration = Duration::from_secs(30);
 
 /// A transport that dials names, too.
 pub(crate) struct Names<O> {
@@ -35,6 +38,7 @@ pub(crate) struct Names<O> {
 
 struct Resolver<O> {
     made_of: Option<FileState>,
+    made: Instant,
     transport: dns::tokio::Transport<Shared<O>>,
 }
 
@@ -61,12 +65,13 @@ impl<O: Send + 'static> Names<O> {
     /// The transport that resolves as the system does now.
     fn resolver(&mut self) -> io::Result<&mut dns::tokio::Transport<Shared<O>>> {
         let now = FileState::of(RESOLV_CONF);
-        let resolver = match self.resolver.take_if(|resolver| resolver.made_of == now) {
+        let resolver = match self.resolver.take_if(|resolver| resolver.made_of == now && resolver.made.elapsed() < KEPT)
+        {
             Some(current) => current,
             None => {
                 let transport = dns::tokio::Transport::system(self.inner.clone());
                 let failed = |e: io::Error| io::Error::other(Unresolved(format!("{RESOLV_CONF}: {e}")));
-                Resolver { made_of: now, transport: transport.map_err(failed)? }
+                Resolver { made_of: now, made: Instant::now(), transport: transport.map_err(failed)? }
             }
         };
         Ok(&mut self.resolver.insert(resolver).transport)

@@ -8,13 +8,28 @@ use std::{
 
 use libp2p::{
     PeerId,
-    gossipsub::{self, DataTransform, Message, MessageId, RawMessage, TopicHash},
+    gossipsub::{
+        self, DataTransform, MaxCountSubscriptionFilter, Message, MessageId, RawMessage, TopicHash,
+        TopicSubscriptionFilter,
+    },
 };
 use p2pd_core::contract::{Identity, TIME, TopicSettings};
 use sha2::{Digest, Sha256};
 
+use crate::gossip::MAX_NAME;
+
 /// Gossipsub with the settings of topics.
-pub(crate) type Gossipsub = gossipsub::Behaviour<Settings>;
+pub(crate) type Gossipsub = gossipsub::Behaviour<Settings, MaxCountSubscriptionFilter<ShortNames>>;
+
+/// Takes no subscription to a topic whose name is longer than any here: a peer may say that it follows a hundred, and each name is kept.
+#[derive(Clone, Default)]
+pub(crate) struct ShortNames;
+
+impl TopicSubscriptionFilter for ShortNames {
+    fn can_subscribe(&mut self, topic: &TopicHash) -> bool {
+        topic.as_str().len() <= MAX_NAME
+    }
+}
 
 /// Of topics of programs that have any, and of p2pd's own that differ from the usual.
 #[derive(Clone, Default)]

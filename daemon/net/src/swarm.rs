@@ -58,7 +58,7 @@ pub(crate) fn build(
     identity: &Identity,
     settings: Settings,
     meters: &Meters,
-) -> Result<Swarm<Behaviour>, NetError> {
+) -> Result<(Swarm<Behaviour>, Vec<Multiaddr>), NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let rules = SharedRules::default();
     let behaviour = behaviour::build(config, identity, settings, meters, rules.clone())?;
@@ -80,12 +80,22 @@ pub(crate) fn build(
                 .with_idle_connection_timeout(Duration::from_secs(3600))
         })
         .build();
-    listen(&mut swarm, &config.listen)?;
-    Ok(swarm)
+    let missing = listen(&mut swarm, &config.listen)?;
+    Ok((swarm, missing))
 }
 
-/// Listens on each address. A machine without IPv6, or without IPv4, does without the addresses of that kind.
-fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[String]) -> Result<(), NetError> {
+/// Listens on those of these addresses that the machine has got meanwhile; the others remain.
+pub(crate) fn listen_again(swarm: &mut Swarm<Behaviour>, missing: &mut Vec<Multiaddr>) {
+    missing.retain(|address| {
+        let listens = check_free(address).is_ok() && swarm.listen_on(address.clone()).is_ok();
+        !listens
+    });
+}
+
+/// Listens on each address. A machine without IPv6, or without IPv4, does without the addresses of that kind. Those that it may get
+/// later, as of an interface that is not up yet, are returned.
+fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[String]) -> Result<Vec<Multiaddr>, NetError> {
+    let mut missing = Vec::new();
     let mut unsupported = None;
     let mut listens = false;
     for address in addresses {
@@ -98,11 +108,16 @@ fn listen(swarm: &mut Swarm<Behaviour>, addresses: &[String]) -> Result<(), NetE
                 unsupported = Some(failed(&error));
                 continue;
             }
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                tracing::warn!(address, "this machine has no such address now; listening there once it has");
+                missing.push(parsed);
+                continue;
+            }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(NetError::InUse(address.clone())),
             Err(error) => return Err(failed(&error)),
         }
         swarm.listen_on(parsed).map_err(|e| failed(&e))?;
         listens = true;
     }
-    unsupported.filter(|_| !listens).map_or(Ok(()), Err)
+    unsupported.filter(|_| !listens && missing.is_empty()).map_or(Ok(missing), Err)
 }

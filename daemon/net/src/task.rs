@@ -13,7 +13,7 @@ use std::{
 
 use futures::StreamExt;
 use libp2p::{
-    Swarm,
+    Multiaddr, Swarm,
     gossipsub::{IdentTopic, MessageId, TopicHash},
     kad,
     swarm::{ConnectionId, SwarmEvent},
@@ -53,6 +53,8 @@ const COMMANDS: usize = 64;
 const INCOMING: usize = 256;
 /// State changes that wait for the daemon.
 const EVENTS: usize = 256;
+/// How often addresses are looked for on which this daemon could not listen, in milliseconds.
+const LISTEN_AGAIN_MS: u64 = 2_000;
 /// How often dialling and looking around are seen to.
 const TICK: Duration = Duration::from_millis(250);
 /// Least time between two looks for missing groups, in milliseconds; one is worth fetching for some 50.
@@ -78,7 +80,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let settings = Settings::default();
     let meters = Meters::new(config.max_streams_per_connection as usize, kad_protocol(config)?.as_ref());
     let held = Held::default();
-    let swarm = swarm::build(config, identity, settings.clone(), &meters)?;
+    let (swarm, missing) = swarm::build(config, identity, settings.clone(), &meters)?;
     let task = Task {
         swarm,
         dial: Dial::new(&config.bootstrap)?,
@@ -103,6 +105,8 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         lost: HashMap::new(),
         gone: HashMap::new(),
         outbox: Outbox::default(),
+        missing,
+        listened: MonoMs(0),
         water_marks: config.water_marks,
         governor: Governor::new(config.memory_budget, held.clone()),
         listener_failed: None,
@@ -145,6 +149,9 @@ struct Task {
     /// Peers of whose end the daemon was too slow to hear, until it is told.
     gone: HashMap<PeerId, bool>,
     outbox: Outbox,
+    /// Addresses to listen on that the machine did not have, and when it was looked for them.
+    missing: Vec<Multiaddr>,
+    listened: MonoMs,
     water_marks: WaterMarks,
     governor: Governor,
     /// When it was last logged that a listener failed.
@@ -226,6 +233,10 @@ impl Task {
         if std::mem::take(&mut self.say_protocols) {
             let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
             self.swarm.behaviour_mut().identify.push(peers);
+        }
+        if !self.missing.is_empty() && now.since(self.listened) >= LISTEN_AGAIN_MS {
+            self.listened = now;
+            swarm::listen_again(&mut self.swarm, &mut self.missing);
         }
         if self.look_around.due(now) {
             // Fails while no peer is known, which is no news.

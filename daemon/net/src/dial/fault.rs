@@ -20,6 +20,7 @@ pub(super) struct AddressFault {
 }
 
 pub(super) const SEE_PEER: &str = "see that it runs there and that no firewall is between";
+const SEE_CLOCK: &str = "see that this machine's clock is right";
 const SEE_NAME: &str = "see that the name is right and that a nameserver answers";
 
 impl Fault {
@@ -39,6 +40,7 @@ impl Fault {
                     let advice = match unshared {
                         Some(_) => None,
                         None if Unresolved::is_cause(fault) => Some(SEE_NAME),
+                        None if is_of_time(fault) => Some(SEE_CLOCK),
                         None => Some(SEE_PEER),
                     };
                     let why = unshared.map_or_else(|| innermost(fault), |unshared| unshared.to_string());
@@ -73,6 +75,11 @@ impl fmt::Display for Fault {
             }
         }
     }
+}
+
+/// Whether a certificate was refused for its time: libp2p's begin in 1975, and end in 4096.
+fn is_of_time(fault: &dyn std::error::Error) -> bool {
+    innermost(fault).contains("InvalidCertValidity")
 }
 
 /// The last cause of an error; the ones above it only say that something below failed.
