@@ -45,7 +45,7 @@ pub struct Network {
     pub name: String,
 
     /// Multiaddrs to listen on. /tcp/0 and /udp/0 take any free port. A machine without IPv6, or without IPv4, does
-    /// without the addresses of that kind.
+    /// without the addresses of that kind; one that it gets later is listened on then.
     #[config(
         default = [
             "/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4002/ws",
