@@ -110,7 +110,7 @@ struct Inner {
     clocks: Mutex<p2pd_core::clock::Judgement>,
     /// Topics of which the log says that messages were too large.
     said_too_large: Mutex<HashSet<String>>,
-    /// Why nothing is written to disk, while that is so.
+    /// Why the disk, or what is on it, fails, while that is so.
     storage_fault: Mutex<Option<String>>,
     /// How many are in use, while few are left.
     descriptors_short: Mutex<Option<descriptors::Descriptors>>,
