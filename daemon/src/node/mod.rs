@@ -49,7 +49,7 @@ pub(crate) use events::Happened;
 pub(crate) use protocols::{Answered, Arrived, Claim, Lease, MAX_CALL, Served, Serving, check_protocol};
 pub(crate) use publication::{Opening, Publication, Wire};
 pub(crate) use pubsub::{
-    Live, LogReader, LogStatus, Logged, Outbound, Start, TopicItem, TopicStatus, Validator, meshes,
+    Live, LogReader, LogStatus, Logged, Outbound, RoomSoon, Start, TopicItem, TopicStatus, Validator, meshes,
 };
 pub(crate) use state::State;
 pub(crate) use streams::StreamItem;
