@@ -1,12 +1,6 @@
 //! Days on which something else on the machine, or at the other end, is broken, and the daemon is not to blame and goes on.
 
-use std::{
-    fs,
-    io::Write,
-    os::unix::net::{UnixDatagram, UnixStream},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, os::unix::net::UnixDatagram, process::Command, time::Duration};
 
 use nix::unistd::Uid;
 
@@ -87,11 +81,8 @@ fn callers_who_hold_every_place_do_not_starve_the_watchdog() {
         ("P2PD_API_MAX_CONNECTIONS_PER_USER", "4"),
     ];
     let daemon = Daemon::start_with(place.path(), "a", &[], &variables);
-    let mut held: Vec<_> = (0..4).map(|_| UnixStream::connect(&daemon.socket).unwrap()).collect();
-    held.iter_mut().for_each(|stream| {
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-    });
-    until("the full house", || (!daemon.run(&["status"]).status.success()).then_some(()));
+    let _held = daemon.hold_places(4);
+    assert!(!daemon.run(&["status"]).status.success(), "the places are taken");
     let fed = || {
         let mut message = [0; 256];
         systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

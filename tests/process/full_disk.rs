@@ -14,7 +14,7 @@ fn start(place: &Path, data: &Path) -> Daemon {
 }
 
 fn told(daemon: &Daemon) -> bool {
-    daemon.good(&["status"]).contains("nothing is written to disk")
+    daemon.good(&["status"]).contains("the disk, or what is on it, fails")
 }
 
 /// Begins a log, whose messages go to a file.

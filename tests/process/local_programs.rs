@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     os::unix::net::UnixStream,
     process::Command,
     time::{Duration, Instant},
@@ -94,11 +94,27 @@ fn a_full_house_is_told_as_that() {
     let place = tempfile::tempdir().unwrap();
     let variables = [("P2PD_API_MAX_CONNECTIONS_PER_USER", "4")];
     let daemon = Daemon::start_with(place.path(), "a", &[], &variables);
-    let held = hold(&daemon, 4);
+    let held = daemon.hold_places(4);
     let words = turned_away(&daemon, "p2pd has 4 connections of this user already");
     assert!(words.contains("end some of the programs"), "{words}");
     drop(held);
     until("a place", || daemon.run(&["status"]).status.success().then_some(()));
+}
+
+#[test]
+fn callers_who_are_turned_away_and_do_not_read_keep_nobody_from_being_admitted() {
+    let place = tempfile::tempdir().unwrap();
+    let variables = [("P2PD_API_MAX_CONNECTIONS_PER_USER", "4")];
+    let daemon = Daemon::start_with(place.path(), "a", &[], &variables);
+    let _held = daemon.hold_places(4);
+    // More than wait to be admitted at once, of whom none is turned away before a second has passed unless there is a bound.
+    let crowd: Vec<_> = (0..400).map(|_| UnixStream::connect(&daemon.socket).unwrap()).collect();
+    for (number, mut caller) in crowd.into_iter().enumerate() {
+        let mut told = Vec::new();
+        caller.read_to_end(&mut told).unwrap();
+        let told = String::from_utf8_lossy(&told);
+        assert!(told.contains("connections of this user already"), "{number}: {told}");
+    }
 }
 
 /// Time of a processor that it has used, in hundredths of a second.

@@ -31,7 +31,8 @@ pub struct ValueBody {
     /// The value.
     #[prost(bytes = "bytes", tag = "2")]
     pub data: Bytes,
-    /// Grows with each value of the place; milliseconds since 1970 when it was made.
+    /// Grows with each value of the place. When it was made, milliseconds since 1970 by the earlier of wall clock and running time, or
+    /// one more than the last.
     #[prost(uint64, tag = "3")]
     pub seq: u64,
     /// From when on it does not hold any more, milliseconds since 1970.

@@ -22,7 +22,10 @@ use libp2p::{
 
 use crate::meter::{Meter, Meters};
 
-/// Messages that gossipsub's queue to a peer holds. Not the library's 5,000: a frozen peer must not cost hundreds of megabytes.
+/// Messages that gossipsub's queue to a peer holds, each a copy. Not the library's 5,000. The library bounds no bytes: a peer that takes
+/// nothing holds up to 192 MiB where a topic's messages have the 1 MiB that it may be set to, until it is let go of after 60 s. What it
+/// asked for is at most three copies of each message of the last five seconds. Where many do so, the last line is the memory governor
+/// (`memory.rs`).
 pub(crate) const QUEUE: usize = 192;
 /// From so many on a peer has no room. The rest is for what is not counted: offers of messages, and those that the peer asked
 /// for. Followers of a fast publisher that are a second behind ask for hundreds, which are on their way already; were there less

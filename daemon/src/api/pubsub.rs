@@ -26,7 +26,7 @@ use super::{
     reply::{self, Followed, Gone, Out, Replies},
     status,
 };
-use crate::node::{Live, LogReader, Logged, Node, NodeError, Outbound, Start, TopicItem, Validator};
+use crate::node::{Live, LogReader, Logged, Node, NodeError, Outbound, RoomSoon, Start, TopicItem, Validator};
 
 pub(super) struct Service(pub(super) Context);
 
@@ -43,13 +43,26 @@ pub(super) fn gap(from: u64, to: u64, cause: Cause) -> Gap {
     Gap { from, to, reason: reason.into() }
 }
 
-async fn publish(node: &Node, user: u32, request: PublishRequest) -> Result<PublishResponse, Status> {
-    let PublishRequest { topic, data, wait_ms } = request;
-    if wait_ms > 600_000 {
-        return Err(status::field("wait_ms", "takes at most 600000"));
+/// A message that may have to wait, for room or for a listener.
+struct Patient {
+    request: PublishRequest,
+    room: RoomSoon,
+}
+
+impl Patient {
+    fn new(node: &Node, user: u32, request: PublishRequest) -> Result<Self, Status> {
+        if request.wait_ms > 600_000 {
+            return Err(status::field("wait_ms", "takes at most 600000"));
+        }
+        let room = node.room_soon(user, request.data.len()).map_err(status::of)?;
+        Ok(Patient { request, room })
     }
-    let room = node.room_soon(user, data.len()).await.map_err(status::of)?;
-    node.publish(&topic, data, Duration::from_millis(wait_ms.into()), room).await.map(sent).map_err(status::of)
+
+    async fn publish(self, node: &Node) -> Result<PublishResponse, Status> {
+        let PublishRequest { topic, data, wait_ms } = self.request;
+        let room = self.room.room().await.map_err(status::of)?;
+        node.publish(&topic, data, Duration::from_millis(wait_ms.into()), room).await.map(sent).map_err(status::of)
+    }
 }
 
 fn sent(sent: Sent) -> PublishResponse {
@@ -67,8 +80,8 @@ struct Many {
     fault: Option<Status>,
     ahead: Outbound,
     user: u32,
-    /// Waits for a listener, or for room, so nothing overtakes it.
-    patient: Option<PublishRequest>,
+    /// Waits for a listener, or for room, so nothing overtakes it; or was refused.
+    patient: Option<Result<Patient, Status>>,
     answered: u64,
 }
 
@@ -90,9 +103,12 @@ impl Many {
     async fn next(&mut self) -> Option<Result<PublishManyResponse, Status>> {
         loop {
             if self.ahead.is_empty()
-                && let Some(request) = self.patient.take()
+                && let Some(patient) = self.patient.take()
             {
-                let published = publish(&self.node, self.user, request).await;
+                let published = match patient {
+                    Ok(patient) => patient.publish(&self.node).await,
+                    Err(refused) => Err(refused),
+                };
                 return Some(Ok(self.answer(published)));
             }
             let room = self.more && self.patient.is_none() && self.ahead.len() < AHEAD;
@@ -106,7 +122,7 @@ impl Many {
                         {
                             self.ahead.hand(&topic, data, Arc::new(room)).await;
                         }
-                        patient => self.patient = Some(patient),
+                        patient => self.patient = Some(Patient::new(&self.node, self.user, patient)),
                     },
                     Ok(None) => self.more = false,
                     Err(error) => {
@@ -139,7 +155,8 @@ impl Many {
 impl PubSubService for Service {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         let user = caller::uid(&request);
-        Ok(Response::new(publish(&self.0.node, user, request.into_inner()).await?))
+        let patient = Patient::new(&self.0.node, user, request.into_inner())?;
+        Ok(Response::new(patient.publish(&self.0.node).await?))
     }
 
     type PublishManyStream = Followed<PublishManyResponse>;

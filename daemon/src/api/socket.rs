@@ -38,6 +38,9 @@ const FIRST_BYTE: Duration = Duration::from_secs(5);
 const MAX_CONNECTIONS: u32 = 512;
 /// Most connections that wait for their caller to be admitted.
 const ARRIVING: usize = 256;
+/// Most callers who are waited for while they read that there is no place; others are closed at once. A bound of their own, so that a
+/// user who dials and does not read keeps nobody else from being admitted.
+const TURNED_AWAY: usize = 32;
 /// For a caller when there is no descriptor left.
 const NO_DESCRIPTOR: &str = "p2pd has no file descriptor left for this connection: end some of the programs that use it, or raise its \
     limit (LimitNOFILE of its unit, or `ulimit -n`)";
@@ -132,7 +135,13 @@ pub(super) fn accept(
 ) -> ReceiverStream<io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(16);
     tokio::spawn(async move {
-        let door = Arc::new(Door { admission, per_user, probe, open: Open::default() });
+        let door = Arc::new(Door {
+            admission,
+            per_user,
+            probe,
+            open: Open::default(),
+            turned_away: Semaphore::new(TURNED_AWAY),
+        });
         let arriving = Arc::new(Semaphore::new(ARRIVING));
         let mut spare = Spare::new();
         loop {
@@ -195,6 +204,7 @@ struct Door {
     per_user: u32,
     probe: Probe,
     open: Open,
+    turned_away: Semaphore,
 }
 
 impl Door {
@@ -205,12 +215,16 @@ impl Door {
         ready: mpsc::Sender<io::Result<Connection>>,
         arriving: Option<OwnedSemaphorePermit>,
     ) {
-        let connection = match self.admit(stream).await {
+        let admitted = self.admit(stream).await;
+        drop(arriving);
+        let connection = match admitted {
             Admitted::Taken(connection) => connection,
-            Admitted::Full(stream, why) => return turn_away(stream, &why).await,
+            Admitted::Full(stream, why) => match self.turned_away.try_acquire() {
+                Ok(_waits) => return turn_away(stream, &why).await,
+                Err(_) => return turn_away_now(stream, &why),
+            },
             Admitted::Stranger => return,
         };
-        drop(arriving);
         if let Ok(Ok(())) = tokio::time::timeout(FIRST_BYTE, connection.stream.readable()).await {
             let _ = ready.send(Ok(connection)).await;
         }

@@ -62,7 +62,9 @@ pub(super) async fn watch(node: Node) {
     loop {
         tick.tick().await;
         let before = *lock(&node.0.descriptors_short);
-        let now = Descriptors::count().filter(|now| now.are_short(before.is_some()));
+        // On a thread for what blocks: with tens of thousands the walk takes tens of milliseconds, and this task carries sound, too.
+        let now = tokio::task::spawn_blocking(Descriptors::count).await.ok().flatten();
+        let now = now.filter(|now| now.are_short(before.is_some()));
         *lock(&node.0.descriptors_short) = now;
         match (before, now) {
             (None, Some(Descriptors { used, most })) => {

@@ -50,7 +50,7 @@ pub(crate) use events::Happened;
 pub(crate) use protocols::{Answered, Arrived, Claim, Lease, MAX_CALL, Served, Serving, check_protocol};
 pub(crate) use publication::{Opening, Publication, Wire};
 pub(crate) use pubsub::{
-    Live, LogReader, LogStatus, Logged, Outbound, Start, TopicItem, TopicStatus, Validator, meshes,
+    Live, LogReader, LogStatus, Logged, Outbound, RoomSoon, Start, TopicItem, TopicStatus, Validator, meshes,
 };
 pub(crate) use state::State;
 pub(crate) use streams::StreamItem;
@@ -108,7 +108,7 @@ struct Inner {
     clocks: Mutex<p2pd_core::clock::Judgement>,
     /// Topics of which the log says that messages were too large.
     said_too_large: Mutex<HashSet<String>>,
-    /// Why nothing is written to disk, while that is so.
+    /// Why the disk, or what is on it, fails, while that is so.
     storage_fault: Mutex<Option<String>>,
     /// How many are in use, while few are left.
     descriptors_short: Mutex<Option<descriptors::Descriptors>>,

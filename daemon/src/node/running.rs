@@ -9,10 +9,26 @@ use super::{Node, wall};
 /// Name of the setting that keeps it.
 const SETTING: &str = "running-ms";
 
-/// The running time that was kept; at a first start, the wall clock's.
+/// The running time that was kept; at a first start, the newest time on disk, which an older p2pd wrote; where there is none, the
+/// wall clock's.
 pub(super) fn restore(store: &Store) -> Result<RunMs, StoreError> {
     let kept = store.setting(SETTING)?.and_then(|kept| kept.parse().ok());
-    Ok(RunMs(kept.unwrap_or_else(|| wall().0)))
+    Ok(RunMs(match kept {
+        Some(kept) => kept,
+        None => newest(store)?.unwrap_or_else(|| wall().0),
+    }))
+}
+
+/// When the newest peer was connected or the newest message came. The clock may be wrong by now, and those times are what ages are
+/// counted from.
+fn newest(store: &Store) -> Result<Option<u64>, StoreError> {
+    let mut newest = store.peers()?.iter().map(|(_, peer)| peer.seen).max();
+    for (topic, record) in store.topics()? {
+        let Some(log) = record.log else { continue };
+        let came = store.newest_ids(&topic, 1)?.last().map(|(_, came)| *came);
+        newest = newest.max(came).max(Some(log.read));
+    }
+    Ok(newest.filter(|newest| *newest > 0))
 }
 
 /// Keeps it. After a crash the time since the last call is missing, so that ages are a little less.
@@ -36,7 +52,22 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use p2pd_store::{Keep, LogRecord, MessageRecord, PeerRecord, TopicRecord};
+
     use super::*;
+
+    #[test]
+    fn on_a_database_without_running_time_it_begins_with_the_newest_record_whatever_the_clock_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.put_peer(vec![1], PeerRecord { seen: 20, ..PeerRecord::default() }).unwrap();
+        assert_eq!(restore(&store).unwrap(), RunMs(20));
+        let mut topic = TopicRecord { log: Some(LogRecord::default()), settings: None };
+        let message = |received| MessageRecord { received, ..MessageRecord::default() };
+        let keep = Keep { bytes: 10_000, since: 0 };
+        store.append("chat", &mut topic, &[(1, message(10)), (2, message(30))], keep).unwrap();
+        assert_eq!(restore(&store).unwrap(), RunMs(30));
+    }
 
     #[test]
     fn running_time_goes_on_where_it_was_kept() {

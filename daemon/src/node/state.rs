@@ -39,7 +39,7 @@ pub(crate) struct State {
     pub(crate) flooded_by: Option<PeerId>,
     /// Peers with which the stream of gossip has ended.
     pub(crate) gossip_ended: Vec<PeerId>,
-    /// Why nothing is written to disk.
+    /// Why the disk, or what is on it, fails.
     pub(crate) storage_fault: Option<String>,
     /// Where few are left.
     pub(crate) descriptors_short: Option<Descriptors>,

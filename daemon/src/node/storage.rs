@@ -21,7 +21,7 @@ pub(super) async fn watch(node: Node) {
         let fault = node.0.store.fault();
         // One at a time: it may hang as well.
         let may_mend = mending.as_ref().is_none_or(|(began, task)| task.is_finished() && began.elapsed() >= MEND);
-        if fault.is_some() && may_mend {
+        if may_mend && node.0.store.has_failed() {
             let store = node.0.store.clone();
             let mend = tokio::task::spawn_blocking(move || {
                 if let Err(error) = store.mend() {
@@ -40,11 +40,11 @@ impl Node {
         let before = std::mem::replace(&mut *lock(&self.0.storage_fault), fault.clone());
         match (before, fault) {
             (None, Some(fault)) => {
-                tracing::error!(fault, "nothing is written to disk; tried again every few seconds");
+                tracing::error!(fault, "the disk fails; tried again every few seconds");
                 self.happened("storage-failed", &fault);
             }
             (Some(_), None) => {
-                tracing::info!("the disk is written to again");
+                tracing::info!("the disk is well again");
                 self.happened("storage-back", "");
             }
             (Some(_), Some(_)) | (None, None) => {}

@@ -39,8 +39,6 @@ fn options() -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(&cache);
     let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
     options.set_block_based_table_factory(&blocks);
     options.set_write_buffer_size(1 << 20);
     options.set_max_write_buffer_number(2);
@@ -76,11 +74,14 @@ fn refuse_other_tables(path: &Path) -> Result<(), StoreError> {
     known_version(&DB::open_cf_for_read_only(&options(), path, names, false)?, path).map(drop)
 }
 
-/// Opens or creates the database and brings it to this version's schema.
-pub(crate) fn open(path: &Path) -> Result<DB, StoreError> {
+/// Opens the database and brings it to this version's schema. Where there is none, makes one, or fails.
+pub(crate) fn open(path: &Path, may_create: bool) -> Result<DB, StoreError> {
     refuse_other_tables(path)?;
     let tables = TABLES.map(|name| ColumnFamilyDescriptor::new(name, options()));
-    let db = DB::open_cf_descriptors(&options(), path, tables)?;
+    let mut options = options();
+    options.create_if_missing(may_create);
+    options.create_missing_column_families(may_create);
+    let db = DB::open_cf_descriptors(&options, path, tables)?;
     let found = known_version(&db, path)?;
     for (version, migration) in (2..).zip(MIGRATIONS).filter(|(version, _)| found > 0 && *version > found) {
         let mut batch = WriteBatch::default();
@@ -101,21 +102,21 @@ pub(crate) fn table<'a>(db: &'a DB, name: &'static str) -> Result<&'a ColumnFami
 impl Store {
     /// Opens or creates the database and brings it to this version's schema. A newer one is refused untouched.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = RwLock::new(Some(open(path)?));
+        let open = RwLock::new(Some(open(path, true)?));
         Ok(Store { path: path.to_owned(), open, health: Health::default() })
     }
 
-    /// Does something with the database.
+    /// Does something with the database, and notes how long that takes and what fails.
     pub(crate) fn call<T>(&self, act: impl FnOnce(&DB) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let _running = self.health.begin(Instant::now());
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        act(open.as_ref().ok_or(StoreError::Closed)?)
+        let done = open.as_ref().ok_or(StoreError::Closed).and_then(act);
+        done.inspect_err(|error| self.health.failed(Instant::now(), error))
     }
 
     /// Writes all of a batch or nothing.
     pub(crate) fn write(&self, db: &DB, batch: WriteBatch, reach: Reach) -> Result<(), StoreError> {
-        let done = db.write_opt(batch, &written(reach)).map_err(StoreError::from);
-        done.inspect_err(|error| self.health.failed(Instant::now(), error))
+        Ok(db.write_opt(batch, &written(reach))?)
     }
 
     pub(crate) fn all<T>(
@@ -197,10 +198,11 @@ impl Store {
 
     /// One peer of the peer book.
     pub fn peer(&self, peer: &[u8]) -> Result<Option<PeerRecord>, StoreError> {
-        let record = self.call(|db| Ok(db.get_cf(table(db, PEERS)?, peer)?))?;
-        record
-            .map(|bytes| PeerRecord::decode(bytes.as_slice()).map_err(|_| StoreError::Corrupt { table: PEERS }))
-            .transpose()
+        self.call(|db| {
+            let record = db.get_cf(table(db, PEERS)?, peer)?;
+            let read = |bytes: Vec<u8>| PeerRecord::decode(bytes.as_slice());
+            record.map(read).transpose().map_err(|_| StoreError::Corrupt { table: PEERS })
+        })
     }
 
     /// Writes a peer into the peer book.
@@ -370,7 +372,7 @@ mod tests {
     fn a_newer_one_with_other_tables_is_refused_untouched() {
         let directory = tempfile::tempdir().unwrap();
         {
-            let mut db = open(directory.path()).unwrap();
+            let mut db = open(directory.path(), true).unwrap();
             db.create_cf("to-come", &options()).unwrap();
             db.drop_cf(DIRECTORY).unwrap();
             db.put(VERSION_KEY, 99u32.to_be_bytes()).unwrap();

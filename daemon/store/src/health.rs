@@ -1,4 +1,4 @@
-//! How the disk fares, by the calls that go to it: which of them have not returned, and whether writing fails.
+//! How the disk fares, by the calls that go to it: which of them have not returned, and whether they fail.
 
 use std::{
     collections::BTreeMap,
@@ -10,16 +10,25 @@ use crate::StoreError;
 
 /// How long a call may take before the disk counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long no write may have failed before the disk counts as well again: small writes may succeed between larger ones that do not.
+/// How long no call may have failed before the disk counts as well again: small writes may succeed between larger ones that do not.
 const CALM: Duration = Duration::from_secs(10);
+/// The same where a record or a block could not be read: that does not heal, and is met again when its log is swept, each minute.
+const CORRUPT_CALM: Duration = Duration::from_secs(150);
 
 #[derive(Default)]
 struct State {
     /// When each call began that has not returned, by number.
     running: BTreeMap<u64, Instant>,
     calls: u64,
-    /// When writing failed last, and why, until it is well again.
-    failed: Option<(Instant, String)>,
+    /// The last fault, until the disk is well again.
+    failed: Option<Failed>,
+}
+
+struct Failed {
+    at: Instant,
+    why: String,
+    /// How long no other may come.
+    calm: Duration,
 }
 
 #[derive(Default)]
@@ -51,13 +60,25 @@ impl Health {
     }
 
     pub(crate) fn failed(&self, now: Instant, error: &StoreError) {
-        self.lock().failed = Some((now, error.to_string()));
+        let corrupt = match error {
+            StoreError::Corrupt { .. } => true,
+            StoreError::Database(error) => error.kind() == rocksdb::ErrorKind::Corruption,
+            // That it is closed is told by the fault for which it was.
+            StoreError::Closed => return,
+            StoreError::Newer { .. } | StoreError::Disk(_) => false,
+        };
+        let calm = if corrupt { CORRUPT_CALM } else { CALM };
+        self.lock().failed = Some(Failed { at: now, why: error.to_string(), calm });
     }
 
-    /// Notes that writing succeeds where it has failed.
+    /// Notes that writing succeeds where something has failed.
     pub(crate) fn writes_again(&self, now: Instant) {
-        let calm = |(at, _): &mut (Instant, String)| now.saturating_duration_since(*at) >= CALM;
-        self.lock().failed.take_if(calm);
+        self.lock().failed.take_if(|failed| now.saturating_duration_since(failed.at) >= failed.calm);
+    }
+
+    /// Whether a call has failed, so that this is not only slow.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.lock().failed.is_some()
     }
 
     /// What is wrong, for people.
@@ -66,7 +87,7 @@ impl Health {
         let longest = state.running.values().map(|began| now.saturating_duration_since(*began)).max();
         let hangs = longest.filter(|longest| *longest >= PATIENCE);
         let hangs = hangs.map(|longest| format!("the disk has not answered for {} s", longest.as_secs()));
-        hangs.or_else(|| state.failed.as_ref().map(|(_, why)| why.clone()))
+        hangs.or_else(|| state.failed.as_ref().map(|failed| failed.why.clone()))
     }
 }
 
@@ -75,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_that_does_not_return_is_a_fault_and_so_is_a_write_that_failed_lately() {
+    fn a_call_that_does_not_return_is_a_fault_and_so_is_one_that_failed_lately() {
         let (health, began) = (Health::default(), Instant::now());
         let after = |seconds| began + Duration::from_secs(seconds);
         let running = health.begin(began);
@@ -83,7 +104,8 @@ mod tests {
         assert!(health.fault(after(11)).is_some_and(|why| why.contains("11 s")));
         drop(running);
         assert_eq!(health.fault(after(11)), None);
-        let error = StoreError::Corrupt { table: "settings" };
+        assert!(!health.has_failed(), "it was slow");
+        let error = StoreError::Disk(std::io::ErrorKind::StorageFull.into());
         for seconds in [20, 25] {
             health.failed(after(seconds), &error);
             health.writes_again(after(seconds + 4));
@@ -91,5 +113,13 @@ mod tests {
         }
         health.writes_again(after(35));
         assert_eq!(health.fault(after(35)), None);
+        health.failed(after(40), &StoreError::Closed);
+        assert_eq!(health.fault(after(40)), None);
+        // It is met again each minute.
+        health.failed(after(40), &StoreError::Corrupt { table: "messages" });
+        health.writes_again(after(110));
+        assert!(health.fault(after(110)).is_some_and(|why| why.contains("messages")));
+        health.writes_again(after(190));
+        assert_eq!(health.fault(after(190)), None);
     }
 }

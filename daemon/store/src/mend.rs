@@ -1,4 +1,4 @@
-//! What is done where writing has failed. RocksDB writes nothing more after some faults, such as a disk that was full, also once
+//! What is done where the disk has failed. RocksDB writes nothing more after some faults, such as a disk that was full, also once
 //! the cause is gone; it is then closed and opened anew, behind the handle that all have.
 
 use std::{
@@ -22,10 +22,15 @@ impl Store {
         self.health.fault(Instant::now())
     }
 
+    /// Whether something has failed. A disk that is only slow needs no mending, and would become slower by it.
+    pub fn has_failed(&self) -> bool {
+        self.health.has_failed()
+    }
+
     /// Has a database that failed to write do so again, as far as the disk allows it.
     pub fn mend(&self) -> Result<(), StoreError> {
-        self.try_disk()?;
         if self.try_database().is_err() {
+            self.try_disk()?;
             self.reopen()?;
             self.try_database()?;
         }
@@ -37,8 +42,11 @@ impl Store {
     fn try_disk(&self) -> Result<(), StoreError> {
         let path = self.path.join(TRIAL);
         let written = File::create(&path).and_then(|mut file| {
-            let block = [0; 64 << 10];
-            (0..ROOM / block.len()).try_for_each(|_| file.write_all(&block))?;
+            let (mut block, mut noise) = ([0; 64 << 10], Noise(1));
+            (0..ROOM / block.len()).try_for_each(|_| {
+                noise.fill(&mut block);
+                file.write_all(&block)
+            })?;
             file.sync_data()
         });
         let _ = fs::remove_file(&path);
@@ -54,14 +62,35 @@ impl Store {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         // Closed first: a second one could not have the same files.
         drop(open.take());
-        *open = Some(db::open(&self.path)?);
+        // One that has vanished is not replaced by an empty one: what is in memory would no longer agree with the disk.
+        *open = Some(db::open(&self.path, false)?);
         Ok(())
+    }
+}
+
+/// Bytes that no file system makes smaller: Marsaglia's xorshift, of a seed other than 0.
+struct Noise(u64);
+
+impl Noise {
+    fn fill(&mut self, block: &mut [u8]) {
+        for word in block.chunks_exact_mut(8) {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            word.copy_from_slice(&self.0.to_le_bytes());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rocksdb::DB;
+
     use super::*;
+    use crate::{
+        Keep, TopicRecord,
+        schema::{MESSAGES, message_key},
+    };
 
     #[test]
     fn a_database_is_opened_anew_behind_its_handle() {
@@ -76,5 +105,41 @@ mod tests {
         store.mend().unwrap();
         assert_eq!(store.setting("epoch").unwrap().as_deref(), Some("7"));
         assert!(!directory.path().join(TRIAL).exists());
+    }
+
+    #[test]
+    fn a_database_that_has_vanished_is_not_replaced_by_an_empty_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let (current, aside) = (directory.path().join("CURRENT"), directory.path().join("aside"));
+        fs::rename(&current, &aside).unwrap();
+        store.reopen().unwrap_err();
+        assert!(!current.exists());
+        fs::rename(&aside, &current).unwrap();
+        store.mend().unwrap();
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_is_a_fault_though_writing_succeeds() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let junk = |db: &DB| Ok(db.put_cf(db::table(db, MESSAGES)?, message_key("chat", 1), b"\xff")?);
+        store.call(junk).unwrap();
+        assert!(!store.has_failed());
+        let mut record = TopicRecord::default();
+        store.append("chat", &mut record, &[], Keep { bytes: 1, since: 0 }).unwrap_err();
+        store.mend().unwrap();
+        assert!(store.fault().is_some_and(|why| why.contains(MESSAGES)));
+    }
+
+    #[test]
+    fn what_is_written_to_see_that_there_is_room_cannot_be_compressed() {
+        let (mut block, mut noise) = ([0; 64 << 10], Noise(1));
+        let mut counts = [0u32; 256];
+        for _ in 0..4 {
+            noise.fill(&mut block);
+            block.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+        }
+        assert!(counts.iter().all(|count| (900..1_150).contains(count)), "{counts:?}");
     }
 }

@@ -7,8 +7,8 @@ mod sound;
 
 use std::{
     fs::File,
-    io::Write,
-    os::unix::fs::FileExt,
+    io::{Read, Write},
+    os::unix::{fs::FileExt, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -99,6 +99,20 @@ impl Daemon {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Takes so many of its places for callers. Each is known to be taken: HTTP/2's settings say something, which they do not to a caller
+    /// who is turned away.
+    pub fn hold_places(&self, count: usize) -> Vec<UnixStream> {
+        let take = || {
+            let mut caller = UnixStream::connect(&self.socket).unwrap();
+            caller.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            caller.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").ok()?;
+            let mut settings = [0; 9];
+            caller.read_exact(&mut settings).ok()?;
+            (settings[..3] != [0; 3]).then_some(caller)
+        };
+        (0..count).map(|_| until("a place", take)).collect()
     }
 
     /// As the kernel does it when memory is short.

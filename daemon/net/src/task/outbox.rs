@@ -244,7 +244,8 @@ impl Task {
         let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
         let mut to: Vec<PeerId> = gossipsub.mesh_peers(&IdentTopic::new(topic).hash()).copied().collect();
         let mut full = Vec::new();
-        if followers.len() > to.len() {
+        let in_mesh = to.len();
+        if followers.len() > in_mesh {
             to.extend(also_to.iter().filter(|peer| !to.contains(peer)).copied().collect::<Vec<_>>());
             let outside = followers.iter().filter(|peer| !to.contains(peer)).copied();
             let (others, without_room) = outside.partition(|peer| pace.has_room(peer));
@@ -252,6 +253,12 @@ impl Task {
             let others = self.flood.choose(others, data.len(), Instant::now());
             to.extend(&others);
             also_to.extend(others);
+            // While its mesh is small gossipsub adds others by chance: all where they are so few, also those that are full here.
+            let left: Vec<PeerId> = followers.iter().filter(|peer| !to.contains(peer)).copied().collect();
+            if left.len() <= MESH.saturating_sub(in_mesh) {
+                to.extend(left);
+                full.clear();
+            }
         }
         // Gossipsub sends what it publishes to explicit peers, too.
         also_to.iter().for_each(|peer| gossipsub.add_explicit_peer(peer));

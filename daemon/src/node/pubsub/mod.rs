@@ -21,8 +21,8 @@ pub(super) use log::{ToWrite, WAITING, write_logs};
 pub(crate) use outbound::Outbound;
 pub(super) use topic::Topic;
 pub(crate) use topic::{LogStatus, TopicStatus, meshes};
-pub(crate) use waiting::Room;
 pub(super) use waiting::Waiting;
+pub(crate) use waiting::{Room, RoomSoon};
 
 use super::{Node, NodeError, lock};
 

@@ -63,12 +63,12 @@ pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<T
         }
         for (topic, messages) in batch {
             if let Err(error) = node.write_log(&topic, messages, 0).await {
-                tracing::debug!(%error, topic, "messages of a log were not written");
+                tracing::warn!(%error, topic, "messages of a log were not written");
             }
         }
         for (topic, next) in node.holes(&waiting) {
             if let Err(error) = node.write_log(&topic, Vec::new(), next).await {
-                tracing::debug!(%error, topic, "what a log has lost was not written");
+                tracing::warn!(%error, topic, "what a log has lost was not written");
             }
         }
     }
