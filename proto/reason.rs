@@ -65,6 +65,8 @@ reasons! {
     LimitReached = "LIMIT_REACHED",
     /// The network's queues are full; try again.
     NetworkBusy = "NETWORK_BUSY",
+    /// The disk of the daemon takes nothing, or what is on it cannot be read.
+    StorageFailed = "STORAGE_FAILED",
     /// The daemon is stopping.
     Stopping = "STOPPING",
     /// The caller's user may not use this socket.

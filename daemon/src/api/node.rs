@@ -48,7 +48,7 @@ fn advice(state: &State) -> Vec<String> {
     let fallen = state.fallen.iter().map(|(name, fault)| format!("the tunnel of {name} does not stand: {fault}"));
     let clocks = state.clocks.advice();
     let storage = state.storage_fault.as_ref().map(|why| {
-        format!("the disk, or what is on it, fails ({why}): make room on it, or see what is wrong with it; the daemon goes on by itself then")
+        format!("the disk, or what is on it, fails ({why}): have 12 MiB or more free on it, or see what is wrong with it; the daemon goes on by itself then")
     });
     let flood = state.flooded_by.as_ref().map(|peer| {
         format!("the directory is full, most of it brought by {peer}; `p2pctl peers deny {peer}` keeps that peer away")

@@ -59,7 +59,12 @@ pub(super) fn of(error: NodeError) -> Status {
     let message = error.to_string();
     match error {
         NodeError::Net(error) => of_net(error, message),
-        NodeError::Store(_) | NodeError::Internal(_) => {
+        NodeError::Store(_) => {
+            tracing::error!(error = message, "a call failed for the disk");
+            let what = format!("{message}; `p2pctl status` tells what to do, and when it is over");
+            status(Code::Unavailable, Reason::StorageFailed, what)
+        }
+        NodeError::Internal(_) => {
             tracing::error!(error = message, "call failed");
             status(Code::Internal, Reason::Internal, "internal error; the daemon's log says more")
         }

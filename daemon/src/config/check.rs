@@ -49,6 +49,15 @@ impl Config {
         addresses("network.bootstrap", &self.network.bootstrap, p2pd_net::check_peer)?;
         self.tunnels.check(&self.network.dht_protocol)?;
         EnvFilter::try_new(&self.log.filter).with_context(|| format!("log.filter is `{}`", self.log.filter))?;
+        // A part of the filter that is a single word is a level; a word that is none would be a part of the program that says nothing.
+        let is_level = |word: &str| word.parse::<tracing::level_filters::LevelFilter>().is_ok();
+        let is_part = |word: &str| ["p2pd", "libp2p"].iter().any(|part| word.starts_with(part));
+        let words = self.log.filter.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
+        if let Some(word) = words.into_iter().find(|word| !word.is_empty() && !is_level(word) && !is_part(word)) {
+            bail!(
+                "log.filter has `{word}`; it takes off, error, warn, info, debug or trace, also for one part, as in p2pd_net=debug"
+            );
+        }
         let protocol = &self.network.dht_protocol;
         if !protocol.is_empty() && (!protocol.starts_with('/') || protocol.len() > 128) {
             bail!("network.dht_protocol is `{protocol}`; it takes a name such as /ipfs/kad/1.0.0, or nothing");

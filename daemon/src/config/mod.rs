@@ -366,6 +366,7 @@ mod tests {
                 "network.connections_low is 500; it takes 1 to connections_high (192)",
             ),
             ("[log]\n# loud\nfilter = \"a=b=c\"\n", "log.filter"),
+            ("[log]\nfilter = \"inof\"\n", "log.filter has `inof`"),
         ] {
             let fault = format!("{:#}", load(text).unwrap_err());
             assert!(fault.contains(words) && fault.contains("line 3 of"), "{fault}");

@@ -32,7 +32,7 @@ impl Node {
         }
         let new = judged.theirs_for_people().filter(|(peer, _)| before.of_peer(peer).is_none());
         for (peer, by) in new.take(LINES) {
-            tracing::warn!(%peer, "the clock of a peer is {by}; its messages and streams are refused from five minutes on");
+            tracing::warn!(%peer, "the clock of a peer is {by}; from five minutes on its streams are not taken");
         }
     }
 

@@ -127,7 +127,9 @@ impl Task {
 
     fn addresses(&self) -> Vec<String> {
         let own = Protocol::P2p(*self.swarm.local_peer_id());
-        let mut addresses: Vec<_> = self.swarm.listeners().cloned().collect();
+        // Those of one link are dialled with the name of an interface, which is another on each machine.
+        let is_of_link = |address: &Multiaddr| matches!(address.iter().next(), Some(Protocol::Ip6(ip)) if ip.is_unicast_link_local());
+        let mut addresses: Vec<_> = self.swarm.listeners().filter(|address| !is_of_link(address)).cloned().collect();
         // The swarm's order is another one each time.
         addresses.sort_by_cached_key(|address| (way(address), address.to_string()));
         addresses.into_iter().map(|address| address.with(own.clone()).to_string()).collect()
