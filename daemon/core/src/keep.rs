@@ -67,8 +67,10 @@ impl Pins {
 /// What speaks for a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Worth {
-    /// It must not be let go of: pinned, of the configuration, or only just connected.
+    /// It must not be let go of: pinned, or of the configuration.
     pub kept: bool,
+    /// It has only just connected, and had no time to show what it is worth.
+    pub young: bool,
     /// A program here has a stream open with it.
     pub busy: bool,
     /// Topics of ours that it follows; those in whose mesh it is count twice.
@@ -80,17 +82,26 @@ pub struct Worth {
 }
 
 /// Whom to let go of when more than `high` peers are connected, so that `low` remain: first those that behave badly, then
-/// those without a stream of a program, of these those that follow least, and among equals the newest.
+/// those without a stream of a program, of these those that follow least, and among equals the newest. As many as `high` is above `low`
+/// of the young are left alone beside these, those that have been here longest: a crowd of newcomers must not push out who was there.
 pub fn surplus<P: Clone>(peers: &[(P, Worth)], high: usize, low: usize) -> Vec<P> {
     if peers.len() <= high {
         return Vec::new();
     }
-    let mut others: Vec<&(P, Worth)> = peers.iter().filter(|(_, worth)| !worth.kept).collect();
+    let (mut young, mut others): (Vec<&(P, Worth)>, Vec<_>) =
+        peers.iter().filter(|(_, worth)| !worth.kept).partition(|(_, worth)| worth.young);
+    young.sort_by_key(|(_, worth)| std::cmp::Reverse(worth.age_ms));
+    let left_alone = high.saturating_sub(low).min(young.len());
+    others.extend(young.into_iter().skip(left_alone));
     others.sort_by(|(_, a), (_, b)| {
         let bad = (b.score < 0.0).cmp(&(a.score < 0.0));
         bad.then(a.busy.cmp(&b.busy)).then(a.topics.cmp(&b.topics)).then(a.age_ms.cmp(&b.age_ms))
     });
-    others.into_iter().take(peers.len().saturating_sub(low)).map(|(peer, _)| peer.clone()).collect()
+    others
+        .into_iter()
+        .take(peers.len().saturating_sub(low.saturating_add(left_alone)))
+        .map(|(peer, _)| peer.clone())
+        .collect()
 }
 
 #[cfg(test)]
@@ -117,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_least_useful_go_first_and_the_kept_never() {
-        let worth = |kept, topics, score, age_ms| Worth { kept, busy: false, topics, score, age_ms };
+        let worth = |kept, topics, score, age_ms| Worth { kept, young: false, busy: false, topics, score, age_ms };
         let peers = [
             ("pinned", worth(true, 0, -5.0, 9)),
             ("bad", worth(false, 9, -1.0, 9_000)),
@@ -129,5 +140,17 @@ mod tests {
         assert_eq!(surplus(&peers, 6, 1), [""; 0]);
         assert_eq!(surplus(&peers, 5, 4), ["bad", "idle, new"]);
         assert_eq!(surplus(&peers, 1, 0), ["bad", "idle, new", "idle, old", "follows", "busy"]);
+    }
+
+    #[test]
+    fn a_crowd_of_newcomers_pushes_out_nobody_who_was_there() {
+        let worth = |young, age_ms| Worth { young, topics: 1, age_ms, ..Worth::default() };
+        let mut peers: Vec<(u64, Worth)> = (0..4).map(|n| (n, worth(false, 900_000))).collect();
+        peers.extend((100..296).map(|n| (n, worth(true, 29_000 - n))));
+        let gone = surplus(&peers, 192, 160);
+        assert_eq!(gone.len(), 8);
+        assert!(gone.iter().all(|peer| *peer >= 288), "the newest of the crowd: {gone:?}");
+        peers.truncate(4 + 30);
+        assert_eq!(surplus(&peers, 33, 20), [129], "13 are left alone, and 21 are one too many");
     }
 }

@@ -107,6 +107,11 @@ impl Behaviour {
         self.peers.get(peer).is_none_or(|peer| peer.waiting < FULL)
     }
 
+    /// Whether more than what the directory may take waits for one of these peers: the rest of the queue is for what programs publish.
+    pub(crate) fn is_busy_with_directory(&self, to: &[PeerId]) -> bool {
+        to.iter().filter_map(|id| self.peers.get(id)).any(|peer| peer.waiting >= ASK)
+    }
+
     /// Whether there is room for a message to these peers.
     pub(crate) fn room(&mut self, to: &[PeerId], now: Instant) -> Room {
         for id in to {

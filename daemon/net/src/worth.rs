@@ -30,9 +30,12 @@ pub(crate) fn let_go(peers: &Peers, dial: &Dial, gossipsub: &Gossipsub, marks: &
     let worth = |peer: libp2p::PeerId, age: Duration| {
         let (followed, meshes) = topics(gossipsub, &peer);
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let kept = !dial.why(&peer).is_empty() || age_ms < marks.grace_ms;
+        let (kept, young) = (!dial.why(&peer).is_empty(), age_ms < marks.grace_ms);
         let score = gossipsub.peer_score(&peer).unwrap_or(0.0);
-        (peer, Worth { kept, busy: peers.is_busy(&peer), topics: followed.saturating_add(meshes), score, age_ms })
+        (
+            peer,
+            Worth { kept, young, busy: peers.is_busy(&peer), topics: followed.saturating_add(meshes), score, age_ms },
+        )
     };
     if peers.len() <= marks.high {
         return Vec::new();

@@ -51,7 +51,9 @@ fn advice(state: &State) -> Vec<String> {
         format!("the disk, or what is on it, fails ({why}): have 12 MiB or more free on it, or see what is wrong with it; the daemon goes on by itself then")
     });
     let flood = state.flooded_by.as_ref().map(|peer| {
-        format!("the directory is full, most of it brought by {peer}; `p2pctl peers deny {peer}` keeps that peer away")
+        format!(
+            "the directory is full, most of it brought by {peer}, or by somebody behind it, as its own `status` tells then; `p2pctl peers deny {peer}` keeps it away, with all that comes through it"
+        )
     });
     let mute = state.gossip_ended.iter().map(|peer| {
         format!("gossip with {peer} has ended, so it and this daemon miss each other's messages; it is connected anew with patience")

@@ -87,7 +87,8 @@ pub struct Network {
     #[config(default = 160, env = "P2PD_NETWORK_CONNECTIONS_LOW")]
     pub connections_low: u32,
 
-    /// For how long a new peer is never disconnected for that, in seconds, 0 to 3600.
+    /// For how long a new peer is not disconnected for that, in seconds, 0 to 3600; of many, as many as connections_high is above
+    /// connections_low.
     #[config(default = 30, env = "P2PD_NETWORK_CONNECTIONS_GRACE_S")]
     pub connections_grace_s: u32,
 
@@ -366,7 +367,7 @@ mod tests {
                 "network.connections_low is 500; it takes 1 to connections_high (192)",
             ),
             ("[log]\n# loud\nfilter = \"a=b=c\"\n", "log.filter"),
-            ("[log]\nfilter = \"inof\"\n", "log.filter has `inof`"),
+            ("[log]\n\nfilter = \"inof\"\n", "log.filter has `inof`"),
         ] {
             let fault = format!("{:#}", load(text).unwrap_err());
             assert!(fault.contains(words) && fault.contains("line 3 of"), "{fault}");

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use p2pd_core::{
     admission::CLOCK_TOLERANCE_MS,
     announce::{self, AnnounceError, DirectoryMessage, Metadata},
-    directory::{Change, Directory, Effect, Entry, Origin},
+    directory::{Change, Directory, Effect, Entry, MAX_ENTRIES, Origin},
     id::{PeerId, StreamId, StreamKey, StreamRef},
     time::{MonoMs, UnixMs},
     topic,
@@ -226,7 +226,9 @@ impl Node {
     pub(super) fn flooded_by(&self) -> Option<PeerId> {
         let now = self.now();
         let lately = |(told, _): &&(MonoMs, PeerId)| now.since(*told) < 2 * FLOOD_MS;
-        lock(&self.0.directory).flood.as_ref().filter(lately).map(|(_, peer)| peer.clone())
+        let state = lock(&self.0.directory);
+        let full = state.directory.iter().count() >= MAX_ENTRIES;
+        state.flood.as_ref().filter(lately).filter(|_| full).map(|(_, peer)| peer.clone())
     }
 
     pub(super) fn streams_listed(&self) -> usize {

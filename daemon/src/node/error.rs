@@ -101,5 +101,9 @@ pub(crate) enum NodeError {
 }
 
 fn names(keys: &[StreamKey]) -> String {
-    keys.iter().map(StreamKey::to_string).collect::<Vec<_>>().join(", ")
+    /// An error travels in the head of an answer, which has 16 KiB.
+    const NAMED: usize = 8;
+    let named = keys.iter().take(NAMED).map(StreamKey::to_string).collect::<Vec<_>>().join(", ");
+    let more = keys.len().saturating_sub(NAMED);
+    if more == 0 { named } else { format!("{named} and {more} more; `streams` lists them") }
 }

@@ -204,8 +204,11 @@ impl Task {
             Message::Passing { id, source } => {
                 let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
                 let topic = IdentTopic::new(topic).hash();
+                let of_directory = topic == self.directory;
                 let to: Vec<PeerId> = gossipsub.mesh_peers(&topic).filter(|peer| **peer != source).copied().collect();
-                if matches!(pace.room(&to, now), Room::Wait(_)) && may_wait {
+                let waits =
+                    matches!(pace.room(&to, now), Room::Wait(_)) || (of_directory && pace.is_busy_with_directory(&to));
+                if waits && may_wait {
                     return Some(Held { message: Message::Passing { id, source }, ..held });
                 }
                 pace.sent(&to);
