@@ -7,7 +7,7 @@ use p2pd::app::Daemon;
 use p2pd_api::v1::{
     ListClosedConnectionsRequest, ListPeersRequest, SubscribeStreamResponse, subscribe_stream_response::Event,
 };
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 use tonic::Streaming;
 
 use crate::{
@@ -55,52 +55,56 @@ async fn closed(daemon: &Daemon) -> Vec<String> {
     list.unwrap().into_inner().connections.into_iter().map(|one| one.why).collect()
 }
 
-/// A stream of the publisher that the listener hears, until the end.
-async fn on_air(publisher: &Daemon) -> tokio::task::JoinHandle<()> {
-    let published = publish(publisher, support::open("radio")).await.unwrap();
-    tokio::spawn(async move { published.frames(0..u32::MAX).await })
+/// A publisher that is on the air, on a machine, and a listener on another that knows its address.
+struct Town {
+    here: Machine,
+    there: Machine,
+    a: Daemon,
+    b: Daemon,
+    on_air: JoinHandle<()>,
 }
 
-fn address(daemon: &Daemon, ip: &str) -> Vec<String> {
-    let address = daemon.addresses.iter().find(|address| address.contains(ip)).unwrap();
-    vec![address.clone()]
+impl Town {
+    async fn new() -> Option<Self> {
+        let (here, there) = two().await?;
+        let a = here.start(PUBLISHER, &[]).await;
+        let address = a.addresses.iter().find(|address| address.contains(PUBLISHER)).unwrap().clone();
+        let b = there.start(LISTENER, &[address]).await;
+        let published = publish(&a, support::open("radio")).await.unwrap();
+        let on_air = tokio::spawn(async move { published.frames(0..u32::MAX).await });
+        Some(Town { here, there, a, b, on_air })
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_gets_another_address_hears_on_soon() {
-    let Some((here, there)) = two().await else { return };
-    let a = here.start(PUBLISHER, &[]).await;
-    let b = there.start(LISTENER, &address(&a, PUBLISHER)).await;
-    let on_air = on_air(&a).await;
-    let mut replies = listen(&b, "radio", 0).await;
+    let Some(town) = Town::new().await else { return };
+    let mut replies = listen(&town.b, "radio", 0).await;
     hear(&mut replies, DEADLINE).await;
     // In this order: the second address of a network goes with its first.
-    assert!(there.ip(&format!("address delete {LISTENER}/24 dev plug")).await);
-    assert!(there.ip("address add 10.77.0.3/24 dev plug").await);
+    assert!(town.there.ip(&format!("address delete {LISTENER}/24 dev plug")).await);
+    assert!(town.there.ip("address add 10.77.0.3/24 dev plug").await);
     drain(&mut replies).await;
     hear(&mut replies, 2 * DEADLINE).await;
-    let why = closed(&b).await;
+    let why = closed(&town.b).await;
     assert!(why.iter().any(|why| why.contains("addresses changed")), "{why:?}");
-    on_air.abort();
+    town.on_air.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_tells_where_its_publisher_is_now() {
-    let Some((here, there)) = two().await else { return };
-    let a = here.start(PUBLISHER, &[]).await;
-    let b = there.start(LISTENER, &address(&a, PUBLISHER)).await;
-    let on_air = on_air(&a).await;
+    let Some(town) = Town::new().await else { return };
     let told = async |ip: &str| {
         let tells = async || {
-            let metadata = list(&b).await.first().map(|stream| stream.metadata_json.clone()).unwrap_or_default();
+            let metadata = list(&town.b).await.first().map(|stream| stream.metadata_json.clone()).unwrap_or_default();
             metadata.contains(ip).then_some(())
         };
         until("the stream to tell its address", tells).await;
     };
     told(PUBLISHER).await;
-    assert!(here.ip("address add 10.77.0.9/24 dev cable").await);
+    assert!(town.here.ip("address add 10.77.0.9/24 dev cable").await);
     told("10.77.0.9").await;
-    on_air.abort();
+    town.on_air.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,24 +123,21 @@ async fn an_address_that_comes_later_is_listened_on_then() {
 #[tokio::test(flavor = "multi_thread")]
 async fn when_a_cable_is_pulled_peers_are_gone_within_a_minute_and_sound_is_back_with_it() {
     const MINUTE: Duration = Duration::from_secs(60);
-    let Some((here, there)) = two().await else { return };
-    let a = here.start(PUBLISHER, &[]).await;
-    let b = there.start(LISTENER, &address(&a, PUBLISHER)).await;
-    let on_air = on_air(&a).await;
-    let mut replies = listen(&b, "radio", 0).await;
+    let Some(town) = Town::new().await else { return };
+    let mut replies = listen(&town.b, "radio", 0).await;
     hear(&mut replies, DEADLINE).await;
-    assert!(here.ip("link set cable down").await);
+    assert!(town.here.ip("link set cable down").await);
     let gone = async {
         let connected = async |of: &Daemon| {
             !peers(of).await.list_peers(ListPeersRequest {}).await.unwrap().into_inner().peers.is_empty()
         };
-        while connected(&a).await || connected(&b).await {
+        while connected(&town.a).await || connected(&town.b).await {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     timeout(MINUTE, gone).await.expect("both to know");
     drain(&mut replies).await;
-    assert!(here.ip("link set cable up").await);
+    assert!(town.here.ip("link set cable up").await);
     hear(&mut replies, 4 * DEADLINE).await;
-    on_air.abort();
+    town.on_air.abort();
 }

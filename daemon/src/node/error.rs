@@ -107,3 +107,22 @@ fn names(keys: &[StreamKey]) -> String {
     let more = keys.len().saturating_sub(NAMED);
     if more == 0 { named } else { format!("{named} and {more} more; `streams` lists them") }
 }
+
+#[cfg(test)]
+mod tests {
+    use p2pd_core::id::PeerId;
+
+    use super::*;
+
+    #[test]
+    fn however_many_use_a_name_the_error_fits_the_head_of_an_answer() {
+        let key = |n: u16| {
+            let mut public = [0; 32];
+            public[..2].copy_from_slice(&n.to_be_bytes());
+            StreamKey { publisher: PeerId::from_ed25519(&public), stream: "town".parse().unwrap() }
+        };
+        let told = |count: u16| NodeError::StreamAmbiguous((0..count).map(key).collect()).to_string();
+        assert!(told(549).len() < 2_000 && told(549).ends_with("and 541 more; `streams` lists them"), "{}", told(549));
+        assert!(told(2).ends_with(&key(1).to_string()));
+    }
+}
