@@ -33,6 +33,11 @@ pub(crate) const QUEUE: usize = 192;
 const FULL: u32 = 48;
 /// From so many on its connections are asked.
 const ASK: u32 = 32;
+/// The same in bytes. Sound shares the queue and is not held back: it waits for no more than these and one message.
+const FULL_BYTES: usize = 512 << 10;
+const ASK_BYTES: usize = FULL_BYTES / 2;
+/// A message of so many bytes waits for no others than for their number: one program's large ones do not hold up another's small ones.
+const SMALL: usize = 16 << 10;
 /// How long a full peer holds up those that have room: so many times as long as the fastest took last, and at least so long.
 /// That is the least pace that slow peers can force on others: 48 messages in 50 ms, or a tenth of what the fastest takes.
 const SLOWER: u32 = 10;
@@ -51,10 +56,42 @@ pub(crate) enum Room {
     Wait(usize),
 }
 
+/// Messages that may wait in the queue to a peer.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    messages: u32,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn add(&mut self, bytes: usize) {
+        self.messages = self.messages.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    fn subtract(&mut self, sent: Waiting) {
+        self.messages = self.messages.saturating_sub(sent.messages);
+        self.bytes = self.bytes.saturating_sub(sent.bytes);
+    }
+
+    /// Whether there is no room for a message of so many bytes.
+    fn is_full_for(self, bytes: usize) -> bool {
+        self.messages >= FULL || self.are_bytes_full_for(bytes)
+    }
+
+    fn are_bytes_full_for(self, bytes: usize) -> bool {
+        bytes > SMALL && self.bytes >= FULL_BYTES
+    }
+
+    fn is_worth_asking(self) -> bool {
+        self.messages >= ASK || self.bytes >= ASK_BYTES
+    }
+}
+
 struct Asked {
     number: Question,
-    /// Messages that were counted then.
-    covers: u32,
+    /// What was counted then.
+    covers: Waiting,
     at: Instant,
     /// It was waited for longer than this, which it may take.
     indulged: Option<Duration>,
@@ -63,8 +100,7 @@ struct Asked {
 #[derive(Default)]
 struct Peer {
     connections: Vec<ConnectionId>,
-    /// Messages that may wait.
-    waiting: u32,
+    waiting: Waiting,
     asked: Option<Asked>,
     /// How long the last answer took.
     took: Duration,
@@ -93,40 +129,40 @@ impl Behaviour {
         Behaviour { meters, peers: HashMap::new(), asks: VecDeque::new(), asked: 0, emptied: false, credit }
     }
 
-    /// Counts a message that was published to these peers.
-    pub(crate) fn sent(&mut self, to: &[PeerId]) {
+    /// Counts a message of so many bytes that was published to these peers.
+    pub(crate) fn sent(&mut self, to: &[PeerId], bytes: usize) {
         for id in to {
             if let Some(peer) = self.peers.get_mut(id) {
-                peer.waiting = peer.waiting.saturating_add(1);
+                peer.waiting.add(bytes);
             }
         }
     }
 
-    /// Whether a peer is not known to be full.
-    pub(crate) fn has_room(&self, peer: &PeerId) -> bool {
-        self.peers.get(peer).is_none_or(|peer| peer.waiting < FULL)
+    /// Whether a peer is not known to be full for a message of so many bytes.
+    pub(crate) fn has_room(&self, peer: &PeerId, bytes: usize) -> bool {
+        self.peers.get(peer).is_none_or(|peer| !peer.waiting.is_full_for(bytes))
     }
 
     /// Whether more than what the directory may take waits for one of these peers: the rest of the queue is for what programs publish.
     pub(crate) fn is_busy_with_directory(&self, to: &[PeerId]) -> bool {
-        to.iter().filter_map(|id| self.peers.get(id)).any(|peer| peer.waiting >= ASK)
+        to.iter().filter_map(|id| self.peers.get(id)).any(|peer| peer.waiting.is_worth_asking())
     }
 
-    /// Whether there is room for a message to these peers.
-    pub(crate) fn room(&mut self, to: &[PeerId], now: Instant) -> Room {
+    /// Whether there is room for a message of so many bytes to these peers.
+    pub(crate) fn room(&mut self, to: &[PeerId], bytes: usize, now: Instant) -> Room {
         for id in to {
             self.ask(*id, now);
         }
         let known = || to.iter().filter_map(|id| self.peers.get(id));
-        let full = known().filter(|peer| peer.waiting >= FULL).count();
-        let fastest = known().filter(|peer| peer.waiting < FULL).map(|peer| peer.took).min();
+        let full = known().filter(|peer| peer.waiting.is_full_for(bytes)).count();
+        let fastest = known().filter(|peer| !peer.waiting.is_full_for(bytes)).map(|peer| peer.took).min();
         // Where all are full, nobody is held up.
         let Some(fastest) = fastest else { return if full > 0 { Room::Wait(full) } else { Room::Beside(0) } };
         let wait = fastest.saturating_mul(SLOWER).max(LEAST_WAIT);
         let indulgence = wait.saturating_add(self.credit(now));
         let mut waits = false;
         for id in to {
-            let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.waiting >= FULL) else { continue };
+            let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.waiting.is_full_for(bytes)) else { continue };
             let Some(asked) = &mut peer.asked else { continue };
             let since = now.saturating_duration_since(asked.at);
             waits |= since < indulgence;
@@ -137,6 +173,13 @@ impl Behaviour {
         if waits { Room::Wait(full) } else { Room::Beside(full) }
     }
 
+    /// Whether the bytes that wait for the only follower leave room for as many more. Of messages gossipsub tells that by itself.
+    pub(crate) fn room_in_bytes(&mut self, peer: PeerId, bytes: usize, now: Instant) -> Room {
+        self.ask(peer, now);
+        let full = self.peers.get(&peer).is_some_and(|peer| peer.waiting.are_bytes_full_for(bytes));
+        if full { Room::Wait(1) } else { Room::Beside(0) }
+    }
+
     fn credit(&self, now: Instant) -> Duration {
         let (left, then) = self.credit;
         CREDIT.min(left.saturating_add(now.saturating_duration_since(then) / REGAIN))
@@ -144,9 +187,10 @@ impl Behaviour {
 
     /// Asks a peer's connections, if it is time to and they have not been.
     fn ask(&mut self, id: PeerId, now: Instant) {
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.waiting >= ASK && peer.asked.is_none()) else {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if !peer.waiting.is_worth_asking() || peer.asked.is_some() {
             return;
-        };
+        }
         self.asked = self.asked.wrapping_add(1);
         let number = self.asked;
         peer.asked = Some(Asked { number, covers: peer.waiting, at: now, indulged: None });
@@ -157,7 +201,7 @@ impl Behaviour {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // Another connection may have answered before.
         let Some(asked) = peer.asked.take_if(|asked| asked.number == number) else { return };
-        peer.waiting = peer.waiting.saturating_sub(asked.covers);
+        peer.waiting.subtract(asked.covers);
         let took = now.saturating_duration_since(asked.at);
         peer.took = took;
         if let Some(wait) = asked.indulged {
@@ -288,9 +332,9 @@ mod tests {
 
     fn fill(pace: &mut Behaviour, peers: &[PeerId], now: Instant) {
         for _ in 0..FULL {
-            pace.sent(peers);
+            pace.sent(peers, 1);
         }
-        pace.room(peers, now);
+        pace.room(peers, 1, now);
     }
 
     fn answer(pace: &mut Behaviour, peer: &PeerId, now: Instant) {
@@ -302,16 +346,35 @@ mod tests {
     fn a_full_peer_is_waited_for_and_then_left_behind() {
         let now = Instant::now();
         let (mut pace, peers) = full(3, now);
-        assert_eq!(pace.room(&peers, now), Room::Wait(3));
+        assert_eq!(pace.room(&peers, 1, now), Room::Wait(3));
         answer(&mut pace, &peers[0], now + ms(1));
-        assert_eq!(pace.room(&peers, now + ms(1)), Room::Wait(2));
-        assert_eq!(pace.room(&peers[..1], now + ms(1)), Room::Beside(0), "they are none of its followers");
+        assert_eq!(pace.room(&peers, 1, now + ms(1)), Room::Wait(2));
+        assert_eq!(pace.room(&peers[..1], 1, now + ms(1)), Room::Beside(0), "they are none of its followers");
         answer(&mut pace, &peers[1], now + ms(40));
-        assert_eq!(pace.room(&peers, now + ms(849)), Room::Wait(1));
-        assert_eq!(pace.room(&peers, now + ms(850)), Room::Beside(1));
-        assert_eq!(pace.room(&peers[2..], now + ms(850)), Room::Wait(1), "nobody else waits");
+        assert_eq!(pace.room(&peers, 1, now + ms(849)), Room::Wait(1));
+        assert_eq!(pace.room(&peers, 1, now + ms(850)), Room::Beside(1));
+        assert_eq!(pace.room(&peers[2..], 1, now + ms(850)), Room::Wait(1), "nobody else waits");
         answer(&mut pace, &peers[2], now + ms(900));
-        assert_eq!(pace.room(&peers, now + ms(900)), Room::Beside(0), "it has caught up");
+        assert_eq!(pace.room(&peers, 1, now + ms(900)), Room::Beside(0), "it has caught up");
+    }
+
+    #[test]
+    fn a_peer_for_which_large_messages_wait_is_full_for_others() {
+        let (now, large) = (Instant::now(), FULL_BYTES / 2);
+        let mut pace = Behaviour::new(Meters::new(1, ""));
+        let peer = PeerId::random();
+        pace.peers.insert(peer, Peer::default());
+        for _ in 0..2 {
+            assert!(pace.has_room(&peer, large));
+            assert_eq!(pace.room_in_bytes(peer, large, now), Room::Beside(0));
+            pace.sent(&[peer], large);
+        }
+        assert!(!pace.has_room(&peer, large) && pace.has_room(&peer, SMALL));
+        for (bytes, room) in [(large, Room::Wait(1)), (SMALL, Room::Beside(0))] {
+            assert_eq!((pace.room(&[peer], bytes, now), pace.room_in_bytes(peer, bytes, now)), (room, room));
+        }
+        answer(&mut pace, &peer, now);
+        assert!(pace.has_room(&peer, large));
     }
 
     #[test]
@@ -320,22 +383,22 @@ mod tests {
         let (mut pace, peers) = full(3, now);
         answer(&mut pace, &peers[0], now + ms(1));
         answer(&mut pace, &peers[1], now + ms(1));
-        assert_eq!(pace.room(&peers, now + ms(600)), Room::Wait(1));
+        assert_eq!(pace.room(&peers, 1, now + ms(600)), Room::Wait(1));
         answer(&mut pace, &peers[2], now + ms(700));
         let again = now + ms(1_000);
         fill(&mut pace, &peers, again);
         answer(&mut pace, &peers[0], again + ms(1));
         answer(&mut pace, &peers[2], again + ms(1));
         // 150 ms were left, and a tenth of the 300 since then has come back, and of the time that it is waited for.
-        assert_eq!(pace.room(&peers, again + ms(240)), Room::Wait(1), "another one");
-        assert_eq!(pace.room(&peers, again + ms(260)), Room::Beside(1));
+        assert_eq!(pace.room(&peers, 1, again + ms(240)), Room::Wait(1), "another one");
+        assert_eq!(pace.room(&peers, 1, again + ms(260)), Room::Beside(1));
         answer(&mut pace, &peers[1], again + ms(400));
         let later = again + ms(400);
         fill(&mut pace, &peers, later);
         answer(&mut pace, &peers[0], later + ms(1));
         answer(&mut pace, &peers[2], later + ms(1));
-        assert_eq!(pace.room(&peers, later + ms(49)), Room::Wait(1));
-        assert_eq!(pace.room(&peers, later + ms(60)), Room::Beside(1), "the least");
+        assert_eq!(pace.room(&peers, 1, later + ms(49)), Room::Wait(1));
+        assert_eq!(pace.room(&peers, 1, later + ms(60)), Room::Beside(1), "the least");
     }
 
     #[test]
@@ -343,7 +406,7 @@ mod tests {
         let now = Instant::now();
         let (mut pace, peers) = full(2, now);
         answer(&mut pace, &peers[0], now + ms(300));
-        assert_eq!(pace.room(&peers, now + ms(2_999)), Room::Wait(1));
-        assert_eq!(pace.room(&peers, now + ms(3_800)), Room::Beside(1));
+        assert_eq!(pace.room(&peers, 1, now + ms(2_999)), Room::Wait(1));
+        assert_eq!(pace.room(&peers, 1, now + ms(3_800)), Room::Beside(1));
     }
 }

@@ -71,17 +71,20 @@ impl Task {
 
     /// Tells gossipsub what came of a message, and the daemon of it when it was accepted.
     fn conclude(&mut self, id: &MessageId, source: &PeerId, judged: Judged) {
-        let topic = match &judged.incoming {
-            Some(Incoming::Message { topic, .. }) => Some(topic.clone()),
-            // At the pace of whoever takes them: a flood of them must not take the queues that sound is passed on through.
-            Some(Incoming::Directory { .. }) => Some(self.directory.to_string()),
+        let held = match &judged.incoming {
+            Some(Incoming::Message { topic, data, .. }) => Some((topic.clone(), data.len())),
+            // At the pace of whoever takes them: a flood of them must not take the queues that sound is passed on through. They are
+            // small, so that their number counts.
+            Some(Incoming::Directory { .. }) => Some((self.directory.to_string(), 0)),
             _ => None,
         };
         if let Some(incoming) = judged.incoming {
             self.hand_on(incoming);
         }
-        match (judged.report, topic) {
-            (Report::Now(MessageAcceptance::Accept), Some(topic)) => self.pass_on_or_hold(topic, id.clone(), *source),
+        match (judged.report, held) {
+            (Report::Now(MessageAcceptance::Accept), Some((topic, bytes))) => {
+                self.pass_on_or_hold(topic, id.clone(), *source, bytes)
+            }
             (Report::Now(acceptance), _) => self.report(id, source, acceptance),
             (Report::Once(unproven), _) => self.unproven = Some((id.clone(), *source, unproven)),
         }

@@ -44,7 +44,7 @@ enum Message {
     /// Of a program here.
     Own { data: Bytes, reply: Reply },
     /// Of a peer, to be passed on.
-    Passing { id: MessageId, source: PeerId },
+    Passing { id: MessageId, source: PeerId, bytes: usize },
 }
 
 impl Message {
@@ -132,8 +132,8 @@ impl Task {
     }
 
     /// Passes a message on that a peer sent, or holds it back alike.
-    pub(super) fn pass_on_or_hold(&mut self, topic: String, id: MessageId, source: PeerId) {
-        self.send_or_hold(topic, Message::Passing { id, source });
+    pub(super) fn pass_on_or_hold(&mut self, topic: String, id: MessageId, source: PeerId, bytes: usize) {
+        self.send_or_hold(topic, Message::Passing { id, source, bytes });
     }
 
     fn send_or_hold(&mut self, topic: String, message: Message) {
@@ -153,7 +153,7 @@ impl Task {
         match message {
             Message::Own { reply, .. } => drop(reply.send(Err(NetError::Busy))),
             // Whoever has room gets it.
-            Message::Passing { id, source } => self.report(&id, &source, MessageAcceptance::Accept),
+            Message::Passing { id, source, .. } => self.report(&id, &source, MessageAcceptance::Accept),
         }
     }
 
@@ -184,10 +184,12 @@ impl Task {
         match held.message {
             Message::Own { data, reply } => {
                 let followers = self.followers(topic);
-                let room = match followers.len() {
-                    2..=flood::MOST => self.swarm.behaviour_mut().pace.room(&followers, now),
-                    // Of one alone gossipsub tells whether it has room, and of very many only some are sent to, who pass it on.
-                    _ => Room::Beside(0),
+                let pace = &mut self.swarm.behaviour_mut().pace;
+                let room = match followers[..] {
+                    [only] => pace.room_in_bytes(only, data.len(), now),
+                    // Of very many only some are sent to, who pass it on.
+                    _ if followers.len() > flood::MOST => Room::Beside(0),
+                    _ => pace.room(&followers, data.len(), now),
                 };
                 let sent = match room {
                     Room::Wait(_) if may_wait => Err(NetError::Busy),
@@ -201,17 +203,17 @@ impl Task {
                 }
                 let _ = reply.send(sent);
             }
-            Message::Passing { id, source } => {
+            Message::Passing { id, source, bytes } => {
                 let Behaviour { gossipsub, pace, .. } = self.swarm.behaviour_mut();
                 let topic = IdentTopic::new(topic).hash();
                 let of_directory = topic == self.directory;
                 let to: Vec<PeerId> = gossipsub.mesh_peers(&topic).filter(|peer| **peer != source).copied().collect();
-                let waits =
-                    matches!(pace.room(&to, now), Room::Wait(_)) || (of_directory && pace.is_busy_with_directory(&to));
+                let waits = matches!(pace.room(&to, bytes, now), Room::Wait(_))
+                    || (of_directory && pace.is_busy_with_directory(&to));
                 if waits && may_wait {
-                    return Some(Held { message: Message::Passing { id, source }, ..held });
+                    return Some(Held { message: Message::Passing { id, source, bytes }, ..held });
                 }
-                pace.sent(&to);
+                pace.sent(&to, bytes);
                 self.report(&id, &source, MessageAcceptance::Accept);
             }
         }
@@ -251,7 +253,7 @@ impl Task {
         if followers.len() > in_mesh {
             to.extend(also_to.iter().filter(|peer| !to.contains(peer)).copied().collect::<Vec<_>>());
             let outside = followers.iter().filter(|peer| !to.contains(peer)).copied();
-            let (others, without_room) = outside.partition(|peer| pace.has_room(peer));
+            let (others, without_room) = outside.partition(|peer| pace.has_room(peer, data.len()));
             full = without_room;
             let others = self.flood.choose(others, data.len(), Instant::now());
             to.extend(&others);
@@ -273,7 +275,7 @@ impl Task {
                 self.peers.refused(followers);
             }
         })?;
-        pace.sent(&to);
+        pace.sent(&to, data.len());
         // The library counts only what it was to send.
         self.peers.missed(&full);
         Ok(Sent { id, followers: followers.len(), behind: 0 })
