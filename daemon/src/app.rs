@@ -131,8 +131,7 @@ impl Daemon {
         let (stop_api, stop_network) = (CancellationToken::new(), CancellationToken::new());
         let meshes = node::meshes(&store)?;
         let net = p2pd_net::start(&net_config(&config, meshes), &identity, stop_network.clone())?;
-        let (node, pump) =
-            Node::start(&config, &identity, store, net.handle, net.incoming, net.events, stop_network.clone()).await?;
+        let (node, pump) = Node::start(&config, &identity, store, net.handle, net.events, stop_network.clone()).await?;
         let listener = api::bind(&paths)?;
         let probe = Probe::default();
         let server = tokio::spawn(api::serve(
@@ -217,6 +216,7 @@ fn net_config(config: &Config, meshes: Vec<(String, usize)>) -> p2pd_net::Config
         max_connections_per_address: network.max_connections_per_address,
         new_connections_per_address: network.new_connections_per_address,
         max_pending_connections: network.max_pending_connections,
+        topic_of_all: p2pd_core::topic::directory(&network.name),
         meshes,
         max_streams_per_connection: network.max_streams_per_connection,
         memory_budget: Some(u64::from(network.memory_mib) << 20).filter(|budget| *budget > 0),
@@ -227,9 +227,7 @@ fn net_config(config: &Config, meshes: Vec<(String, usize)>) -> p2pd_net::Config
             Dht::Server => DhtMode::Server,
         },
         mplex: network.mplex,
-        repair: config.streams.repair,
         agent: format!("p2pd/{VERSION}"),
-        drop_groups_percent: config.streams.drop_percent,
     }
 }
 

@@ -13,7 +13,7 @@ use p2pd_core::{
     directory::{MAX_ENTRIES, MAX_PER_PUBLISHER},
     ring::Next,
 };
-use p2pd_net::{Incoming, TopicRule};
+use p2pd_net::Message;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
@@ -131,8 +131,8 @@ async fn questions_heartbeats_and_control_messages_without_end_cost_others_nothi
     let mut heard = PubSubServiceClient::new(channel(&follower).await).subscribe(request).await.unwrap().into_inner();
     heard.message().await.unwrap();
     // Who counts what daemons say in the directory.
-    let (mut observer, _) = floor(Some(&hub.addresses[0]));
-    observer.handle.pubsub.subscribe(&directory(), TopicRule::Open).await.unwrap();
+    let (observer, _) = floor(Some(&hub.addresses[0]));
+    let mut observed = crate::support::follow(&observer, &directory()).await;
     let (honest, mut said) = (HashSet::from([id(&hub), id(&follower)]), 0);
 
     // Larger than what others read of an identification.
@@ -149,7 +149,7 @@ async fn questions_heartbeats_and_control_messages_without_end_cost_others_nothi
     });
     let counting = async {
         loop {
-            if let Some(Next::Item(Incoming::Message { sender: Some(sender), .. })) = observer.incoming.next().await {
+            if let Some(Next::Item(Message { sender: Some(sender), .. })) = observed.next().await {
                 said += usize::from(honest.contains(&sender.to_string()));
             }
         }

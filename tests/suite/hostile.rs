@@ -13,7 +13,7 @@ use p2pd_core::{
     ring::Next,
     topic,
 };
-use p2pd_net::{Event, Handle, Identity, Incoming, Running, TopicRule};
+use p2pd_net::{Event, Handle, Identity, Message, Running, queue};
 use serde_json::json;
 
 use crate::{
@@ -31,7 +31,7 @@ async fn rogue(victim: &Daemon) -> (Running, PeerId, Identity) {
 }
 
 async fn follow_directory(running: &Running) {
-    running.handle.pubsub.subscribe(&topic::directory(NETWORK), TopicRule::Open).await.unwrap();
+    support::follow(running, &topic::directory(NETWORK)).await;
     until("the rogue's mesh", async || {
         let peers = running.handle.pubsub.topic_peers(&topic::directory(NETWORK)).await.unwrap();
         (!peers.followers.is_empty()).then_some(())
@@ -40,22 +40,25 @@ async fn follow_directory(running: &Running) {
 }
 
 /// A peer beyond the victim, who sees what the victim passes on of a topic, whatever it is.
-async fn observer(victim: &Daemon, topic: &str) -> Running {
+async fn observer(victim: &Daemon, topic: &str) -> (Running, queue::Reader<Message>) {
     let (running, _) = floor(Some(&victim.addresses[0]));
-    running.handle.pubsub.subscribe(topic, TopicRule::Open).await.unwrap();
+    let heard = support::follow(&running, topic).await;
     until("the observer's mesh", async || {
         (running.handle.pubsub.topic_peers(topic).await.unwrap().mesh > 0).then_some(())
     })
     .await;
-    running
+    (running, heard)
 }
 
 /// Who signed what was passed on, up to the last message of all.
-async fn passed_on(observer: &mut Running, mut is_last: impl FnMut(&PeerId, &[u8]) -> bool) -> Vec<String> {
+async fn passed_on(
+    observer: &mut queue::Reader<Message>,
+    mut is_last: impl FnMut(&PeerId, &[u8]) -> bool,
+) -> Vec<String> {
     let mut senders = Vec::new();
     let until_last = async {
-        while let Some(next) = observer.incoming.next().await {
-            let Next::Item(Incoming::Message { sender: Some(sender), data, .. }) = next else { continue };
+        while let Some(next) = observer.next().await {
+            let Next::Item(Message { sender: Some(sender), data, .. }) = next else { continue };
             senders.push(sender.to_string());
             if is_last(&sender, &data) {
                 return;
@@ -83,7 +86,7 @@ async fn directory_lies_change_nothing_and_cost_score() {
     let entry = until("the entry", async || list(&b).await.into_iter().next()).await;
     let (rogue, id, _) = rogue(&b).await;
     let me = id.to_string();
-    let mut beyond = observer(&b, &topic::directory(NETWORK)).await;
+    let (_beyond, mut beyond) = observer(&b, &topic::directory(NETWORK)).await;
     let lies = [
         json!({"type": "deregister", "streamId": "town", "publisher": entry.publisher, "timestamp": now()}).to_string(),
         json!({"type": "heartbeat", "streamId": "town", "publisher": entry.publisher, "timestamp": now()}).to_string(),
@@ -133,12 +136,12 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
     let (rogue, id, identity) = rogue(&b).await;
     let key = StreamKey { publisher: entry.publisher.parse().unwrap(), stream: "town".parse().unwrap() };
     let audio = topic::audio_native(&key);
-    rogue.handle.pubsub.subscribe(&audio, TopicRule::Open).await.unwrap();
+    support::follow(&rogue, &audio).await;
     until("the audio mesh", async || {
         (!rogue.handle.pubsub.topic_peers(&audio).await.unwrap().followers.is_empty()).then_some(())
     })
     .await;
-    let mut beyond = observer(&b, &audio).await;
+    let (_beyond, mut beyond) = observer(&b, &audio).await;
     let body = GroupBody {
         stream: p2pd_core::group::stream_hash(&key),
         epoch: u64::MAX / 2,
@@ -189,10 +192,10 @@ async fn what_a_publisher_has_not_signed_for_good_goes_no_further() {
     say(&rogue.handle, json!({"type": "announce", "streamId": "noise", "metadata": metadata}).to_string()).await;
     until("the entry", async || list(&b).await.into_iter().next()).await;
     let mut live = listen(&b, "noise", 0).await;
-    rogue.handle.pubsub.subscribe(&audio, TopicRule::Open).await.unwrap();
+    support::follow(&rogue, &audio).await;
     until("the audio mesh", async || (rogue.handle.pubsub.topic_peers(&audio).await.unwrap().mesh > 0).then_some(()))
         .await;
-    let mut beyond = observer(&b, &audio).await;
+    let (_beyond, mut beyond) = observer(&b, &audio).await;
     let group = |seq, secret| {
         let (stream, frames) = (p2pd_core::group::stream_hash(&key), vec![Bytes::from_static(b"noise")]);
         let body = GroupBody { stream, epoch: 1, seq, capture_us: now() * 1000, frames, ..Default::default() };
@@ -231,7 +234,7 @@ async fn a_message_of_another_network_s_size_is_not_taken_and_costs_nobody_the_l
         pubsub.subscribe(SubscribeRequest { topic: "big".into(), contract: None }).await.unwrap().into_inner();
     assert_eq!(messages.message().await.unwrap().unwrap().event, Some(subscribe_response::Event::Subscribed(true)));
     let (rogue, id, _) = rogue(&b).await;
-    rogue.handle.pubsub.subscribe("big", TopicRule::Open).await.unwrap();
+    support::follow(&rogue, "big").await;
     until("the mesh", async || {
         (!rogue.handle.pubsub.topic_peers("big").await.unwrap().followers.is_empty()).then_some(())
     })

@@ -22,7 +22,7 @@ use p2pd_api::v1::{
     WatchEventsRequest, node_service_client::NodeServiceClient,
 };
 use p2pd_core::topic;
-use p2pd_net::{DhtMode, Identity, TopicRule};
+use p2pd_net::{DhtMode, Identity};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -107,7 +107,7 @@ async fn a_publisher_without_a_transport_in_common_is_told_as_that() {
     let identity = Identity::generate();
     let publisher = p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap();
     let directory = topic::directory(topic::DEFAULT_NETWORK);
-    publisher.handle.pubsub.subscribe(&directory, TopicRule::Open).await.unwrap();
+    crate::support::follow(&publisher, &directory).await;
     until("the mesh", async || (publisher.handle.pubsub.topic_peers(&directory).await.unwrap().mesh > 0).then_some(()))
         .await;
     let theirs = identity.peer_id().to_string();

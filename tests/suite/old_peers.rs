@@ -1,6 +1,6 @@
 //! Peers that know the old formats only, who neither ask nor follow what an announcement says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use base64::{Engine, prelude::BASE64_STANDARD as BASE64};
 use futures::future::join_all;
@@ -11,7 +11,7 @@ use p2pd_api::v1::{
     subscribe_request::Contract, subscribe_response, subscribe_stream_response,
 };
 use p2pd_core::{ring::Next, topic};
-use p2pd_net::{Identity, Incoming, Running, TopicRule};
+use p2pd_net::{Identity, Message, Running, queue};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tonic::Streaming;
@@ -21,23 +21,30 @@ use crate::support::{DEADLINE, channel, floor, list, listen, next, now_ms as now
 const NETWORK: &str = topic::DEFAULT_NETWORK;
 
 /// A peer that follows a topic, and takes whatever comes there.
-async fn follower(daemon: &Daemon, topics: &[&str]) -> (Running, Identity) {
+async fn follower(daemon: &Daemon, topics: &[&str]) -> (Follower, Identity) {
     let (running, identity) = floor(Some(&daemon.addresses[0]));
+    let mut heard = HashMap::new();
     for topic in topics {
-        running.handle.pubsub.subscribe(topic, TopicRule::Open).await.unwrap();
+        heard.insert((*topic).to_owned(), crate::support::follow(&running, topic).await);
     }
-    (running, identity)
+    (Follower { running, heard }, identity)
+}
+
+/// A floor, and what it hears by topic.
+struct Follower {
+    running: Running,
+    heard: HashMap<String, queue::Reader<Message>>,
 }
 
 /// The next message of a topic that is JSON and fits.
-async fn heard(running: &mut Running, of: &str, fits: impl Fn(&Value) -> bool) -> Value {
+async fn heard(follower: &mut Follower, of: &str, fits: impl Fn(&Value) -> bool) -> Value {
     let wait = async {
         loop {
-            let Some(Next::Item(Incoming::Message { topic, data, .. })) = running.incoming.next().await else {
+            let Some(Next::Item(Message { data, .. })) = follower.heard.get_mut(of).unwrap().next().await else {
                 continue;
             };
             let said: Value = serde_json::from_slice(&data).unwrap();
-            if topic == of && fits(&said) {
+            if fits(&said) {
                 return said;
             }
         }
@@ -105,9 +112,10 @@ async fn what_is_too_large_for_a_topic_is_told_to_its_readers_and_counted() {
     let durable = Contract::Durable(Durable { after: None, from_oldest: false });
     let readers = [subscribed(&b, "big", None).await, subscribed(&b, "big", Some(durable)).await];
     let (rogue, _) = follower(&b, &[&topic::directory(NETWORK), "big"]).await;
-    until("the mesh", async || (rogue.handle.pubsub.topic_peers("big").await.unwrap().mesh > 0).then_some(())).await;
-    rogue.handle.pubsub.publish("big", vec![0; 61_441].into()).await.unwrap();
-    rogue.handle.pubsub.publish("big", vec![0; 61_440].into()).await.unwrap();
+    until("the mesh", async || (rogue.running.handle.pubsub.topic_peers("big").await.unwrap().mesh > 0).then_some(()))
+        .await;
+    rogue.running.handle.pubsub.publish("big", vec![0; 61_441].into()).await.unwrap();
+    rogue.running.handle.pubsub.publish("big", vec![0; 61_440].into()).await.unwrap();
     for mut messages in readers {
         let mut event = async || timeout(DEADLINE, messages.message()).await.unwrap().unwrap().unwrap().event.unwrap();
         let subscribe_response::Event::Gap(gap) = event().await else { panic!("a gap") };
@@ -127,16 +135,19 @@ async fn large_slices_of_the_old_format_are_heard_and_larger_ones_told() {
     let (peer, identity) = follower(&b, &[&directory, &audio]).await;
     let me = identity.peer_id().to_string();
     let announce = json!({"type": "announce", "streamId": "town", "metadata": {"publisher": me, "timestamp": now()}});
-    until("an announcement", async || peer.handle.pubsub.publish(&directory, announce.to_string().into()).await.ok())
-        .await;
+    until("an announcement", async || {
+        peer.running.handle.pubsub.publish(&directory, announce.to_string().into()).await.ok()
+    })
+    .await;
     let mut replies = listen(&b, "town", 0).await;
-    until("the mesh", async || (peer.handle.pubsub.topic_peers(&audio).await.unwrap().mesh > 0).then_some(())).await;
+    until("the mesh", async || (peer.running.handle.pubsub.topic_peers(&audio).await.unwrap().mesh > 0).then_some(()))
+        .await;
     let slice = |size: usize| {
         let chunk = BASE64.encode(vec![7; size]);
         json!({"type": "audio", "streamId": "town", "chunk": chunk, "timestamp": now()}).to_string()
     };
     for size in [66_000, 197_000, 150_000] {
-        peer.handle.pubsub.publish(&audio, slice(size).into()).await.unwrap();
+        peer.running.handle.pubsub.publish(&audio, slice(size).into()).await.unwrap();
     }
     let subscribe_stream_response::Event::Chunk(first) = next(&mut replies).await else { panic!("a slice") };
     let subscribe_stream_response::Event::Gap(gap) = next(&mut replies).await else { panic!("a gap") };

@@ -17,7 +17,7 @@ use p2pd_api::v1::{
     peer_service_client::PeerServiceClient, protocol_service_client::ProtocolServiceClient,
     publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
-use p2pd_net::{DhtMode, Identity, Running, WaterMarks};
+use p2pd_net::{Class, DhtMode, Identity, Judge, Running, Subscription, Time, Verdict, WaterMarks, queue};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -104,13 +104,12 @@ pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
         max_pending_connections: 64,
         max_streams_per_connection: 64,
         memory_budget: None,
+        topic_of_all: p2pd_core::topic::directory(p2pd_core::topic::DEFAULT_NETWORK),
         meshes: Vec::new(),
         dht,
         dht_protocol: None,
         mplex: false,
-        repair: false,
         agent: "rogue".into(),
-        drop_groups_percent: 0,
     }
 }
 
@@ -120,6 +119,24 @@ pub fn floor(bootstrap: Option<&str>) -> (Running, Identity) {
     let mut config = stranger(bootstrap.unwrap_or_default(), DhtMode::Client);
     config.bootstrap.retain(|address| !address.is_empty());
     (p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap(), identity)
+}
+
+/// Accepts whatever comes on a topic.
+struct AcceptAll(queue::Writer<p2pd_net::Message>);
+
+impl Judge for AcceptAll {
+    fn judge(&mut self, message: p2pd_net::Message, _: Time) -> Verdict {
+        self.0.push(message.data.len(), message);
+        Verdict::Accept
+    }
+}
+
+/// Has a floor follow a topic, whatever it carries. What comes.
+pub async fn follow(floor: &Running, topic: &str) -> queue::Reader<p2pd_net::Message> {
+    let (writer, reader) = queue::bounded(256, 8 << 20);
+    let subscription = Subscription { kind: "anything", class: Class::Live, judge: Box::new(AcceptAll(writer)) };
+    floor.handle.pubsub.subscribe(topic, subscription).await.unwrap();
+    reader
 }
 
 /// Milliseconds since 1970.

@@ -7,7 +7,6 @@ use p2pd_api::v1::{
     subscribe_stream_response::Event,
 };
 use p2pd_core::topic;
-use p2pd_net::TopicRule;
 use tonic::Streaming;
 
 use crate::support::{channel, config, floor, frame, next, open, pair, publish, streams, until};
@@ -54,7 +53,7 @@ async fn who_waits_for_a_native_stream_hears_its_first_group() {
         let (a, b) = pair().await;
         // While somebody follows it so, the stream is sent in the old format, too; whoever waits follows that as well.
         let ((old, _), topic) = (floor(Some(&a.addresses[0])), old_topic());
-        old.handle.pubsub.subscribe(&topic, TopicRule::Open).await.unwrap();
+        crate::support::follow(&old, &topic).await;
         followers(&a, &topic, 1).await;
         let waiting = wait(&b).await;
         followers(&a, &topic, 2).await;

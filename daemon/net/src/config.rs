@@ -27,6 +27,8 @@ pub struct Config {
     pub max_streams_per_connection: u32,
     /// From so many bytes of resident memory on, the least useful peers are let go of; `None`: never for that.
     pub memory_budget: Option<u64>,
+    /// Topic that every daemon of the network follows: a peer of it that has not said so was not heard, and is connected anew.
+    pub topic_of_all: String,
     /// Topics whose mesh has so many peers, where that is not 6.
     pub meshes: Vec<(String, usize)>,
     /// Part in the distributed hash table.
@@ -35,12 +37,8 @@ pub struct Config {
     pub dht_protocol: Option<String>,
     /// Take the muxer mplex, too, where a peer has no yamux.
     pub mplex: bool,
-    /// Fetch groups that gossip did not bring.
-    pub repair: bool,
     /// Sent to other peers by identify.
     pub agent: String,
-    /// Of one hundred groups, how many the receiving side drops on purpose; for tests of repair.
-    pub drop_groups_percent: u8,
 }
 
 /// When the least useful peers are let go of.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
 use libp2p::swarm::{ConnectionId, dial_opts::DialOpts};
@@ -12,7 +12,7 @@ use p2pd_core::{
     time::{MonoMs, UnixMs},
 };
 
-use crate::{Event, ids, queue};
+use crate::{Event, clock::Clock, ids, queue};
 
 /// State changes that wait for the daemon.
 const EVENTS: usize = 256;
@@ -35,11 +35,9 @@ pub(crate) enum Effect {
 }
 
 pub(crate) struct Context {
-    began: Instant,
+    clock: Clock,
     events: queue::Writer<Event>,
     effects: VecDeque<Effect>,
-    /// Messages of programs' topics that the daemon was too slow for, until it is told.
-    lost: HashMap<String, u64>,
     /// Peers of whose end the daemon was too slow to hear, until it is told.
     gone: HashMap<PeerId, bool>,
 }
@@ -47,42 +45,34 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new() -> (Self, queue::Reader<Event>) {
         let (events, reader) = queue::bounded(EVENTS, usize::MAX);
-        let (effects, lost, gone) = (VecDeque::new(), HashMap::new(), HashMap::new());
-        (Context { began: Instant::now(), events, effects, lost, gone }, reader)
+        (Context { clock: Clock::start(), events, effects: VecDeque::new(), gone: HashMap::new() }, reader)
     }
 
-    /// Since the start.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
     pub(crate) fn now(&self) -> MonoMs {
-        MonoMs(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.clock.now()
     }
 
-    /// The same as an instant.
     pub(crate) fn instant(&self, at: MonoMs) -> Option<Instant> {
-        self.began.checked_add(Duration::from_millis(at.0))
+        self.clock.instant(at)
     }
 
     pub(crate) fn wall(&self) -> UnixMs {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        self.clock.wall()
     }
 
-    /// Tells the daemon. What it can read anew is dropped when it is slow; what was lost, and who went and why, is told again.
+    /// Tells the daemon. What it can read anew is dropped when it is slow; who went and why is told again.
     pub(crate) fn tell(&mut self, event: Event) {
         for dropped in self.events.push(0, event) {
-            match dropped {
-                Event::Lost { topic, count } => self.note_lost(topic, count),
-                Event::Disconnected { peer, for_good } if self.gone.len() < EVENTS => {
-                    self.gone.insert(peer, for_good);
-                }
-                _ => {}
+            if let Event::Disconnected { peer, for_good } = dropped
+                && self.gone.len() < EVENTS
+            {
+                self.gone.insert(peer, for_good);
             }
         }
-    }
-
-    /// Counts messages of a topic that the daemon is told it lost, with the next tick.
-    pub(crate) fn note_lost(&mut self, topic: String, more: u64) {
-        let count = self.lost.entry(topic).or_default();
-        *count = count.saturating_add(more);
     }
 
     /// A peer is connected again.
@@ -92,9 +82,6 @@ impl Context {
 
     /// Tells again what the daemon was too slow for.
     pub(crate) fn on_tick(&mut self, is_connected: impl Fn(&libp2p::PeerId) -> bool) {
-        for (topic, count) in std::mem::take(&mut self.lost) {
-            self.tell(Event::Lost { topic, count });
-        }
         for (peer, for_good) in std::mem::take(&mut self.gone) {
             if ids::to_libp2p(&peer).is_some_and(|peer| !is_connected(&peer)) {
                 self.tell(Event::Disconnected { peer, for_good });

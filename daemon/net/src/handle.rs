@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{NetError, dht, dial, peers, pubsub, streams};
+use crate::{NetError, clock::Clock, dht, dial, peers, pubsub, streams};
 
 /// What waits for the task.
 pub(crate) enum Command {
@@ -113,11 +113,11 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(crate) fn new(queue: &mpsc::Sender<Command>, held: peers::memory_limit::Held) -> Self {
+    pub(crate) fn new(queue: &mpsc::Sender<Command>, held: peers::memory_limit::Held, clock: Clock) -> Self {
         Handle {
             peers: peers::Handle { commands: Commands::new(queue), held },
             dial: dial::Handle(Commands::new(queue)),
-            pubsub: pubsub::Handle(Commands::new(queue)),
+            pubsub: pubsub::Handle { commands: Commands::new(queue), clock },
             dht: dht::Handle(Commands::new(queue)),
             streams: streams::Handle(Commands::new(queue)),
             queue: queue.clone(),

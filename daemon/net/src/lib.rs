@@ -3,29 +3,29 @@
 //! `start` spawns the task that owns the swarm. Commands reach it through `Handle`, what comes from the network leaves
 //! through two bounded queues: `Incoming` (messages, drop oldest) and `Event` (state, re-read after a lag).
 
+pub mod clock;
 pub mod config;
 mod context;
 mod dht;
 mod dial;
 pub mod error;
 pub mod event;
-mod fetch;
 mod handle;
 pub mod identity;
 mod ids;
 mod peers;
 mod pubsub;
 pub mod queue;
-mod stream;
-mod streams;
+pub mod streams;
 mod swarm;
 mod task;
 
+pub use clock::Clock;
 pub use config::{Config, DhtMode, WaterMarks};
 pub use dht::Found;
 pub use dial::{BootstrapFault, check_listen, check_peer, peer_of};
 pub use error::NetError;
-pub use event::{Event, Incoming, TooLarge};
+pub use event::Event;
 pub use handle::Handle;
 pub use identity::Identity;
 pub use peers::{
@@ -33,7 +33,7 @@ pub use peers::{
     memory_limit::Held,
     table::{Closed, Connection, PeerInfo},
 };
-pub use pubsub::{Ruling, Sending, Sent, ToJudge, TopicPeers, TopicRule, ValidatorEvent};
+pub use pubsub::{Class, Decision, Judge, Message, Sending, Sent, Subscription, Ticket, Time, TopicPeers, Verdict};
 pub use streams::{ByteStream, Duplex, Inbound, PeerStream, is_own, refused};
 pub use swarm::bandwidth::{Streams, Traffic};
 pub use task::{Running, start};

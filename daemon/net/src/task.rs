@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, Event, Handle, Identity, Incoming, NetError,
+    Config, Event, Handle, Identity, NetError,
     context::{Context, Effect},
     dht::{Connected, Lookups},
     dial::Dial,
@@ -46,8 +46,6 @@ const TICK: Duration = Duration::from_millis(250);
 pub struct Running {
     /// The way in.
     pub handle: Handle,
-    /// Messages that were admitted; when the daemon lags, the oldest go.
-    pub incoming: queue::Reader<Incoming>,
     /// Changes of state; after a gap, read the state anew.
     pub events: queue::Reader<Event>,
     /// Ends when the network does.
@@ -62,7 +60,8 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let (swarm, missing) = build::build(config, identity, settings.clone(), &meters)?;
     let own = *swarm.local_peer_id();
     let (context, events) = Context::new();
-    let (pubsub, incoming) = PubSub::new(config, settings, own);
+    let pubsub = PubSub::new(config, settings, own);
+    let clock = context.clock();
     let task = Task {
         swarm,
         context,
@@ -74,7 +73,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         say_protocols: false,
     };
     let task = tokio::spawn(task.run(queue, stop));
-    Ok(Running { handle: Handle::new(&commands, held), incoming, events, task })
+    Ok(Running { handle: Handle::new(&commands, held, clock), events, task })
 }
 
 struct Task {
@@ -91,8 +90,8 @@ struct Task {
 
 /// What pub/sub works with.
 fn wire(behaviour: &mut Behaviour) -> Wire<'_> {
-    let Behaviour { gossipsub, flow, fetch, .. } = behaviour;
-    Wire { gossipsub, flow, fetch }
+    let Behaviour { gossipsub, flow, .. } = behaviour;
+    Wire { gossipsub, flow }
 }
 
 impl Task {
@@ -105,8 +104,6 @@ impl Task {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.on_tick(),
                 () = due(at) => self.pubsub.on_due(&mut self.context, wire(self.swarm.behaviour_mut())),
-                // First what waits for the group: it is on its way to programs meanwhile.
-                () = tokio::task::yield_now(), if self.pubsub.has_to_prove() => self.prove(),
                 Some(command) = commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
             }
@@ -138,8 +135,6 @@ impl Task {
     }
 
     fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
-        // Only one waits for its signature to be checked.
-        self.prove();
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
@@ -176,7 +171,6 @@ impl Task {
                 self.pubsub.on_gossipsub(context, wire(behaviour), event, sent_to);
             }
             BehaviourEvent::Flow(Drained) => self.pubsub.on_drained(context, wire(behaviour)),
-            BehaviourEvent::Fetch(event) => self.pubsub.on_fetch(context, wire(behaviour), event),
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.peers.on_identify(context, &peer_id, &info);
                 self.dht.on_identify(&mut behaviour.kad, peer_id, info);
@@ -221,7 +215,7 @@ impl Task {
         self.dial.on_tick(context);
         let gossipsub = &self.swarm.behaviour().gossipsub;
         let standings = || standings(&self.dial, &self.pubsub, gossipsub);
-        self.peers.on_tick(context, &self.pubsub.followers_of_directory(gossipsub), standings);
+        self.peers.on_tick(context, &self.pubsub.followers_of_all(gossipsub), standings);
         context.on_tick(|peer| self.peers.table().contains(peer));
         self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now);
         self.listeners.on_tick(&mut self.swarm, now);
@@ -229,10 +223,6 @@ impl Task {
             let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
             self.swarm.behaviour_mut().identify.push(peers);
         }
-    }
-
-    fn prove(&mut self) {
-        self.pubsub.prove(&self.context, wire(self.swarm.behaviour_mut()));
     }
 
     fn on_effect(&mut self, effect: Effect) {
@@ -260,11 +250,12 @@ fn standings(dial: &Dial, pubsub: &PubSub, gossipsub: &Gossipsub) -> Standings {
     standings
 }
 
-/// Ends at a time, at once if it has come: a timer would take another millisecond.
+/// Ends at a time. If it has come, a timer would take another millisecond: it ends after whoever was woken just now had a turn, to whom a
+/// judge has handed a message on.
 async fn due(at: Option<Instant>) {
     match at {
         None => pending().await,
-        Some(at) if at <= Instant::now() => {}
+        Some(at) if at <= Instant::now() => tokio::task::yield_now().await,
         Some(at) => tokio::time::sleep_until(at.into()).await,
     }
 }

@@ -18,7 +18,7 @@ use p2pd_core::{
     id::PeerId,
     ring::{Cause, Next},
 };
-use p2pd_net::{Ruling, Sent, ToJudge, ValidatorEvent};
+use p2pd_net::Sent;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -26,7 +26,10 @@ use super::{
     reply::{self, Followed, Gone, Out, Replies},
     status,
 };
-use crate::node::{Live, LogReader, Logged, Node, NodeError, Outbound, RoomSoon, Start, TopicItem, Validator};
+use crate::node::{
+    Live, LogReader, Logged, Node, NodeError, Outbound, RoomSoon, Ruling, Start, ToJudge, TopicItem, Validator,
+    ValidatorEvent,
+};
 
 pub(super) struct Service(pub(super) Context);
 

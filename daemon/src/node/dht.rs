@@ -96,7 +96,7 @@ impl Node {
 
     /// Fails at once where nobody could be told.
     async fn need_peers(&self) -> Result<(), NodeError> {
-        if self.0.net.peers.list().await?.is_empty() {
+        if self.0.net.peers.connected().await?.is_empty() {
             let fault = "no peer is connected".into();
             return Err(NetError::Unreachable { peer: "the DHT".into(), fault }.into());
         }

@@ -7,6 +7,7 @@ mod unwritten;
 use std::time::Duration;
 
 use bytes::Bytes;
+use p2pd_core::ring::Next;
 use p2pd_core::{
     admission::CLOCK_TOLERANCE_MS,
     announce::{self, AnnounceError, DirectoryMessage, Metadata},
@@ -15,7 +16,8 @@ use p2pd_core::{
     time::{MonoMs, UnixMs},
     topic,
 };
-use p2pd_net::TopicRule;
+use p2pd_live::{DirectoryJudge, Heard};
+use p2pd_net::queue;
 use p2pd_store::{Store, StoreError};
 use tokio::sync::broadcast;
 
@@ -96,8 +98,25 @@ impl State {
 }
 
 impl Node {
-    pub(super) async fn follow_directory(&self) -> Result<(), NodeError> {
-        Ok(self.0.net.pubsub.subscribe(&self.directory_topic(), TopicRule::Directory).await?)
+    /// Follows the directory from now on. What it brings.
+    pub(super) async fn follow_directory(&self) -> Result<queue::Reader<Heard>, NodeError> {
+        let (clocks, publishers) = (self.0.heard_clocks.clone(), self.0.followed_publishers.clone());
+        let (subscription, heard) = DirectoryJudge::subscription(clocks, publishers);
+        self.0.net.pubsub.subscribe(&self.directory_topic(), subscription).await?;
+        Ok(heard)
+    }
+
+    /// Applies what the directory brings, for as long as it is polled.
+    pub(super) async fn hear_directory(&self, mut heard: queue::Reader<Heard>) {
+        while let Some(next) = heard.next().await {
+            match next {
+                Next::Item(Heard { via, sender, message, time }) => {
+                    self.apply(Origin { signer: &sender, via: &via, time }, message).await;
+                }
+                // It is said again within 30 s.
+                Next::Gap { from, to, .. } => self.note_dropped(from, to),
+            }
+        }
     }
 
     pub(super) fn directory_topic(&self) -> String {
@@ -197,8 +216,10 @@ impl Node {
 
     /// Has the streams of those go last in a flood who are known otherwise, and tells of one.
     pub(super) async fn favour_publishers(&self) {
-        let kept = self.followed_publishers().into_iter().chain([self.0.me.clone()]).collect();
-        let connected = self.0.net.peers.list().await.unwrap_or_default().into_iter().map(|peer| peer.peer).collect();
+        let followed = self.followed_publishers();
+        self.0.followed_publishers.set(followed.iter().cloned());
+        let kept = followed.into_iter().chain([self.0.me.clone()]).collect();
+        let connected = self.0.net.peers.connected().await.unwrap_or_default().into_iter().collect();
         let crowded = {
             let now = self.now();
             let state = &mut *lock(&self.0.directory);

@@ -35,7 +35,8 @@ use p2pd_core::{
     id::{PeerId, StreamId},
     time::{MonoMs, RunMs, UnixMs},
 };
-use p2pd_net::{Event, Handle, Identity, Incoming, NetError, PeerInfo, queue};
+use p2pd_live::{Clocks, Publishers, native};
+use p2pd_net::{Event, Handle, Identity, NetError, PeerInfo, queue};
 use p2pd_store::{Store, StoreError};
 use tokio::{
     sync::{Notify, Semaphore, broadcast, mpsc},
@@ -50,7 +51,8 @@ pub(crate) use events::Happened;
 pub(crate) use protocols::{Answered, Arrived, Claim, Lease, MAX_CALL, Served, Serving, check_protocol};
 pub(crate) use publication::{Opening, Publication, Wire};
 pub(crate) use pubsub::{
-    Live, LogReader, LogStatus, Logged, Outbound, RoomSoon, Start, TopicItem, TopicStatus, Validator, meshes,
+    Live, LogReader, LogStatus, Logged, Outbound, RoomSoon, Ruling, Start, ToJudge, TopicItem, TopicStatus, Validator,
+    ValidatorEvent, meshes,
 };
 pub(crate) use state::State;
 pub(crate) use streams::StreamItem;
@@ -104,6 +106,13 @@ struct Inner {
     moved: Mutex<moved::Moved>,
     /// Tunnels of the configuration that do not stand, and why.
     fallen: Mutex<BTreeMap<String, String>>,
+    /// The streams whose groups peers may ask for.
+    groups: native::Server,
+    /// Who publishes what is followed here, for the directory's judge.
+    followed_publishers: Publishers,
+    /// What peers say the time is.
+    heard_clocks: Clocks,
+    judges: pubsub::Judges,
     /// As they were told last.
     clocks: Mutex<p2pd_core::clock::Judgement>,
     /// Topics of which the log says that messages were too large.
@@ -165,7 +174,6 @@ impl Node {
         identity: &Identity,
         store: Store,
         net: Handle,
-        incoming: queue::Reader<Incoming>,
         events: queue::Reader<Event>,
         stop: CancellationToken,
     ) -> anyhow::Result<(Self, JoinHandle<()>)> {
@@ -203,6 +211,10 @@ impl Node {
             lost: Mutex::default(),
             moved: Mutex::default(),
             fallen: Mutex::default(),
+            groups: native::Server::default(),
+            followed_publishers: Publishers::default(),
+            heard_clocks: Clocks::default(),
+            judges: pubsub::Judges::default(),
             clocks: Mutex::default(),
             said_too_large: Mutex::default(),
             storage_fault: Mutex::default(),
@@ -217,13 +229,16 @@ impl Node {
         node.restore_rules().await?;
         node.restore_pins().await?;
         node.restore_topics().await?;
-        node.follow_directory().await?;
+        let heard = node.follow_directory().await?;
         node.happened("started", crate::VERSION);
         let known = node.0.store.peers()?;
         let carrying = node.clone();
         let pump = tokio::spawn(async move {
             tokio::select! {
-                () = pump::run(carrying.clone(), incoming, events, stop) => {}
+                () = pump::run(carrying.clone(), events, stop) => {}
+                () = carrying.hear_directory(heard) => {}
+                () = carrying.judge_late() => {}
+                _ = carrying.0.groups.clone().run(carrying.0.net.clone()) => {}
                 () = pubsub::write_logs(carrying.clone(), log_queue) => {}
                 () = persist::run(carrying.clone(), told) => {}
                 () = storage::watch(carrying.clone()) => {}

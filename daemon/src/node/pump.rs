@@ -1,33 +1,19 @@
-//! The task that carries what the network brings to where it belongs, and keeps the time: heartbeats, sweeps. It never waits
-//! for the disk.
+//! The loop of what happens in the network and with each second: who came and went, heartbeats, sweeps. It never waits for the disk.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use p2pd_core::{announce::Filter, directory::Origin, id::StreamKey, ring::Next};
-use p2pd_net::{Event, Incoming, TooLarge, TopicRule, queue};
+use p2pd_core::{announce::Filter, id::PeerId, ring::Next};
+use p2pd_net::{Event, queue};
 use tokio_util::sync::CancellationToken;
 
 use super::{Node, lock};
 
 /// Runs until `stop`, or until the network is gone.
-pub(super) async fn run(
-    node: Node,
-    mut incoming: queue::Reader<Incoming>,
-    mut events: queue::Reader<Event>,
-    stop: CancellationToken,
-) {
+pub(super) async fn run(node: Node, mut events: queue::Reader<Event>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            next = incoming.next() => match next {
-                Some(Next::Item(incoming)) => node.on_incoming(incoming).await,
-                Some(Next::Gap { from, to, .. }) => {
-                    let count = (to - from).saturating_add(1);
-                    node.0.counters.dropped.fetch_add(count, Ordering::Relaxed);
-                }
-                None => return,
-            },
             next = events.next() => match next {
                 Some(Next::Item(event)) => node.on_event(event).await,
                 // Which peers came or went, and what they follow, is lost.
@@ -43,37 +29,22 @@ pub(super) async fn run(
 }
 
 impl Node {
-    async fn on_incoming(&self, incoming: Incoming) {
-        match incoming {
-            Incoming::Group { key, group, repaired } => {
-                self.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
-                self.on_group(&key, group, repaired);
-            }
-            Incoming::Audio { sender, stream, message } => self.on_audio(sender, stream, message),
-            Incoming::Directory { via, sender, message, time } => {
-                self.apply(Origin { signer: &sender, via: &via, time }, message).await;
-            }
-            Incoming::Message { topic, sender, data, id } => self.on_message(&topic, sender, data, id),
-            Incoming::TooLarge(refused) => self.on_too_large(refused),
-        }
+    /// Counts what was lost before it came here.
+    pub(super) fn note_dropped(&self, from: u64, to: u64) {
+        self.0.counters.dropped.fetch_add(to.saturating_sub(from).saturating_add(1), Ordering::Relaxed);
     }
 
-    fn on_too_large(&self, TooLarge { topic, rule, sender, bytes, most }: TooLarge) {
+    /// Counts a message that was refused for its size, and logs the first of a topic.
+    pub(super) fn note_too_large(&self, topic: &str, sender: Option<&PeerId>, bytes: usize, most: usize) {
         /// Most topics of which is remembered that it was said.
         const MAX_SAID: usize = 256;
         self.0.counters.too_large.fetch_add(1, Ordering::Relaxed);
-        let from = sender.as_ref().map_or_else(|| "nobody".to_owned(), ToString::to_string);
-        match (rule, sender) {
-            (TopicRule::Open, _) => self.refused_message(&topic),
-            (TopicRule::Native(key), _) => self.lose_of_stream(&key),
-            (TopicRule::Json(stream), Some(publisher)) => self.lose_of_stream(&StreamKey { publisher, stream }),
-            (TopicRule::Json(_), None) | (TopicRule::Directory, _) => {}
-        }
+        let from = sender.map_or_else(|| "nobody".to_owned(), ToString::to_string);
         let mut said = lock(&self.0.said_too_large);
         if said.len() >= MAX_SAID {
             said.clear();
         }
-        if said.insert(topic.clone()) {
+        if said.insert(topic.to_owned()) {
             tracing::warn!(
                 topic,
                 from,
@@ -101,7 +72,6 @@ impl Node {
                     self.win_back(peer);
                 }
             }
-            Event::Lost { topic, count } => self.lost_messages(&topic, count),
             Event::Identified(peer) => {
                 self.changed(&peer);
                 let _ = self.0.to_remember.try_send(peer);
@@ -111,7 +81,12 @@ impl Node {
                 self.announce_to(peer).await;
                 self.ask(Filter::default()).await;
             }
-            Event::Joined { topic, .. } | Event::Left { topic, .. } => {
+            Event::Joined { peer, topic } => {
+                self.on_joined(&peer, &topic);
+                self.count_old_listeners(Some(&topic)).await;
+                self.0.topics_changed.notify_waiters();
+            }
+            Event::Left { topic, .. } => {
                 self.count_old_listeners(Some(&topic)).await;
                 self.0.topics_changed.notify_waiters();
             }
@@ -141,7 +116,7 @@ impl Node {
         }
     }
 
-    fn changed(&self, peer: &p2pd_core::id::PeerId) {
+    fn changed(&self, peer: &PeerId) {
         let _ = self.0.peers_changed.send(Some(peer.clone()));
     }
 

@@ -70,7 +70,7 @@ impl Node {
                 .filter(|wanted| has_family(wanted) && !listening.iter().any(|at| is_at(wanted, at)))
                 .count(),
             bootstrap_missing: config.bootstrap.iter().filter(missing).map(why).collect(),
-            clocks: self.0.net.pubsub.clocks().await?,
+            clocks: self.0.heard_clocks.judge(self.0.net.pubsub.clock(), &self.0.net.peers.connected().await?),
             flooded_by: self.flooded_by(),
             gossip_ended: peers.iter().filter(|peer| peer.gossip_ended).map(|peer| peer.peer.clone()).collect(),
             storage_fault: lock(&self.0.storage_fault).clone(),

@@ -15,8 +15,10 @@ use p2pd_core::{
     time::MonoMs,
     topic,
 };
-use p2pd_net::{TopicRule, queue::Reader};
+use p2pd_live::{JsonItem, JsonJudge, TooLarge, native};
+use p2pd_net::queue::Reader;
 use serde_json::Value;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Listed, Node, NodeError, fanout::Fanout, lock};
 
@@ -57,13 +59,20 @@ impl StreamItem {
 
 /// A stream that is followed. Two publishers of one id in JSON share a topic, but are two of these.
 pub(super) struct Followed {
-    json: bool,
+    /// `None`: in the old format.
+    native: Option<Native>,
     readers: Fanout<StreamItem>,
     /// Published here: followed without readers too.
     publishing: bool,
     idle: MonoMs,
     /// When a connection with its publisher is seen to next, and how long after that again.
     reach: (MonoMs, u64),
+}
+
+/// A stream in the native format, whose missing groups are fetched while it is followed.
+struct Native {
+    stream: native::Stream,
+    _repair: Option<AbortOnDropHandle<()>>,
 }
 
 /// A reader's end: the burst, then what comes.
@@ -133,32 +142,111 @@ pub(super) struct Streams {
     awaited: HashMap<StreamId, Awaited>,
 }
 
-fn topic_of(network: &str, key: &StreamKey, json: bool) -> (String, TopicRule) {
-    if json {
-        (topic::audio_json(network, &key.stream), TopicRule::Json(key.stream.clone()))
-    } else {
-        (topic::audio_native(key), TopicRule::Native(key.clone()))
+impl Followed {
+    fn topic(&self, network: &str, key: &StreamKey) -> String {
+        if self.native.is_some() { topic::audio_native(key) } else { topic::audio_json(network, &key.stream) }
     }
 }
 
 impl Node {
     /// Follows a stream; returns its topic.
     pub(super) async fn follow(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, NodeError> {
-        let (topic, rule) = topic_of(self.network(), key, json);
         let _leaving = self.0.following.lock().await;
-        self.0.net.pubsub.subscribe(&topic, rule).await?;
+        let native =
+            if json { self.follow_json(&key.stream).await.map(|()| None) } else { self.follow_native(key).await }?;
         let idle = self.now();
         let followed = &mut lock(&self.0.streams).followed;
-        let followed = followed.entry(key.clone()).or_insert_with(|| Followed {
-            json,
-            readers: Fanout::new(),
-            publishing,
-            idle,
-            reach: (MonoMs(0), REACH_MS),
-        });
+        let new = || Followed { native, readers: Fanout::new(), publishing, idle, reach: (MonoMs(0), REACH_MS) };
+        let followed = followed.entry(key.clone()).or_insert_with(new);
         followed.publishing |= publishing;
         followed.idle = idle;
-        Ok(topic)
+        Ok(followed.topic(self.network(), key))
+    }
+
+    /// Follows the topic of a stream id in the old format, unless it is followed already; `following` must be held.
+    async fn follow_json(&self, stream: &StreamId) -> Result<(), NodeError> {
+        let (subscription, mut heard) = JsonJudge::subscription(stream.clone(), self.0.heard_clocks.clone());
+        let topic = topic::audio_json(self.network(), stream);
+        self.0.net.pubsub.subscribe(&topic, subscription).await?;
+        let (node, stream) = (self.clone(), stream.clone());
+        self.until_stop(async move {
+            while let Some(next) = heard.next().await {
+                match next {
+                    Next::Item(JsonItem::Message { sender, message }) => {
+                        node.on_audio(sender, stream.clone(), message);
+                    }
+                    Next::Item(JsonItem::TooLarge(refused)) => node.refused_of_stream(&topic, &stream, &refused),
+                    Next::Gap { from, to, .. } => node.note_dropped(from, to),
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Follows a stream in the native format; `None` where it is followed already. `following` must be held.
+    async fn follow_native(&self, key: &StreamKey) -> Result<Option<Native>, NodeError> {
+        if lock(&self.0.streams).followed.contains_key(key) {
+            return Ok(None);
+        }
+        let topic = topic::audio_native(key);
+        let streams = &self.0.config.streams;
+        let settings = native::Settings { repair: streams.repair, drop_percent: streams.drop_percent };
+        let (stream, subscription, mut heard) = native::Stream::new(key.clone(), topic.clone(), settings, &self.0.net);
+        self.0.net.pubsub.subscribe(&topic, subscription).await?;
+        self.0.groups.add(key.clone(), stream.clone());
+        let repair = settings.repair.then(|| {
+            let (stream, net) = (stream.clone(), self.0.net.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                stream.burst(&net).await;
+                stream.repair(&net).await;
+            }))
+        });
+        let (node, key) = (self.clone(), key.clone());
+        self.until_stop(async move {
+            while let Some(next) = heard.next().await {
+                match next {
+                    Next::Item(native::Item::Group { group, repaired }) => {
+                        node.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
+                        node.on_group(&key, group, repaired);
+                    }
+                    Next::Item(native::Item::TooLarge(refused)) => {
+                        node.refused_of_stream(&topic, &key.stream, &refused);
+                    }
+                    Next::Gap { from, to, .. } => node.note_dropped(from, to),
+                }
+            }
+        });
+        Ok(Some(Native { stream, _repair: repair }))
+    }
+
+    /// A message of a stream was larger than is taken.
+    fn refused_of_stream(&self, topic: &str, stream: &StreamId, refused: &TooLarge) {
+        let TooLarge { sender, bytes, most } = refused;
+        if let Some(publisher) = sender {
+            self.lose_of_stream(&StreamKey { publisher: publisher.clone(), stream: stream.clone() });
+        }
+        self.note_too_large(topic, sender.as_ref(), *bytes, *most);
+    }
+
+    /// A stream that is followed in the native format.
+    pub(super) fn native(&self, key: &StreamKey) -> Option<native::Stream> {
+        let followed = &lock(&self.0.streams).followed;
+        followed.get(key).and_then(|followed| followed.native.as_ref()).map(|native| native.stream.clone())
+    }
+
+    /// Asks a peer that begins to follow a stream for its last seconds, where there is nothing of it yet.
+    pub(super) fn on_joined(&self, peer: &PeerId, topic: &str) {
+        let stream = {
+            let followed = &lock(&self.0.streams).followed;
+            let of_topic = |(key, followed): (&StreamKey, &Followed)| {
+                let native = followed.native.as_ref()?;
+                (topic::audio_native(key) == topic).then(|| native.stream.clone())
+            };
+            followed.iter().find_map(of_topic)
+        };
+        if let Some(stream) = stream {
+            stream.burst_from(&self.0.net, peer.clone());
+        }
     }
 
     pub(super) fn publishes_no_more(&self, key: &StreamKey) {
@@ -175,7 +263,7 @@ impl Node {
         waited: Option<Waiting>,
     ) -> Result<StreamReader, NodeError> {
         let json = listed.entry.metadata.config().is_none();
-        let topic = self.follow(&listed.key, json, false).await?;
+        self.follow(&listed.key, json, false).await?;
         self.reach_publishers();
         let live = {
             let Streams { followed, awaited } = &mut *lock(&self.0.streams);
@@ -190,7 +278,8 @@ impl Node {
             followed.readers.join_after(READER.0, READER.1, heard)
         };
         drop(waited);
-        let burst = if burst_ms > 0 && !json { self.0.net.pubsub.recent(&topic, burst_ms).await? } else { Vec::new() };
+        let native = if burst_ms > 0 { self.native(&listed.key) } else { None };
+        let burst = native.map(|stream| stream.recent(burst_ms)).unwrap_or_default();
         Ok(StreamReader { burst: burst.into_iter(), seen: HashSet::new(), live })
     }
 
@@ -214,7 +303,7 @@ impl Node {
             let node = self.clone();
             self.until_stop(async move {
                 let (net, peer) = (&node.0.net, &key.publisher);
-                let connected = net.peers.list().await.is_ok_and(|peers| peers.iter().any(|p| p.peer == *peer));
+                let connected = net.peers.connected().await.is_ok_and(|peers| peers.contains(peer));
                 let failed = if connected { None } else { net.dial.connect_peer(peer, &addresses).await.err() };
                 if let Some(followed) = lock(&node.0.streams).followed.get_mut(&key) {
                     let longer = followed.reach.1.saturating_mul(2).min(REACH_MAX_MS);
@@ -248,7 +337,7 @@ impl Node {
         self.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
         let key = StreamKey { publisher, stream };
         // A native stream comes in the old format, too, while somebody follows it so: as we do while we wait for one.
-        let native = lock(&self.0.streams).followed.get(&key).is_some_and(|followed| !followed.json);
+        let native = lock(&self.0.streams).followed.get(&key).is_some_and(|followed| followed.native.is_some());
         if !native {
             self.push_item(&key, &item);
         }
@@ -277,9 +366,8 @@ impl Node {
             awaited.waiting = awaited.waiting.saturating_add(1);
         }
         let waiting = Waiting { node: self.clone(), stream: stream.clone() };
-        let topic = topic::audio_json(self.network(), stream);
         // Without it, the stream is heard from a moment later on.
-        self.0.net.pubsub.subscribe(&topic, TopicRule::Json(stream.clone())).await.ok().map(|()| waiting)
+        self.follow_json(stream).await.ok().map(|()| waiting)
     }
 
     /// Tells the readers of a stream of a part that was larger than is taken.
@@ -312,11 +400,12 @@ impl Node {
             }
             let keep = now.since(followed.idle) < LINGER_MS;
             if !keep {
-                left.push(topic_of(self.network(), key, followed.json).0);
+                left.push(followed.topic(network, key));
+                self.0.groups.remove(key);
             }
             keep
         });
-        left.retain(|topic| !streams.iter().any(|(key, f)| topic_of(network, key, f.json).0 == *topic));
+        left.retain(|topic| !streams.iter().any(|(key, followed)| followed.topic(network, key) == *topic));
         left.retain(|topic| !awaited.keys().any(|stream| topic::audio_json(network, stream) == *topic));
         left
     }

@@ -42,6 +42,7 @@ use crate::{
 pub(crate) enum Command {
     Disconnect { peer: PeerId, why: HangUp, reply: oneshot::Sender<Result<(), NetError>> },
     List { reply: oneshot::Sender<Vec<PeerInfo>> },
+    Connected { reply: oneshot::Sender<Vec<id::PeerId>> },
     Closed { reply: oneshot::Sender<Vec<Closed>> },
     SetRules { rules: Rules },
 }
@@ -112,6 +113,9 @@ impl Peers {
                 self.hang_up(context, peer, why);
             }
             Command::List { reply } => drop(reply.send(self.table.list(&standings()))),
+            Command::Connected { reply } => {
+                let _ = reply.send(self.table.ids().map(ids::from_libp2p).collect());
+            }
             Command::Closed { reply } => drop(reply.send(self.table.closed_ones())),
             Command::SetRules { rules } => self.set_rules(context, gater, rules),
         }
@@ -305,6 +309,11 @@ impl Handle {
     /// The connected peers.
     pub async fn list(&self) -> Result<Vec<PeerInfo>, NetError> {
         self.commands.ask(|reply| Command::List { reply }).await
+    }
+
+    /// Who is connected, without more about them.
+    pub async fn connected(&self) -> Result<Vec<id::PeerId>, NetError> {
+        self.commands.ask(|reply| Command::Connected { reply }).await
     }
 
     /// The connections that closed last, oldest first.

@@ -288,6 +288,10 @@ impl Table {
         self.peers.iter().filter(|(_, entry)| entry.ours).map(|(peer, _)| *peer)
     }
 
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &libp2p::PeerId> {
+        self.peers.keys()
+    }
+
     pub(crate) fn contains(&self, peer: &libp2p::PeerId) -> bool {
         self.peers.contains_key(peer)
     }

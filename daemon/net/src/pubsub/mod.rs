@@ -10,46 +10,41 @@ pub(crate) mod resubscribe;
 mod send_queue;
 pub(crate) mod slow_peers;
 mod topics;
-mod validators;
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use libp2p::{
-    gossipsub::{IdentTopic, MessageId, TopicHash},
-    request_response,
-};
-use p2pd_core::{clock::Judgement, contract::TopicSettings, group::Group, id::PeerId, time::MonoMs, topic};
-use tokio::sync::{mpsc, oneshot};
+use libp2p::gossipsub::{IdentTopic, TopicHash};
+use p2pd_core::{contract::TopicSettings, id::PeerId};
+use tokio::sync::oneshot;
 
+pub use self::judge::{Class, Decision, Judge, Message, Ticket, Time, Verdict};
 use self::{
     flood_publish::FloodPublish,
-    judge::Unproven,
     message_id::{Gossipsub, Settings},
     resubscribe::Resubscribe,
-    send_queue::{Message, SendQueue},
+    send_queue::SendQueue,
     slow_peers::SlowPeers,
     topics::{Topics, followers},
 };
-pub use self::{
-    topics::TopicRule,
-    validators::{Ruling, ToJudge, ValidatorEvent},
-};
 use crate::{
-    Config, Incoming, NetError,
+    Config, NetError,
+    clock::Clock,
     context::Context,
-    fetch,
     handle::Commands,
     ids,
     peers::{Standing, Standings},
-    queue,
 };
 
-/// Messages from the network that wait for the daemon.
-const INCOMING: usize = 256;
-const INCOMING_BYTES: usize = 8 << 20;
-/// Least time between two looks for missing groups, in milliseconds; one is worth fetching for some 50.
-const REPAIR_MS: u64 = 10;
+/// How a topic is followed.
+pub struct Subscription {
+    /// Name of its format: a topic is followed in one alone.
+    pub kind: &'static str,
+    /// What it carries.
+    pub class: Class,
+    /// Who judges its messages, and hands them to the subscriber.
+    pub judge: Box<dyn Judge>,
+}
 
 /// Who of those connected follows a topic.
 #[derive(Clone, Debug, Default)]
@@ -72,122 +67,87 @@ pub struct Sent {
 }
 
 pub(crate) enum Command {
-    Subscribe { topic: String, rule: TopicRule, reply: oneshot::Sender<Result<(), NetError>> },
+    Subscribe { topic: String, subscription: Subscription, reply: oneshot::Sender<Result<(), NetError>> },
     Unsubscribe { topic: String },
     Publish { topic: String, data: Bytes, also_to: Vec<PeerId>, reply: oneshot::Sender<Result<Sent, NetError>> },
     PublishAhead { topic: String, data: Bytes, reply: oneshot::Sender<Result<Sent, NetError>> },
-    PublishGroup { topic: String, group: Arc<Group>, reply: oneshot::Sender<Result<(), NetError>> },
     Topics { reply: oneshot::Sender<Vec<String>> },
     TopicPeers { topic: String, reply: oneshot::Sender<TopicPeers> },
     SetTopic { topic: String, settings: Option<TopicSettings> },
-    Validate { topic: String, reply: oneshot::Sender<Option<mpsc::Receiver<ValidatorEvent>>> },
-    Rule { topic: String, number: u64, ruling: Ruling },
-    Clocks { reply: oneshot::Sender<Judgement> },
-    Recent { topic: String, ms: u64, reply: oneshot::Sender<Vec<Arc<Group>>> },
+    Decide { topic: String, decision: Decision },
 }
 
 /// The child behaviours of this driver.
 pub(crate) struct Wire<'a> {
     pub(crate) gossipsub: &'a mut Resubscribe<Gossipsub>,
     pub(crate) flow: &'a mut flow_control::Behaviour,
-    pub(crate) fetch: &'a mut request_response::Behaviour<fetch::Codec>,
-}
-
-/// A group that gossip brought, handed on already, whose signature is checked before the next event.
-struct Proof {
-    id: MessageId,
-    source: libp2p::PeerId,
-    group: Unproven,
 }
 
 pub(crate) struct PubSub {
     own: libp2p::PeerId,
     /// What every daemon of our network follows.
-    directory: TopicHash,
+    of_all: TopicHash,
     topics: Topics,
-    incoming: queue::Writer<Incoming>,
-    /// When missing groups were last looked for.
-    repaired: MonoMs,
-    unproven: Option<Proof>,
+    settings: Settings,
     held: SendQueue,
     flood: FloodPublish,
     slow: SlowPeers,
 }
 
 impl PubSub {
-    pub(crate) fn new(config: &Config, settings: Settings, own: libp2p::PeerId) -> (Self, queue::Reader<Incoming>) {
-        let (incoming, reader) = queue::bounded(INCOMING, INCOMING_BYTES);
-        let pubsub = PubSub {
+    pub(crate) fn new(config: &Config, settings: Settings, own: libp2p::PeerId) -> Self {
+        PubSub {
             own,
-            directory: IdentTopic::new(topic::directory(&config.network)).hash(),
-            topics: Topics::new(settings, config.repair, config.drop_groups_percent),
-            incoming,
-            repaired: MonoMs(0),
-            unproven: None,
+            of_all: IdentTopic::new(&config.topic_of_all).hash(),
+            topics: Topics::new(settings.clone()),
+            settings,
             held: SendQueue::default(),
             flood: FloodPublish::new(Instant::now()),
             slow: SlowPeers::default(),
-        };
-        (pubsub, reader)
+        }
     }
 
     pub(crate) fn on_command(&mut self, context: &mut Context, mut wire: Wire<'_>, command: Command) {
-        let (now, wall, wire) = (context.now(), context.wall(), &mut wire);
+        let (wall, wire) = (context.wall(), &mut wire);
         match command {
-            Command::Subscribe { topic, rule, reply } => {
-                let _ = reply.send(self.topics.subscribe(wire.gossipsub, &topic, rule));
-                self.burst(wire, &IdentTopic::new(topic).hash());
+            Command::Subscribe { topic, subscription, reply } => {
+                let _ = reply.send(self.topics.subscribe(wire.gossipsub, &topic, subscription));
             }
             Command::Unsubscribe { topic } => self.topics.unsubscribe(wire.gossipsub, &topic),
             Command::Publish { topic, data, also_to, reply } => {
                 let _ = reply.send(self.publish_also_to(wire, wall, &topic, &data, &also_to));
             }
             Command::PublishAhead { topic, data, reply } => {
-                self.send_or_hold(wire, wall, topic, Message::Own { data, reply });
-            }
-            Command::PublishGroup { topic, group, reply } => {
-                let sent = self.publish_also_to(wire, wall, &topic, &group.signed, &[]);
-                self.topics.keep(&topic, group, now);
-                let _ = reply.send(sent.map(|_| ()));
+                self.send_or_hold(wire, wall, topic, send_queue::Message::Own { data, reply });
             }
             Command::Topics { reply } => drop(reply.send(self.topics.names())),
             Command::TopicPeers { topic, reply } => drop(reply.send(topic_peers(wire.gossipsub, topic))),
             Command::SetTopic { topic, settings } => self.topics.set_topic(&topic, settings),
-            Command::Validate { topic, reply } => {
-                let _ = reply.send(self.topics.validators.attach(IdentTopic::new(topic).hash()));
+            Command::Decide { topic, decision } => {
+                self.decide(context, wire, &IdentTopic::new(topic).hash(), decision);
             }
-            Command::Rule { topic, number, ruling } => {
-                self.rule(context, wire, &IdentTopic::new(topic).hash(), number, ruling);
-            }
-            Command::Clocks { reply } => {
-                let is_connected = |peer: &_| ids::to_libp2p(peer).is_some_and(|peer| wire.flow.is_connected(&peer));
-                let _ = reply.send(self.topics.clocks.judge(now, wall, is_connected));
-            }
-            Command::Recent { topic, ms, reply } => drop(reply.send(self.topics.recent(&topic, ms, now))),
         }
     }
 
     /// When `on_due` has something next.
     pub(crate) fn due(&self, context: &Context) -> Option<Instant> {
-        let next = self.topics.wake(context.now());
-        let next = next.map(|at| MonoMs(at.0.max(self.repaired.0.saturating_add(REPAIR_MS))));
-        next.and_then(|at| context.instant(at)).into_iter().chain(self.held.due()).min()
+        let judges = self.topics.due().and_then(|at| context.instant(at));
+        judges.into_iter().chain(self.held.due()).min()
     }
 
-    /// What has become due: messages that were held back, groups that are missing, and validators that have not said anything.
+    /// What has become due: messages that were held back, and verdicts of judges.
     pub(crate) fn on_due(&mut self, context: &mut Context, mut wire: Wire<'_>) {
         if self.held.due().is_some_and(|at| at <= Instant::now()) {
             self.send_held(&mut wire, context.wall());
         }
-        let now = context.now();
-        if self.topics.wake(now).is_some_and(|at| at <= now) && now.since(self.repaired) >= REPAIR_MS {
-            self.repaired = now;
-            let asks = self.topics.due(wire.gossipsub, now);
-            ask_all(&mut wire, asks);
-            for ruled in self.topics.validators.due(now) {
-                self.conclude_ruled(context, &mut wire, ruled);
-            }
+        for (topic, class, decision) in self.topics.on_due(context.now()) {
+            self.conclude(context, &mut wire, &topic, class, decision);
         }
+    }
+
+    /// A peer's queue has drained.
+    pub(crate) fn on_drained(&mut self, context: &mut Context, mut wire: Wire<'_>) {
+        self.send_held(&mut wire, context.wall());
     }
 
     pub(crate) fn on_gone(&mut self, peer: &libp2p::PeerId) {
@@ -195,8 +155,8 @@ impl PubSub {
     }
 
     /// The connected peers that follow what every daemon of our network does.
-    pub(crate) fn followers_of_directory(&self, gossipsub: &Gossipsub) -> Vec<libp2p::PeerId> {
-        followers(gossipsub, &self.directory)
+    pub(crate) fn followers_of_all(&self, gossipsub: &Gossipsub) -> Vec<libp2p::PeerId> {
+        followers(gossipsub, &self.of_all)
     }
 
     /// Adds what pub/sub knows of each peer.
@@ -222,12 +182,6 @@ fn topic_peers(gossipsub: &Gossipsub, topic: String) -> TopicPeers {
     TopicPeers { followers, mesh: gossipsub.mesh_peers(&hash).count() }
 }
 
-fn ask_all(wire: &mut Wire<'_>, asks: impl IntoIterator<Item = crate::stream::Ask>) {
-    for crate::stream::Ask { peer, request } in asks {
-        wire.fetch.send_request(&peer, request);
-    }
-}
-
 /// A message that was handed over.
 pub struct Sending(oneshot::Receiver<Result<Sent, NetError>>);
 
@@ -240,17 +194,25 @@ impl Sending {
 
 /// Follows topics, and publishes on them.
 #[derive(Clone)]
-pub struct Handle(pub(crate) Commands<Command>);
+pub struct Handle {
+    pub(crate) commands: Commands<Command>,
+    pub(crate) clock: Clock,
+}
 
 impl Handle {
-    /// Follows a topic. Following it again in the same format changes nothing.
-    pub async fn subscribe(&self, topic: &str, rule: TopicRule) -> Result<(), NetError> {
-        self.0.ask(|reply| Command::Subscribe { topic: topic.into(), rule, reply }).await?
+    /// The clock of `Time::now`.
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
-    /// Follows a topic no more.
+    /// Follows a topic. Following it again in the same format changes nothing; the judge is then dropped.
+    pub async fn subscribe(&self, topic: &str, subscription: Subscription) -> Result<(), NetError> {
+        self.commands.ask(|reply| Command::Subscribe { topic: topic.into(), subscription, reply }).await?
+    }
+
+    /// Follows a topic no more; its judge is dropped.
     pub async fn unsubscribe(&self, topic: &str) -> Result<(), NetError> {
-        self.0.say(Command::Unsubscribe { topic: topic.into() }).await
+        self.commands.say(Command::Unsubscribe { topic: topic.into() }).await
     }
 
     /// Sends a message to a topic's followers; what finds the connections to all of them full is refused.
@@ -260,52 +222,33 @@ impl Handle {
 
     /// The same, to these followers directly, whether or not they are in the topic's mesh.
     pub async fn publish_also_to(&self, topic: &str, data: Bytes, also_to: Vec<PeerId>) -> Result<Sent, NetError> {
-        self.0.ask(|reply| Command::Publish { topic: topic.into(), data, also_to, reply }).await?
+        self.commands.ask(|reply| Command::Publish { topic: topic.into(), data, also_to, reply }).await?
     }
 
     /// Hands a message over, after those of its topic that were handed over before. It is held back while connections to
     /// followers are full, up to a second; what becomes of it is known later.
     pub async fn publish_ahead(&self, topic: &str, data: Bytes) -> Result<Sending, NetError> {
-        self.0.ask_ahead(|reply| Command::PublishAhead { topic: topic.into(), data, reply }).await.map(Sending)
-    }
-
-    /// Sends a group of our own, and keeps it for those who ask later.
-    pub async fn publish_group(&self, topic: &str, group: Arc<Group>) -> Result<(), NetError> {
-        self.0.ask(|reply| Command::PublishGroup { topic: topic.into(), group, reply }).await?
+        let command = |reply| Command::PublishAhead { topic: topic.into(), data, reply };
+        self.commands.ask_ahead(command).await.map(Sending)
     }
 
     /// The topics this peer follows.
     pub async fn topics(&self) -> Result<Vec<String>, NetError> {
-        self.0.ask(|reply| Command::Topics { reply }).await
+        self.commands.ask(|reply| Command::Topics { reply }).await
     }
 
     /// The connected peers that follow a topic.
     pub async fn topic_peers(&self, topic: &str) -> Result<TopicPeers, NetError> {
-        self.0.ask(|reply| Command::TopicPeers { topic: topic.into(), reply }).await
+        self.commands.ask(|reply| Command::TopicPeers { topic: topic.into(), reply }).await
     }
 
     /// Holds a topic of programs to these settings from now on; `None`: to the usual ones.
     pub async fn set_topic(&self, topic: &str, settings: Option<TopicSettings>) -> Result<(), NetError> {
-        self.0.say(Command::SetTopic { topic: topic.into(), settings }).await
+        self.commands.say(Command::SetTopic { topic: topic.into(), settings }).await
     }
 
-    /// Takes every message of a topic for judgement, until what is returned is dropped; `None` when another program does.
-    pub async fn validate(&self, topic: &str) -> Result<Option<mpsc::Receiver<ValidatorEvent>>, NetError> {
-        self.0.ask(|reply| Command::Validate { topic: topic.into(), reply }).await
-    }
-
-    /// Answers a question of [`Handle::validate`]. Too late an answer changes nothing.
-    pub async fn rule(&self, topic: &str, number: u64, ruling: Ruling) -> Result<(), NetError> {
-        self.0.say(Command::Rule { topic: topic.into(), number, ruling }).await
-    }
-
-    /// Whether our clock is wrong, or those of others are, by what these say.
-    pub async fn clocks(&self) -> Result<Judgement, NetError> {
-        self.0.ask(|reply| Command::Clocks { reply }).await
-    }
-
-    /// The groups of a followed stream that came in the last `ms` milliseconds, oldest first.
-    pub async fn recent(&self, topic: &str, ms: u64) -> Result<Vec<Arc<Group>>, NetError> {
-        self.0.ask(|reply| Command::Recent { topic: topic.into(), ms, reply }).await
+    /// Says what becomes of a message whose judge has put that off. Too late a word changes nothing.
+    pub async fn decide(&self, topic: &str, decision: Decision) -> Result<(), NetError> {
+        self.commands.say(Command::Decide { topic: topic.into(), decision }).await
     }
 }

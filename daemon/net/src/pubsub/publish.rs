@@ -5,14 +5,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use libp2p::{
     PeerId,
-    gossipsub::{IdentTopic, MessageAcceptance},
+    gossipsub::{IdentTopic, MessageAcceptance, MessageId},
 };
 use p2pd_core::{id, time::UnixMs};
 
 use super::{
     PubSub, Sent, Wire, flood_publish,
     flow_control::Room,
-    receive::report,
+    judge::Class,
     send_queue::{Held, Message},
     topics::followers,
 };
@@ -28,7 +28,7 @@ impl PubSub {
         match refused {
             Some(Message::Own { reply, .. }) => drop(reply.send(Err(NetError::Busy))),
             // Peers that have room get it.
-            Some(Message::Passing { id, source, .. }) => report(wire, &id, &source, MessageAcceptance::Accept),
+            Some(Message::Passing { id, source, .. }) => accept(wire, &id, &source),
             None => {}
         }
     }
@@ -66,17 +66,19 @@ impl PubSub {
                 }
                 let _ = reply.send(sent);
             }
-            Message::Passing { id, source, bytes } => {
+            Message::Passing { id, source, bytes, class } => {
                 let topic = IdentTopic::new(topic).hash();
                 let mesh = wire.gossipsub.mesh_peers(&topic).filter(|peer| **peer != source);
                 let to: Vec<PeerId> = mesh.copied().collect();
+                // Messages of the directory are small, so that their number counts.
+                let bytes = if class == Class::Directory { 0 } else { bytes };
                 let waits = matches!(wire.flow.room(&to, bytes, now), Room::Wait(_))
-                    || (topic == self.directory && wire.flow.is_busy_with_directory(&to));
+                    || (class == Class::Directory && wire.flow.is_busy_with_directory(&to));
                 if waits && may_wait {
-                    return Some(Held { message: Message::Passing { id, source, bytes }, ..held });
+                    return Some(Held { message: Message::Passing { id, source, bytes, class }, ..held });
                 }
                 wire.flow.sent(&to, bytes);
-                report(wire, &id, &source, MessageAcceptance::Accept);
+                accept(wire, &id, &source);
             }
         }
         None
@@ -140,4 +142,9 @@ impl PubSub {
         self.slow.missed(&full);
         Ok(Sent { id, followers: followers.len(), behind: 0 })
     }
+}
+
+/// Has gossipsub pass a message on.
+fn accept(wire: &mut Wire<'_>, id: &MessageId, source: &PeerId) {
+    wire.gossipsub.report_message_validation_result(id, source, MessageAcceptance::Accept);
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use libp2p::{PeerId, gossipsub::MessageId};
 use tokio::sync::oneshot;
 
-use super::Sent;
+use super::{Sent, judge::Class};
 use crate::NetError;
 
 /// How long a message of our own is held back.
@@ -30,7 +30,7 @@ pub(super) enum Message {
     /// Of a program here.
     Own { data: Bytes, reply: oneshot::Sender<Result<Sent, NetError>> },
     /// Of a peer, to be passed on.
-    Passing { id: MessageId, source: PeerId, bytes: usize },
+    Passing { id: MessageId, source: PeerId, bytes: usize, class: Class },
 }
 
 impl Message {
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn passing(n: u8) -> Message {
-        Message::Passing { id: MessageId::new(&[n]), source: PeerId::random(), bytes: 0 }
+        Message::Passing { id: MessageId::new(&[n]), source: PeerId::random(), bytes: 0, class: Class::Messages }
     }
 
     fn number(message: &Message) -> u8 {

@@ -1,28 +1,20 @@
-//! The topics this peer follows, and what it publishes, keeps and asks for on them.
+//! The topics this peer follows, each with its judge, and what it publishes on them.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError, TopicHash};
 use p2pd_core::{
-    clock::Clocks,
     contract::{self, Identity, TopicSettings},
-    group::Group,
-    id::{PeerId, StreamId, StreamKey},
-    rate::Buckets,
     time::{MonoMs, UnixMs},
 };
 
 use super::{
+    Subscription,
+    judge::{Class, Decision, Judge},
     message_id::{Gossipsub, Ids, Settings},
-    validators::Validators,
 };
-use crate::{
-    NetError,
-    event::Incoming,
-    fetch,
-    stream::{Ask, Stream},
-};
+use crate::NetError;
 
 /// Most topics this peer follows; gossipsub's default filter refuses peers that announce more than 100.
 const MAX_TOPICS: usize = 100;
@@ -40,83 +32,45 @@ const SUBSCRIPTION: usize = 9;
 const MAX_SCORED: usize = 20_000;
 /// The same for topics of streams, of which a node that follows all that its network announces comes to many.
 const MAX_SCORED_STREAMS: usize = 100_000;
-/// Most peers whose rate is remembered.
-const MAX_BUCKETS: usize = 4096;
-/// Most groups taken from one answer.
-const MAX_FETCHED: usize = 256;
-
-/// How messages of a topic are judged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TopicRule {
-    /// Directory messages: well-formed, fresh, speaking only for their signer.
-    Directory,
-    /// Groups of one stream, signed by its publisher.
-    Native(StreamKey),
-    /// The old audio format, of one stream id.
-    Json(StreamId),
-    /// Whatever its programs agree on.
-    Open,
-}
-
-pub(super) struct Topic {
-    pub(super) rule: TopicRule,
-    pub(super) ident: IdentTopic,
+struct Topic {
+    ident: IdentTopic,
+    kind: &'static str,
+    class: Class,
+    judge: Box<dyn Judge>,
 }
 
 pub(super) struct Topics {
-    pub(super) topics: HashMap<TopicHash, Topic>,
-    /// What belongs to those topics that carry native streams.
-    pub(super) streams: HashMap<TopicHash, Stream>,
-    pub(super) settings: Settings,
-    pub(super) validators: Validators,
-    /// Directory messages by who signed them, and by who brought them.
-    pub(super) signed: Buckets<PeerId>,
-    pub(super) brought: Buckets<libp2p::PeerId>,
-    pub(super) clocks: Clocks,
+    topics: HashMap<TopicHash, Topic>,
+    settings: Settings,
     scored: usize,
     scored_streams: usize,
-    repair: bool,
-    pub(super) drop_percent: u8,
-    pub(super) dropped_by_order: u64,
 }
 
 impl Topics {
-    pub(super) fn new(settings: Settings, repair: bool, drop_percent: u8) -> Self {
-        Topics {
-            topics: HashMap::new(),
-            streams: HashMap::new(),
-            settings,
-            validators: Validators::default(),
-            signed: Buckets::new(MAX_BUCKETS),
-            brought: Buckets::new(MAX_BUCKETS),
-            clocks: Clocks::default(),
-            scored: 0,
-            scored_streams: 0,
-            repair,
-            drop_percent,
-            dropped_by_order: 0,
-        }
+    pub(super) fn new(settings: Settings) -> Self {
+        Topics { topics: HashMap::new(), settings, scored: 0, scored_streams: 0 }
     }
 
     pub(super) fn subscribe(
         &mut self,
         gossipsub: &mut Gossipsub,
         topic: &str,
-        rule: TopicRule,
+        subscription: Subscription,
     ) -> Result<(), NetError> {
+        let Subscription { kind, class, judge } = subscription;
         if topic.is_empty() || topic.len() > MAX_NAME {
             return Err(NetError::Limit("a topic has 1 to 256 bytes"));
         }
         let ident = IdentTopic::new(topic);
         if let Some(followed) = self.topics.get(&ident.hash()) {
-            let same = followed.rule == rule;
+            let same = followed.kind == kind;
             return if same { Ok(()) } else { Err(NetError::Limit("this topic is in use in another format")) };
         }
         if self.topics.len() >= MAX_TOPICS {
             return Err(NetError::Limit("this daemon follows 100 topics already; peers would refuse more"));
         }
-        let open = self.topics.values().filter(|topic| topic.rule == TopicRule::Open).count();
-        if rule == TopicRule::Open && open >= MAX_OPEN {
+        let open = self.topics.values().filter(|topic| topic.class == Class::Messages).count();
+        if class == Class::Messages && open >= MAX_OPEN {
             return Err(NetError::Limit("programs here follow 80 topics already; the rest is for streams"));
         }
         let told = |topic: &str| topic.len().saturating_add(SUBSCRIPTION);
@@ -131,21 +85,16 @@ impl Topics {
             ));
         }
         gossipsub.subscribe(&ident).map_err(|e| NetError::Setup(e.to_string()))?;
-        self.score(gossipsub, &ident, &rule);
-        if let TopicRule::Native(key) = &rule {
-            self.streams.insert(ident.hash(), Stream::new(key.clone()));
-        }
-        self.topics.insert(ident.hash(), Topic { rule, ident });
+        self.score(gossipsub, &ident, class);
+        self.topics.insert(ident.hash(), Topic { ident, kind, class, judge });
         Ok(())
     }
 
     /// Has peers gain and lose score by what they send on a topic.
-    fn score(&mut self, gossipsub: &mut Gossipsub, topic: &IdentTopic, rule: &TopicRule) {
-        let (scored, most) = match rule {
-            TopicRule::Open => (&mut self.scored, MAX_SCORED),
-            TopicRule::Directory | TopicRule::Native(_) | TopicRule::Json(_) => {
-                (&mut self.scored_streams, MAX_SCORED_STREAMS)
-            }
+    fn score(&mut self, gossipsub: &mut Gossipsub, topic: &IdentTopic, class: Class) {
+        let (scored, most) = match class {
+            Class::Messages => (&mut self.scored, MAX_SCORED),
+            Class::Live | Class::Directory => (&mut self.scored_streams, MAX_SCORED_STREAMS),
         };
         if gossipsub.get_topic_params(topic).is_some() || *scored >= most {
             return;
@@ -173,7 +122,6 @@ impl Topics {
         let ident = IdentTopic::new(topic);
         if self.topics.remove(&ident.hash()).is_some() {
             gossipsub.unsubscribe(&ident);
-            self.streams.remove(&ident.hash());
         }
     }
 
@@ -214,60 +162,29 @@ impl Topics {
         })
     }
 
-    /// Keeps a group of our own for those who ask for it.
-    pub(super) fn keep(&mut self, topic: &str, group: Arc<Group>, now: MonoMs) {
-        if let Some(stream) = self.streams.get_mut(&IdentTopic::new(topic).hash()) {
-            stream.keep(group, now);
-        }
-    }
-
     /// Holds a topic of programs to these settings from now on; `None`: to the usual ones.
     pub(super) fn set_topic(&mut self, topic: &str, settings: Option<TopicSettings>) {
         self.settings.set(IdentTopic::new(topic).hash(), settings);
     }
 
-    /// Judges what a peer sent because it was asked.
-    pub(super) fn fetched(
-        &mut self,
-        from: libp2p::PeerId,
-        response: fetch::Response,
-        now: MonoMs,
-        wall: UnixMs,
-    ) -> Vec<Incoming> {
-        let Some(stream) = self.streams.values_mut().find(|s| s.is(&response.stream)) else { return Vec::new() };
-        let groups = response.groups.into_iter().take(MAX_FETCHED);
-        groups.filter_map(|signed| stream.fetched(signed, from, now, wall)).collect()
+    /// The judge of a topic and its class, if it is followed.
+    pub(super) fn judge(&mut self, topic: &TopicHash) -> Option<(&mut (dyn Judge + 'static), Class)> {
+        self.topics.get_mut(topic).map(|topic| (topic.judge.as_mut(), topic.class))
     }
 
-    /// Answers a peer that asks for groups.
-    pub(super) fn answer(&self, request: &fetch::Request, now: MonoMs) -> fetch::Response {
-        let stream = self.streams.values().find(|s| s.is(&request.stream));
-        stream.map(|s| s.answer(request, now)).unwrap_or_default()
+    /// When `on_due` has something next.
+    pub(super) fn due(&self) -> Option<MonoMs> {
+        self.topics.values().filter_map(|topic| topic.judge.due()).min()
     }
 
-    /// The kept groups of the last `ms` milliseconds.
-    pub(super) fn recent(&self, topic: &str, ms: u64, now: MonoMs) -> Vec<Arc<Group>> {
-        self.streams.get(&IdentTopic::new(topic).hash()).map(|s| s.recent(ms, now)).unwrap_or_default()
-    }
-
-    /// Asks a peer that follows a stream for its last seconds, if we have nothing of it yet.
-    pub(super) fn burst(&self, topic: &TopicHash, peer: libp2p::PeerId) -> Option<Ask> {
-        self.streams.get(topic)?.burst(peer)
-    }
-
-    /// When `due` may have something next.
-    pub(super) fn wake(&self, now: MonoMs) -> Option<MonoMs> {
-        let repairs = self.streams.values().filter(|_| self.repair).filter_map(|s| s.wake(now));
-        repairs.chain(self.validators.wake()).min()
-    }
-
-    /// What to ask for now, and whom.
-    pub(super) fn due(&mut self, gossipsub: &Gossipsub, now: MonoMs) -> Vec<Ask> {
-        if !self.repair {
-            return Vec::new();
-        }
-        let asks = |(topic, stream): (&TopicHash, &mut Stream)| stream.due(|| followers(gossipsub, topic), now);
-        self.streams.iter_mut().flat_map(asks).collect()
+    /// Verdicts that have become due, each with its topic and that one's class.
+    pub(super) fn on_due(&mut self, now: MonoMs) -> Vec<(TopicHash, Class, Decision)> {
+        let due = self.topics.iter_mut().filter(|(_, topic)| topic.judge.due().is_some_and(|at| at <= now));
+        let decide = |(hash, topic): (&TopicHash, &mut Topic)| {
+            let (hash, class) = (hash.clone(), topic.class);
+            topic.judge.on_due(now).into_iter().map(move |decision| (hash.clone(), class, decision)).collect::<Vec<_>>()
+        };
+        due.flat_map(decide).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use libp2p::{
     StreamProtocol, connection_limits,
     gossipsub::{self, IdentTopic},
-    identify, kad, mdns, ping, request_response,
+    identify, kad, mdns, ping,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
@@ -15,7 +15,6 @@ use crate::{
         address_filter::{Dht, Kad},
         record_store,
     },
-    fetch,
     identity::Identity,
     peers::connection_gater::{Gater, SharedRules},
     pubsub::{
@@ -64,7 +63,6 @@ pub(crate) struct Behaviour {
     pub(crate) kad: Dht,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) streams: streams::behaviour::Behaviour,
-    pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
 }
 
 /// Name of our Kademlia: the network's own, so that it never mixes with another, unless it was given one.
@@ -121,13 +119,6 @@ pub(crate) fn build(
         kad: Dht::new(id, kad),
         mdns: mdns.into(),
         streams: streams::behaviour::Behaviour::default(),
-        fetch: request_response::Behaviour::with_codec(
-            fetch::Codec,
-            [(fetch::PROTOCOL, request_response::ProtocolSupport::Full)],
-            request_response::Config::default()
-                .with_request_timeout(Duration::from_secs(5))
-                .with_max_concurrent_streams(16),
-        ),
     })
 }
 

@@ -29,7 +29,14 @@ pub(super) async fn run(node: Node, shared: Arc<Shared>, mut queue: queue::Reade
         let Next::Item(outgoing) = next else { continue };
         let lost = outgoing.is_of_the_stream();
         let sent = match outgoing {
-            Outgoing::Group(group) => node.0.net.pubsub.publish_group(&shared.topic, group).await,
+            Outgoing::Group(group) => {
+                let sent = node.0.net.pubsub.publish(&shared.topic, group.signed.clone()).await;
+                // For those who ask for it.
+                if let Some(stream) = node.native(&shared.key) {
+                    stream.keep(group);
+                }
+                sent.map(|_| ())
+            }
             Outgoing::Json(message) => node.0.net.pubsub.publish(&shared.topic, message.into()).await.map(|_| ()),
             Outgoing::Old(message) => {
                 let topic = shared.old_topic.as_deref().unwrap_or(&shared.topic);

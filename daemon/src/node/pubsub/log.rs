@@ -8,7 +8,6 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use p2pd_core::time::RunMs;
-use p2pd_net::TopicRule;
 use p2pd_store::{Keep, LogRecord, MessageRecord, Store, StoreError, TopicRecord};
 use tokio::sync::watch;
 
@@ -122,10 +121,10 @@ impl Node {
             let reader = LogReader::new(self.clone(), topic, next, log.written.subscribe());
             Ok::<_, NodeError>((found.record(), reader))
         })?;
-        if let Err(error) = self.0.net.pubsub.subscribe(topic, TopicRule::Open).await {
+        if let Err(error) = self.follow_topic(topic).await {
             // It cannot have been followed before, so the log is new.
             self.with_topic(topic, |found| found.log = None);
-            return Err(error.into());
+            return Err(error);
         }
         drop(leaving);
         self.keep_topic(topic, record).await?;
@@ -160,7 +159,7 @@ impl Node {
             self.0.net.pubsub.set_topic(&name, topic.settings).await?;
             lock(&self.0.topics).insert(name.clone(), topic);
             if follow {
-                self.0.net.pubsub.subscribe(&name, TopicRule::Open).await?;
+                self.follow_topic(&name).await?;
             }
         }
         Ok(())

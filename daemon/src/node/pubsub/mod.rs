@@ -1,11 +1,16 @@
 //! Topics of local programs: one subscription of the network for all who use a topic, each by its own contract.
 
+mod judge;
 mod log;
 mod outbound;
 mod topic;
+mod validators;
 mod waiting;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use p2pd_core::{
@@ -13,14 +18,16 @@ use p2pd_core::{
     id::PeerId,
     ring::Cause,
 };
-use p2pd_net::{Ruling, TopicRule, ValidatorEvent, queue::Reader};
+use p2pd_net::queue::Reader;
 use tokio::sync::mpsc;
 
+pub(super) use judge::Judges;
 pub(crate) use log::{LogReader, Logged, Start};
 pub(super) use log::{ToWrite, WAITING, write_logs};
 pub(crate) use outbound::Outbound;
 pub(super) use topic::Topic;
 pub(crate) use topic::{LogStatus, TopicStatus, meshes};
+pub(crate) use validators::{Ruling, ToJudge, ValidatorEvent};
 pub(super) use waiting::Waiting;
 pub(crate) use waiting::{Room, RoomSoon};
 
@@ -86,7 +93,7 @@ impl Node {
             Live::DropOldest(items) => topic.readers.join(items, READER.1),
             Live::Block(patience) => topic.readers.join_patient(PATIENT_READER.0, PATIENT_READER.1, patience),
         });
-        self.0.net.pubsub.subscribe(topic, TopicRule::Open).await?;
+        self.follow_topic(topic).await?;
         self.0.topics_changed.notify_waiters();
         Ok(reader)
     }
@@ -95,9 +102,9 @@ impl Node {
     pub(crate) async fn validate(&self, topic: &str) -> Result<Validator, NodeError> {
         self.check_topic(topic)?;
         let _leaving = self.0.following.lock().await;
-        self.0.net.pubsub.subscribe(topic, TopicRule::Open).await?;
+        self.follow_topic(topic).await?;
         let attached = self.with_topic(topic, |topic| topic.validator.clone());
-        let questions = self.0.net.pubsub.validate(topic).await?;
+        let questions = lock(&self.0.judges.validators).attach(topic.to_owned());
         let questions = questions.ok_or_else(|| NodeError::TopicTaken(topic.to_owned()))?;
         self.0.topics_changed.notify_waiters();
         Ok(Validator { questions, _attached: attached })
@@ -105,7 +112,11 @@ impl Node {
 
     /// A validator's word on one message.
     pub(crate) async fn give_verdict(&self, topic: &str, number: u64, ruling: Ruling) -> Result<(), NodeError> {
-        Ok(self.0.net.pubsub.rule(topic, number, ruling).await?)
+        let ruled = lock(&self.0.judges.validators).rule(topic, number, ruling);
+        if let Some(ruled) = ruled {
+            self.conclude(ruled).await;
+        }
+        Ok(())
     }
 
     /// A message that came, or that a program of this daemon sent.
@@ -170,6 +181,11 @@ impl Node {
     /// The connected peers that follow a topic.
     pub(crate) async fn topic_peers(&self, topic: &str) -> Result<Vec<PeerId>, NodeError> {
         Ok(self.0.net.pubsub.topic_peers(topic).await?.followers)
+    }
+
+    /// The settings of a topic, for its judge.
+    fn with_settings(&self, topic: &str) -> Arc<Mutex<TopicSettings>> {
+        self.with_topic(topic, |topic| topic.in_force.clone())
     }
 
     fn settings(&self, topic: &str) -> TopicSettings {

@@ -1,6 +1,6 @@
 //! What is known of a topic: who uses it here, what it holds its messages to, and who is there.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use p2pd_core::contract::{Identity, TopicSettings};
 use p2pd_store::{SettingsRecord, Store, StoreError, TopicRecord};
@@ -15,6 +15,8 @@ const MAX_SETTINGS: usize = 1000;
 pub(in crate::node) struct Topic {
     pub(super) readers: Fanout<TopicItem>,
     pub(super) settings: Option<TopicSettings>,
+    /// The same, or the usual ones, for its judge.
+    pub(super) in_force: Arc<Mutex<TopicSettings>>,
     pub(super) log: Option<Log>,
     /// Held by the program that judges its messages, for whom the topic is followed though nobody reads it.
     pub(super) validator: Arc<()>,
@@ -26,7 +28,15 @@ pub(in crate::node) struct Topic {
 
 impl Default for Topic {
     fn default() -> Self {
-        Topic { readers: Fanout::new(), settings: None, log: None, validator: Arc::default(), count: 0, too_large: 0 }
+        Topic {
+            readers: Fanout::new(),
+            settings: None,
+            in_force: Arc::default(),
+            log: None,
+            validator: Arc::default(),
+            count: 0,
+            too_large: 0,
+        }
     }
 }
 
@@ -35,7 +45,15 @@ impl Topic {
     pub(super) fn restored(record: &TopicRecord, log: Option<Log>) -> Result<Self, StoreError> {
         let count = usize::from(log.is_some());
         let settings = record.settings.map(read).transpose()?;
-        Ok(Topic { settings, log, count, ..Topic::default() })
+        let mut topic = Topic { log, count, ..Topic::default() };
+        topic.set(settings);
+        Ok(topic)
+    }
+
+    /// Holds it to these settings from now on; `None`: to the usual ones.
+    pub(super) fn set(&mut self, settings: Option<TopicSettings>) {
+        self.settings = settings;
+        *lock(&self.in_force) = settings.unwrap_or_default();
     }
 
     pub(super) fn record(&self) -> TopicRecord {
@@ -147,7 +165,7 @@ impl Node {
                 return Err(NodeError::Limit(fault));
             }
             let topic = topics.entry(name.to_owned()).or_default();
-            topic.settings = Some(settings);
+            topic.set(Some(settings));
             topic.record()
         };
         self.keep_topic(name, record).await?;
@@ -159,7 +177,11 @@ impl Node {
     /// Forgets the settings and the log of a topic; its durable readers end.
     pub(crate) async fn forget_topic(&self, name: &str) -> Result<(), NodeError> {
         self.check_topic(name)?;
-        self.forget_of_topic(name, |topic| (topic.settings, topic.log) = (None, None)).await?;
+        self.forget_of_topic(name, |topic| {
+            topic.set(None);
+            topic.log = None;
+        })
+        .await?;
         Ok(self.0.net.pubsub.set_topic(name, None).await?)
     }
 

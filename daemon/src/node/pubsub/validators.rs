@@ -1,14 +1,17 @@
 //! Programs that judge the messages of a topic before they are passed on. A message that nobody has judged in time is
 //! treated as its topic's settings say.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use libp2p::gossipsub::{self, MessageAcceptance, MessageId, TopicHash};
 use p2pd_core::{contract::TopicSettings, id::PeerId, time::MonoMs};
+use p2pd_net::{Ticket, Verdict, queue};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use crate::event::Incoming;
+use super::judge::Heard;
 
 /// Messages that one validator has not decided on, and all together.
 const WAITING: usize = 256;
@@ -18,20 +21,20 @@ const MAX_BYTES: usize = 16 << 20;
 
 /// A message to judge.
 #[derive(Clone, Debug)]
-pub struct ToJudge {
+pub(crate) struct ToJudge {
     /// To answer with.
-    pub number: u64,
+    pub(crate) number: u64,
     /// Who signed it, if anybody.
-    pub sender: Option<PeerId>,
+    pub(crate) sender: Option<PeerId>,
     /// The neighbour that passed it on.
-    pub source: PeerId,
+    pub(crate) source: PeerId,
     /// The payload.
-    pub data: Bytes,
+    pub(crate) data: Bytes,
 }
 
 /// What a validator is told.
 #[derive(Clone, Debug)]
-pub enum ValidatorEvent {
+pub(crate) enum ValidatorEvent {
     /// A message to judge.
     Judge(ToJudge),
     /// The number of one whose time is over: it was treated as not judged.
@@ -40,7 +43,7 @@ pub enum ValidatorEvent {
 
 /// What a validator says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ruling {
+pub(crate) enum Ruling {
     /// Delivered and passed on.
     Accept,
     /// Neither; whoever passed it on loses score.
@@ -51,21 +54,36 @@ pub enum Ruling {
 
 /// A message that waits, and what gossipsub wants to be told of it.
 struct Pending {
-    topic: TopicHash,
+    topic: String,
     deadline: MonoMs,
     closed: bool,
     ruled: Waiting,
 }
 
-/// What comes of a message once it is judged.
-pub(crate) struct Waiting {
-    pub(crate) id: MessageId,
-    pub(crate) source: libp2p::PeerId,
-    pub(crate) incoming: Incoming,
+/// A message to be judged, and where it goes if it is accepted.
+pub(super) struct Waiting {
+    pub(super) ticket: Ticket,
+    pub(super) heard: Heard,
+    pub(super) to: Arc<queue::Writer<Heard>>,
 }
 
-/// A message and what became of it.
-pub(crate) struct Ruled(pub(crate) Waiting, pub(crate) Ruling);
+/// A message and what becomes of it.
+pub(super) struct Ruled {
+    pub(super) topic: String,
+    pub(super) ticket: Ticket,
+    pub(super) ruling: Ruling,
+}
+
+impl Ruled {
+    /// Hands a message on if it is accepted.
+    fn new(topic: String, waiting: Waiting, ruling: Ruling) -> Self {
+        let Waiting { ticket, heard, to } = waiting;
+        if ruling == Ruling::Accept {
+            to.push(heard.weight(), heard);
+        }
+        Ruled { topic, ticket, ruling }
+    }
+}
 
 /// A program that judges a topic.
 struct Program {
@@ -76,8 +94,8 @@ struct Program {
 }
 
 #[derive(Default)]
-pub(crate) struct Validators {
-    attached: HashMap<TopicHash, Program>,
+pub(super) struct Validators {
+    attached: HashMap<String, Program>,
     pending: BTreeMap<u64, Pending>,
     bytes: usize,
     next: u64,
@@ -85,7 +103,7 @@ pub(crate) struct Validators {
 
 impl Validators {
     /// Attaches a program; `None` when another one judges this topic.
-    pub(crate) fn attach(&mut self, topic: TopicHash) -> Option<mpsc::Receiver<ValidatorEvent>> {
+    pub(super) fn attach(&mut self, topic: String) -> Option<mpsc::Receiver<ValidatorEvent>> {
         if self.attached.get(&topic).is_some_and(|there| !there.questions.is_closed()) {
             return None;
         }
@@ -96,46 +114,48 @@ impl Validators {
     }
 
     /// Puts a message to its validator. Gives it back, ruled, when there is none or it cannot keep up.
-    pub(crate) fn ask(
+    pub(super) fn ask(
         &mut self,
-        topic: &TopicHash,
+        topic: &str,
         settings: &TopicSettings,
         question: impl FnOnce(u64) -> ToJudge,
         waiting: Waiting,
         now: MonoMs,
     ) -> Option<Ruled> {
         let unjudged = default(settings.closed);
-        let Some(program) = self.attached.get_mut(topic) else { return Some(Ruled(waiting, unjudged)) };
-        let weight = waiting.incoming.weight();
+        let Some(program) = self.attached.get_mut(topic) else {
+            return Some(Ruled::new(topic.to_owned(), waiting, unjudged));
+        };
+        let weight = waiting.heard.weight();
         let full = self.pending.len() >= MAX_PENDING || self.bytes.saturating_add(weight) > MAX_BYTES;
         if full || program.undecided >= WAITING {
-            return Some(Ruled(waiting, unjudged));
+            return Some(Ruled::new(topic.to_owned(), waiting, unjudged));
         }
         self.next = self.next.saturating_add(1);
         match program.questions.try_send(ValidatorEvent::Judge(question(self.next))) {
             Ok(()) => program.undecided = program.undecided.saturating_add(1),
-            Err(TrySendError::Full(_)) => return Some(Ruled(waiting, unjudged)),
+            Err(TrySendError::Full(_)) => return Some(Ruled::new(topic.to_owned(), waiting, unjudged)),
             Err(TrySendError::Closed(_)) => {
                 self.attached.remove(topic);
-                return Some(Ruled(waiting, unjudged));
+                return Some(Ruled::new(topic.to_owned(), waiting, unjudged));
             }
         }
         self.bytes = self.bytes.saturating_add(weight);
         let deadline = MonoMs(now.0.saturating_add(settings.judging_ms.into()));
-        let pending = Pending { topic: topic.clone(), deadline, closed: settings.closed, ruled: waiting };
+        let pending = Pending { topic: topic.to_owned(), deadline, closed: settings.closed, ruled: waiting };
         self.pending.insert(self.next, pending);
         None
     }
 
     /// Takes a verdict on a message of this topic; `None` when none such waits any more.
-    pub(crate) fn rule(&mut self, topic: &TopicHash, number: u64, ruling: Ruling) -> Option<Ruled> {
+    pub(super) fn rule(&mut self, topic: &str, number: u64, ruling: Ruling) -> Option<Ruled> {
         self.pending.get(&number).filter(|pending| pending.topic == *topic)?;
-        self.take(number).map(|pending| Ruled(pending.ruled, ruling))
+        self.take(number).map(|pending| Ruled::new(pending.topic, pending.ruled, ruling))
     }
 
     fn take(&mut self, number: u64) -> Option<Pending> {
         let pending = self.pending.remove(&number)?;
-        self.bytes = self.bytes.saturating_sub(pending.ruled.incoming.weight());
+        self.bytes = self.bytes.saturating_sub(pending.ruled.heard.weight());
         if let Some(program) = self.attached.get_mut(&pending.topic).filter(|program| number > program.before) {
             program.undecided = program.undecided.saturating_sub(1);
         }
@@ -143,12 +163,12 @@ impl Validators {
     }
 
     /// When `due` may have something next.
-    pub(crate) fn wake(&self) -> Option<MonoMs> {
+    pub(super) fn wake(&self) -> Option<MonoMs> {
         self.pending.values().map(|pending| pending.deadline).min()
     }
 
     /// What was not judged in time, or whose validator has gone.
-    pub(crate) fn due(&mut self, now: MonoMs) -> Vec<Ruled> {
+    pub(super) fn due(&mut self, now: MonoMs) -> Vec<Ruled> {
         self.attached.retain(|_, program| !program.questions.is_closed());
         let late = |pending: &Pending| now >= pending.deadline || !self.attached.contains_key(&pending.topic);
         let numbers: Vec<u64> = self.pending.iter().filter(|(_, p)| late(p)).map(|(number, _)| *number).collect();
@@ -161,7 +181,7 @@ impl Validators {
             }
         }
         let taken = numbers.into_iter().filter_map(|number| self.take(number));
-        taken.map(|pending| Ruled(pending.ruled, default(pending.closed))).collect()
+        taken.map(|pending| Ruled::new(pending.topic, pending.ruled, default(pending.closed))).collect()
     }
 }
 
@@ -169,12 +189,12 @@ fn default(closed: bool) -> Ruling {
     if closed { Ruling::Ignore } else { Ruling::Accept }
 }
 
-impl From<Ruling> for MessageAcceptance {
+impl From<Ruling> for Verdict {
     fn from(ruling: Ruling) -> Self {
         match ruling {
-            Ruling::Accept => gossipsub::MessageAcceptance::Accept,
-            Ruling::Reject => gossipsub::MessageAcceptance::Reject,
-            Ruling::Ignore => gossipsub::MessageAcceptance::Ignore,
+            Ruling::Accept => Verdict::Accept,
+            Ruling::Reject => Verdict::Reject("a validator rejected it"),
+            Ruling::Ignore => Verdict::Ignore,
         }
     }
 }

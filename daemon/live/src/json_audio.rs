@@ -1,0 +1,67 @@
+//! The judge of audio in the old format: messages of one stream id in JSON.
+
+use p2pd_core::{
+    admission,
+    audio_json::{self, AudioMessage},
+    id::{PeerId, StreamId},
+};
+use p2pd_net::{Class, Judge, Message, Subscription, Time, Verdict, queue};
+
+use crate::{Clocks, TooLarge, lock};
+
+/// What waits for the subscriber, in messages and bytes.
+const WAITING: usize = 64;
+const WAITING_BYTES: usize = 4 << 20;
+
+/// What is heard.
+#[derive(Clone, Debug)]
+pub enum JsonItem {
+    /// Of one publisher.
+    Message {
+        /// Who.
+        sender: PeerId,
+        /// What it says.
+        message: AudioMessage,
+    },
+    /// In the place of a message that was refused.
+    TooLarge(TooLarge),
+}
+
+/// Judges the topic of one stream id.
+pub struct JsonJudge {
+    stream: StreamId,
+    clocks: Clocks,
+    heard: queue::Writer<JsonItem>,
+}
+
+impl JsonJudge {
+    /// How to follow a stream id, and what is heard.
+    pub fn subscription(stream: StreamId, clocks: Clocks) -> (Subscription, queue::Reader<JsonItem>) {
+        let (heard, reader) = queue::bounded(WAITING, WAITING_BYTES);
+        let judge = Box::new(JsonJudge { stream, clocks, heard });
+        (Subscription { kind: "json audio", class: Class::Live, judge }, reader)
+    }
+}
+
+impl Judge for JsonJudge {
+    fn judge(&mut self, message: Message, time: Time) -> Verdict {
+        let (bytes, most) = (message.data.len(), audio_json::MAX_MESSAGE);
+        if bytes > most {
+            // Other networks may allow more, and whoever passed it on did nothing wrong.
+            self.heard.push(0, JsonItem::TooLarge(TooLarge { sender: message.sender, bytes, most }));
+            return Verdict::Ignore;
+        }
+        let Some(sender) = message.sender else { return Verdict::Reject("unsigned") };
+        let Some((said, at)) = audio_json::decode(&message.data, &self.stream) else {
+            return Verdict::Reject("not a message of this stream");
+        };
+        if sender == message.source {
+            lock(&self.clocks.0).heard(time.now, &sender, at);
+        }
+        let timely = Verdict::from(admission::judge_time(time.wall, at));
+        if timely == Verdict::Accept {
+            self.heard.push(said.weight(), JsonItem::Message { sender, message: said });
+        }
+        timely
+    }
+}
