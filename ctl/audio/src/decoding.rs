@@ -26,11 +26,11 @@ use symphonia::{
 
 use crate::{
     AudioError,
+    block::Block,
     bytes::{Bytes, Until},
     damage::Damage,
     detect::Kind,
     frames::{Codec, Frames, Header, Info},
-    samples::Block,
     wav::Head,
 };
 
