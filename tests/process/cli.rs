@@ -195,6 +195,8 @@ fn mistakes_are_one_line_with_the_next_step() {
         assert!(said(&output).contains(words) && said(&output).lines().count() == 1, "{args:?}: {}", said(&output));
         assert!(output.stdout.is_empty());
     }
+    // The API does not tell whether it was provided, so the answer claims nothing.
+    assert_eq!(a.good(&["dht", "stop", "never-provided"]), "this daemon does not provide never-provided now\n");
     assert_eq!(a.good(&["-o", "jsonl", "streams"]), "", "no phantom entry");
     let topics = a.good(&["-o", "jsonl", "topics"]);
     assert!(!topics.contains(r#""log""#), "a log began for nobody: {topics}");

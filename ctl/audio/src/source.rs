@@ -40,7 +40,7 @@ impl Source {
 /// Opens a file of any known format. Anything but a regular file is read as a pipe.
 pub fn open(path: &Path) -> Result<Source, AudioError> {
     let name = path.display().to_string();
-    let (file, size) = file(path)?;
+    let OpenFile { file, size } = file(path)?;
     let Some(size) = size else { return pipe(Box::new(file), &name) };
     let again = file.try_clone().map_err(AudioError::io(&name))?;
     let bytes = Bytes::new(Box::new(file), Some(size));
@@ -53,15 +53,23 @@ pub fn open(path: &Path) -> Result<Source, AudioError> {
     source(bytes, &name)
 }
 
-/// Opens a file. Returns its size if it is a regular file.
-pub fn file(path: &Path) -> Result<(File, Option<u64>), AudioError> {
+/// A file that has been opened.
+pub struct OpenFile {
+    /// The file, at its beginning.
+    pub file: File,
+    /// Its size in bytes, if it is a regular file.
+    pub size: Option<u64>,
+}
+
+/// Opens a file. A directory is an error that says so.
+pub fn file(path: &Path) -> Result<OpenFile, AudioError> {
     let name = path.display().to_string();
     let file = File::open(path).map_err(AudioError::io(&name))?;
     let meta = file.metadata().map_err(AudioError::io(&name))?;
     if meta.is_dir() {
         return Err(AudioError::Value(format!("{name} is a directory; name a file")));
     }
-    Ok((file, meta.is_file().then_some(meta.len())))
+    Ok(OpenFile { file, size: meta.is_file().then_some(meta.len()) })
 }
 
 /// Reads an encoded stream from the next place where a decoder can start, as it may be joined in its middle. Waits for the

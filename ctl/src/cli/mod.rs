@@ -87,7 +87,7 @@ impl Cli {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List the live audio streams, publish one, listen to one.
-    #[command(after_help = examples(&["p2pctl stream publish test --tone 440", "p2pctl stream listen test"]))]
+    #[command(after_help = examples(&stream::EXAMPLES))]
     Stream(Stream),
     /// The live streams.
     Streams(StreamList),
@@ -188,11 +188,10 @@ mod tests {
     #[test]
     fn a_value_below_zero_is_an_error_about_the_value() {
         let options = [
-            &["publish-stream", "x", "--bitrate", "-5"][..],
-            &["events", "--after", "-5"],
+            &["events", "--after", "-5"][..],
             &["sub", "chat", "--after", "-1"],
             &["topic", "sub", "chat", "-n", "-1"],
-            &["listen", "x", "--duration", "-5s"],
+            &["peer", "ping", "..mv1eVMvL", "--interval", "-5s"],
             &["--timeout", "-1s", "status"],
         ];
         for line in options {

@@ -11,6 +11,13 @@ use super::help::examples;
 #[cfg(feature = "audio")]
 use super::values::{duration, hertz, whole};
 
+/// Examples of the noun.
+#[cfg(feature = "audio")]
+pub(super) const EXAMPLES: [&str; 3] =
+    ["p2pctl stream publish test --tone 440", "p2pctl stream listen test", "p2pctl stream list --category news"];
+#[cfg(not(feature = "audio"))]
+pub(super) const EXAMPLES: [&str; 1] = ["p2pctl stream list --category news"];
+
 #[derive(Args)]
 pub(crate) struct Stream {
     /// Without one, lists the live streams.

@@ -225,7 +225,7 @@ impl Decoder {
         let limit = limit.map_or(u64::MAX, ticks::from_duration);
         let (path, cut) = (path.map(Path::to_owned), failed.clone());
         thread::spawn(move || {
-            let _ = done.send(decode(Feed { waiting, chunk: Bytes::new() }, kind, path.as_deref(), limit, &cut));
+            let _ = done.send(decode(ChunkReader { waiting, chunk: Bytes::new() }, kind, path.as_deref(), limit, &cut));
         });
         Ok(Decoder { chunks, failed, place })
     }
@@ -238,12 +238,12 @@ impl Decoder {
 }
 
 /// What the decoder reads.
-struct Feed {
+struct ChunkReader {
     waiting: mpsc::Receiver<Bytes>,
     chunk: Bytes,
 }
 
-impl Read for Feed {
+impl Read for ChunkReader {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() {
             match self.waiting.blocking_recv() {
@@ -257,9 +257,15 @@ impl Read for Feed {
     }
 }
 
-/// Decodes to the end of the feed, or `limit` ticks of 48 kHz. Returns where the sound was written.
-fn decode(feed: Feed, kind: Kind, path: Option<&Path>, limit: u64, cut: &AtomicBool) -> anyhow::Result<String> {
-    let source = source::pipe(Box::new(feed), "the stream")
+/// Decodes to the end of the chunks, or `limit` ticks of 48 kHz. Returns where the sound was written.
+fn decode(
+    chunks: ChunkReader,
+    kind: Kind,
+    path: Option<&Path>,
+    limit: u64,
+    cut: &AtomicBool,
+) -> anyhow::Result<String> {
+    let source = source::pipe(Box::new(chunks), "the stream")
         .map_err(|error| fail(Exit::Failed, format!("{error}; --raw keeps the stream as it comes")))?;
     let (channels, pre_skip) = match &source {
         Source::Samples(samples) => (samples.channels, 0),

@@ -23,7 +23,7 @@ pub(super) struct Publication {
     packets: Packets,
     pub(super) chunked: bool,
     pub(super) titles: Titles,
-    pub(super) meter: Arc<Meter>,
+    pub(super) sent: Arc<Sent>,
     /// How much has been sent, in 48 kHz ticks.
     pub(super) media: u64,
     /// How many damaged places of the source were left out so far.
@@ -43,8 +43,8 @@ impl Publication {
     pub(super) fn new(feed: Feed, flags: &Publish) -> Self {
         let Feed { config, packets, chunked, again, damaged } = feed;
         let titles = Titles { given: flags.title.clone(), file: flags.title_file.clone(), ..Titles::default() };
-        let (meter, live) = (Arc::default(), again.then_some(false));
-        Publication { config, packets, chunked, titles, meter, media: 0, damaged, live, waiting: VecDeque::new() }
+        let (sent, live) = (Arc::default(), again.then_some(false));
+        Publication { config, packets, chunked, titles, sent, media: 0, damaged, live, waiting: VecDeque::new() }
     }
 
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Packet>> {
@@ -77,9 +77,9 @@ impl Publication {
     }
 }
 
-/// The numbers for the progress line.
+/// What was sent so far, for the progress line.
 #[derive(Default)]
-pub(super) struct Meter {
+pub(super) struct Sent {
     pub(super) media_us: AtomicU64,
     pub(super) bytes: AtomicU64,
     /// Peak of the last packet, in thousandths.

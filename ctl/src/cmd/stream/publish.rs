@@ -17,7 +17,7 @@ use tonic::{Code, Streaming};
 use super::{
     lines,
     outbox::{Closed, Outbox},
-    publication::{Meter, Publication},
+    publication::{Publication, Sent},
     source,
 };
 use crate::{
@@ -51,7 +51,7 @@ async fn publish(context: &Context, flags: &Publish, publication: &mut Publicati
     let mut call = Call::open(context, flags, &publication.config).await?;
     let mut earlier = Acknowledgement::default();
     loop {
-        let End { acknowledged, why } = call.follow(publication, flags).await?;
+        let CallEnd { acknowledged, why } = call.follow(publication, flags).await?;
         earlier.groups += acknowledged.as_ref().map_or(0, |a| a.groups);
         earlier.dropped += acknowledged.as_ref().map_or(0, |a| a.dropped);
         if let Why::Lost(fault) = why {
@@ -118,7 +118,7 @@ struct Call {
 }
 
 /// How a call ended.
-struct End {
+struct CallEnd {
     /// The last acknowledgement of the daemon.
     acknowledged: Option<Acknowledgement>,
     why: Why,
@@ -155,15 +155,15 @@ impl Call {
     }
 
     /// Sends until the publication, the user or the daemon ends it.
-    async fn follow(mut self, publication: &mut Publication, flags: &Publish) -> anyhow::Result<End> {
-        let meter = publication.meter.clone();
+    async fn follow(mut self, publication: &mut Publication, flags: &Publish) -> anyhow::Result<CallEnd> {
+        let sent = publication.sent.clone();
         let mut sending = Box::pin(send(publication, &self.items, flags));
         let mut acknowledged = None;
-        let mut sent = false;
+        let mut all_sent = false;
         loop {
             tokio::select! {
-                done = &mut sending, if !sent => match done {
-                    Ok(()) => sent = true,
+                done = &mut sending, if !all_sent => match done {
+                    Ok(()) => all_sent = true,
                     // Everything before the fault was sent, so the stream ends in order.
                     Err(error) => {
                         drop(sending);
@@ -176,21 +176,21 @@ impl Call {
                         acknowledged = Some(a);
                     },
                     Ok(None) => {
-                        let why = if sent { Why::Done } else { Why::Lost(closed()) };
-                        return Ok(End { acknowledged, why });
+                        let why = if all_sent { Why::Done } else { Why::Lost(closed()) };
+                        return Ok(CallEnd { acknowledged, why });
                     }
                     Err(status) if is_connection_error(&status) || status.code() == Code::Unavailable => {
-                        return Ok(End { acknowledged, why: Why::Lost(status.into()) });
+                        return Ok(CallEnd { acknowledged, why: Why::Lost(status.into()) });
                     }
                     Err(status) => return Err(status.into()),
                 },
                 () = asked_to_stop() => {
                     drop(sending);
                     let acknowledged = self.finish().await.or(acknowledged);
-                    return Ok(End { acknowledged, why: Why::Stopped });
+                    return Ok(CallEnd { acknowledged, why: Why::Stopped });
                 }
             }
-            progress(acknowledged.as_ref(), &meter);
+            progress(acknowledged.as_ref(), &sent);
         }
     }
 
@@ -214,11 +214,11 @@ fn request(item: Item) -> PublishStreamRequest {
     PublishStreamRequest { item: Some(item) }
 }
 
-fn progress(acknowledged: Option<&Acknowledgement>, meter: &Meter) {
+fn progress(acknowledged: Option<&Acknowledgement>, sent: &Sent) {
     let Some(a) = acknowledged else { return };
-    let sent = Duration::from_micros(meter.media_us.load(Ordering::Relaxed));
-    let peak = meter.peak.load(Ordering::Relaxed) as f32 / 1000.0;
-    lines::publishing(a, sent, meter.bytes.load(Ordering::Relaxed), peak);
+    let media = Duration::from_micros(sent.media_us.load(Ordering::Relaxed));
+    let peak = sent.peak.load(Ordering::Relaxed) as f32 / 1000.0;
+    lines::publishing(a, media, sent.bytes.load(Ordering::Relaxed), peak);
 }
 
 /// Sends packets when they are due, until there are no more. If the daemon has gone, waits for the call to end.
@@ -240,7 +240,7 @@ async fn send_all(
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let (mut schedule, from) = (Schedule::new(0), publication.media);
-    let meter = publication.meter.clone();
+    let sent = publication.sent.clone();
     let mut outbox = Outbox::new(items, publication, flags.wire == WireArg::Json)?;
     let limit = flags.duration.map_or(u64::MAX, ticks::duration_us);
     loop {
@@ -252,9 +252,9 @@ async fn send_all(
                 return Err(fault);
             }
         };
-        meter.bytes.fetch_add(packet.data.len() as u64, Ordering::Relaxed);
-        meter.peak.store((packet.level * 1000.0) as u64, Ordering::Relaxed);
-        meter.media_us.store(ticks::to_us(publication.media), Ordering::Relaxed);
+        sent.bytes.fetch_add(packet.data.len() as u64, Ordering::Relaxed);
+        sent.peak.store((packet.level * 1000.0) as u64, Ordering::Relaxed);
+        sent.media_us.store(ticks::to_us(publication.media), Ordering::Relaxed);
         if ticks::to_us(publication.media) >= limit {
             break;
         }

@@ -43,13 +43,13 @@ pub(super) struct Packet {
 pub(super) type Packets = mpsc::Receiver<anyhow::Result<Packet>>;
 
 /// A source, and whether it can be opened again, as a file can.
-pub(super) struct Found {
+pub(super) struct OpenSource {
     source: Source,
     again: bool,
 }
 
 pub(super) enum Opened {
-    Source(Found),
+    Source(OpenSource),
     /// An encoded file whose bytes go out as they are.
     Bytes {
         bytes: Vec<u8>,
@@ -59,7 +59,7 @@ pub(super) enum Opened {
 
 /// Opens the source, so that a bad one is refused before anything is announced.
 pub(super) fn open(flags: &Publish) -> anyhow::Result<Opened> {
-    let Found { source, again } = source(flags)?;
+    let OpenSource { source, again } = source(flags)?;
     if flags.repeat && !again {
         return Err(fail(Exit::Usage, "--loop: this source cannot be read again; name a file"));
     }
@@ -71,14 +71,14 @@ pub(super) fn open(flags: &Publish) -> anyhow::Result<Opened> {
         {
             Opened::Bytes { bytes: std::fs::read(path)?, duration: samples_duration(*samples)? }
         }
-        (source, _) => Opened::Source(Found { source, again }),
+        (source, _) => Opened::Source(OpenSource { source, again }),
     })
 }
 
 /// Opens the source.
-fn source(flags: &Publish) -> anyhow::Result<Found> {
+fn source(flags: &Publish) -> anyhow::Result<OpenSource> {
     if let Some(hertz) = flags.tone {
-        return Ok(Found { source: Source::Samples(source::tone(hertz)?.into()), again: true });
+        return Ok(OpenSource { source: Source::Samples(source::tone(hertz)?.into()), again: true });
     }
     let name = flags.source.as_deref().unwrap_or("-");
     let raw = |reader: Box<dyn Read + Send>, rate, format, name| -> anyhow::Result<Source> {
@@ -87,7 +87,7 @@ fn source(flags: &Publish) -> anyhow::Result<Found> {
     if let Some(card) = sink::card(name) {
         let reader = sound_card::record(card, flags.channels)?;
         let source = raw(reader, p2pd_audio::RATE, SampleFormat::F32, "the sound card")?;
-        return Ok(Found { source, again: false });
+        return Ok(OpenSource { source, again: false });
     }
     let format = match flags.format {
         SampleArg::S16 => Some(SampleFormat::S16),
@@ -100,15 +100,15 @@ fn source(flags: &Publish) -> anyhow::Result<Found> {
             Some(format) => raw(stdin, flags.rate, format, name)?,
             None => source::pipe(stdin, name).map_err(hint)?,
         };
-        return Ok(Found { source, again: false });
+        return Ok(OpenSource { source, again: false });
     }
     let path = Path::new(name);
     let again = path.is_file();
     let source = match format {
-        Some(format) => raw(Box::new(BufReader::new(source::file(path)?.0)), flags.rate, format, name)?,
+        Some(format) => raw(Box::new(BufReader::new(source::file(path)?.file)), flags.rate, format, name)?,
         None => source::open(path).map_err(hint)?,
     };
-    Ok(Found { source, again })
+    Ok(OpenSource { source, again })
 }
 
 /// An unrecognised source may be raw samples: says how to name their format.
@@ -156,9 +156,9 @@ pub(super) fn read(opened: Opened, flags: &Publish) -> anyhow::Result<Feed> {
     let (chunked, mut again) = (matches!(opened, Opened::Bytes { .. }), true);
     let damaged = Arc::new(AtomicU64::new(0));
     match opened {
-        Opened::Source(found) => {
-            let source = found.source;
-            again = found.again;
+        Opened::Source(open) => {
+            let source = open.source;
+            again = open.again;
             let encoder = match &source {
                 Source::Samples(samples) => {
                     let encoder = OpusEncoder::new(samples.channels, flags.bitrate)?;
