@@ -112,7 +112,7 @@ mod tests {
         for ppm in [-200.0, 200.0] {
             let (levels, learnt) = levels(ppm, 180_000, 0.0);
             assert!(levels.iter().all(|level| (30_000.0..90_000.0).contains(level)), "{ppm}");
-            // The device takes 10 ms at a time, and when it does moves through the frames: that much is not known.
+            // The device takes 10 ms at a time, not in step with the frames, so the estimate is that inexact.
             assert!((learnt + ppm).abs() < 100.0, "{learnt} where the clocks differ by {ppm}");
         }
     }

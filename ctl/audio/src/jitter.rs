@@ -75,7 +75,7 @@ pub struct Jitter {
     span: Option<Span>,
     seen: VecDeque<u64>,
     frames: BTreeMap<u64, Held>,
-    /// Since when only the past has come.
+    /// Since when only groups of the past, as `SKIP_US` has it, have come.
     past: Option<u64>,
     /// Media time that is due next, once playing.
     next: Option<u64>,

@@ -7,9 +7,10 @@
 #[derive(Debug)]
 pub struct Schedule {
     origin: u64,
-    /// How much the schedule has given way, and how often the source was late.
-    given: u64,
-    waited: u32,
+    /// How far the schedule was moved forward for a source whose clock is fast.
+    moved: u64,
+    /// How many packets came after they were due.
+    late: u32,
 }
 
 /// A schedule that is behind by more than this begins anew, and does not hurry: listeners would get late frames anyway.
@@ -22,20 +23,20 @@ const GIVE_US: u64 = 20;
 impl Schedule {
     /// A schedule that begins now.
     pub fn new(now_us: u64) -> Self {
-        Schedule { origin: now_us, given: 0, waited: 0 }
+        Schedule { origin: now_us, moved: 0, late: 0 }
     }
 
     /// How long to wait until media time `media_us` is due. A source that stalled moves the schedule.
     pub fn wait(&mut self, now_us: u64, media_us: u64) -> u64 {
-        let due = self.origin.saturating_add(media_us).saturating_sub(self.given);
+        let due = self.origin.saturating_add(media_us).saturating_sub(self.moved);
         if now_us.saturating_sub(due) > BEHIND_US {
-            (self.origin, self.given) = (now_us.saturating_sub(media_us), 0);
+            (self.origin, self.moved) = (now_us.saturating_sub(media_us), 0);
             return 0;
         }
         if now_us > due {
-            self.waited = self.waited.saturating_add(1);
-        } else if self.waited >= LIVE {
-            self.given = self.given.saturating_add(GIVE_US);
+            self.late = self.late.saturating_add(1);
+        } else if self.late >= LIVE {
+            self.moved = self.moved.saturating_add(GIVE_US);
         }
         due.saturating_sub(now_us)
     }

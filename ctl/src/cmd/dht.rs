@@ -1,4 +1,4 @@
-//! `dht`.
+//! `dht`: providers, values and places of peers in the distributed hash table.
 
 use std::{future::Future, time::Duration};
 

@@ -1,4 +1,4 @@
-//! `events`.
+//! `events`: what happens, as it happens or from a cursor on.
 
 use p2pd_api::v1::{WatchEventsRequest, WatchEventsResponse, node_service_client::NodeServiceClient};
 

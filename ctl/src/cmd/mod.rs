@@ -1,4 +1,4 @@
-//! What the commands do: a folder or file per noun, and one each for the commands without.
+//! Runs the commands. Each noun has a folder or a file, and so has each command without a noun.
 
 mod cid;
 mod context;
@@ -13,6 +13,8 @@ mod status;
 mod stream;
 mod topic;
 mod wait;
+
+use std::path::Path;
 
 use clap::ValueEnum;
 
@@ -32,7 +34,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
             clap_complete::generate(*shell, &mut cli::command(), "p2pctl", &mut script);
             Ok(output::line(String::from_utf8(script)?.trim_end())?)
         }
-        Command::Manual { directory } => Ok(clap_mangen::generate_to(cli::command(), directory)?),
+        Command::Manual { directory } => manual(directory),
         Command::Wait { condition } => {
             let timeout = cli.timeout();
             wait::run(cli.socket, timeout, condition).await
@@ -41,7 +43,19 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// The format that the user wants. `listen` also takes a file there, and then writes as for people.
+/// Writes a page for each command. The page of a command's other name refers to it.
+fn manual(directory: &Path) -> anyhow::Result<()> {
+    let all = cli::command();
+    for command in all.get_subcommands() {
+        for alias in command.get_visible_aliases() {
+            let refer = format!(".so man1/p2pctl-{}.1\n", command.get_name());
+            std::fs::write(directory.join(format!("p2pctl-{alias}.1")), refer)?;
+        }
+    }
+    Ok(clap_mangen::generate_to(all, directory)?)
+}
+
+/// The format that the user wants. `listen` also takes a file in `-o`, and then prints for people.
 fn format(cli: &Cli) -> anyhow::Result<Format> {
     match (Format::from_str(&cli.output, true), &cli.command) {
         (Ok(format), _) => Ok(format),

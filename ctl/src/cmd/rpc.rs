@@ -32,7 +32,7 @@ pub(super) async fn run(context: &Context, method: &str, request: &str) -> anyho
     Ok(output::line(&output::dynamic(&answer, context.format != Format::Jsonl)?)?)
 }
 
-/// Sends bytes as they are, reads a message of a descriptor.
+/// A gRPC codec: the request is encoded already, the answer is decoded by its descriptor.
 struct Dynamic(MessageDescriptor);
 
 impl Codec for Dynamic {

@@ -28,7 +28,7 @@ pub(crate) fn dynamic(message: &DynamicMessage, pretty: bool) -> anyhow::Result<
     Ok(harmless(&String::from_utf8(out)?))
 }
 
-/// The same JSON, in which also what JSON may leave as it is, and a terminal might obey, is written by its number.
+/// Escapes the characters that JSON allows as they are, but that a terminal could obey.
 pub(crate) fn harmless(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {

@@ -63,7 +63,7 @@ pub(crate) fn is_harmless(c: char) -> bool {
     c == '\t' || c == '\n' || !p2pd_api::is_hostile(c)
 }
 
-/// The text without what could control the terminal, but for our own colours: much of it was written by peers.
+/// Removes the characters that could control the terminal, except our own colours. Much of the text comes from peers.
 fn harmless(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;

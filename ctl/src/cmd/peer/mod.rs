@@ -1,4 +1,4 @@
-//! `peer`.
+//! `peer`: the connected peers, pins, and rules of who may connect.
 
 mod table;
 

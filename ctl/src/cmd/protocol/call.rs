@@ -25,9 +25,9 @@ use crate::{
     signals::asked_to_stop,
 };
 
-/// Answers between us and the connection.
+/// Answers queued in front of the gRPC connection.
 const AHEAD: usize = 4;
-/// Most bytes of an answer, as protocol.proto has it.
+/// Largest answer in bytes, as in protocol.proto.
 const MAX_ANSWER: usize = 1_000_000;
 
 /// Asks a peer.

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::client::{self, Client};
 
-/// Requests between us and the connection.
+/// Requests queued in front of the gRPC connection.
 const AHEAD: usize = 4;
 const CHUNK: usize = 64 * 1024;
 

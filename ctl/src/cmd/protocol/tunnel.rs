@@ -18,10 +18,10 @@ use crate::{
     output,
 };
 
-/// Connections or streams that `forward` and `expose` carry at once; others wait. Each is a call of its own, of which one
-/// connection to the daemon carries a limited number; a few are left for the handler.
+/// Connections of `forward` or streams of `expose` that are carried at once; others wait to be accepted. Each is a gRPC
+/// call, and one connection to the daemon carries `CALLS` of them; four are left for the handler.
 const AT_ONCE: usize = p2pd_api::CALLS as usize - 4;
-/// Between two attempts to accept a connection, as when there are no descriptors left.
+/// Pause after a failed accept, for example when no file descriptor is free.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Joins each connection to a local address with a new stream to the peer.

@@ -1,4 +1,4 @@
-//! What a person sees of `listen` and `publish-stream`: a line that moves while sound goes on, and how it went.
+//! What a person sees of `listen` and `publish-stream`: the progress line while sound goes on, and the summary.
 
 use std::time::{Duration, Instant};
 

@@ -44,7 +44,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How much of the past to ask for: enough to begin at once.
 const BURST_MS: u32 = 1_000;
 
-/// Listens; what is no format in `output` names a file for the sound.
+/// Listens. If `output` is not a format, it names the file for the sound.
 pub(super) async fn run(context: &Context, mut flags: Listen, output: String) -> anyhow::Result<()> {
     let path = (output != "-" && Format::from_str(&output, true).is_err()).then(|| PathBuf::from(output));
     flags.stream = peer_id::resolve_stream(context, &flags.stream).await?;

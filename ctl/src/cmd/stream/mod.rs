@@ -1,4 +1,4 @@
-//! `stream`. What knows sound is behind the feature `audio`.
+//! `stream`: lists, publishes and plays live streams. Everything but the list needs the feature `audio`.
 
 mod list;
 
@@ -35,7 +35,7 @@ mod wall_clock;
 use super::context::Context;
 use crate::cli::StreamAction;
 
-/// Runs a command about streams. `output` is the value of `-o`: for `listen` what is no format names a file for the sound.
+/// Runs a command about streams. `output` is the value of `-o`, which for `listen` may name a file.
 #[cfg_attr(not(feature = "audio"), allow(unused_variables))]
 pub(super) async fn run(context: &Context, action: StreamAction, output: String) -> anyhow::Result<()> {
     match action {

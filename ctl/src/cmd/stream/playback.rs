@@ -1,5 +1,4 @@
-//! What the two formats of streams have in common when they are heard: they play until something ends them, and then
-//! finish their output.
+//! What listening has in common in both formats of streams: play until the stream ends, then finish the output.
 
 use std::fmt;
 

@@ -28,7 +28,7 @@ use crate::{
     signals::asked_to_stop,
 };
 
-/// Requests between us and the connection; more would be delay.
+/// Requests queued in front of the gRPC connection; a longer queue would only add delay.
 const AHEAD: usize = 4;
 /// How long the daemon may take to tell listeners of the end.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -71,8 +71,8 @@ async fn publish(context: &Context, flags: &Publish, publication: &mut Publicati
     }
 }
 
-/// Publishes again once the daemon is back. Prints why it waits when that is no longer `why`. A file waits meanwhile; a
-/// live source is dropped.
+/// Publishes again once the daemon is back. Prints the reason for waiting when it is no longer `why`. Meanwhile a file
+/// waits, and what a live source gives is dropped.
 async fn come_back(
     context: &Context,
     flags: &Publish,

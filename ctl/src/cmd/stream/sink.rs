@@ -30,7 +30,7 @@ pub(super) enum Kind {
     Nothing,
 }
 
-/// The card's name in `card` or `card:NAME`, which stand where a file's would.
+/// Whether `place` is `card` or `card:NAME`, and the name of the card.
 pub(super) fn card(place: &str) -> Option<Option<&str>> {
     match place.strip_prefix("card")? {
         "" => Some(None),

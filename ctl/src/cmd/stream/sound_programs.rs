@@ -1,5 +1,5 @@
-//! In place of the sound card, where p2pctl is built without it: the machine's own programs that play and record, joined
-//! by pipes.
+//! Plays and records through programs of the machine, such as aplay and arecord, over pipes. In place of `sound_card.rs`
+//! where p2pctl is built without the feature `soundcard`.
 
 use std::{
     env,
@@ -19,7 +19,7 @@ use crate::{
 
 /// Frames of 20 ms that wait for the program, 2 s of them; further frames are left out.
 const WAITING: usize = 100;
-/// How soon a program ends that finds no sound server or card.
+/// A program that finds no sound server or card ends within this time.
 const AT_ONCE: Duration = Duration::from_millis(300);
 /// How long a program may take to play what it has.
 const LAST: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ const PLAYERS: [Program; 5] = [
     Program { name: "pw-play", arguments: "--raw --rate 48000 --format s16 --channels CHANNELS -" },
     Program { name: "paplay", arguments: "--raw --rate=48000 --format=s16le --channels=CHANNELS" },
     Program { name: "aplay", arguments: "-q -t raw -r 48000 -f S16_LE -c CHANNELS" },
-    // Without the probing it plays at once, and ends at once where there is no card.
+    // Without probing it plays at once, and ends at once if there is no card.
     Program {
         name: "ffplay",
         arguments: "-nodisp -autoexit -loglevel quiet -probesize 32 -analyzeduration 0 -f s16le -ar 48000 \

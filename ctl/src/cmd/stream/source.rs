@@ -27,7 +27,7 @@ use crate::{
     error::{Exit, fail},
 };
 
-/// Packets between the reader and the sender; more would be delay.
+/// Packets queued between the reader and the sender; a longer queue would only add delay.
 const AHEAD: usize = 4;
 /// Largest chunk of an encoded stream, in bytes; the daemon takes twice as much.
 pub(super) const CHUNK: usize = 16 * 1024;

@@ -19,7 +19,7 @@ pub(super) struct TitleQueue {
 }
 
 impl TitleQueue {
-    /// Takes a title that is newer than those before. Of too many the oldest go.
+    /// Takes a title that is newer than those before. Beyond the limit the oldest are dropped.
     pub(super) fn add(&mut self, pts: u64, text: String) {
         if self.newest.is_some_and(|newest| pts <= newest) {
             return;

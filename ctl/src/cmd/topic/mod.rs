@@ -1,4 +1,4 @@
-//! `topic`.
+//! `topic`: topics and their settings; publishing, subscribing and validating have files of their own.
 
 mod publish;
 mod subscribe;

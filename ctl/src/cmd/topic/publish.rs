@@ -24,7 +24,7 @@ use crate::{
 
 /// More than the largest message holds, bytes.
 const TOO_LONG: u64 = (1 << 20) + 1;
-/// How long to wait for the reader of standard input after the last answer. An orderly call ends after standard input did.
+/// How long to wait for the thread that reads standard input after the last answer. In order, it has ended before.
 const READ_UP: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(context: &Context, flags: Pub) -> anyhow::Result<()> {
@@ -98,7 +98,8 @@ async fn publish_lines(
     }
 }
 
-/// The next line, without its newline. A line too long for any message is cut where the daemon still refuses it.
+/// The next line, without its newline. A line longer than any message is cut to `TOO_LONG` bytes, which the
+/// daemon refuses.
 fn next_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     if input.by_ref().take(TOO_LONG).read_until(b'\n', &mut line)? == 0 {

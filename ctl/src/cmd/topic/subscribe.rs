@@ -80,14 +80,14 @@ fn kept(path: &Path) -> anyhow::Result<Option<u64>> {
     }
 }
 
-/// Where a cursor is written before it takes the place of the one before.
+/// The temporary file of a new cursor, which is renamed over the old one.
 fn beside(path: &Path) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     beside.into()
 }
 
-/// Whether a cursor could be kept; asked before the daemon begins a log for it.
+/// Checks that the cursor can be written, before the daemon begins a log for this subscription.
 fn can_keep(path: &Path) -> anyhow::Result<()> {
     let beside = beside(path);
     let written = std::fs::write(&beside, "").and_then(|()| std::fs::remove_file(&beside));
