@@ -77,17 +77,18 @@ pub(super) fn check(name: &str, text: &str) -> anyhow::Result<String> {
 /// The only id with this end.
 fn by_end(known: &BTreeSet<String>, name: &str, end: &str) -> anyhow::Result<String> {
     let mut fitting = known.iter().filter(|id| !end.is_empty() && id.ends_with(end));
-    let fault = match (fitting.next(), fitting.next()) {
-        (Some(id), None) => return Ok(id.clone()),
+    let fault = |exit, words: String| Err(fail(exit, format!("{name} `..{end}`: {words}")));
+    match (fitting.next(), fitting.next()) {
+        (Some(id), None) => Ok(id.clone()),
         (Some(one), Some(other)) => {
-            (Exit::Usage, format!("several known peers have this end, such as {one} and {other}; give more of it"))
+            let several = format!("several known peers have this end, such as {one} and {other}; give more of it");
+            fault(Exit::Usage, several)
         }
         (None, _) => {
             let known = "none that is connected, or was lately, pinned, ruled, or publishes a stream";
-            (Exit::NotFound, format!("no known peer has this end: {known}; give the whole id"))
+            fault(Exit::NotFound, format!("no known peer has this end: {known}; give the whole id"))
         }
-    };
-    Err(fail(fault.0, format!("{name} `..{end}`: {}", fault.1)))
+    }
 }
 
 /// Every peer whose id a table may show.
