@@ -2,10 +2,12 @@
 //! that errors carry.
 
 mod connect;
+mod hostile;
 pub mod local;
 mod reason;
 
 pub use connect::{CALLS, ConnectError, MAX_FRAME, WINDOW, WINDOWS, connect, default_socket};
+pub use hostile::is_hostile;
 pub use reason::{DOMAIN, Reason, reason_of};
 
 /// Generated from `p2pd/v1/*.proto`, where everything is documented.

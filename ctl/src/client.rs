@@ -2,9 +2,10 @@
 
 use std::{future::Future, path::PathBuf, time::Duration};
 
+use p2pd_api::v1::{ListStreamsRequest, Stream, stream_service_client::StreamServiceClient};
 use tonic::{Status, Streaming, transport::Channel};
 
-use crate::exit::fail;
+use crate::error::{Exit, closed, fail};
 
 /// Where the daemon is and how long to wait for its answers.
 #[derive(Clone)]
@@ -33,17 +34,27 @@ impl Client {
         what: &str,
         work: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
-        let late = |_| Err(fail(6, format!("{what} within {:?}; try a longer --timeout", self.timeout)));
+        let late = |_| Err(fail(Exit::TimedOut, format!("{what} within {:?}; try a longer --timeout", self.timeout)));
         tokio::time::timeout(self.timeout, work).await.unwrap_or_else(late)
+    }
+
+    /// The whole directory of streams, or a category of it, page by page.
+    pub(crate) async fn streams(&self, category: String) -> anyhow::Result<Vec<Stream>> {
+        let mut service = StreamServiceClient::new(self.channel.clone());
+        let mut streams = Vec::new();
+        let mut request = ListStreamsRequest { category, ..Default::default() };
+        loop {
+            let page = self.answer(service.list_streams(request.clone())).await?;
+            streams.extend(page.streams);
+            if page.next_page_token.is_empty() {
+                return Ok(streams);
+            }
+            request.page_token = page.next_page_token;
+        }
     }
 }
 
 /// The next message of a call that the daemon does not end by itself.
 pub(crate) async fn next<T>(messages: &mut Streaming<T>) -> anyhow::Result<T> {
     messages.message().await?.ok_or_else(closed)
-}
-
-/// The error when the daemon ends the connection.
-pub(crate) fn closed() -> anyhow::Error {
-    fail(8, "the daemon has stopped or closed the connection; see `p2pctl status`")
 }

@@ -158,13 +158,16 @@ fn mistakes_are_one_line_with_the_next_step() {
     fs::write(&empty, b"").unwrap();
     fs::write(&letter, b"Dear listeners,").unwrap();
     let own = support::id(&a);
-    let cases: [(&[&str], i32, &str); 22] = [
+    let cases: [(&[&str], i32, &str); 25] = [
         (&["publish-stream", "x", "/nonexistent.flac"], 1, "/nonexistent.flac"),
         (&["publish-stream", "x", empty.to_str().unwrap()], 1, "empty"),
         (&["publish-stream", "x", letter.to_str().unwrap()], 1, "takes WAV, FLAC"),
         (&["publish-stream", "a b", "--tone", "440"], 2, "open.stream_id"),
         (&["publish-stream", "x", "--tone", "99999"], 2, "takes 1 to 20000 Hz"),
+        (&["publish-stream", "x", "--tone", "-5"], 2, "takes 1 to 20000 Hz"),
         (&["listen", "nothing", "--wait", "100ms"], 5, "p2pctl streams"),
+        (&["stream", "listen", "nothing", "--wait", "100ms"], 5, "p2pctl streams"),
+        (&["topic", "pub", "nobody", "hello"], 7, "nobody follows `nobody` yet"),
         (&["peers", "connect", "/ip4/127.0.0.1/tcp/1"], 2, "/p2p/"),
         (&["wait", "peers=9", "--timeout", "200ms"], 6, "peers=9"),
         (&["pub", "nobody", "hello"], 7, "nobody follows `nobody` yet; wait_ms (`p2pctl pub --wait 1m`)"),
@@ -192,9 +195,58 @@ fn mistakes_are_one_line_with_the_next_step() {
         assert!(said(&output).contains(words) && said(&output).lines().count() == 1, "{args:?}: {}", said(&output));
         assert!(output.stdout.is_empty());
     }
+    // The API does not tell whether it was provided, so the answer claims nothing.
+    assert_eq!(a.good(&["dht", "stop", "never-provided"]), "this daemon does not provide never-provided now\n");
     assert_eq!(a.good(&["-o", "jsonl", "streams"]), "", "no phantom entry");
     let topics = a.good(&["-o", "jsonl", "topics"]);
     assert!(!topics.contains(r#""log""#), "a log began for nobody: {topics}");
+}
+
+/// What is wrong with a line of arguments is told with what would be right.
+#[test]
+fn wrong_usage_says_what_an_argument_takes_and_shows_an_example() {
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["dht", "stop"], &["<KEY>", "p2pctl dht stop town-archive"]),
+        (&["events", "--after", "yesterday"], &["begins a line of `p2pctl events`", "--after 1234"]),
+        (&["events", "--after", "-5"], &["begins a line of `p2pctl events`"]),
+        (&["stream", "publish", "x", "--bitrate", "many"], &["takes a whole number from 0 to 4294967295"]),
+        (&["listen", "x", "--duration", "-5s"], &["a duration cannot be negative", "--duration 1h"]),
+    ];
+    for (args, words) in cases {
+        let output = Command::new(P2PCTL).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", said(&output));
+        assert!(words.iter().all(|word| said(&output).contains(word)), "{args:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn a_noun_with_a_verb_is_the_same_as_its_short_form() {
+    let (_place, a, b) = pair();
+    let own = id(&b);
+    let (mut publisher, _) = ready(a.ctl(&["stream", "publish", "town", "--tone", "440"]));
+    b.good(&["wait", "stream=town", "--timeout", "20s"]);
+    b.good(&["topic", "set", "chat", "--closed"]);
+    // What changes from call to call is not among what is compared: ages and round trips.
+    let stable: [(&[&str], &[&str]); 6] = [
+        (&["topics"], &["topic"]),
+        (&["topics"], &["topic", "list"]),
+        (&["topics", "show", "chat"], &["topic", "show", "chat"]),
+        (&["peers", "pins"], &["peer", "pins"]),
+        (&["open", &own, "/chat/1"], &["protocol", "open", &own, "/chat/1"]),
+        (&["call", "foo", "/x/1"], &["protocol", "call", "foo", "/x/1"]),
+    ];
+    for (short, noun) in stable {
+        let [short, noun] = [short, noun].map(|args| b.run(args));
+        assert_eq!((short.status.code(), &short.stdout, said(&short)), (noun.status.code(), &noun.stdout, said(&noun)));
+    }
+    for (short, noun) in [("streams", "stream"), ("peers", "peer")] {
+        let heads = |args: &[&str]| b.good(args).lines().next().map(str::to_owned);
+        assert_eq!((heads(&[short]), heads(&[short])), (heads(&[noun]), heads(&[noun, "list"])));
+    }
+    let length = |args: &[&str]| b.run(&[args, &["town", "--duration", "500ms"]].concat()).stdout.len();
+    assert_eq!((length(&["listen"]), length(&["stream", "listen"])), (48_000, 48_000));
+    interrupt(&publisher);
+    publisher.wait().unwrap();
 }
 
 #[test]

@@ -89,12 +89,16 @@ fn the_command_lines() {
     help(&p2pd(), &["run", "--help"]);
     help(Path::new(P2PCTL), &["--help"]);
     let commands = "peers streams publish-stream listen pub sub topics validate dht open handle call serve forward expose \
-        events wait rpc";
+        events wait rpc stream protocol";
     for command in commands.split_whitespace() {
         help(Path::new(P2PCTL), &[command, "--help"]);
     }
     for command in ["pin", "connect", "deny", "ping", "show"] {
         help(Path::new(P2PCTL), &["peers", command, "--help"]);
+    }
+    // The nouns' verbs are their short forms above.
+    for command in [["stream", "listen"], ["topic", "list"], ["topic", "set"], ["protocol", "open"]] {
+        help(Path::new(P2PCTL), &[command[0], command[1], "--help"]);
     }
     compare("help.txt", &out);
 }

@@ -165,6 +165,21 @@ fn accepts(shell: &str, file: &Path) -> std::io::Result<()> {
 }
 
 #[test]
+fn every_name_of_a_command_has_a_page_of_the_manual() {
+    let place = tempfile::tempdir().unwrap();
+    let made = Command::new(P2PCTL).arg("manual").arg(place.path()).finish();
+    assert!(made.status.success(), "{}", said(&made));
+    let page = |name: &str| fs::read_to_string(place.path().join(format!("p2pctl-{name}.1"))).unwrap_or_default();
+    for name in ["stream-publish", "publish-stream", "topic-sub", "sub", "protocol-call", "call", "peer-pin", "dht-get"]
+    {
+        assert!(page(name).contains("Examples:"), "{name}");
+    }
+    for (name, noun) in [("peers", "peer"), ("topics", "topic")] {
+        assert_eq!(page(name), format!(".so man1/p2pctl-{noun}.1\n"));
+    }
+}
+
+#[test]
 fn a_reader_of_raw_bytes_who_stops_holds_up_nothing_else() {
     let (place, a, b) = pair();
     let title = place.path().join("title");

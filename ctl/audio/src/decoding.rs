@@ -26,11 +26,11 @@ use symphonia::{
 
 use crate::{
     AudioError,
+    block::Block,
     bytes::{Bytes, Until},
     damage::Damage,
     detect::Kind,
     frames::{Codec, Frames, Header, Info},
-    samples::Block,
     wav::Head,
 };
 
@@ -90,10 +90,16 @@ fn truncated(path: &str, there: f64, said: f64) -> AudioError {
     AudioError::Truncated { path: path.into(), there, said }
 }
 
+/// A decoder for frames that are like this one.
+struct FrameDecoder {
+    header: Header,
+    decoder: Box<dyn AudioDecoder>,
+}
+
 /// MP3 or AAC without a container.
 pub(crate) struct Framed {
     frames: Frames<Bytes>,
-    decoder: Option<(Header, Box<dyn AudioDecoder>)>,
+    decoder: Option<FrameDecoder>,
     /// The information frame of the current file, and how many of its frames have come.
     info: Option<Info>,
     count: u64,
@@ -121,8 +127,8 @@ impl Framed {
                 continue;
             }
             let packet = Packet::new(0, 0.into(), 0u32.into(), frame.get(header.skip..).unwrap_or_default());
-            let decoder = match self.decoder.take().filter(|(last, _)| last.is_like(&header)) {
-                Some((_, decoder)) => decoder,
+            let decoder = match self.decoder.take().filter(|last| last.header.is_like(&header)) {
+                Some(last) => last.decoder,
                 None => {
                     self.damage.restart();
                     decoder(&header)
@@ -132,7 +138,7 @@ impl Framed {
             if self.frames.skipped {
                 self.damage.bad();
             }
-            let (_, decoder) = self.decoder.insert((header, decoder));
+            let FrameDecoder { decoder, .. } = self.decoder.insert(FrameDecoder { header, decoder });
             self.count += 1;
             match decode(decoder.as_mut(), &packet) {
                 Some(block) => {
@@ -143,7 +149,7 @@ impl Framed {
             }
         }
         let all = self.info.as_ref().and_then(|info| info.frames);
-        let Some((all, (header, _))) = all.zip(self.decoder.as_ref()) else { return Ok(None) };
+        let Some((all, FrameDecoder { header, .. })) = all.zip(self.decoder.as_ref()) else { return Ok(None) };
         let seconds = |frames: u64| (frames * u64::from(header.samples)) as f64 / f64::from(header.rate);
         // Encoders round up to whole frames.
         match seconds(all.saturating_sub(self.count)) > 0.2 {

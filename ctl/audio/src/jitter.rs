@@ -8,7 +8,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::{stats::Stats, ticks::to_us as us};
+use crate::{
+    playout::{Arrival, Frame, Playout},
+    stats::Stats,
+    ticks::to_us as us,
+};
 
 const FRAME_US: u64 = 20_000;
 /// The longest concealment at once, and the shortest frame of Opus, in ticks.
@@ -29,46 +33,32 @@ const SKIP_US: u64 = 1_000_000;
 /// Most frames held: a minute.
 const MAX_FRAMES: usize = 3000;
 
-/// A group as it came.
-#[derive(Clone, Debug)]
-pub struct Arrival {
-    /// Epoch of the publisher.
-    pub epoch: u64,
-    /// Number of the group.
-    pub seq: u64,
-    /// Media time of its first sample, 48 kHz ticks.
-    pub pts: u64,
-    /// Publisher's wall clock at that sample, microseconds since 1970.
-    pub capture_us: u64,
-    /// The packets and the duration of each in 48 kHz ticks.
-    pub frames: Vec<(Vec<u8>, u64)>,
-}
-
-/// What to play.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Playout {
-    /// This packet.
-    Frame {
-        /// Media time, 48 kHz ticks.
-        pts: u64,
-        /// The packet.
-        packet: Vec<u8>,
-    },
-    /// Something in place of what did not come.
-    Conceal {
-        /// Media time, 48 kHz ticks.
-        pts: u64,
-        /// How long, in ticks: 20 ms at most, a multiple of 2.5 ms.
-        ticks: u64,
-    },
-    /// The publisher began a new epoch: the decoder is reset.
-    Restart,
-}
-
 struct Held {
     packet: Vec<u8>,
     ticks: u64,
     captured: u64,
+}
+
+/// A lateness, and when it was seen, microseconds.
+struct Late {
+    by: u64,
+    at: u64,
+}
+
+/// The start of an epoch, to tell the drift by.
+#[derive(Clone, Copy)]
+struct Origin {
+    /// Monotonic time.
+    began: u64,
+    /// Smallest delay then.
+    fastest: i64,
+}
+
+/// Numbers of the groups of an epoch.
+#[derive(Clone, Copy)]
+struct Span {
+    first: u64,
+    newest: u64,
 }
 
 /// The buffer.
@@ -78,16 +68,14 @@ pub struct Jitter {
     floor: u64,
     target: u64,
     fell: u64,
-    /// What the latest late group would have needed, and when.
-    late: (u64, u64),
-    /// Monotonic time and smallest delay at the start of the epoch, to tell the drift by.
-    origin: Option<(u64, i64)>,
+    /// What the latest late group would have needed.
+    late: Late,
+    origin: Option<Origin>,
     epoch: Option<u64>,
-    /// First and newest number of the epoch.
-    span: Option<(u64, u64)>,
+    span: Option<Span>,
     seen: VecDeque<u64>,
     frames: BTreeMap<u64, Held>,
-    /// Since when only the past has come.
+    /// Since when only groups of the past, as `SKIP_US` has it, have come.
     past: Option<u64>,
     /// Media time that is due next, once playing.
     next: Option<u64>,
@@ -117,7 +105,7 @@ impl Jitter {
             floor: FLOOR_US,
             target: FLOOR_US,
             fell: 0,
-            late: (0, 0),
+            late: Late { by: 0, at: 0 },
             origin: None,
             epoch: None,
             span: None,
@@ -172,7 +160,7 @@ impl Jitter {
         let late_before = self.stats.late;
         let mut media_time = arrival.pts;
         let mut captured = arrival.capture_us;
-        for (packet, ticks) in arrival.frames {
+        for Frame { packet, ticks } in arrival.frames {
             if self.next.is_some_and(|next| media_time < next) {
                 self.stats.late += 1;
             } else if self.frames.len() < MAX_FRAMES {
@@ -192,7 +180,7 @@ impl Jitter {
 
     /// Counts the holes that a group leaves before it, or the one that it fills.
     fn account(&mut self, seq: u64) {
-        let (first, newest) = self.span.unwrap_or((seq, seq));
+        let Span { first, newest } = self.span.unwrap_or(Span { first: seq, newest: seq });
         if seq < newest {
             self.stats.reordered += 1;
         }
@@ -201,7 +189,7 @@ impl Jitter {
         } else if seq > newest {
             self.stats.lost += seq - newest - 1;
         }
-        self.span = Some((first, newest.max(seq)));
+        self.span = Some(Span { first, newest: newest.max(seq) });
     }
 
     /// How much later than the fastest this came.
@@ -245,9 +233,10 @@ impl Jitter {
         let p95 = spread.get(spread.len() * 95 / 100).copied().unwrap_or(0);
         self.stats.spread_us = p95;
         let lateness = delay.abs_diff(fastest);
-        let mut remembered = self.late.0.saturating_sub(now.saturating_sub(self.late.1) * FORGET_US_PER_S / 1_000_000);
+        let mut remembered =
+            self.late.by.saturating_sub(now.saturating_sub(self.late.at) * FORGET_US_PER_S / 1_000_000);
         if (late || remembered > 0) && lateness >= remembered {
-            (self.late, remembered) = ((lateness, now), lateness);
+            (self.late, remembered) = (Late { by: lateness, at: now }, lateness);
         }
         let wanted = (p95.max(remembered) + FRAME_US).clamp(self.floor, self.ceiling.max(self.floor));
         self.drift(now, fastest);
@@ -267,7 +256,7 @@ impl Jitter {
         if self.delays.len() < ARRIVALS {
             return;
         }
-        let (began, first) = *self.origin.get_or_insert((now, fastest));
+        let Origin { began, fastest: first } = *self.origin.get_or_insert(Origin { began: now, fastest });
         let elapsed = now.saturating_sub(began);
         if elapsed > 30_000_000 {
             self.stats.drift_ppm = Some((first - fastest) as f64 / elapsed as f64 * 1e6);
@@ -379,7 +368,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn group(seq: u64) -> Arrival {
-        let frames = (0..5).map(|n| (vec![(seq % 250) as u8, n], 960)).collect();
+        let frames = (0..5).map(|n| Frame { packet: vec![(seq % 250) as u8, n], ticks: 960 }).collect();
         Arrival { epoch: 1, seq, pts: seq * 4800, capture_us: seq * 100_000, frames }
     }
 
@@ -415,7 +404,7 @@ mod tests {
             let mut jitter = Jitter::new(2_000_000);
             for (n, (pts, ticks, count)) in frames.into_iter().enumerate() {
                 let now = n as u64 * step;
-                let frames = (0..count).map(|_| (vec![1], ticks)).collect();
+                let frames = (0..count).map(|_| Frame { packet: vec![1], ticks }).collect();
                 jitter.insert(now, Arrival { epoch: 1, seq: n as u64, pts, capture_us: 0, frames });
                 prop_assert!(jitter.pull(now, now).len() < 10_000);
             }

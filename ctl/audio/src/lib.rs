@@ -1,20 +1,23 @@
 //! The audio of p2pctl: where sound comes from, Opus, Ogg, the jitter buffer and its statistics. The daemon carries
 //! audio and never decodes it; everything that knows a codec is here.
 
+mod block;
 mod bytes;
+pub mod clock_drift;
 pub mod codec;
 mod damage;
 mod decoding;
 mod detect;
 pub mod error;
-pub mod follow;
 mod frames;
+mod input;
 pub mod jitter;
 pub mod join;
 pub mod ogg_opus;
 mod ogg_pages;
-pub mod pace;
+pub mod playout;
 mod samples;
+pub mod schedule;
 pub mod source;
 pub mod stats;
 pub mod ticks;

@@ -6,14 +6,7 @@ use std::ops::RangeInclusive;
 use audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Fft, FixedSync, Resampler};
 
-use crate::{AudioError, FRAME, RATE, source::Input};
-
-/// Interleaved samples as a decoder gave them.
-pub(crate) struct Block {
-    pub(crate) samples: Vec<f32>,
-    pub(crate) rate: u32,
-    pub(crate) channels: usize,
-}
+use crate::{AudioError, FRAME, RATE, block::Block, input::Input};
 
 /// Sample rates that are taken, in Hz.
 pub(crate) const RATES: RangeInclusive<u32> = 7_000..=192_000;

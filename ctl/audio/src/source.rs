@@ -8,24 +8,16 @@ use std::{
 };
 
 use crate::{
-    AudioError, FRAME, RATE,
+    AudioError,
     bytes::Bytes,
     decoding::{Container, Decoding},
     detect::Kind,
+    input::Input,
     ogg_opus::OpusFile,
-    samples::{Block, RATES},
+    samples::RATES,
 };
 
-pub use crate::samples::Samples;
-
-/// Layout of raw samples.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SampleFormat {
-    /// Signed 16 bit, little-endian.
-    S16,
-    /// 32 bit float, little-endian.
-    F32,
-}
+pub use crate::{input::SampleFormat, samples::Samples};
 
 /// What a source gives.
 pub enum Source {
@@ -45,17 +37,10 @@ impl Source {
     }
 }
 
-/// The input of samples.
-pub(crate) enum Input {
-    File(Decoding),
-    Raw { reader: Box<dyn Read + Send>, rate: u32, format: SampleFormat, name: String },
-    Tone { hertz: f32, at: u64 },
-}
-
 /// Opens a file of any known format. Anything but a regular file is read as a pipe.
 pub fn open(path: &Path) -> Result<Source, AudioError> {
     let name = path.display().to_string();
-    let (file, size) = file(path)?;
+    let OpenFile { file, size } = file(path)?;
     let Some(size) = size else { return pipe(Box::new(file), &name) };
     let again = file.try_clone().map_err(AudioError::io(&name))?;
     let bytes = Bytes::new(Box::new(file), Some(size));
@@ -68,15 +53,23 @@ pub fn open(path: &Path) -> Result<Source, AudioError> {
     source(bytes, &name)
 }
 
-/// Opens a file. Returns its size if it is a regular file.
-pub fn file(path: &Path) -> Result<(File, Option<u64>), AudioError> {
+/// A file that has been opened.
+pub struct OpenFile {
+    /// The file, at its beginning.
+    pub file: File,
+    /// Its size in bytes, if it is a regular file.
+    pub size: Option<u64>,
+}
+
+/// Opens a file. A directory is an error that says so.
+pub fn file(path: &Path) -> Result<OpenFile, AudioError> {
     let name = path.display().to_string();
     let file = File::open(path).map_err(AudioError::io(&name))?;
     let meta = file.metadata().map_err(AudioError::io(&name))?;
     if meta.is_dir() {
         return Err(AudioError::Value(format!("{name} is a directory; name a file")));
     }
-    Ok((file, meta.is_file().then_some(meta.len())))
+    Ok(OpenFile { file, size: meta.is_file().then_some(meta.len()) })
 }
 
 /// Reads an encoded stream from the next place where a decoder can start, as it may be joined in its middle. Waits for the
@@ -120,43 +113,10 @@ pub fn tone(hertz: f32) -> Result<Samples, AudioError> {
     Samples::new(Input::Tone { hertz, at: 0 }, 1, "tone")
 }
 
-impl Input {
-    /// What comes next; `None` at the end.
-    pub(crate) fn block(&mut self, channels: u32) -> Result<Option<Block>, AudioError> {
-        match self {
-            Input::Tone { hertz, at } => {
-                let step = f64::from(*hertz) * std::f64::consts::TAU / f64::from(RATE);
-                let samples = (0..FRAME as u64).map(|n| ((*at + n) as f64 * step).sin() as f32 * 0.5).collect();
-                *at += FRAME as u64;
-                Ok(Some(Block { samples, rate: RATE, channels: 1 }))
-            }
-            Input::Raw { reader, rate, format, name } => {
-                let channels = channels as usize;
-                let samples = read_raw(reader, *format, channels).map_err(AudioError::io(name))?;
-                Ok(Some(Block { samples, rate: *rate, channels }).filter(|block| !block.samples.is_empty()))
-            }
-            Input::File(file) => file.block(),
-        }
-    }
-}
-
-/// Reads up to 960 whole samples of each channel; none at the end.
-fn read_raw(reader: &mut Box<dyn Read + Send>, format: SampleFormat, channels: usize) -> io::Result<Vec<f32>> {
-    let width = if format == SampleFormat::S16 { 2 } else { 4 };
-    let mut bytes = Vec::new();
-    reader.by_ref().take((FRAME * channels * width) as u64).read_to_end(&mut bytes)?;
-    bytes.truncate(bytes.len() - bytes.len() % (width * channels));
-    Ok(match format {
-        SampleFormat::S16 => {
-            bytes.as_chunks::<2>().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)) / 32_768.0).collect()
-        }
-        SampleFormat::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FRAME;
     use std::io::Cursor;
 
     fn wav(path: &Path, rate: u32, seconds: u32) {

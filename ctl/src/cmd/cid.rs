@@ -1,10 +1,10 @@
-//! CIDs, of which the DHT knows the multihash: <https://github.com/multiformats/cid>.
+//! Reads CIDs (<https://github.com/multiformats/cid>). The DHT's key for content is the multihash of its CID.
 
 use multibase::Base;
 
 /// Codec of a CID that is a peer id.
 const LIBP2P_KEY: u64 = 0x72;
-/// From so many characters on, base58 that begins with Qm is meant as a CID of version 0, which has 46.
+/// A base58 text of at least so many characters that begins with Qm is taken for a CID of version 0, which has 46.
 const CUT_V0: usize = 10;
 const SHA2_256: [u8; 2] = [0x12, 32];
 
@@ -16,8 +16,8 @@ pub(super) struct Cid {
 }
 
 impl Cid {
-    /// Reads `Qm...`, `bafy...` and other bases, with /ipfs/ or ipfs:// before it or without. What follows in a path is not
-    /// part of it, so a path is none.
+    /// Reads `Qm...`, `bafy...` and other bases, with /ipfs/ or ipfs:// before it or without. A path below a
+    /// CID is refused.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let text = text.strip_prefix("/ipfs/").or_else(|| text.strip_prefix("ipfs://")).unwrap_or(text);
         if text.starts_with("Qm") && text.len() == 46 {
@@ -39,7 +39,7 @@ impl Cid {
     }
 }
 
-/// Whether this is meant as a CID: it begins as those that people meet.
+/// Whether the text begins like a common CID. If it is malformed then, that is an error, and not a key of plain text.
 pub(super) fn is_meant(text: &str) -> bool {
     let base58 = |c: char| c.is_ascii_alphanumeric() && !"0OIl".contains(c);
     let cut_v0 = text.starts_with("Qm") && text.len() >= CUT_V0 && text.chars().all(base58);

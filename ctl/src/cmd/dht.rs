@@ -1,4 +1,4 @@
-//! `dht`.
+//! `dht`: providers, values and places of peers in the distributed hash table.
 
 use std::{future::Future, time::Duration};
 
@@ -13,11 +13,15 @@ use prost::{Message, bytes::Bytes};
 use tonic::{Response, Status, Streaming};
 
 use super::{
-    Context,
     cid::{self, Cid},
+    context::Context,
     peer_id::resolve,
 };
-use crate::{cli::DhtAction, client, exit::fail, output};
+use crate::{
+    cli::DhtAction,
+    error::{Exit, closed, fail},
+    output,
+};
 
 const REFUSED: &str = "no connected peer is a p2pd, and other programs refuse its values, so this daemon alone keeps this \
     one; what all of them take is `p2pctl dht provide`";
@@ -33,7 +37,7 @@ fn key(text: &str) -> anyhow::Result<Bytes> {
     }
     if cid::is_meant(text) {
         let takes = "takes one such as bafybei... or Qm..., whole and without a path; hex: takes the bytes of any key";
-        return Err(fail(2, format!("`{text}` begins like a CID and is none; {takes}")));
+        return Err(fail(Exit::Usage, format!("`{text}` begins like a CID and is none; {takes}")));
     }
     let Some(digits) = text.strip_prefix("hex:") else { return Ok(text.to_owned().into()) };
     let pairs = digits
@@ -42,7 +46,7 @@ fn key(text: &str) -> anyhow::Result<Bytes> {
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).map_err(anyhow::Error::from));
     match pairs.collect::<Result<Vec<u8>, _>>() {
         Ok(bytes) if digits.len() % 2 == 0 => Ok(bytes.into()),
-        _ => Err(fail(2, format!("`{text}` is no key; hex: is followed by pairs of hexadecimal digits"))),
+        _ => Err(fail(Exit::Usage, format!("`{text}` is no key; hex: is followed by pairs of hexadecimal digits"))),
     }
 }
 
@@ -56,7 +60,7 @@ async fn each<T: Message + Default>(
 ) -> anyhow::Result<()> {
     let all = async { output::each(context.format, name, search.await?.into_inner(), text).await };
     match context.client.in_time("no end of the search", all).await? {
-        0 => Err(fail(5, empty)),
+        0 => Err(fail(Exit::NotFound, empty)),
         _ => Ok(()),
     }
 }
@@ -98,16 +102,20 @@ pub(super) async fn run(context: &Context, action: DhtAction) -> anyhow::Result<
         DhtAction::Stop { key } => {
             let request = StopProvidingRequest { key: self::key(&key)? };
             let done = context.client.answer(dht.stop_providing(request)).await?;
-            output::message(context.format, "StopProvidingResponse", &done, |_| format!("no longer provides {key}"))
+            output::message(context.format, "StopProvidingResponse", &done, |_| {
+                format!("this daemon does not provide {key} now")
+            })
         }
         DhtAction::Put { name, data, ttl } => {
             if ttl < Duration::from_secs(1) {
-                return Err(fail(2, "--ttl: takes 1s to 48h"));
+                return Err(fail(Exit::Usage, "--ttl: takes 1s to 48h"));
             }
             let ttl_s = u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX);
             let request = PutValueRequest { name: name.clone(), data: data.into(), ttl_s };
             let put = match context.client.answer(dht.put_value(request)).await {
-                Err(error) if is_unreachable(&error) && among_others(context).await? => return Err(fail(7, REFUSED)),
+                Err(error) if is_unreachable(&error) && among_others(context).await? => {
+                    return Err(fail(Exit::Refused, REFUSED));
+                }
                 put => put?,
             };
             output::message(context.format, "PutValueResponse", &put, |p| format!("put {name}, number {}", p.seq))
@@ -136,7 +144,7 @@ async fn get(context: &Context, name: String, peer: Option<String>) -> anyhow::R
         while let Some(value) = found.message().await? {
             newest = Some(value);
         }
-        Err(client::closed())
+        Err(closed())
     };
     let end: anyhow::Result<()> = context.client.in_time("no end of the search", search).await;
     // A value that was found before the timeout counts.

@@ -1,22 +1,18 @@
-//! `events`.
+//! `events`: what happens, as it happens or from a cursor on.
 
 use p2pd_api::v1::{WatchEventsRequest, WatchEventsResponse, node_service_client::NodeServiceClient};
 
-use super::Context;
+use super::context::Context;
 use crate::{
-    cli::Format,
-    output::{self, Tone},
+    cli::Events,
+    output::{self, Format, Tone},
 };
 
-pub(super) async fn run(
-    context: &Context,
-    from_oldest: bool,
-    after: Option<u64>,
-    count: Option<u64>,
-) -> anyhow::Result<()> {
+pub(super) async fn run(context: &Context, flags: &Events) -> anyhow::Result<()> {
     let mut node = NodeServiceClient::new(context.client.channel.clone());
-    let mut events = context.client.answer(node.watch_events(WatchEventsRequest { after, from_oldest })).await?;
-    let mut left = count.unwrap_or(u64::MAX);
+    let request = WatchEventsRequest { after: flags.after, from_oldest: flags.from_oldest };
+    let mut events = context.client.answer(node.watch_events(request)).await?;
+    let mut left = flags.count.unwrap_or(u64::MAX);
     while left > 0 {
         let event = output::watch(&mut events).await?;
         left -= 1;

@@ -1,44 +1,40 @@
-//! One file per noun of the command line.
+//! Runs the commands. Each noun has a folder or a file, and so has each command without a noun.
 
-mod call;
 mod cid;
+mod context;
 mod dht;
 mod events;
-mod node;
+mod peer;
 mod peer_id;
-mod peers;
 mod program;
 mod protocol;
-mod pubsub;
-#[cfg(feature = "audio")]
-mod sound;
-mod streams;
-mod topics;
+mod rpc;
+mod status;
+mod stream;
+mod topic;
 mod wait;
 
-use clap::{CommandFactory, ValueEnum};
+use std::path::Path;
+
+use clap::ValueEnum;
 
 use crate::{
-    cli::{Cli, Command, Format},
+    cli::{self, Cli, Command, StreamAction, TopicAction},
     client::Client,
-    exit::fail,
-    output,
+    error::{Exit, fail},
+    output::{self, Format},
 };
 
-/// What every command needs.
-pub(crate) struct Context {
-    pub(crate) client: Client,
-    pub(crate) format: Format,
-}
+use self::context::Context;
 
 pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Completion { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "p2pctl", &mut script);
+            clap_complete::generate(*shell, &mut cli::command(), "p2pctl", &mut script);
             Ok(output::line(String::from_utf8(script)?.trim_end())?)
         }
-        Command::Manual { directory } => Ok(clap_mangen::generate_to(Cli::command(), directory)?),
+        Command::Manual { directory } => manual(directory),
         Command::Wait { condition } => {
             let timeout = cli.timeout();
             wait::run(cli.socket, timeout, condition).await
@@ -47,14 +43,35 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// The format that the user wants. `listen` also takes a file there, and then writes as for people.
+/// Writes a page for each command. The page of a command's other name refers to it.
+fn manual(directory: &Path) -> anyhow::Result<()> {
+    let all = cli::command();
+    for command in all.get_subcommands() {
+        for alias in command.get_visible_aliases() {
+            let refer = format!(".so man1/p2pctl-{}.1\n", command.get_name());
+            std::fs::write(directory.join(format!("p2pctl-{alias}.1")), refer)?;
+        }
+    }
+    Ok(clap_mangen::generate_to(all, directory)?)
+}
+
+/// The format that the user wants. `listen` also takes a file in `-o`, and then prints for people.
 fn format(cli: &Cli) -> anyhow::Result<Format> {
     match (Format::from_str(&cli.output, true), &cli.command) {
         (Ok(format), _) => Ok(format),
-        #[cfg(feature = "audio")]
-        (Err(_), Command::Listen(_)) => Ok(Format::Table),
-        (Err(_), _) => Err(fail(2, format!("-o `{}`: takes table, json or jsonl", cli.output))),
+        (Err(_), command) if is_listen(command) => Ok(Format::Table),
+        (Err(_), _) => Err(fail(Exit::Usage, format!("-o `{}`: takes table, json or jsonl", cli.output))),
     }
+}
+
+#[cfg(feature = "audio")]
+fn is_listen(command: &Command) -> bool {
+    matches!(command, Command::Listen(_) | Command::Stream(cli::Stream { action: Some(StreamAction::Listen(_)) }))
+}
+
+#[cfg(not(feature = "audio"))]
+fn is_listen(_: &Command) -> bool {
+    false
 }
 
 /// Runs a command that needs the daemon.
@@ -69,40 +86,25 @@ async fn ask_daemon(cli: Cli) -> anyhow::Result<()> {
         (client, _) => client?,
     };
     let context = Context { client, format };
+    let list = || StreamAction::List(cli::StreamList::default());
     match cli.command {
-        Command::Status => node::status(&context).await,
-        Command::Version => node::version(&context).await,
-        Command::Rpc { method, message } => {
-            let pretty = format != Format::Jsonl;
-            Ok(output::line(&output::call_method(&context.client, &method, &message, pretty).await?)?)
+        Command::Stream(noun) => stream::run(&context, noun.action.unwrap_or_else(list), cli.output).await,
+        Command::Streams(list) => stream::run(&context, StreamAction::List(list), cli.output).await,
+        #[cfg(feature = "audio")]
+        Command::PublishStream(flags) => stream::run(&context, StreamAction::Publish(flags), cli.output).await,
+        #[cfg(feature = "audio")]
+        Command::Listen(flags) => stream::run(&context, StreamAction::Listen(flags), cli.output).await,
+        Command::Topic(noun) => topic::run(&context, noun.action.unwrap_or(TopicAction::List)).await,
+        Command::TopicVerb(verb) => topic::run(&context, TopicAction::Verb(verb)).await,
+        Command::Protocol(cli::Protocol { action }) | Command::ProtocolVerb(action) => {
+            protocol::run(&context, action).await
         }
-        Command::Peers(peers) => peers::run(&context, peers.action).await,
+        Command::Peer(noun) => peer::run(&context, noun.action.unwrap_or(cli::PeerAction::List)).await,
         Command::Dht(dht) => dht::run(&context, dht.action).await,
-        Command::Streams { category, watch } => streams::run(&context, category, watch).await,
-        #[cfg(feature = "audio")]
-        Command::PublishStream(flags) => sound::publish(&context, flags).await,
-        #[cfg(feature = "audio")]
-        Command::Listen(flags) => sound::listen(&context, flags, cli.output).await,
-        Command::Pub(flags) => pubsub::publish(&context, flags).await,
-        Command::Sub(flags) => pubsub::subscribe(&context, flags).await,
-        Command::Topics(topics) => topics::run(&context, topics.action).await,
-        Command::Validate { topic, command } => topics::validate(&context, topic, command).await,
-        Command::Open { peer, protocols } => {
-            let peer = peer_id::resolve(&context, "PEER", &peer).await?;
-            protocol::open(&context, &peer, &protocols).await
-        }
-        Command::Handle { protocol, hold } => protocol::handle(&context, &hold.of(&protocol)).await,
-        Command::Forward { listen, peer, protocol } => protocol::forward(&context, &listen, &peer, &protocol).await,
-        Command::Expose { protocol, target, allow, hold } => {
-            protocol::expose(&context, &hold.of(&protocol), &target, &allow).await
-        }
-        Command::Call { peer, protocol, data, or } => {
-            let protocols = std::iter::once(protocol).chain(or).collect();
-            let peer = peer_id::resolve(&context, "PEER", &peer).await?;
-            call::call(&context, peer, protocols, data).await
-        }
-        Command::Serve { protocol, hold, command } => call::serve(&context, hold.of(&protocol), &command).await,
-        Command::Events { from_oldest, after, count } => events::run(&context, from_oldest, after, count).await,
+        Command::Status => status::status(&context).await,
+        Command::Version => status::version(&context).await,
+        Command::Events(flags) => events::run(&context, &flags).await,
+        Command::Rpc { method, message } => rpc::run(&context, &method, &message).await,
         Command::Wait { .. } | Command::Completion { .. } | Command::Manual { .. } => Ok(()),
     }
 }

@@ -9,11 +9,18 @@ use p2pd_api::v1::{
     node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
 };
 
-use super::{Context, cid::Cid, streams};
-use crate::exit::fail;
+use super::{cid::Cid, context::Context};
+use crate::error::{Exit, fail};
 
-/// How ids of the usual keys begin, and how long they are: Ed25519, secp256k1, RSA.
-const FORMS: [(&str, usize); 3] = [("12D3KooW", 52), ("16Uiu2HA", 53), ("Qm", 46)];
+/// What the ids of one kind of key have in common.
+struct Form {
+    start: &'static str,
+    length: usize,
+}
+
+/// Of Ed25519, secp256k1 and RSA keys.
+const FORMS: [Form; 3] =
+    [Form { start: "12D3KooW", length: 52 }, Form { start: "16Uiu2HA", length: 53 }, Form { start: "Qm", length: 46 }];
 
 /// The whole id. `name` is the argument's name, for errors.
 pub(super) async fn resolve(context: &Context, name: &str, text: &str) -> anyhow::Result<String> {
@@ -25,7 +32,7 @@ pub(super) async fn resolve(context: &Context, name: &str, text: &str) -> anyhow
 
 /// The same for an argument that may also be something else, such as an IP address, which is returned unchanged.
 pub(super) async fn resolve_any(context: &Context, name: &str, text: &str) -> anyhow::Result<String> {
-    let like_one = text.starts_with("..") || FORMS.iter().any(|(start, _)| text.starts_with(start));
+    let like_one = text.starts_with("..") || FORMS.iter().any(|form| text.starts_with(form.start));
     if like_one { resolve(context, name, text).await } else { Ok(text.into()) }
 }
 
@@ -49,13 +56,14 @@ pub(super) async fn resolve_stream(context: &Context, text: &str) -> anyhow::Res
 pub(super) fn check(name: &str, text: &str) -> anyhow::Result<String> {
     let fault = |fault: String| {
         let takes = "takes a peer id such as 12D3KooW..., or an end that only one known peer has, such as ..mv1eVMvL";
-        Err(fail(2, format!("{name} `{text}`: {fault}{takes}")))
+        Err(fail(Exit::Usage, format!("{name} `{text}`: {fault}{takes}")))
     };
     if let Some(id) = Cid::parse(text).and_then(|cid| cid.peer_id()) {
         return Ok(id);
     }
     let length = text.chars().count();
-    if let Some((start, whole)) = FORMS.iter().find(|(start, whole)| text.starts_with(start) && length != *whole) {
+    let other_length = |form: &&Form| text.starts_with(form.start) && length != form.length;
+    if let Some(Form { start, length: whole }) = FORMS.iter().find(other_length) {
         let how = if length < *whole { "cut off" } else { "too long" };
         return fault(format!("{how}: an id that begins with {start} has {whole} characters, this one {length}; "));
     }
@@ -69,17 +77,18 @@ pub(super) fn check(name: &str, text: &str) -> anyhow::Result<String> {
 /// The only id with this end.
 fn by_end(known: &BTreeSet<String>, name: &str, end: &str) -> anyhow::Result<String> {
     let mut fitting = known.iter().filter(|id| !end.is_empty() && id.ends_with(end));
-    let fault = match (fitting.next(), fitting.next()) {
-        (Some(id), None) => return Ok(id.clone()),
+    let fault = |exit, words: String| Err(fail(exit, format!("{name} `..{end}`: {words}")));
+    match (fitting.next(), fitting.next()) {
+        (Some(id), None) => Ok(id.clone()),
         (Some(one), Some(other)) => {
-            (2, format!("several known peers have this end, such as {one} and {other}; give more of it"))
+            let several = format!("several known peers have this end, such as {one} and {other}; give more of it");
+            fault(Exit::Usage, several)
         }
         (None, _) => {
             let known = "none that is connected, or was lately, pinned, ruled, or publishes a stream";
-            (5, format!("no known peer has this end: {known}; give the whole id"))
+            fault(Exit::NotFound, format!("no known peer has this end: {known}; give the whole id"))
         }
-    };
-    Err(fail(fault.0, format!("{name} `..{end}`: {}", fault.1)))
+    }
 }
 
 /// Every peer whose id a table may show.
@@ -94,7 +103,7 @@ async fn known(context: &Context) -> anyhow::Result<BTreeSet<String>> {
     known.extend(closed.into_iter().map(|c| c.peer_id));
     let rules = client.answer(peers.list_rules(ListRulesRequest {})).await?.rules;
     known.extend(rules.into_iter().map(|r| r.subject).filter(|s| !s.contains(['.', ':', '/'])));
-    known.extend(streams::all(client, String::new()).await?.streams.into_iter().map(|s| s.publisher));
+    known.extend(client.streams(String::new()).await?.into_iter().map(|s| s.publisher));
     Ok(known)
 }
 

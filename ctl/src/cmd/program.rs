@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{io::AsyncWriteExt, process::Command};
 
-use crate::exit::fail;
+use crate::error::{Exit, fail};
 
 /// Commands that run at once.
 pub(super) const AT_ONCE: usize = 16;
@@ -25,9 +25,9 @@ pub(super) struct Program {
 impl Program {
     /// Finds the command, so that a missing one is an error before anything is announced.
     pub(super) fn find(command: &[String]) -> anyhow::Result<Self> {
-        let Some((name, arguments)) = command.split_first() else { return Err(fail(2, "name a command")) };
+        let Some((name, arguments)) = command.split_first() else { return Err(fail(Exit::Usage, "name a command")) };
         if which(name).is_none() {
-            return Err(fail(2, format!("there is no command `{name}` that can be run")));
+            return Err(fail(Exit::Usage, format!("there is no command `{name}` that can be run")));
         }
         Ok(Program { name: name.as_str().into(), arguments: arguments.into() })
     }

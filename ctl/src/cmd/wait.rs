@@ -11,11 +11,11 @@ use p2pd_api::{
 };
 use tonic::{Code, Status};
 
-use super::{Context, peer_id::resolve_stream};
+use super::{context::Context, peer_id::resolve_stream};
 use crate::{
-    cli::Format,
     client::Client,
-    exit::{Failure, fail},
+    error::{Exit, Failure, fail},
+    output::Format,
 };
 
 const TRY_EVERY: Duration = Duration::from_millis(100);
@@ -29,9 +29,11 @@ enum Condition {
 pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, text: &str) -> anyhow::Result<()> {
     let condition = match text.split_once('=') {
         None if text == "ready" => Condition::Ready,
-        Some(("peers", n)) => Condition::Peers(n.parse().map_err(|_| fail(2, format!("peers=`{n}` takes a number")))?),
+        Some(("peers", n)) => {
+            Condition::Peers(n.parse().map_err(|_| fail(Exit::Usage, format!("peers=`{n}` takes a number")))?)
+        }
         Some(("stream", id)) => Condition::Stream(id.into()),
-        _ => return Err(fail(2, format!("`{text}`: takes ready, peers=N or stream=ID"))),
+        _ => return Err(fail(Exit::Usage, format!("`{text}`: takes ready, peers=N or stream=ID"))),
     };
     let mut last = None;
     let holds = async {
@@ -49,13 +51,13 @@ pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, text: &str) 
         return done;
     }
     let why = last.map(|error| format!(": {error:#}")).unwrap_or_default();
-    Err(fail(6, format!("`{text}` did not come about within {timeout:?}{why}")))
+    Err(fail(Exit::TimedOut, format!("`{text}` did not come about within {timeout:?}{why}")))
 }
 
 /// Whether waiting longer changes nothing.
 fn is_final(error: &anyhow::Error) -> bool {
     let denied = matches!(error.downcast_ref(), Some(ConnectError::Denied(..) | ConnectError::Refused(_)));
-    let wrong = error.downcast_ref().is_some_and(|Failure { code, .. }| *code == 2);
+    let wrong = error.downcast_ref().is_some_and(|Failure { exit, .. }| *exit == Exit::Usage);
     denied || wrong || error.downcast_ref::<Status>().is_some_and(|status| status.code() == Code::InvalidArgument)
 }
 

@@ -15,17 +15,29 @@ use std::{
 };
 
 use anstream::AutoStream;
+use clap::ValueEnum;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use prost::Message;
 use tonic::Streaming;
 
-use crate::{cli::Format, client};
+use crate::error::closed;
 
-pub(crate) use json::{call_method, harmless as harmless_json, to_json};
+pub(crate) use json::{dynamic, harmless as harmless_json, pool, to_json};
 #[cfg(feature = "audio")]
 pub(crate) use progress::{level, minutes, progress, shows_progress};
 pub(crate) use style::{Tone, paint, width};
-pub(crate) use table::{Cell, Fit, age, clock, count, page, rows, short, time, toned};
+pub(crate) use table::{Cell, Column, age, clock, count, page, rows, short, time, toned};
+
+/// Shape of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// The API's message as JSON.
+    Json,
+    /// One JSON object a line.
+    Jsonl,
+}
 
 /// How often the reader of a pipe is looked for.
 const LOOK: Duration = Duration::from_millis(250);
@@ -48,13 +60,10 @@ pub(crate) fn say(text: impl Display) {
 
 /// Whether a character can be shown without controlling the terminal or turning the text around.
 pub(crate) fn is_harmless(c: char) -> bool {
-    let hidden = matches!(c,
-        '\u{061C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}'
-        | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}');
-    c == '\t' || c == '\n' || !(c.is_control() || hidden)
+    c == '\t' || c == '\n' || !p2pd_api::is_hostile(c)
 }
 
-/// The text without what could control the terminal, but for our own colours: much of it was written by peers.
+/// Removes the characters that could control the terminal, except our own colours. Much of the text comes from peers.
 fn harmless(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
@@ -140,7 +149,7 @@ pub(crate) async fn next<M>(answers: &mut Streaming<M>) -> anyhow::Result<Option
 
 /// The same for a call that runs until stopped: its end is an error.
 pub(crate) async fn watch<M>(answers: &mut Streaming<M>) -> anyhow::Result<M> {
-    next(answers).await?.ok_or_else(client::closed)
+    next(answers).await?.ok_or_else(closed)
 }
 
 /// Waits until the reader of a pipe has gone. A write would notice only at the next output.

@@ -11,7 +11,10 @@ use std::{
 
 use terminal_size::terminal_size_of;
 
-use super::style::{Tone, columns, cut, paint};
+use super::{
+    style::{Tone, columns, cut, paint},
+    table::{Cell, toned},
+};
 
 /// Erases from the cursor to the end of the line.
 const ERASE: &str = "\x1b[K";
@@ -26,13 +29,13 @@ pub(crate) fn shows_progress() -> bool {
 }
 
 /// Replaces the progress line by these texts, cut to the width.
-pub(crate) fn progress(texts: &[(Tone, String)]) {
+pub(crate) fn progress(texts: &[Cell]) {
     if !shows_progress() {
         return;
     }
     let mut room = terminal_size_of(io::stderr()).map_or(80, |(width, _)| usize::from(width.0)).saturating_sub(1);
     let mut line = String::new();
-    for (tone, text) in texts {
+    for Cell { text, tone } in texts {
         let text = cut(text, room);
         room = room.saturating_sub(columns(&text));
         line.push_str(&paint(*tone, text));
@@ -54,7 +57,7 @@ pub(super) fn end_progress() {
 const LEVEL: usize = 16;
 
 /// The peak of sound, 1.0 at most, as a bar and a number.
-pub(crate) fn level(peak: f32) -> [(Tone, String); 2] {
+pub(crate) fn level(peak: f32) -> [Cell; 2] {
     let decibels = 20.0 * peak.max(1e-6).log10();
     let filled = ((decibels / 48.0 + 1.0).clamp(0.0, 1.0) * LEVEL as f32).round() as usize;
     let tone = match decibels {
@@ -64,7 +67,7 @@ pub(crate) fn level(peak: f32) -> [(Tone, String); 2] {
     };
     let number = if decibels < -99.0 { "silent".into() } else { format!("{decibels:.0} dB") };
     let bar = format!("{}{}", "#".repeat(filled), "-".repeat(LEVEL.saturating_sub(filled)));
-    [(tone, bar), (Tone::Plain, format!(" {number:>6}"))]
+    [toned(tone, bar), toned(Tone::Plain, format!(" {number:>6}"))]
 }
 
 /// Minutes and seconds, as players show them.

@@ -14,7 +14,7 @@ const LEAST: usize = 8;
 
 /// How a column fits its texts into a narrow terminal.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fit {
+enum Fit {
     /// They stay whole, as commands take them.
     Whole,
     /// They end in `…`.
@@ -23,11 +23,32 @@ pub(crate) enum Fit {
     Wrap,
 }
 
+/// A column of a table.
+#[derive(Clone, Copy)]
+pub(crate) struct Column {
+    title: &'static str,
+    fit: Fit,
+}
+
+impl Column {
+    pub(crate) const fn whole(title: &'static str) -> Self {
+        Column { title, fit: Fit::Whole }
+    }
+
+    pub(crate) const fn cut(title: &'static str) -> Self {
+        Column { title, fit: Fit::Cut }
+    }
+
+    pub(crate) const fn wrap(title: &'static str) -> Self {
+        Column { title, fit: Fit::Wrap }
+    }
+}
+
 /// A text of a row.
 #[derive(Default)]
 pub(crate) struct Cell {
-    text: String,
-    tone: Tone,
+    pub(super) text: String,
+    pub(super) tone: Tone,
 }
 
 impl<T: Into<String>> From<T> for Cell {
@@ -48,8 +69,8 @@ pub(crate) fn toned(tone: Tone, text: impl Into<String>) -> Cell {
 }
 
 /// A table. Characters that could control the terminal are removed.
-pub(crate) fn rows<const N: usize>(heads: &[(&str, Fit); N], rows: impl IntoIterator<Item = [Cell; N]>) -> String {
-    let titles = heads.map(|(title, _)| toned(Tone::Head, title));
+pub(crate) fn rows<const N: usize>(heads: &[Column; N], rows: impl IntoIterator<Item = [Cell; N]>) -> String {
+    let titles = heads.map(|head| toned(Tone::Head, head.title));
     let mut rows: Vec<[Cell; N]> = std::iter::once(titles).chain(rows).collect();
     rows.iter_mut().flatten().for_each(|cell| cell.text.retain(|c| is_harmless(c) && c != '\n' && c != '\t'));
     let natural = |n: usize| rows.iter().map(|row| row.get(n).map_or(0, |cell| columns(&cell.text))).max().unwrap_or(0);
@@ -62,18 +83,18 @@ pub(crate) fn rows<const N: usize>(heads: &[(&str, Fit); N], rows: impl IntoIter
 
 /// Narrows the widest column that may be narrowed until all fit. If that is not enough, narrows the first, whose longer
 /// texts then get a line of their own.
-fn narrow<const N: usize>(widths: &mut [usize; N], heads: &[(&str, Fit); N], room: usize) {
+fn narrow<const N: usize>(widths: &mut [usize; N], heads: &[Column; N], room: usize) {
     let room = room.saturating_sub(GAP * N.saturating_sub(1));
     loop {
         let over = widths.iter().sum::<usize>().saturating_sub(room);
         let least = |title: &str| columns(title).max(LEAST);
         let narrowable =
-            widths.iter_mut().zip(heads).filter(|(w, (title, fit))| *fit != Fit::Whole && **w > least(title));
+            widths.iter_mut().zip(heads).filter(|(w, head)| head.fit != Fit::Whole && **w > least(head.title));
         match narrowable.map(|(width, _)| width).max() {
             Some(widest) if over > 0 => *widest -= 1,
             _ => {
-                if let (Some(first), Some((title, _))) = (widths.first_mut(), heads.first()) {
-                    *first = first.saturating_sub(over).max(least(title).min(*first));
+                if let (Some(first), Some(head)) = (widths.first_mut(), heads.first()) {
+                    *first = first.saturating_sub(over).max(least(head.title).min(*first));
                 }
                 return;
             }
@@ -82,19 +103,19 @@ fn narrow<const N: usize>(widths: &mut [usize; N], heads: &[(&str, Fit); N], roo
 }
 
 /// A row: one line, or as many as its wrapped texts need.
-fn lines<const N: usize>(row: &[Cell; N], heads: &[(&str, Fit); N], widths: &[usize; N]) -> String {
+fn lines<const N: usize>(row: &[Cell; N], heads: &[Column; N], widths: &[usize; N]) -> String {
     let mut pieces: Vec<Vec<String>> = row
         .iter()
         .zip(heads)
         .zip(widths)
-        .map(|((cell, (_, fit)), width)| match fit {
+        .map(|((cell, head), width)| match head.fit {
             Fit::Whole => vec![cell.text.clone()],
             Fit::Cut => vec![cut(&cell.text, *width)],
             Fit::Wrap => wrap(&cell.text, *width),
         })
         .collect();
     let wide = |first: &Cell| widths.first().is_some_and(|width| columns(&first.text) > *width);
-    if heads.first().is_some_and(|(_, fit)| *fit == Fit::Whole) && row.first().is_some_and(wide) {
+    if heads.first().is_some_and(|head| head.fit == Fit::Whole) && row.first().is_some_and(wide) {
         pieces.iter_mut().skip(1).for_each(|piece| piece.insert(0, String::new()));
     }
     let height = pieces.iter().map(Vec::len).max().unwrap_or(0);
@@ -172,7 +193,7 @@ mod tests {
 
     #[test]
     fn columns_get_narrower_where_they_may() {
-        let heads = [("ID", Fit::Whole), ("NAME", Fit::Cut), ("WHY", Fit::Wrap)];
+        let heads = [Column::whole("ID"), Column::cut("NAME"), Column::wrap("WHY")];
         let mut widths = [10, 40, 30];
         narrow(&mut widths, &heads, 44);
         assert_eq!(widths, [10, 15, 15]);
@@ -187,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_long_name_has_a_line_of_its_own() {
-        let heads = [("STREAM", Fit::Whole), ("NAME", Fit::Cut), ("HEARD", Fit::Whole)];
+        let heads = [Column::whole("STREAM"), Column::cut("NAME"), Column::whole("HEARD")];
         let mut widths = [30, 20, 5];
         narrow(&mut widths, &heads, 40);
         assert_eq!(widths, [23, 8, 5]);

@@ -1,12 +1,11 @@
 //! Text that a stranger wrote, made safe for a terminal and a log.
 
-/// Whether `c` could drive a terminal or reorder what is read: control, bidirectional and invisible format characters.
-fn is_hostile(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{061C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}'
-            | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
-}
+// Core cannot use the contract's crate, which has tokio; the file has no imports.
+#[path = "../../../proto/hostile.rs"]
+#[allow(unreachable_pub)]
+mod hostile;
+
+use hostile::is_hostile;
 
 /// `text` without hostile characters, cut to at most `max` characters.
 pub fn clean(text: &str, max: usize) -> String {
