@@ -2,8 +2,9 @@
 //!
 //! A block opens with "```console", and its lines that begin with `a$ ` or `b$ ` are commands on one of two machines. The lines below
 //! a command are its output, where `…` stands for any text, and a line of `…` alone for any number of lines. The commands of a block
-//! "```console fails" end with a code other than 0; that of a block "```console running" goes on until the end of the page, and so
-//! may its output. Each page says in its first line whether the two daemons are connected at first, and what tools it needs.
+//! "```console fails" end with a code other than 0. That of a block "```console running" goes on until the end of the page, and so
+//! may its output; its first line is awaited. That of "```console waiting" goes on, too, and says nothing at first. Each page says in
+//! its first line whether the two daemons are connected at first, and what tools it needs.
 
 use std::{
     collections::BTreeSet,
@@ -42,6 +43,7 @@ enum Mode {
     Ends,
     Fails,
     Running,
+    Waiting,
 }
 
 /// A command as a page shows it.
@@ -62,6 +64,7 @@ fn commands(page: &str) -> Vec<Given> {
                 (None, "console") => Some(Mode::Ends),
                 (None, "console fails") => Some(Mode::Fails),
                 (None, "console running") => Some(Mode::Running),
+                (None, "console waiting") => Some(Mode::Waiting),
                 (None, other) => {
                     assert!(!other.starts_with("console"), "there is no block `{other}`");
                     // Of another language: closed by the next fence, and not run.
@@ -110,6 +113,15 @@ struct Running {
     given: Given,
     child: Child,
     said: PathBuf,
+}
+
+impl Running {
+    /// The whole lines that it has said so far.
+    fn lines(&self) -> Vec<String> {
+        let said = String::from_utf8_lossy(&fs::read(&self.said).unwrap()).into_owned();
+        let whole = said.rfind('\n').map_or("", |end| &said[..=end]);
+        whole.lines().map(str::to_owned).collect()
+    }
 }
 
 impl Drop for Running {
@@ -207,19 +219,23 @@ impl Machines {
     fn begin(&self, given: Given, number: usize) -> Running {
         let said = self.place.path().join(format!("{number}.said"));
         let child = self.shell(&given).stdout(File::create(&said).unwrap()).process_group(0).spawn().unwrap();
-        Running { given, child, said }
+        let running = Running { given, child, said };
+        if running.given.mode == Mode::Running {
+            until(&running.given.command, || (!running.lines().is_empty()).then_some(()));
+        }
+        running
     }
 
     /// Waits until a command that goes on has said what the page shows.
     fn check(&self, running: &Running) {
         let (began, expected) = (Instant::now(), self.expected(&running.given));
         loop {
-            let said = fs::read(&running.said).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap();
-            if fits(&expected, &said.lines().collect::<Vec<_>>()) {
+            let lines = running.lines();
+            if fits(&expected, &lines.iter().map(String::as_str).collect::<Vec<_>>()) {
                 return;
             }
-            let wrong = format!("`{}` says:\n{said}\ninstead of\n{}", running.given.command, expected.join("\n"));
-            assert!(began.elapsed() < PATIENCE, "{wrong}");
+            let wrong = [&lines.join("\n"), "instead of", &expected.join("\n")].join("\n");
+            assert!(began.elapsed() < PATIENCE, "`{}` says:\n{wrong}", running.given.command);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -250,7 +266,7 @@ fn follow(name: &str) {
     assert!(!all.is_empty(), "it shows something");
     for (number, given) in all.into_iter().enumerate() {
         match given.mode {
-            Mode::Running => running.push(machines.begin(given, number)),
+            Mode::Running | Mode::Waiting => running.push(machines.begin(given, number)),
             Mode::Ends | Mode::Fails => machines.run(&given),
         }
     }
