@@ -175,9 +175,22 @@ impl Machines {
         machines
     }
 
-    /// Text of a page, with what its names are here.
+    /// Text of a page, with what its names are here. In one pass, since a port of here may look like one of a page.
     fn here(&self, text: &str) -> String {
-        self.names.iter().fold(text.to_owned(), |text, (shown, here)| text.replace(shown, here))
+        let (mut here, mut rest) = (String::new(), text);
+        while let Some(next) = rest.chars().next() {
+            match self.names.iter().find(|(shown, _)| rest.starts_with(shown.as_str())) {
+                Some((shown, name)) => {
+                    here.push_str(name);
+                    rest = &rest[shown.len()..];
+                }
+                None => {
+                    here.push(next);
+                    rest = &rest[next.len_utf8()..];
+                }
+            }
+        }
+        here
     }
 
     fn shell(&self, given: &Given) -> Command {
