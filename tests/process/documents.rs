@@ -1,6 +1,7 @@
 //! What README and documents say is there: their links lead somewhere, and their programs run.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -55,32 +56,59 @@ fn anchor(heading: &str) -> String {
     kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
 }
 
+/// Each link of a document, and the place of its target.
+fn targets(document: &Path) -> Vec<(String, PathBuf)> {
+    let text = fs::read_to_string(document).unwrap();
+    let here = prose(&text).flat_map(links).filter(|link| !link.contains("://"));
+    let target = |link: &str| match link.split('#').next() {
+        None | Some("") => document.to_owned(),
+        Some(path) => document.parent().unwrap().join(path),
+    };
+    here.map(|link| (link.to_owned(), target(link))).collect()
+}
+
+fn has_heading(document: &Path, wanted: &str) -> bool {
+    let text = fs::read_to_string(document).unwrap();
+    prose(&text).filter(|line| line.starts_with('#')).any(|line| anchor(line.trim_start_matches('#')) == wanted)
+}
+
 #[test]
 fn links_lead_somewhere() {
     let mut all = Vec::new();
     documents(&source(""), &mut all);
-    assert!(all.len() > 20, "{all:?}");
-    let (mut count, mut broken) = (0, Vec::new());
-    for document in &all {
-        let text = fs::read_to_string(document).unwrap();
-        for link in prose(&text).flat_map(links).filter(|link| !link.contains("://")) {
-            count += 1;
-            let (path, wanted) = link.split_once('#').unwrap_or((link, ""));
-            let target = if path.is_empty() { document.clone() } else { document.parent().unwrap().join(path) };
-            let is_there = target.exists()
-                && (wanted.is_empty() || {
-                    let text = fs::read_to_string(&target).unwrap();
-                    prose(&text)
-                        .filter(|line| line.starts_with('#'))
-                        .any(|line| anchor(line.trim_start_matches('#')) == wanted)
-                });
-            if !is_there {
-                broken.push(format!("{}: {link}", document.display()));
-            }
+    let links: Vec<_> = all.iter().flat_map(|from| targets(from).into_iter().map(move |link| (from, link))).collect();
+    assert!(links.len() > 50, "{links:?}");
+    let leads = |link: &str, target: &Path| {
+        target.exists() && link.split_once('#').is_none_or(|(_, heading)| has_heading(target, heading))
+    };
+    let broken = links.iter().filter(|(_, (link, target))| !leads(link, target));
+    let broken: Vec<_> = broken.map(|(from, (link, _))| format!("{}: {link}", from.display())).collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn every_document_is_linked() {
+    let (mut all, mut below) = (Vec::new(), Vec::new());
+    documents(&source(""), &mut all);
+    documents(&source("docs"), &mut below);
+    let targets =
+        all.iter().flat_map(|document| targets(document)).filter_map(|(_, target)| target.canonicalize().ok());
+    let targets: HashSet<PathBuf> = targets.collect();
+    let lost: Vec<_> = below.iter().filter(|document| !targets.contains(&document.canonicalize().unwrap())).collect();
+    assert!(lost.is_empty(), "no document leads to {lost:?}");
+}
+
+#[test]
+fn every_test_module_is_described() {
+    let described = fs::read_to_string(source("tests/README.md")).unwrap();
+    for place in ["suite", "process", "bench", "soak"] {
+        for entry in fs::read_dir(source("tests").join(place)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let Some(module) = name.strip_suffix(".rs") else { continue };
+            let is_there = described.contains(&format!("`{module}`")) || described.contains(&format!("`{name}`"));
+            assert!(is_there || module == "main", "tests/README.md does not have {place}/{name}");
         }
     }
-    assert!(count > 50, "{count} links");
-    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 /// The first block of a document in this language.
