@@ -1,5 +1,5 @@
 //! `./x soak [MINUTES [FLOOD ...]]`: an honest publisher, its listener and its followers, while a hostile peer floods them in turns, a peer
-//! freezes and thaws, clocks are wrong, a disk is full for a while, and local programs do not read. What is left of the sound, what
+//! freezes and thaws, clocks are wrong, a disk is full for a while, and local programs do not read, or publish all that they may. What is left of the sound, what
 //! memory the daemons took, and what was lost, is told at the end; exit code 1 when a bound is broken.
 #![allow(missing_docs, unreachable_pub)]
 
@@ -79,6 +79,7 @@ fn run(place: &Path, town: &Town, clock: &Clock, floods: &[Flood], length: Durat
         scope.spawn(|| troubles::freezes(town, clock));
         scope.spawn(|| troubles::full_disk(town, clock));
         scope.spawn(|| troubles::programs_that_do_not_read(town, clock));
+        scope.spawn(|| troubles::greedy_programs(town, clock));
         while clock.goes() {
             for (mark, daemon) in high.iter_mut().zip(&town.daemons) {
                 match daemon.resident_mib() {

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use libp2p::futures::future::join_all;
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -18,6 +19,9 @@ use crate::{
 /// For each flood; and a moment without one after it.
 const TURN: Duration = Duration::from_secs(8);
 const REST: Duration = Duration::from_secs(2);
+/// Peers that ask at the same time, and peers that come at the same time.
+const ASKERS: usize = 12;
+const NEWCOMERS: usize = 150;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Flood {
@@ -28,9 +32,11 @@ pub enum Flood {
     Junk,
     HugeIdentities,
     SilentSockets,
+    ManyAskers,
+    Newcomers,
 }
 
-const FLOODS: [Flood; 7] = [
+const FLOODS: [Flood; 9] = [
     Flood::InventedStreams,
     Flood::Questions,
     Flood::Heartbeats,
@@ -38,6 +44,8 @@ const FLOODS: [Flood; 7] = [
     Flood::Junk,
     Flood::HugeIdentities,
     Flood::SilentSockets,
+    Flood::ManyAskers,
+    Flood::Newcomers,
 ];
 
 /// Those of these names, such as `Control`; all where none is named.
@@ -58,7 +66,15 @@ pub fn flood(town: &Town, clock: &Clock, floods: &[Flood]) {
         let goes = || clock.goes() && Instant::now() < until;
         match flood {
             Flood::SilentSockets => silence(address, clock),
-            flood => runtime.block_on(speak(flood, address, goes)),
+            Flood::ManyAskers => {
+                let askers = (0..ASKERS).map(|_| speak(Flood::Questions, address, &goes));
+                runtime.block_on(join_all(askers));
+            }
+            Flood::Newcomers => {
+                let newcomers = (0..NEWCOMERS).map(|_| join_and_stay(address, &goes));
+                runtime.block_on(join_all(newcomers));
+            }
+            flood => runtime.block_on(speak(flood, address, &goes)),
         }
         clock.pause(REST);
     }
@@ -93,7 +109,7 @@ fn words(flood: Flood, round: u64) -> Vec<Rpc> {
         Flood::Questions => vec![questions()],
         Flood::Heartbeats => vec![heartbeats()],
         Flood::Control => control(round),
-        Flood::Junk | Flood::HugeIdentities | Flood::SilentSockets => junk(round),
+        _ => junk(round),
     }
 }
 
@@ -116,6 +132,17 @@ async fn say_all(rogue: &RawPeer, words: Vec<Rpc>) -> bool {
         }
     }
     true
+}
+
+/// One of a crowd that follows what the honest ones do and wants to be in their mesh.
+async fn join_and_stay(address: &str, goes: impl Fn() -> bool) {
+    let Some(newcomer) = RawPeer::try_connect(address, "newcomer").await else { return };
+    let topics: &[&str] = &[&directory(), "news"];
+    let mut welcome = newcomer.say(Rpc::follow(topics)).await;
+    while goes() && welcome {
+        welcome = newcomer.say(Rpc::graft(topics)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Sockets that say nothing, as many as are taken, and half a word on some.

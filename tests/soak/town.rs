@@ -27,6 +27,8 @@ impl Daemon {
     fn start(place: &Path, name: &'static str, more: &[&str], variables: &[(&str, &str)]) -> Self {
         let socket = place.join(format!("{name}.sock"));
         let mut command = Command::new(p2pd());
+        // As in the units.
+        command.env("MALLOC_MMAP_THRESHOLD_", "131072");
         command.env("TMPDIR", place).envs(variables.iter().copied());
         command.args(["run", "--dev", "--socket"]).arg(&socket).args(more);
         command.stderr(File::create(log(place, name)).unwrap());

@@ -132,7 +132,7 @@ async fn questions_heartbeats_and_control_messages_without_end_cost_others_nothi
     heard.message().await.unwrap();
     // Who counts what daemons say in the directory.
     let (mut observer, _) = floor(Some(&hub.addresses[0]));
-    observer.handle.subscribe(&directory(), TopicRule::Open).await.unwrap();
+    observer.handle.pubsub.subscribe(&directory(), TopicRule::Open).await.unwrap();
     let (honest, mut said) = (HashSet::from([id(&hub), id(&follower)]), 0);
 
     // Larger than what others read of an identification.
@@ -238,7 +238,7 @@ async fn names_of_topics_that_a_peer_follows_are_kept_where_they_are_short() {
     let long: Vec<String> = (0..50).map(|n| format!("{n}{}", "x".repeat(4_000))).collect();
     let names: Vec<&str> = long.iter().map(String::as_str).chain(["short"]).collect();
     assert!(rogue.say(Rpc::follow(&names)).await);
-    let followers = async |topic: &str| floor.handle.topic_peers(topic).await.unwrap().followers.len();
+    let followers = async |topic: &str| floor.handle.pubsub.topic_peers(topic).await.unwrap().followers.len();
     until("the short one", async || (followers("short").await == 1).then_some(())).await;
     for topic in &long {
         assert_eq!(followers(topic).await, 0);

@@ -31,9 +31,9 @@ async fn rogue(victim: &Daemon) -> (Running, PeerId, Identity) {
 }
 
 async fn follow_directory(running: &Running) {
-    running.handle.subscribe(&topic::directory(NETWORK), TopicRule::Open).await.unwrap();
+    running.handle.pubsub.subscribe(&topic::directory(NETWORK), TopicRule::Open).await.unwrap();
     until("the rogue's mesh", async || {
-        let peers = running.handle.topic_peers(&topic::directory(NETWORK)).await.unwrap();
+        let peers = running.handle.pubsub.topic_peers(&topic::directory(NETWORK)).await.unwrap();
         (!peers.followers.is_empty()).then_some(())
     })
     .await;
@@ -42,9 +42,11 @@ async fn follow_directory(running: &Running) {
 /// A peer beyond the victim, who sees what the victim passes on of a topic, whatever it is.
 async fn observer(victim: &Daemon, topic: &str) -> Running {
     let (running, _) = floor(Some(&victim.addresses[0]));
-    running.handle.subscribe(topic, TopicRule::Open).await.unwrap();
-    until("the observer's mesh", async || (running.handle.topic_peers(topic).await.unwrap().mesh > 0).then_some(()))
-        .await;
+    running.handle.pubsub.subscribe(topic, TopicRule::Open).await.unwrap();
+    until("the observer's mesh", async || {
+        (running.handle.pubsub.topic_peers(topic).await.unwrap().mesh > 0).then_some(())
+    })
+    .await;
     running
 }
 
@@ -70,7 +72,7 @@ async fn score(daemon: &Daemon, peer: &PeerId) -> Option<f64> {
 }
 
 async fn say(handle: &Handle, message: impl Into<Bytes>) {
-    handle.publish(&topic::directory(NETWORK), message.into()).await.unwrap();
+    handle.pubsub.publish(&topic::directory(NETWORK), message.into()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,9 +133,9 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
     let (rogue, id, identity) = rogue(&b).await;
     let key = StreamKey { publisher: entry.publisher.parse().unwrap(), stream: "town".parse().unwrap() };
     let audio = topic::audio_native(&key);
-    rogue.handle.subscribe(&audio, TopicRule::Open).await.unwrap();
+    rogue.handle.pubsub.subscribe(&audio, TopicRule::Open).await.unwrap();
     until("the audio mesh", async || {
-        (!rogue.handle.topic_peers(&audio).await.unwrap().followers.is_empty()).then_some(())
+        (!rogue.handle.pubsub.topic_peers(&audio).await.unwrap().followers.is_empty()).then_some(())
     })
     .await;
     let mut beyond = observer(&b, &audio).await;
@@ -151,7 +153,7 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
     let subscribe_stream_response::Event::Group(genuine) = next(&mut replies).await else { panic!("a group") };
     let old = genuine.signed.clone();
     for junk in [forged.signed.clone(), Bytes::from_static(b"junk"), vec![0; 40_000].into(), old] {
-        rogue.handle.publish(&audio, junk).await.unwrap();
+        rogue.handle.pubsub.publish(&audio, junk).await.unwrap();
     }
     until("the fallen score", async || score(&b, &id).await.filter(|s| *s < 0.0)).await;
     honest.frames(10..60).await;
@@ -187,8 +189,9 @@ async fn what_a_publisher_has_not_signed_for_good_goes_no_further() {
     say(&rogue.handle, json!({"type": "announce", "streamId": "noise", "metadata": metadata}).to_string()).await;
     until("the entry", async || list(&b).await.into_iter().next()).await;
     let mut live = listen(&b, "noise", 0).await;
-    rogue.handle.subscribe(&audio, TopicRule::Open).await.unwrap();
-    until("the audio mesh", async || (rogue.handle.topic_peers(&audio).await.unwrap().mesh > 0).then_some(())).await;
+    rogue.handle.pubsub.subscribe(&audio, TopicRule::Open).await.unwrap();
+    until("the audio mesh", async || (rogue.handle.pubsub.topic_peers(&audio).await.unwrap().mesh > 0).then_some(()))
+        .await;
     let mut beyond = observer(&b, &audio).await;
     let group = |seq, secret| {
         let (stream, frames) = (p2pd_core::group::stream_hash(&key), vec![Bytes::from_static(b"noise")]);
@@ -198,7 +201,7 @@ async fn what_a_publisher_has_not_signed_for_good_goes_no_further() {
     // Gossip's envelope proves for both that they are the publisher's.
     let (forged, signed) = (group(0, [1; 32]), group(1, identity.secret().unwrap()));
     for group in [&forged, &signed] {
-        rogue.handle.publish(&audio, group.clone()).await.unwrap();
+        rogue.handle.pubsub.publish(&audio, group.clone()).await.unwrap();
     }
     assert_eq!(passed_on(&mut beyond, |_, data| *data == signed).await.len(), 1);
     // Programs here have both: theirs is not held up by the check for others.
@@ -228,11 +231,13 @@ async fn a_message_of_another_network_s_size_is_not_taken_and_costs_nobody_the_l
         pubsub.subscribe(SubscribeRequest { topic: "big".into(), contract: None }).await.unwrap().into_inner();
     assert_eq!(messages.message().await.unwrap().unwrap().event, Some(subscribe_response::Event::Subscribed(true)));
     let (rogue, id, _) = rogue(&b).await;
-    rogue.handle.subscribe("big", TopicRule::Open).await.unwrap();
-    until("the mesh", async || (!rogue.handle.topic_peers("big").await.unwrap().followers.is_empty()).then_some(()))
-        .await;
-    rogue.handle.publish("big", vec![0; 1_000_000].into()).await.unwrap();
-    rogue.handle.publish("big", Bytes::from_static(b"small")).await.unwrap();
+    rogue.handle.pubsub.subscribe("big", TopicRule::Open).await.unwrap();
+    until("the mesh", async || {
+        (!rogue.handle.pubsub.topic_peers("big").await.unwrap().followers.is_empty()).then_some(())
+    })
+    .await;
+    rogue.handle.pubsub.publish("big", vec![0; 1_000_000].into()).await.unwrap();
+    rogue.handle.pubsub.publish("big", Bytes::from_static(b"small")).await.unwrap();
     let gap = messages.message().await.unwrap().unwrap().event;
     assert!(matches!(gap, Some(subscribe_response::Event::Gap(_))), "{gap:?}");
     let Some(subscribe_response::Event::Message(heard)) = messages.message().await.unwrap().unwrap().event else {

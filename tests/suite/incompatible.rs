@@ -107,13 +107,14 @@ async fn a_publisher_without_a_transport_in_common_is_told_as_that() {
     let identity = Identity::generate();
     let publisher = p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap();
     let directory = topic::directory(topic::DEFAULT_NETWORK);
-    publisher.handle.subscribe(&directory, TopicRule::Open).await.unwrap();
-    until("the mesh", async || (publisher.handle.topic_peers(&directory).await.unwrap().mesh > 0).then_some(())).await;
+    publisher.handle.pubsub.subscribe(&directory, TopicRule::Open).await.unwrap();
+    until("the mesh", async || (publisher.handle.pubsub.topic_peers(&directory).await.unwrap().mesh > 0).then_some(()))
+        .await;
     let theirs = identity.peer_id().to_string();
     let metadata =
         json!({"publisher": theirs, "publisherAddrs": ["/ip4/127.0.0.1/udp/9/webrtc-direct"], "timestamp": now_ms()});
     let announce = json!({"type": "announce", "streamId": "town", "metadata": metadata}).to_string();
-    publisher.handle.publish(&directory, announce.into()).await.unwrap();
+    publisher.handle.pubsub.publish(&directory, announce.into()).await.unwrap();
     until("the entry", async || list(&a).await.into_iter().next()).await;
     let _listening = listen(&a, "town", 0).await;
     assert_eq!(told(&a, "it shares no transport with this daemon, which has tcp, ws and quic-v1").await, theirs);

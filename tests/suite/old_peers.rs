@@ -24,7 +24,7 @@ const NETWORK: &str = topic::DEFAULT_NETWORK;
 async fn follower(daemon: &Daemon, topics: &[&str]) -> (Running, Identity) {
     let (running, identity) = floor(Some(&daemon.addresses[0]));
     for topic in topics {
-        running.handle.subscribe(topic, TopicRule::Open).await.unwrap();
+        running.handle.pubsub.subscribe(topic, TopicRule::Open).await.unwrap();
     }
     (running, identity)
 }
@@ -105,9 +105,9 @@ async fn what_is_too_large_for_a_topic_is_told_to_its_readers_and_counted() {
     let durable = Contract::Durable(Durable { after: None, from_oldest: false });
     let readers = [subscribed(&b, "big", None).await, subscribed(&b, "big", Some(durable)).await];
     let (rogue, _) = follower(&b, &[&topic::directory(NETWORK), "big"]).await;
-    until("the mesh", async || (rogue.handle.topic_peers("big").await.unwrap().mesh > 0).then_some(())).await;
-    rogue.handle.publish("big", vec![0; 61_441].into()).await.unwrap();
-    rogue.handle.publish("big", vec![0; 61_440].into()).await.unwrap();
+    until("the mesh", async || (rogue.handle.pubsub.topic_peers("big").await.unwrap().mesh > 0).then_some(())).await;
+    rogue.handle.pubsub.publish("big", vec![0; 61_441].into()).await.unwrap();
+    rogue.handle.pubsub.publish("big", vec![0; 61_440].into()).await.unwrap();
     for mut messages in readers {
         let mut event = async || timeout(DEADLINE, messages.message()).await.unwrap().unwrap().unwrap().event.unwrap();
         let subscribe_response::Event::Gap(gap) = event().await else { panic!("a gap") };
@@ -127,15 +127,16 @@ async fn large_slices_of_the_old_format_are_heard_and_larger_ones_told() {
     let (peer, identity) = follower(&b, &[&directory, &audio]).await;
     let me = identity.peer_id().to_string();
     let announce = json!({"type": "announce", "streamId": "town", "metadata": {"publisher": me, "timestamp": now()}});
-    until("an announcement", async || peer.handle.publish(&directory, announce.to_string().into()).await.ok()).await;
+    until("an announcement", async || peer.handle.pubsub.publish(&directory, announce.to_string().into()).await.ok())
+        .await;
     let mut replies = listen(&b, "town", 0).await;
-    until("the mesh", async || (peer.handle.topic_peers(&audio).await.unwrap().mesh > 0).then_some(())).await;
+    until("the mesh", async || (peer.handle.pubsub.topic_peers(&audio).await.unwrap().mesh > 0).then_some(())).await;
     let slice = |size: usize| {
         let chunk = BASE64.encode(vec![7; size]);
         json!({"type": "audio", "streamId": "town", "chunk": chunk, "timestamp": now()}).to_string()
     };
     for size in [66_000, 197_000, 150_000] {
-        peer.handle.publish(&audio, slice(size).into()).await.unwrap();
+        peer.handle.pubsub.publish(&audio, slice(size).into()).await.unwrap();
     }
     let subscribe_stream_response::Event::Chunk(first) = next(&mut replies).await else { panic!("a slice") };
     let subscribe_stream_response::Event::Gap(gap) = next(&mut replies).await else { panic!("a gap") };

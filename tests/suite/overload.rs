@@ -22,15 +22,15 @@ async fn floors() -> (Running, Running) {
     let address = until("an address", async || slow.handle.addresses().await.unwrap().into_iter().next()).await;
     let (other, _) = floor(Some(&address));
     for floor in [&slow, &other] {
-        floor.handle.subscribe(TOPIC, TopicRule::Open).await.unwrap();
+        floor.handle.pubsub.subscribe(TOPIC, TopicRule::Open).await.unwrap();
     }
-    until("the mesh", async || (other.handle.topic_peers(TOPIC).await.unwrap().mesh > 0).then_some(())).await;
+    until("the mesh", async || (other.handle.pubsub.topic_peers(TOPIC).await.unwrap().mesh > 0).then_some(())).await;
     (slow, other)
 }
 
 async fn send_all(from: &Running) {
     for n in 0..MESSAGES {
-        from.handle.publish_ahead(TOPIC, n.to_string().into()).await.unwrap().sent().await.unwrap();
+        from.handle.pubsub.publish_ahead(TOPIC, n.to_string().into()).await.unwrap().sent().await.unwrap();
     }
 }
 
@@ -61,8 +61,8 @@ async fn messages_that_nobody_took_are_counted_also_where_nobody_listened_to_tha
     // Events push out each other, too, over several rounds in which losses are told.
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(2) {
-        other.handle.subscribe("more", TopicRule::Open).await.unwrap();
-        other.handle.unsubscribe("more").await.unwrap();
+        other.handle.pubsub.subscribe("more", TopicRule::Open).await.unwrap();
+        other.handle.pubsub.unsubscribe("more").await.unwrap();
     }
     let (lost, left) = account(slow).await;
     assert!(left > 0 && lost + left == MESSAGES, "{lost} lost, {left} left");

@@ -109,7 +109,7 @@ async fn nobody_fills_the_place_of_another() {
             ValueBody { key: key.clone(), data: "forged".into(), seq: seq + 1_000, expires_ms: now_ms() + 60_000 };
         let forged = value::sign(&body, &secret);
         until("a peer that takes it", async || {
-            rogue.handle.put_value(key.clone(), forged.clone(), Duration::from_secs(60)).await.ok()
+            rogue.handle.dht.put_value(key.clone(), forged.clone(), Duration::from_secs(60)).await.ok()
         })
         .await;
     }

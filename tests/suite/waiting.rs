@@ -54,7 +54,7 @@ async fn who_waits_for_a_native_stream_hears_its_first_group() {
         let (a, b) = pair().await;
         // While somebody follows it so, the stream is sent in the old format, too; whoever waits follows that as well.
         let ((old, _), topic) = (floor(Some(&a.addresses[0])), old_topic());
-        old.handle.subscribe(&topic, TopicRule::Open).await.unwrap();
+        old.handle.pubsub.subscribe(&topic, TopicRule::Open).await.unwrap();
         followers(&a, &topic, 1).await;
         let waiting = wait(&b).await;
         followers(&a, &topic, 2).await;

@@ -45,7 +45,7 @@ impl Identity {
 
     /// Who this is on the network.
     pub fn peer_id(&self) -> PeerId {
-        crate::peers::from_libp2p(&self.0.public().to_peer_id())
+        crate::ids::from_libp2p(&self.0.public().to_peer_id())
     }
 
     /// Reads the file; `None` if there is none. A file that others may read, or that is damaged, is an error.

@@ -1,64 +1,46 @@
-//! The task that owns the swarm: it takes turns between commands, the network and a tick, and hands each to the driver
-//! it belongs to. Nothing is awaited inside an arm.
-
-mod commands;
-mod connections;
-mod messages;
-mod outbox;
+//! The task that owns the swarm: it takes turns between commands, the network and its timers, and hands each to the driver it belongs
+//! to. When a driver has returned, the task does what it wants done to the swarm.
 
 use std::{
-    collections::HashMap,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    future::pending,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, Swarm,
-    gossipsub::{IdentTopic, MessageId, TopicHash},
-    kad,
-    swarm::{ConnectionId, SwarmEvent},
-};
-use p2pd_core::{
-    id::PeerId,
-    time::{MonoMs, UnixMs},
-    topic,
+    PeerId, StreamProtocol, Swarm,
+    core::ConnectedPoint,
+    identify,
+    swarm::{ConnectionError, ConnectionId, DialError, SwarmEvent, dial_opts::DialOpts},
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use self::outbox::Outbox;
 use crate::{
-    Config, DhtMode, Event, Handle, Identity, Incoming, NetError, WaterMarks,
-    behaviour::{self, Behaviour, BehaviourEvent, kad_protocol},
-    command::{Command, HangUp},
+    Config, Event, Handle, Identity, Incoming, NetError,
+    context::{Context, Effect},
+    dht::{Connected, Lookups},
     dial::Dial,
-    flood::Flood,
-    gossip::{Gossip, Unproven},
-    greeting::Greetings,
-    look_around::LookAround,
-    lookup::Lookups,
-    memory::{Governor, Held},
-    meter::Meters,
-    pace::Emptied,
-    peers::{self, Peers},
-    queue,
-    settings::Settings,
-    swarm,
-    unshared::Unshared,
+    handle::Command,
+    peers::{Peers, Standings, incompatible::Unshared, memory_limit::Held},
+    pubsub::{
+        PubSub, Wire,
+        flow_control::Drained,
+        message_id::{Gossipsub, Settings},
+    },
+    queue, streams,
+    swarm::{
+        bandwidth::Meters,
+        behaviour::{Behaviour, BehaviourEvent, kad_protocol},
+        build,
+        listeners::{self, Listeners},
+    },
 };
 
 /// Commands that wait before their callers do.
 const COMMANDS: usize = 64;
-/// Messages from the network that wait for the daemon.
-const INCOMING: usize = 256;
-/// State changes that wait for the daemon.
-const EVENTS: usize = 256;
-/// How often addresses are looked for on which this daemon could not listen, in milliseconds.
-const LISTEN_AGAIN_MS: u64 = 2_000;
-/// How often dialling and looking around are seen to.
+/// How often drivers see to what changes by itself.
 const TICK: Duration = Duration::from_millis(250);
-/// Least time between two looks for missing groups, in milliseconds; one is worth fetching for some 50.
-const REPAIR_MS: u64 = 10;
 
 /// A running network.
 pub struct Running {
@@ -74,92 +56,43 @@ pub struct Running {
 
 /// Builds the swarm, listens, and spawns its task, which ends when `stop` is cancelled.
 pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> Result<Running, NetError> {
-    let (commands, command_queue) = mpsc::channel(COMMANDS);
-    let (incoming_writer, incoming) = queue::bounded(INCOMING, 8 << 20);
-    let (event_writer, events) = queue::bounded(EVENTS, usize::MAX);
-    let settings = Settings::default();
-    let meters = Meters::new(config.max_streams_per_connection as usize, kad_protocol(config)?.as_ref());
-    let held = Held::default();
-    let (swarm, missing) = swarm::build(config, identity, settings.clone(), &meters)?;
+    let (commands, queue) = mpsc::channel(COMMANDS);
+    let (settings, held, kad) = (Settings::default(), Held::default(), kad_protocol(config)?);
+    let meters = Meters::new(config.max_streams_per_connection as usize, kad.as_ref());
+    let (swarm, missing) = build::build(config, identity, settings.clone(), &meters)?;
+    let own = *swarm.local_peer_id();
+    let (context, events) = Context::new();
+    let (pubsub, incoming) = PubSub::new(config, settings, own);
     let task = Task {
         swarm,
-        dial: Dial::new(&config.bootstrap)?,
-        gossip: Gossip::new(settings, config.repair, config.drop_groups_percent),
-        peers: Peers::default(),
-        kad_protocol: kad_protocol(config)?,
-        protocol_version: behaviour::protocol_version(&config.network),
-        directory: IdentTopic::new(topic::directory(&config.network)).hash(),
-        greetings: Greetings::default(),
-        mute: Greetings::lasting(),
-        flood: Flood::new(Instant::now()),
-        lookups: Lookups::default(),
-        dht: config.dht,
-        incoming: incoming_writer,
-        events: event_writer,
-        began: Instant::now(),
-        look_around: LookAround::new(),
-        repaired: MonoMs(0),
+        context,
+        listeners: Listeners::new(missing),
+        peers: Peers::new(config, meters, held.clone()),
+        dial: Dial::new(config, own)?,
+        pubsub,
+        dht: Lookups::new(config, kad),
         say_protocols: false,
-        unproven: None,
-        let_go: HashMap::new(),
-        lost: HashMap::new(),
-        gone: HashMap::new(),
-        outbox: Outbox::default(),
-        missing,
-        listened: MonoMs(0),
-        water_marks: config.water_marks,
-        governor: Governor::new(config.memory_budget, held.clone()),
-        listener_failed: None,
-        meters,
-        mplex: config.mplex,
-        incompatible: HashMap::new(),
     };
-    let task = tokio::spawn(task.run(command_queue, stop));
-    Ok(Running { handle: Handle { commands, held }, incoming, events, task })
+    let task = tokio::spawn(task.run(queue, stop));
+    Ok(Running { handle: Handle::new(&commands, held), incoming, events, task })
 }
 
 struct Task {
     swarm: Swarm<Behaviour>,
-    dial: Dial,
-    gossip: Gossip,
+    context: Context,
+    listeners: Listeners,
     peers: Peers,
-    kad_protocol: libp2p::StreamProtocol,
-    protocol_version: String,
-    /// What every daemon of our network follows.
-    directory: TopicHash,
-    /// Peers that ought to have told their subscriptions.
-    greetings: Greetings,
-    /// Peers whose gossip has ended.
-    mute: Greetings,
-    flood: Flood,
-    lookups: Lookups,
-    dht: DhtMode,
-    incoming: queue::Writer<Incoming>,
-    events: queue::Writer<Event>,
-    began: Instant,
-    look_around: LookAround,
-    repaired: MonoMs,
+    dial: Dial,
+    pubsub: PubSub,
+    dht: Lookups,
+    /// Peers are to be told which protocols are spoken here, with the next tick.
     say_protocols: bool,
-    /// A group that gossip brought, handed on already; taken before the next event.
-    unproven: Option<(MessageId, libp2p::PeerId, Unproven)>,
-    /// Connections that we close, and why.
-    let_go: HashMap<ConnectionId, HangUp>,
-    /// Messages of programs' topics that the daemon was too slow for, until it is told.
-    lost: HashMap<String, u64>,
-    /// Peers of whose end the daemon was too slow to hear, until it is told.
-    gone: HashMap<PeerId, bool>,
-    outbox: Outbox,
-    /// Addresses to listen on that the machine did not have, and when it was looked for them.
-    missing: Vec<Multiaddr>,
-    listened: MonoMs,
-    water_marks: WaterMarks,
-    governor: Governor,
-    /// When it was last logged that a listener failed.
-    listener_failed: Option<MonoMs>,
-    meters: Meters,
-    mplex: bool,
-    /// Whom it was told of lately that they lack something, and when.
-    incompatible: HashMap<String, MonoMs>,
+}
+
+/// What pub/sub works with.
+fn wire(behaviour: &mut Behaviour) -> Wire<'_> {
+    let Behaviour { gossipsub, flow, fetch, .. } = behaviour;
+    Wire { gossipsub, flow, fetch }
 }
 
 impl Task {
@@ -167,105 +100,67 @@ impl Task {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let wake = self.gossip.wake(self.now()).map(|at| at.0.max(self.repaired.0.saturating_add(REPAIR_MS)));
-            let wake = wake.and_then(|at| self.began.checked_add(Duration::from_millis(at)));
-            let again = self.outbox.wake();
+            let at = self.pubsub.due(&self.context);
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.on_tick(),
-                () = tokio::time::sleep_until(wake.unwrap_or(self.began).into()), if wake.is_some() => self.on_due(),
-                () = outbox::due(again) => self.send_held(),
+                () = due(at) => self.pubsub.on_due(&mut self.context, wire(self.swarm.behaviour_mut())),
+                // First what waits for the group: it is on its way to programs meanwhile.
+                () = tokio::task::yield_now(), if self.pubsub.has_to_prove() => self.prove(),
                 Some(command) = commands.recv() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
             }
-            if self.lookups.seeks_peers() {
-                self.lookups.look(&mut self.swarm.behaviour_mut().kad);
-            }
-            self.prove().await;
-        }
-    }
-
-    fn now(&self) -> MonoMs {
-        MonoMs(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))
-    }
-
-    fn wall() -> UnixMs {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-    }
-
-    fn tell(&mut self, event: Event) {
-        for dropped in self.events.push(0, event) {
-            // The state can be read anew; what was lost, and who went and why, is told again.
-            match dropped {
-                Event::Lost { topic, count } => self.note_lost(topic, count),
-                Event::Disconnected { peer, for_good } if self.gone.len() < EVENTS => {
-                    self.gone.insert(peer, for_good);
-                }
-                _ => {}
+            self.dht.look(&mut self.swarm.behaviour_mut().kad);
+            while let Some(effect) = self.context.next_effect() {
+                self.on_effect(effect);
             }
         }
     }
 
-    fn note_lost(&mut self, topic: String, more: u64) {
-        let count = self.lost.entry(topic).or_default();
-        *count = count.saturating_add(more);
-    }
-
-    fn on_tick(&mut self) {
-        let now = self.now();
-        self.dial.tick(&mut self.swarm, now);
-        self.renew_silent(now);
-        self.renew_mute(now);
-        self.trim(&self.water_marks.clone(), "more peers than wanted, and of little use");
-        if let Some(room) = self.governor.room(now, self.peers.len()) {
-            let marks = WaterMarks { high: room, low: room, grace_ms: 0 };
-            self.trim(&marks, "more memory than network.memory_mib, and of little use");
-        }
-        for (topic, count) in std::mem::take(&mut self.lost) {
-            self.tell(Event::Lost { topic, count });
-        }
-        for (peer, for_good) in std::mem::take(&mut self.gone) {
-            if peers::to_libp2p(&peer).is_some_and(|peer| !self.peers.contains(&peer)) {
-                self.tell(Event::Disconnected { peer, for_good });
+    fn on_command(&mut self, command: Command) {
+        let (context, swarm) = (&mut self.context, &mut self.swarm);
+        match command {
+            Command::Listeners(reply) => drop(reply.send(listeners::addresses(swarm))),
+            Command::Peers(command) => {
+                let Behaviour { gater, gossipsub, .. } = swarm.behaviour_mut();
+                let standings = || standings(&self.dial, &self.pubsub, gossipsub);
+                self.peers.on_command(context, gater, command, standings);
             }
-        }
-        if std::mem::take(&mut self.say_protocols) {
-            let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
-            self.swarm.behaviour_mut().identify.push(peers);
-        }
-        if !self.missing.is_empty() && now.since(self.listened) >= LISTEN_AGAIN_MS {
-            self.listened = now;
-            swarm::listen_again(&mut self.swarm, &mut self.missing);
-        }
-        if self.look_around.due(now) {
-            // Fails while no peer is known, which is no news.
-            let _ = self.swarm.behaviour_mut().kad.bootstrap();
+            Command::Dial(command) => self.dial.on_command(context, command),
+            Command::PubSub(command) => self.pubsub.on_command(context, wire(swarm.behaviour_mut()), command),
+            Command::Dht(command) => self.dht.on_command(&mut swarm.behaviour_mut().kad, command),
+            Command::Streams(command) => {
+                let speaks =
+                    |peer: &PeerId, protocol: &StreamProtocol| self.peers.table().speaks(peer, protocol.as_ref());
+                streams::on_command(context, &mut swarm.behaviour_mut().streams, command, speaks);
+            }
         }
     }
 
     fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        // Only one waits for its signature to be checked.
+        self.prove();
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_connected(peer_id, connection_id, &endpoint);
             }
-            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
-                self.on_closed(peer_id, connection_id, cause.as_ref());
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, num_established, .. } => {
+                self.on_closed(peer_id, connection_id, cause.as_ref(), num_established == 0);
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
-                self.dial.failed(peer_id, connection_id, &error);
-                self.on_dial_failed(peer_id, error);
+                self.on_dial_failed(peer_id, connection_id, &error);
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 if let Some(lack) = Unshared::of(&error) {
-                    let peer = self.meters.refused(&send_back_addr);
-                    self.on_incompatible(peer, send_back_addr, true, lack);
+                    self.peers.on_refused(&mut self.context, &send_back_addr, lack);
                 }
             }
-            SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.to_string())),
-            SwarmEvent::ExpiredListenAddr { address, .. } => self.tell(Event::ListeningNoMore(address.to_string())),
-            SwarmEvent::ListenerError { error, .. } => self.on_listener_failed(&error),
+            SwarmEvent::NewListenAddr { address, .. } => self.context.tell(Event::Listening(address.to_string())),
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.context.tell(Event::ListeningNoMore(address.to_string()));
+            }
+            SwarmEvent::ListenerError { error, .. } => self.listeners.on_failed(&error, self.context.now()),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
                 tracing::error!(?addresses, %error, "a listener closed");
             }
@@ -273,32 +168,103 @@ impl Task {
         }
     }
 
-    /// A listener that accepts nothing, mostly since no file descriptor is left, tries again ten times a second.
-    fn on_listener_failed(&mut self, error: &std::io::Error) {
-        const EVERY_MS: u64 = 10_000;
-        let now = self.now();
-        if self.listener_failed.is_none_or(|at| now.since(at) >= EVERY_MS) {
-            self.listener_failed = Some(now);
-            tracing::warn!(%error, "a listener failed");
-        }
-    }
-
     fn on_behaviour(&mut self, event: BehaviourEvent) {
+        let (context, behaviour) = (&mut self.context, self.swarm.behaviour_mut());
         match event {
-            BehaviourEvent::Gossipsub(event) => self.on_gossipsub(event),
-            BehaviourEvent::Pace(Emptied) => self.send_held(),
-            BehaviourEvent::Fetch(event) => self.on_fetch(event),
-            BehaviourEvent::Identify(event) => self.on_identify(event),
-            BehaviourEvent::Mdns(event) => self.on_mdns(event),
-            BehaviourEvent::Ping(event) => self.on_ping(event),
-            BehaviourEvent::Kad(kad::Event::RoutingUpdated { peer, is_new_peer: true, addresses, .. }) => {
-                self.look_around.stirred();
-                self.on_routable(peer, addresses);
+            BehaviourEvent::Gossipsub(event) => {
+                let sent_to = |peer: &_| self.peers.table().sent_to(peer);
+                self.pubsub.on_gossipsub(context, wire(behaviour), event, sent_to);
             }
+            BehaviourEvent::Flow(Drained) => self.pubsub.on_drained(context, wire(behaviour)),
+            BehaviourEvent::Fetch(event) => self.pubsub.on_fetch(context, wire(behaviour), event),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.peers.on_identify(context, &peer_id, &info);
+                self.dht.on_identify(&mut behaviour.kad, peer_id, info);
+            }
+            BehaviourEvent::Mdns(event) => self.dial.on_mdns(context, event),
+            BehaviourEvent::Ping(event) => self.peers.on_ping(context, event),
             BehaviourEvent::Kad(event) => {
-                self.lookups.on_event(&mut self.swarm.behaviour_mut().kad, event, Self::wall());
+                if let Some((peer, addresses)) = self.dht.on_event(&mut behaviour.kad, event, context.wall()) {
+                    self.dial.on_found(context, peer, addresses);
+                }
             }
             _ => {}
         }
+    }
+
+    fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let (context, behaviour) = (&mut self.context, self.swarm.behaviour_mut());
+        self.dial.on_connected(&peer, id);
+        let meter = self.peers.on_connected(context, peer, id, endpoint);
+        // Counted below names.
+        let leads_to = meter.as_ref().map(|meter| &meter.address);
+        self.dht.on_connected(context, &mut behaviour.kad, Connected { id, peer, endpoint, leads_to });
+    }
+
+    fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>, last: bool) {
+        let why = self.peers.on_closed(&mut self.context, peer, id, cause);
+        self.dial.on_closed(&peer, &why);
+        if last {
+            self.pubsub.on_gone(&peer);
+            self.dht.on_gone();
+        }
+    }
+
+    fn on_dial_failed(&mut self, peer: Option<PeerId>, id: ConnectionId, error: &DialError) {
+        self.dial.on_failed(peer, id, error);
+        self.peers.on_dial_failed(&mut self.context, peer, error);
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.context.now();
+        let context = &mut self.context;
+        self.dial.on_tick(context);
+        let gossipsub = &self.swarm.behaviour().gossipsub;
+        let standings = || standings(&self.dial, &self.pubsub, gossipsub);
+        self.peers.on_tick(context, &self.pubsub.followers_of_directory(gossipsub), standings);
+        context.on_tick(|peer| self.peers.table().contains(peer));
+        self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now);
+        self.listeners.on_tick(&mut self.swarm, now);
+        if std::mem::take(&mut self.say_protocols) {
+            let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
+            self.swarm.behaviour_mut().identify.push(peers);
+        }
+    }
+
+    fn prove(&mut self) {
+        self.pubsub.prove(&self.context, wire(self.swarm.behaviour_mut()));
+    }
+
+    fn on_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Dial(options) => self.dial(options),
+            Effect::Close(id) => drop(self.swarm.close_connection(id)),
+            Effect::HangUp(peer, why) => self.peers.hang_up(&mut self.context, peer, why),
+            Effect::SayProtocols => self.say_protocols = true,
+        }
+    }
+
+    fn dial(&mut self, options: DialOpts) {
+        let (peer, id) = (options.get_peer_id(), options.connection_id());
+        if let Err(error) = self.swarm.dial(options) {
+            self.dial.on_failed(peer, id, &error);
+        }
+    }
+}
+
+/// What the drivers know of each peer.
+fn standings(dial: &Dial, pubsub: &PubSub, gossipsub: &Gossipsub) -> Standings {
+    let mut standings = Standings::default();
+    dial.add_standings(&mut standings);
+    pubsub.add_standings(gossipsub, &mut standings);
+    standings
+}
+
+/// Ends at a time, at once if it has come: a timer would take another millisecond.
+async fn due(at: Option<Instant>) {
+    match at {
+        None => pending().await,
+        Some(at) if at <= Instant::now() => {}
+        Some(at) => tokio::time::sleep_until(at.into()).await,
     }
 }

@@ -33,8 +33,8 @@ pub(super) fn connection(c: p2pd_net::Connection) -> pb::Connection {
         muxer: c.muxer.into(),
         received: c.traffic.received,
         sent: c.traffic.sent,
-        streams_in: streams(c.streams.0),
-        streams_out: streams(c.streams.1),
+        streams_in: streams(c.streams.inbound),
+        streams_out: streams(c.streams.outbound),
         relayed,
     }
 }
@@ -229,7 +229,7 @@ mod tests {
             security: "noise",
             muxer: "yamux",
             traffic: p2pd_net::Traffic::default(),
-            streams: (0, 0),
+            streams: p2pd_net::Streams::default(),
         };
         for (more, transport, relayed) in [
             ("", "tcp", false),

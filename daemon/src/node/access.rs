@@ -29,7 +29,7 @@ impl Node {
     pub(super) async fn restore_rules(&self) -> Result<(), NodeError> {
         let kept = self.0.store.setting(SETTING)?.map(|text| Rules::read(&text)).unwrap_or_default();
         *lock(&self.0.rules) = kept.clone();
-        Ok(self.0.net.set_rules(kept).await?)
+        Ok(self.0.net.peers.set_rules(kept).await?)
     }
 
     /// Every rule; true allows.
@@ -90,6 +90,6 @@ impl Node {
         let (store, text) = (self.0.store.clone(), rules.write());
         blocking(move || store.set_setting(SETTING, &text)).await?;
         *lock(&self.0.rules) = rules.clone();
-        Ok(self.0.net.set_rules(rules).await?)
+        Ok(self.0.net.peers.set_rules(rules).await?)
     }
 }

@@ -12,7 +12,7 @@ const LINES: usize = 4;
 impl Node {
     /// Judges the clocks, and tells what is new.
     pub(super) async fn look_at_clocks(&self) {
-        let Ok(judged) = self.0.net.clocks().await else { return };
+        let Ok(judged) = self.0.net.pubsub.clocks().await else { return };
         let before = std::mem::replace(&mut *lock(&self.0.clocks), judged.clone());
         match (before.ours, judged.ours) {
             (None, None) => {}

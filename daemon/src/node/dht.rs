@@ -61,7 +61,7 @@ impl Node {
             return Ok(stream::iter([Ok(named(Found { peer: peer.clone(), addresses: here }).addresses)]).boxed());
         }
         self.need_peers().await?;
-        let found = self.0.net.find_peer(peer).await?;
+        let found = self.0.net.dht.find_peer(peer).await?;
         let unknown = NodeError::PeerNotFound(peer.to_string());
         Ok(stream::unfold((found, Some(unknown)), async |(mut found, unknown)| match found.recv().await {
             Some(next) => Some((Ok(named(next).addresses), (found, None))),
@@ -74,7 +74,7 @@ impl Node {
     pub(crate) async fn closest_peers(&self, key: &[u8]) -> Result<impl Stream<Item = Found> + use<>, NodeError> {
         let key = check(key)?;
         self.need_peers().await?;
-        Ok(ReceiverStream::new(self.0.net.closest_peers(key).await?).map(named))
+        Ok(ReceiverStream::new(self.0.net.dht.closest_peers(key).await?).map(named))
     }
 
     /// Who provides a key.
@@ -82,7 +82,7 @@ impl Node {
         let key = check(key)?;
         self.need_peers().await?;
         let (me, own) = (self.0.me.clone(), self.addresses().await?);
-        let found = ReceiverStream::new(self.0.net.providers(key).await?);
+        let found = ReceiverStream::new(self.0.net.dht.providers(key).await?);
         // Others say where we are only as far as they know.
         Ok(found.map(move |next| named(if next.peer == me { Found { addresses: own.clone(), ..next } } else { next })))
     }
@@ -91,12 +91,12 @@ impl Node {
     pub(crate) async fn provide(&self, key: &[u8]) -> Result<(), NodeError> {
         let key = check(key)?;
         self.need_peers().await?;
-        within_a_minute(self.0.net.provide(key)).await
+        within_a_minute(self.0.net.dht.provide(key)).await
     }
 
     /// Fails at once where nobody could be told.
     async fn need_peers(&self) -> Result<(), NodeError> {
-        if self.0.net.peers().await?.is_empty() {
+        if self.0.net.peers.list().await?.is_empty() {
             let fault = "no peer is connected".into();
             return Err(NetError::Unreachable { peer: "the DHT".into(), fault }.into());
         }
@@ -118,17 +118,17 @@ impl Node {
         let seq = self.next_value(UnixMs(now));
         let expires_ms = now.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(MAX_TTL_MS));
         let signed = value::sign(&ValueBody { key: key.clone(), data, seq, expires_ms }, &self.0.signer);
-        within_a_minute(self.0.net.put_value(key, signed, ttl)).await?;
+        within_a_minute(self.0.net.dht.put_value(key, signed, ttl)).await?;
         Ok(seq)
     }
 
     /// What a peer has put under a name, each value newer than the one before.
     pub(crate) async fn values(&self, peer: &PeerId, name: &str) -> Result<Receiver<ValueBody>, NodeError> {
-        Ok(self.0.net.values(place(peer, name)?).await?)
+        Ok(self.0.net.dht.values(place(peer, name)?).await?)
     }
 
     /// Provides it no more.
     pub(crate) async fn stop_providing(&self, key: &[u8]) -> Result<(), NodeError> {
-        Ok(self.0.net.stop_providing(check(key)?).await?)
+        Ok(self.0.net.dht.stop_providing(check(key)?).await?)
     }
 }

@@ -97,7 +97,7 @@ impl State {
 
 impl Node {
     pub(super) async fn follow_directory(&self) -> Result<(), NodeError> {
-        Ok(self.0.net.subscribe(&self.directory_topic(), TopicRule::Directory).await?)
+        Ok(self.0.net.pubsub.subscribe(&self.directory_topic(), TopicRule::Directory).await?)
     }
 
     pub(super) fn directory_topic(&self) -> String {
@@ -184,7 +184,7 @@ impl Node {
             (state.next_time(), state.said_here)
         };
         let bytes = announce::encode(&message, &self.0.me, time)?;
-        let sent = self.0.net.publish_also_to(&self.directory_topic(), Bytes::from(bytes.clone()), peers).await;
+        let sent = self.0.net.pubsub.publish_also_to(&self.directory_topic(), Bytes::from(bytes.clone()), peers).await;
         if let Err(error) = sent {
             tracing::debug!(%error, "directory message not sent");
         }
@@ -198,7 +198,7 @@ impl Node {
     /// Has the streams of those go last in a flood who are known otherwise, and tells of one.
     pub(super) async fn favour_publishers(&self) {
         let kept = self.followed_publishers().into_iter().chain([self.0.me.clone()]).collect();
-        let connected = self.0.net.peers().await.unwrap_or_default().into_iter().map(|peer| peer.peer).collect();
+        let connected = self.0.net.peers.list().await.unwrap_or_default().into_iter().map(|peer| peer.peer).collect();
         let crowded = {
             let now = self.now();
             let state = &mut *lock(&self.0.directory);

@@ -172,7 +172,7 @@ impl Node {
         let Some(signer) = identity.secret() else { anyhow::bail!("the identity is not Ed25519") };
         let store = Arc::new(store);
         let ran_before = running::restore(&store)?;
-        let waiting = pubsub::Waiting::new(net.held());
+        let waiting = pubsub::Waiting::new(net.peers.held());
         let (to_log, log_queue) = queue::bounded(pubsub::WAITING.0, pubsub::WAITING.1);
         let (to_remember, told) = mpsc::channel(persist::WAITING);
         let node = Node(Arc::new(Inner {
@@ -273,7 +273,7 @@ impl Node {
 
     /// The connected peers, ordered by id.
     pub(crate) async fn peers(&self) -> Result<Vec<PeerInfo>, NodeError> {
-        let mut peers = self.0.net.peers().await?;
+        let mut peers = self.0.net.peers.list().await?;
         peers.sort_by(|a, b| a.peer.cmp(&b.peer));
         Ok(peers)
     }
@@ -314,7 +314,7 @@ impl Node {
 
     /// Closes every connection to a peer.
     pub(crate) async fn disconnect(&self, peer: &PeerId) -> Result<(), NodeError> {
-        Ok(self.0.net.disconnect(peer).await?)
+        Ok(self.0.net.peers.disconnect(peer).await?)
     }
 
     /// Ends every publication, lets peers hear of it, and writes what is kept.

@@ -64,7 +64,7 @@ impl Node {
         for (info, silent) in peers.iter().zip(silent.await) {
             if silent {
                 tracing::info!(peer = %info.peer, "it does not answer since this machine's addresses changed; connecting anew");
-                let _ = self.0.net.renew(&info.peer).await;
+                let _ = self.0.net.peers.renew(&info.peer).await;
             }
         }
     }

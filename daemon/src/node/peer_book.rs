@@ -23,7 +23,7 @@ impl Node {
         for (peer, known) in peer_book::to_dial(book.collect(), self.running()) {
             let net = self.0.net.clone();
             self.until_stop(async move {
-                if let Err(error) = net.connect_peer(&peer, &known.addresses).await {
+                if let Err(error) = net.dial.connect_peer(&peer, &known.addresses).await {
                     tracing::debug!(%error, "known peer not reached");
                 }
             });

@@ -42,7 +42,7 @@ impl Node {
 
     /// Dials a multiaddr that ends in `/p2p/<peer id>`. A peer that denies us says so by hanging up, once it knows who we are.
     pub(crate) async fn connect(&self, address: &str) -> Result<PeerId, NodeError> {
-        let peer = self.0.net.connect(address).await?;
+        let peer = self.0.net.dial.connect(address).await?;
         let mut changes = self.0.peers_changed.subscribe();
         let gone = async {
             let answer = match self.answer_over_what_stands(&peer).await {
@@ -59,7 +59,7 @@ impl Node {
         let _ = timeout(LAST, gone).await;
         match self.peer(&peer).await {
             Err(NodeError::Net(NetError::NotConnected(_))) => {
-                let closed = self.0.net.closed().await?;
+                let closed = self.0.net.peers.closed().await?;
                 let why = closed.into_iter().rev().find(|closed| closed.peer.as_ref() == Some(&peer)).map(|c| c.why);
                 let fault = why.filter(|why| why.starts_with(UNSHARED));
                 let fault =
@@ -79,7 +79,7 @@ impl Node {
 
     /// Takes one round trip, and dials nobody for that.
     pub(super) async fn answer_over_what_stands(&self, peer: &PeerId) -> Result<Duration, NodeError> {
-        let stream = self.0.net.open_stream(peer, &[PROTOCOL.to_owned()]).await?.stream;
+        let stream = self.0.net.streams.open(peer, &[PROTOCOL.to_owned()]).await?.stream;
         self.there_and_back(stream).await
     }
 

@@ -89,7 +89,7 @@ impl Node {
 
     /// The connections that closed last, oldest first.
     pub(crate) async fn closed(&self) -> Result<Vec<Closed>, NodeError> {
-        Ok(self.0.net.closed().await?)
+        Ok(self.0.net.peers.closed().await?)
     }
 
     /// Changes the pins on disk first, so that what is in force survives.
@@ -126,7 +126,7 @@ impl Node {
             }
             Ok(pins)
         });
-        Ok(self.0.net.set_pins(pins.await?).await?)
+        Ok(self.0.net.dial.set_pins(pins.await?).await?)
     }
 }
 

@@ -212,7 +212,7 @@ impl Node {
     pub(super) async fn heartbeats(&self) {
         let all: Vec<_> = lock(&self.0.publications).values().cloned().collect();
         for shared in all {
-            let remote = self.0.net.topic_peers(&shared.topic).await.map_or(0, |peers| peers.followers.len());
+            let remote = self.0.net.pubsub.topic_peers(&shared.topic).await.map_or(0, |peers| peers.followers.len());
             let remote = remote.saturating_add(shared.old_listeners.load(Ordering::Relaxed) as usize);
             let listeners = u32::try_from(remote.saturating_add(self.readers_of(&shared.key))).unwrap_or(u32::MAX);
             shared.listeners.store(listeners, Ordering::Relaxed);

@@ -137,7 +137,7 @@ impl Node {
     async fn leave_unread(&self) {
         let _joining = self.0.following.lock().await;
         for topic in self.sweep_streams().into_iter().chain(self.sweep_topics()) {
-            let _ = self.0.net.unsubscribe(&topic).await;
+            let _ = self.0.net.pubsub.unsubscribe(&topic).await;
         }
     }
 

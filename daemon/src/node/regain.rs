@@ -86,7 +86,7 @@ impl Node {
     pub(super) async fn dial_known(&self, peer: &PeerId) -> Result<(), NodeError> {
         let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
         let record = blocking(move || store.peer(&key)).await?.unwrap_or_default();
-        self.0.net.connect_peer(peer, &record.addresses).await?;
+        self.0.net.dial.connect_peer(peer, &record.addresses).await?;
         Ok(())
     }
 }

@@ -48,14 +48,14 @@ pub(crate) struct State {
 impl Node {
     /// What the daemon is able to do now.
     pub(crate) async fn state(&self) -> Result<State, NodeError> {
-        let peers = self.0.net.peers().await?;
+        let peers = self.0.net.peers.list().await?;
         let config = &self.0.config.network;
         let listening = self.addresses().await?;
         let missing = |address: &&String| {
             let id = address.rsplit('/').next().unwrap_or_default();
             !peers.iter().any(|peer| peer.peer.to_string() == id)
         };
-        let faults = self.0.net.bootstrap_faults().await?;
+        let faults = self.0.net.dial.bootstrap_faults().await?;
         let why = |address: &String| {
             let known = faults.iter().find(|fault| fault.address == *address).cloned();
             known.unwrap_or_else(|| BootstrapFault { address: address.clone(), why: String::new() })
@@ -70,7 +70,7 @@ impl Node {
                 .filter(|wanted| has_family(wanted) && !listening.iter().any(|at| is_at(wanted, at)))
                 .count(),
             bootstrap_missing: config.bootstrap.iter().filter(missing).map(why).collect(),
-            clocks: self.0.net.clocks().await?,
+            clocks: self.0.net.pubsub.clocks().await?,
             flooded_by: self.flooded_by(),
             gossip_ended: peers.iter().filter(|peer| peer.gossip_ended).map(|peer| peer.peer.clone()).collect(),
             storage_fault: lock(&self.0.storage_fault).clone(),
@@ -82,7 +82,7 @@ impl Node {
     pub(crate) async fn statistics(&self) -> Result<Statistics, NodeError> {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Ok(Statistics {
-            peers: self.0.net.peers().await?.len(),
+            peers: self.0.net.peers.list().await?.len(),
             streams: self.streams_listed(),
             publications: lock(&self.0.publications).len(),
             listeners: self.local_readers(),

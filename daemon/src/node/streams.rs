@@ -146,7 +146,7 @@ impl Node {
     pub(super) async fn follow(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, NodeError> {
         let (topic, rule) = topic_of(self.network(), key, json);
         let _leaving = self.0.following.lock().await;
-        self.0.net.subscribe(&topic, rule).await?;
+        self.0.net.pubsub.subscribe(&topic, rule).await?;
         let idle = self.now();
         let followed = &mut lock(&self.0.streams).followed;
         let followed = followed.entry(key.clone()).or_insert_with(|| Followed {
@@ -190,7 +190,7 @@ impl Node {
             followed.readers.join_after(READER.0, READER.1, heard)
         };
         drop(waited);
-        let burst = if burst_ms > 0 && !json { self.0.net.recent(&topic, burst_ms).await? } else { Vec::new() };
+        let burst = if burst_ms > 0 && !json { self.0.net.pubsub.recent(&topic, burst_ms).await? } else { Vec::new() };
         Ok(StreamReader { burst: burst.into_iter(), seen: HashSet::new(), live })
     }
 
@@ -214,8 +214,8 @@ impl Node {
             let node = self.clone();
             self.until_stop(async move {
                 let (net, peer) = (&node.0.net, &key.publisher);
-                let connected = net.peers().await.is_ok_and(|peers| peers.iter().any(|p| p.peer == *peer));
-                let failed = if connected { None } else { net.connect_peer(peer, &addresses).await.err() };
+                let connected = net.peers.list().await.is_ok_and(|peers| peers.iter().any(|p| p.peer == *peer));
+                let failed = if connected { None } else { net.dial.connect_peer(peer, &addresses).await.err() };
                 if let Some(followed) = lock(&node.0.streams).followed.get_mut(&key) {
                     let longer = followed.reach.1.saturating_mul(2).min(REACH_MAX_MS);
                     let wait = if failed.is_some() { longer } else { REACH_MS };
@@ -279,7 +279,7 @@ impl Node {
         let waiting = Waiting { node: self.clone(), stream: stream.clone() };
         let topic = topic::audio_json(self.network(), stream);
         // Without it, the stream is heard from a moment later on.
-        self.0.net.subscribe(&topic, TopicRule::Json(stream.clone())).await.ok().map(|()| waiting)
+        self.0.net.pubsub.subscribe(&topic, TopicRule::Json(stream.clone())).await.ok().map(|()| waiting)
     }
 
     /// Tells the readers of a stream of a part that was larger than is taken.

@@ -103,7 +103,7 @@ impl Node {
         let Ok(address) = p2pd_net::peer_of(&tunnel.peer) else {
             return Ok(self.open_stream(&tunnel.peer.parse()?, &protocols).await?.stream);
         };
-        if !self.0.net.peers().await?.iter().any(|peer| peer.peer == address) {
+        if !self.0.net.peers.list().await?.iter().any(|peer| peer.peer == address) {
             self.connect(&tunnel.peer).await?;
         }
         Ok(self.open_stream(&address, &protocols).await?.stream)

@@ -3,7 +3,7 @@
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use p2pd_core::id::PeerId;
 
-use crate::{NetError, peers};
+use crate::{NetError, ids};
 
 /// A multiaddr over a transport that this peer has.
 fn parse_any(address: &str, example: &str) -> Result<Multiaddr, NetError> {
@@ -51,7 +51,7 @@ pub fn check_peer(address: &str) -> Result<(), NetError> {
 
 /// The peer that an address names.
 pub fn peer_of(address: &str) -> Result<PeerId, NetError> {
-    parse(address).map(|(peer, _)| peers::from_libp2p(&peer))
+    parse(address).map(|(peer, _)| ids::from_libp2p(&peer))
 }
 
 /// Whether this is an address to listen on.
@@ -78,6 +78,11 @@ pub(crate) fn without_peer(mut address: Multiaddr) -> Multiaddr {
         address.pop();
     }
     address
+}
+
+/// An address that a peer has told, as text for people: a name in it may hold anything.
+pub(crate) fn shown(address: &Multiaddr) -> String {
+    p2pd_core::text::clean(&address.to_string(), 512)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use libp2p::{Multiaddr, swarm::DialError};
 
-use crate::{names::Unresolved, unshared::Unshared};
+use crate::{peers::incompatible::Unshared, swarm::dns::Unresolved};
 
 /// Why a peer was not reached.
 pub(super) enum Fault {

@@ -53,7 +53,7 @@ impl Node {
         }
         let message = DirectoryMessage::Query { filter, request: format!("{}-{}", self.0.me, wall().0) };
         if let Ok(bytes) = announce::encode(&message, &self.0.me, wall())
-            && let Err(error) = self.0.net.publish(&self.directory_topic(), bytes.into()).await
+            && let Err(error) = self.0.net.pubsub.publish(&self.directory_topic(), bytes.into()).await
         {
             tracing::debug!(%error, "directory not asked");
         }
@@ -100,7 +100,7 @@ impl Node {
     pub(in crate::node) async fn answer_pending(&self) {
         while let Some(message) = self.next_answer() {
             if let Ok(bytes) = announce::encode(&message, &self.0.me, wall()) {
-                let _ = self.0.net.publish(&self.directory_topic(), bytes.into()).await;
+                let _ = self.0.net.pubsub.publish(&self.directory_topic(), bytes.into()).await;
             }
         }
     }

@@ -204,7 +204,7 @@ impl Node {
             };
             over.cancelled().await;
         }
-        let inbound = self.0.net.accept_streams(&claim.protocol).await?;
+        let inbound = self.0.net.streams.accept(&claim.protocol).await?;
         Ok(state.register(claim, inbound))
     }
 

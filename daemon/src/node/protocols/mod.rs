@@ -99,10 +99,10 @@ impl Node {
     /// Likewise, on protocols of the daemon's own, too.
     pub(in crate::node) async fn open_any(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, NodeError> {
         let open = async {
-            match self.0.net.open_stream(peer, protocols).await {
+            match self.0.net.streams.open(peer, protocols).await {
                 Err(NetError::NotConnected(_)) => {
                     self.dial_known(peer).await?;
-                    Ok(self.0.net.open_stream(peer, protocols).await?)
+                    Ok(self.0.net.streams.open(peer, protocols).await?)
                 }
                 other => Ok(other?),
             }

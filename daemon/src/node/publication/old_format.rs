@@ -22,7 +22,7 @@ impl Node {
             let Some(topic) = shared.old_topic.as_deref().filter(|topic| of_topic.is_none_or(|of| of == *topic)) else {
                 continue;
             };
-            let mut followers = self.0.net.topic_peers(topic).await.unwrap_or_default().followers;
+            let mut followers = self.0.net.pubsub.topic_peers(topic).await.unwrap_or_default().followers;
             if !followers.is_empty() {
                 let daemons = match &mut daemons {
                     Some(daemons) => daemons,
@@ -36,7 +36,7 @@ impl Node {
 
     /// The connected daemons like this one, as they say.
     async fn daemons(&self) -> HashSet<PeerId> {
-        let peers = self.0.net.peers().await.unwrap_or_default();
+        let peers = self.0.net.peers.list().await.unwrap_or_default();
         peers.into_iter().filter(|peer| peer.agent.starts_with("p2pd/")).map(|peer| peer.peer).collect()
     }
 

@@ -29,11 +29,11 @@ pub(super) async fn run(node: Node, shared: Arc<Shared>, mut queue: queue::Reade
         let Next::Item(outgoing) = next else { continue };
         let lost = outgoing.is_of_the_stream();
         let sent = match outgoing {
-            Outgoing::Group(group) => node.0.net.publish_group(&shared.topic, group).await,
-            Outgoing::Json(message) => node.0.net.publish(&shared.topic, message.into()).await.map(|_| ()),
+            Outgoing::Group(group) => node.0.net.pubsub.publish_group(&shared.topic, group).await,
+            Outgoing::Json(message) => node.0.net.pubsub.publish(&shared.topic, message.into()).await.map(|_| ()),
             Outgoing::Old(message) => {
                 let topic = shared.old_topic.as_deref().unwrap_or(&shared.topic);
-                node.0.net.publish(topic, message.into()).await.map(|_| ())
+                node.0.net.pubsub.publish(topic, message.into()).await.map(|_| ())
             }
         };
         match sent {

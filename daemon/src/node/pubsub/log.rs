@@ -122,7 +122,7 @@ impl Node {
             let reader = LogReader::new(self.clone(), topic, next, log.written.subscribe());
             Ok::<_, NodeError>((found.record(), reader))
         })?;
-        if let Err(error) = self.0.net.subscribe(topic, TopicRule::Open).await {
+        if let Err(error) = self.0.net.pubsub.subscribe(topic, TopicRule::Open).await {
             // It cannot have been followed before, so the log is new.
             self.with_topic(topic, |found| found.log = None);
             return Err(error.into());
@@ -157,10 +157,10 @@ impl Node {
             let log = record.log.map(|log| Log::restored(log, newest));
             let follow = log.is_some();
             let topic = Topic::restored(&record, log)?;
-            self.0.net.set_topic(&name, topic.settings).await?;
+            self.0.net.pubsub.set_topic(&name, topic.settings).await?;
             lock(&self.0.topics).insert(name.clone(), topic);
             if follow {
-                self.0.net.subscribe(&name, TopicRule::Open).await?;
+                self.0.net.pubsub.subscribe(&name, TopicRule::Open).await?;
             }
         }
         Ok(())

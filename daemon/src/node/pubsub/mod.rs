@@ -86,7 +86,7 @@ impl Node {
             Live::DropOldest(items) => topic.readers.join(items, READER.1),
             Live::Block(patience) => topic.readers.join_patient(PATIENT_READER.0, PATIENT_READER.1, patience),
         });
-        self.0.net.subscribe(topic, TopicRule::Open).await?;
+        self.0.net.pubsub.subscribe(topic, TopicRule::Open).await?;
         self.0.topics_changed.notify_waiters();
         Ok(reader)
     }
@@ -95,9 +95,9 @@ impl Node {
     pub(crate) async fn validate(&self, topic: &str) -> Result<Validator, NodeError> {
         self.check_topic(topic)?;
         let _leaving = self.0.following.lock().await;
-        self.0.net.subscribe(topic, TopicRule::Open).await?;
+        self.0.net.pubsub.subscribe(topic, TopicRule::Open).await?;
         let attached = self.with_topic(topic, |topic| topic.validator.clone());
-        let questions = self.0.net.validate(topic).await?;
+        let questions = self.0.net.pubsub.validate(topic).await?;
         let questions = questions.ok_or_else(|| NodeError::TopicTaken(topic.to_owned()))?;
         self.0.topics_changed.notify_waiters();
         Ok(Validator { questions, _attached: attached })
@@ -105,7 +105,7 @@ impl Node {
 
     /// A validator's word on one message.
     pub(crate) async fn give_verdict(&self, topic: &str, number: u64, ruling: Ruling) -> Result<(), NodeError> {
-        Ok(self.0.net.rule(topic, number, ruling).await?)
+        Ok(self.0.net.pubsub.rule(topic, number, ruling).await?)
     }
 
     /// A message that came, or that a program of this daemon sent.
@@ -169,7 +169,7 @@ impl Node {
 
     /// The connected peers that follow a topic.
     pub(crate) async fn topic_peers(&self, topic: &str) -> Result<Vec<PeerId>, NodeError> {
-        Ok(self.0.net.topic_peers(topic).await?.followers)
+        Ok(self.0.net.pubsub.topic_peers(topic).await?.followers)
     }
 
     fn settings(&self, topic: &str) -> TopicSettings {

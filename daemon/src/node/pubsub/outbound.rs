@@ -83,7 +83,7 @@ impl Node {
             return Err(NodeError::Field { field: "data", fault });
         }
         self.wait_for_room(topic).await;
-        Ok(self.0.net.publish_ahead(topic, data.clone()).await?)
+        Ok(self.0.net.pubsub.publish_ahead(topic, data.clone()).await?)
     }
 
     /// Waits until the readers who are to be waited for have caught up, or for as long as each of them may cost.

@@ -98,7 +98,7 @@ impl Node {
     /// A topic, also one that nobody uses here.
     pub(crate) async fn topic(&self, name: &str) -> Result<TopicStatus, NodeError> {
         self.check_topic(name)?;
-        let peers = self.0.net.topic_peers(name).await?;
+        let peers = self.0.net.pubsub.topic_peers(name).await?;
         let mut topics = lock(&self.0.topics);
         let mut unused = Topic::default();
         let topic = topics.get_mut(name).unwrap_or(&mut unused);
@@ -117,7 +117,7 @@ impl Node {
     /// The topics that this daemon follows or has settings for, ordered; those of p2pd's own protocols by name only.
     pub(crate) async fn topics(&self) -> Result<(Vec<String>, Vec<TopicStatus>), NodeError> {
         let used: Vec<String> = lock(&self.0.topics).keys().cloned().collect();
-        let mut names = self.0.net.topics().await?;
+        let mut names = self.0.net.pubsub.topics().await?;
         names.extend(used.iter().cloned());
         names.sort();
         names.dedup();
@@ -151,7 +151,7 @@ impl Node {
             topic.record()
         };
         self.keep_topic(name, record).await?;
-        self.0.net.set_topic(name, Some(settings)).await?;
+        self.0.net.pubsub.set_topic(name, Some(settings)).await?;
         self.0.topics_changed.notify_waiters();
         Ok(())
     }
@@ -160,7 +160,7 @@ impl Node {
     pub(crate) async fn forget_topic(&self, name: &str) -> Result<(), NodeError> {
         self.check_topic(name)?;
         self.forget_of_topic(name, |topic| (topic.settings, topic.log) = (None, None)).await?;
-        Ok(self.0.net.set_topic(name, None).await?)
+        Ok(self.0.net.pubsub.set_topic(name, None).await?)
     }
 
     /// Forgets what `forget` takes from a topic, its log at least; what is left is kept.

@@ -1,0 +1,273 @@
+//! Kademlia, and how far an address has to reach to be of use in it. Whoever answers may say of anybody that he is at any
+//! address: one of this machine or its network, from somebody farther away, would have us knock at doors of our own. Nor do
+//! we tell others of addresses where they would find a machine of theirs.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::{Deref, DerefMut},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse},
+    kad::{self, ProviderRecord, QueryId, Quorum, Record, RecordKey, store::MemoryStore},
+    swarm::{
+        ConnectionDenied, ConnectionId, ExternalAddrExpired, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm, behaviour::ExternalAddrConfirmed,
+    },
+};
+use p2pd_core::scope::{self, Scope};
+
+use crate::{
+    NetError,
+    dht::record_store::{self, Providers, Values},
+    dial::without_peer,
+};
+
+pub(crate) type Kad = kad::Behaviour<MemoryStore>;
+
+pub(crate) fn scope_of(address: &Multiaddr) -> Scope {
+    scope::of(&address.to_string())
+}
+
+/// Addresses kept of what one peer says of itself.
+const MAX_SAID: usize = 8;
+
+/// A connection.
+struct Link {
+    peer: PeerId,
+    /// How far the address reaches that it leads to.
+    scope: Scope,
+    /// As it was dialled.
+    address: Multiaddr,
+}
+
+pub(crate) struct Dht {
+    kad: Kad,
+    own: PeerId,
+    connections: HashMap<ConnectionId, Link>,
+    /// Where we listen.
+    listens: HashSet<Multiaddr>,
+    values: Values,
+    providers: Providers,
+}
+
+impl Deref for Dht {
+    type Target = Kad;
+
+    fn deref(&self) -> &Kad {
+        &self.kad
+    }
+}
+
+impl DerefMut for Dht {
+    fn deref_mut(&mut self) -> &mut Kad {
+        &mut self.kad
+    }
+}
+
+impl Dht {
+    pub(crate) fn new(own: PeerId, kad: Kad) -> Self {
+        Dht {
+            kad,
+            own,
+            connections: HashMap::new(),
+            listens: HashSet::new(),
+            values: Values::default(),
+            providers: Providers::default(),
+        }
+    }
+
+    /// Whether an address is of use, whoever told of it: it reaches as far as the nearest connection.
+    pub(crate) fn reaches(&self, address: &Multiaddr) -> bool {
+        scope_of(address) >= self.nearest()
+    }
+
+    /// Whether an address that a peer says it has is of use: it reaches as far as the nearest one that it is connected at.
+    pub(crate) fn reaches_of(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+        scope_of(address) >= self.nearest_where(|connected| connected == peer)
+    }
+
+    /// How far the nearest connection reaches.
+    fn nearest(&self) -> Scope {
+        self.nearest_where(|_| true)
+    }
+
+    fn nearest_where(&self, of: impl Fn(&PeerId) -> bool) -> Scope {
+        let scopes = self.connections.values().filter(|link| of(&link.peer)).map(|link| link.scope);
+        scopes.min().unwrap_or(Scope::World)
+    }
+
+    /// Takes up a connection. `leads_to` is where a name has led to, where one was dialled.
+    pub(crate) fn connected(&mut self, id: ConnectionId, peer: PeerId, dialled: &Multiaddr, leads_to: &Multiaddr) {
+        let before = self.nearest();
+        let address = without_peer(dialled.clone());
+        self.connections.insert(id, Link { peer, scope: scope_of(leads_to), address });
+        if self.nearest() != before {
+            self.say();
+        }
+    }
+
+    /// Takes up where a peer that answers in the DHT says that it is, in place of what it said before.
+    pub(crate) fn learn(&mut self, peer: PeerId, said: Vec<Multiaddr>) {
+        let said = said.into_iter().map(without_peer).filter(|address| self.reaches_of(&peer, address));
+        let useful: Vec<Multiaddr> = said.take(MAX_SAID).collect();
+        let before: Vec<Multiaddr> = self.known(peer).into_iter().map(without_peer).collect();
+        for address in &useful {
+            self.kad.add_address(&peer, address.clone());
+        }
+        let stands = |address: &Multiaddr| self.connections.values().any(|link| link.address == *address);
+        let outdated: Vec<_> = before.iter().filter(|old| !useful.contains(old) && !stands(old)).collect();
+        // An empty entry is none.
+        if !useful.is_empty() {
+            for address in outdated {
+                self.kad.remove_address(&peer, address);
+            }
+        }
+    }
+
+    /// Where a peer is that was connected, by what it said of itself then.
+    fn known(&mut self, peer: PeerId) -> Vec<Multiaddr> {
+        let bucket = self.kad.kbucket(peer);
+        let entries = bucket.iter().flat_map(|bucket| bucket.iter()).filter(|e| *e.node.key.preimage() == peer);
+        entries.flat_map(|entry| entry.node.value.iter().cloned()).collect()
+    }
+
+    /// Has the peers closest to its place keep a value of ours.
+    pub(crate) fn put(&mut self, record: Record) -> Result<QueryId, NetError> {
+        record_store::room_to_put(self.kad.store_mut(), &record.key)?;
+        self.kad.put_record(record, Quorum::One).map_err(|error| NetError::Setup(error.to_string()))
+    }
+
+    /// Says that this peer provides a key.
+    pub(crate) fn provide(&mut self, key: RecordKey) -> Result<QueryId, NetError> {
+        record_store::room_to_provide(self.kad.store_mut(), &key)?;
+        self.kad.start_providing(key).map_err(|error| NetError::Setup(error.to_string()))
+    }
+
+    /// Keeps a value of another peer. When there is no room, others keep it.
+    pub(crate) fn keep_value(&mut self, record: Record) {
+        self.values.keep(self.kad.store_mut(), &self.own, record, Instant::now());
+    }
+
+    /// Keeps that another peer provides a key, likewise.
+    pub(crate) fn keep_provider(&mut self, record: ProviderRecord) {
+        self.providers.keep(self.kad.store_mut(), &self.own, record, Instant::now());
+    }
+
+    /// Has Kademlia tell others where we listen, which passes on no provider without an address. Whether it can be reached
+    /// there, whoever dials sees.
+    fn say(&mut self) {
+        for addr in self.listens.clone() {
+            self.kad.on_swarm_event(if self.reaches(&addr) {
+                FromSwarm::ExternalAddrConfirmed(ExternalAddrConfirmed { addr: &addr })
+            } else {
+                FromSwarm::ExternalAddrExpired(ExternalAddrExpired { addr: &addr })
+            });
+        }
+    }
+}
+
+impl NetworkBehaviour for Dht {
+    type ConnectionHandler = <Kad as NetworkBehaviour>::ConnectionHandler;
+    type ToSwarm = kad::Event;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.kad.handle_established_inbound_connection(id, peer, local, remote)
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Option<PeerId>,
+        addresses: &[Multiaddr],
+        role: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        let mut places = self.kad.handle_pending_outbound_connection(id, peer, addresses, role)?;
+        let known = peer.map(|peer| self.known(peer)).unwrap_or_default();
+        places.retain(|address| self.reaches(address) || known.contains(address));
+        Ok(places)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        role: Endpoint,
+        port: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.kad.handle_established_outbound_connection(id, peer, address, role, port)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        let before = self.nearest();
+        match event {
+            FromSwarm::NewListenAddr(new) => {
+                self.listens.insert(new.addr.clone());
+                if self.connections.is_empty() {
+                    // There may be a way again. Fails while no peer is known, which is no news.
+                    let _ = self.kad.bootstrap();
+                }
+                return self.say();
+            }
+            FromSwarm::ExpiredListenAddr(old) => {
+                self.listens.remove(old.addr);
+                return self.kad.on_swarm_event(FromSwarm::ExternalAddrExpired(ExternalAddrExpired { addr: old.addr }));
+            }
+            FromSwarm::ConnectionClosed(old) => {
+                self.connections.remove(&old.connection_id);
+            }
+            _ => {}
+        }
+        self.kad.on_swarm_event(event);
+        if self.nearest() != before {
+            self.say();
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
+        self.kad.on_connection_handler_event(peer, id, event);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        self.kad.poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dht::record_store as kept;
+
+    #[test]
+    fn a_peer_that_says_ever_new_addresses_is_known_by_few() {
+        let (own, peer) = (PeerId::random(), PeerId::random());
+        let mut dht = Dht::new(own, Kad::new(own, kept::store(own)));
+        let addresses = |round: u32| {
+            (0..20).map(|n| format!("/ip4/192.0.2.{n}/tcp/{round}").parse().unwrap()).collect::<Vec<Multiaddr>>()
+        };
+        for round in 1..100 {
+            dht.learn(peer, addresses(round));
+        }
+        let known = dht.known(peer);
+        assert_eq!(known.len(), MAX_SAID, "{known:?}");
+        let newest = |known: &[Multiaddr]| {
+            let known: Vec<_> = known.iter().cloned().map(without_peer).collect();
+            addresses(99).iter().take(MAX_SAID).all(|newest| known.contains(newest))
+        };
+        assert!(newest(&known), "{known:?}");
+        dht.learn(peer, addresses(99));
+        assert!(newest(&dht.known(peer)), "what it says again stays");
+        dht.learn(peer, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()]);
+        assert!(!dht.known(peer).iter().any(|a| scope_of(a) == Scope::Machine), "it is connected from afar at most");
+    }
+}

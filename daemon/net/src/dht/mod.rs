@@ -1,0 +1,401 @@
+//! Kademlia: each question of a program is a query of the library, whose answers go to whoever asked; what peers bring is kept if it
+//! is of use; and the table of peers is refreshed.
+
+pub(crate) mod address_filter;
+pub(crate) mod record_store;
+mod refresh;
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use libp2p::{
+    Multiaddr, StreamProtocol,
+    core::{ConnectedPoint, Endpoint},
+    identify,
+    kad::{self, GetProvidersOk, GetRecordOk, QueryId, QueryResult, Record, RecordKey, store::RecordStore},
+    swarm::{ConnectionId, NetworkBehaviour},
+};
+use p2pd_core::{
+    id::PeerId,
+    time::{MonoMs, UnixMs},
+    value::{self, ValueBody},
+};
+use tokio::sync::mpsc;
+
+use self::{
+    address_filter::{Dht, Kad},
+    refresh::Refresh,
+};
+use crate::{
+    Config, DhtMode, NetError,
+    context::{Context, Effect},
+    dial::{Reply, shown, without_peer},
+    handle::Commands,
+    ids,
+};
+
+/// Questions under way.
+const MAX_LOOKUPS: usize = 64;
+/// Answers that wait for who asked; a query finds 20 peers.
+const ANSWERS: usize = 64;
+
+/// A peer that was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Who.
+    pub peer: PeerId,
+    /// Where, as others say.
+    pub addresses: Vec<String>,
+}
+
+/// What is asked, and where the answers go.
+pub(crate) enum Question {
+    Peer(libp2p::PeerId, mpsc::Sender<Found>),
+    Closest(Vec<u8>, mpsc::Sender<Found>),
+    Providers(Vec<u8>, mpsc::Sender<Found>),
+    Value(Bytes, mpsc::Sender<ValueBody>),
+}
+
+enum Lookup {
+    Peer { peer: libp2p::PeerId, answers: mpsc::Sender<Found>, told: HashSet<String> },
+    Peers { answers: mpsc::Sender<Found>, told: HashSet<libp2p::PeerId> },
+    Value { key: Bytes, answers: mpsc::Sender<ValueBody>, newest: Option<u64> },
+}
+
+impl Lookup {
+    /// Tells of a peer once, and of each address of one that is looked for. A question whose asker reads nothing loses answers,
+    /// and holds up nobody else.
+    fn tell(&mut self, found: libp2p::PeerId, mut addresses: Vec<String>) {
+        let answers = match self {
+            Lookup::Peer { peer, answers, told } if *peer == found => {
+                addresses.retain(|address| told.insert(address.clone()));
+                Some(answers).filter(|_| !addresses.is_empty())
+            }
+            Lookup::Peers { answers, told } => Some(answers).filter(|_| told.insert(found)),
+            Lookup::Peer { .. } | Lookup::Value { .. } => None,
+        };
+        if let Some(answers) = answers {
+            let _ = answers.try_send(Found { peer: ids::from_libp2p(&found), addresses });
+        }
+    }
+
+    /// Whether nobody waits any more.
+    fn is_over(&self) -> bool {
+        match self {
+            Lookup::Peer { answers, .. } | Lookup::Peers { answers, .. } => answers.is_closed(),
+            Lookup::Value { answers, .. } => answers.is_closed(),
+        }
+    }
+}
+
+pub(crate) enum Command {
+    Lookup { question: Question, reply: Reply<()> },
+    Put { key: Bytes, signed: Bytes, holds: Duration, reply: Reply<()> },
+    Provide { key: Vec<u8>, reply: Reply<()> },
+    StopProviding { key: Vec<u8> },
+}
+
+pub(crate) struct Lookups {
+    running: HashMap<QueryId, Lookup>,
+    announcing: HashMap<QueryId, Reply<()>>,
+    protocol: StreamProtocol,
+    mode: DhtMode,
+    refresh: Refresh,
+}
+
+impl Lookups {
+    pub(crate) fn new(config: &Config, protocol: StreamProtocol) -> Self {
+        let (running, announcing) = (HashMap::new(), HashMap::new());
+        Lookups { running, announcing, protocol, mode: config.dht, refresh: Refresh::new() }
+    }
+
+    pub(crate) fn on_command(&mut self, dht: &mut Dht, command: Command) {
+        match command {
+            Command::Lookup { question, reply } => drop(reply.send(self.ask(dht, question))),
+            Command::Put { key, signed, holds, reply } => self.put(dht, &key, signed, holds, reply),
+            Command::Provide { key, reply } => self.provide(dht, &key, reply),
+            Command::StopProviding { key } => dht.stop_providing(&RecordKey::new(&key)),
+        }
+    }
+
+    /// Takes up a connection. `leads_to` is where a name has led to, where one was dialled.
+    pub(crate) fn on_connected(&mut self, context: &mut Context, dht: &mut Dht, connection: Connected<'_>) {
+        let Connected { id, peer, endpoint, leads_to } = connection;
+        // Whoever has dialled us proves that others may.
+        if endpoint.is_listener() && self.mode == DhtMode::Auto {
+            self.mode = DhtMode::Server;
+            dht.set_mode(Some(kad::Mode::Server));
+            context.want(Effect::SayProtocols);
+        }
+        let address = endpoint.get_remote_address();
+        dht.connected(id, peer, address, leads_to.unwrap_or(address));
+    }
+
+    /// A peer is connected no more.
+    pub(crate) fn on_gone(&mut self) {
+        self.refresh.stirred();
+    }
+
+    /// Takes up where a peer is that answers in the DHT, as it says.
+    pub(crate) fn on_identify(&mut self, dht: &mut Dht, peer: libp2p::PeerId, info: identify::Info) {
+        if info.protocols.contains(&self.protocol) {
+            dht.learn(peer, info.listen_addrs);
+        }
+    }
+
+    pub(crate) fn on_tick(&mut self, dht: &mut Dht, now: MonoMs) {
+        if self.refresh.due(now) {
+            // Fails while no peer is known, which is no news.
+            let _ = dht.bootstrap();
+        }
+    }
+
+    fn ask(&mut self, kad: &mut Kad, question: Question) -> Result<(), NetError> {
+        self.room(kad)?;
+        let (id, lookup) = match question {
+            Question::Peer(peer, answers) => {
+                (kad.get_closest_peers(peer), Lookup::Peer { peer, answers, told: HashSet::new() })
+            }
+            Question::Closest(key, answers) => {
+                (kad.get_closest_peers(key), Lookup::Peers { answers, told: HashSet::new() })
+            }
+            Question::Providers(key, answers) => {
+                (kad.get_providers(RecordKey::new(&key)), Lookup::Peers { answers, told: HashSet::new() })
+            }
+            Question::Value(key, answers) => {
+                (kad.get_record(RecordKey::new(&key)), Lookup::Value { key, answers, newest: None })
+            }
+        };
+        self.running.insert(id, lookup);
+        Ok(())
+    }
+
+    /// Makes an end of what nobody waits for any more; an error when too much is left.
+    fn room(&mut self, kad: &mut Kad) -> Result<(), NetError> {
+        let running = self.running.extract_if(|_, lookup| lookup.is_over()).map(|(id, _)| id);
+        let announcing = self.announcing.extract_if(|_, reply| reply.is_closed()).map(|(id, _)| id);
+        for id in running.chain(announcing) {
+            if let Some(mut query) = kad.query_mut(&id) {
+                query.finish();
+            }
+        }
+        if self.running.len().saturating_add(self.announcing.len()) >= MAX_LOOKUPS {
+            return Err(NetError::Limit("64 lookups are under way; try again"));
+        }
+        Ok(())
+    }
+
+    /// Has the peers closest to its place keep a value of ours; they are told again each day while it holds.
+    fn put(&mut self, dht: &mut Dht, key: &[u8], signed: Bytes, holds: Duration, reply: Reply<()>) {
+        let expires = Instant::now().checked_add(holds);
+        let record = Record { key: RecordKey::new(&key), value: signed.into(), publisher: None, expires };
+        let query = self.room(dht).and_then(|()| dht.put(record));
+        self.announce(query, reply);
+    }
+
+    fn provide(&mut self, dht: &mut Dht, key: &[u8], reply: Reply<()>) {
+        let query = self.room(dht).and_then(|()| dht.provide(RecordKey::new(&key)));
+        self.announce(query, reply);
+    }
+
+    fn announce(&mut self, query: Result<QueryId, NetError>, reply: Reply<()>) {
+        match query {
+            Ok(id) => {
+                self.announcing.insert(id, reply);
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Keeps a value that a peer brought, if its owner has signed it and it is newer than what is here.
+    fn keep(dht: &mut Dht, record: Record, wall: UnixMs) {
+        let Some(value) = value::verify(record.key.as_ref(), &record.value, wall) else {
+            return tracing::debug!("a value that its owner has not signed was not kept");
+        };
+        let known = dht.store_mut().get(&record.key).and_then(|r| value::verify(r.key.as_ref(), &r.value, wall));
+        if known.is_none_or(|known| known.seq < value.seq) {
+            dht.keep_value(record);
+        }
+    }
+
+    /// Tells where the peers are that are looked for, as far as anybody has said so.
+    pub(crate) fn look(&mut self, dht: &mut Dht) {
+        for lookup in self.running.values_mut().filter(|lookup| !lookup.is_over()) {
+            if let Lookup::Peer { peer, .. } = lookup {
+                let (peer, places) = (*peer, places(dht, *peer));
+                let addresses = useful(dht, places);
+                lookup.tell(peer, addresses);
+            }
+        }
+    }
+
+    /// What the library tells. A peer that it has found a place for, and its addresses that are of use.
+    pub(crate) fn on_event(
+        &mut self,
+        dht: &mut Dht,
+        event: kad::Event,
+        wall: UnixMs,
+    ) -> Option<(libp2p::PeerId, Vec<Multiaddr>)> {
+        match event {
+            kad::Event::RoutingUpdated { peer, is_new_peer: true, addresses, .. } => {
+                self.refresh.stirred();
+                return Some((peer, addresses.into_vec().into_iter().filter(|address| dht.reaches(address)).collect()));
+            }
+            kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
+                self.on_progress(dht, id, result, wall);
+                if step.last {
+                    self.running.remove(&id);
+                }
+            }
+            // Kademlia has seen to it that a provider speaks for itself. When the store is full, others keep it.
+            kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(mut record) } } => {
+                // Nor is it told to others.
+                record.addresses.retain(|address| dht.reaches_of(&record.provider, address));
+                dht.keep_provider(record);
+            }
+            kad::Event::InboundRequest { request: kad::InboundRequest::PutRecord { record: Some(record), .. } } => {
+                Self::keep(dht, record, wall);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn on_progress(&mut self, dht: &mut Dht, id: QueryId, result: QueryResult, wall: UnixMs) {
+        match result {
+            QueryResult::GetClosestPeers(result) => {
+                // What was found before the time was up is worth telling, too.
+                let found = match result {
+                    Ok(ok) => ok.peers,
+                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+                };
+                found.into_iter().for_each(|peer| self.tell(id, peer.peer_id, useful(dht, peer.addrs)));
+            }
+            QueryResult::GetProviders(Ok(GetProvidersOk::FoundProviders { key, providers })) => {
+                // Some are told by this peer's own store, which alone knows where those are.
+                let stored = dht.store_mut().providers(&key);
+                for peer in providers {
+                    let stored = stored.iter().filter(|record| record.provider == peer);
+                    let stored = stored.flat_map(|record| record.addresses.clone());
+                    let addresses = places(dht, peer).into_iter().chain(stored);
+                    self.tell(id, peer, useful(dht, addresses));
+                }
+            }
+            QueryResult::GetRecord(Ok(GetRecordOk::FoundRecord(found))) => {
+                self.tell_value(id, &found.record.value, wall)
+            }
+            QueryResult::StartProviding(result) => self.announced(id, result.is_ok()),
+            QueryResult::PutRecord(result) => self.announced(id, result.is_ok()),
+            _ => {}
+        }
+    }
+
+    fn announced(&mut self, id: QueryId, done: bool) {
+        if let Some(reply) = self.announcing.remove(&id) {
+            let fault =
+                "none of the connected peers answers in it yet, so this daemon alone keeps it; try again in a minute";
+            let alone = || NetError::Unreachable { peer: "the DHT".into(), fault: fault.into() };
+            let _ = reply.send(done.then_some(()).ok_or_else(alone));
+        }
+    }
+
+    /// Tells of a value that is newer than those before.
+    fn tell_value(&mut self, id: QueryId, signed: &[u8], wall: UnixMs) {
+        let Some(Lookup::Value { key, answers, newest }) = self.running.get_mut(&id) else { return };
+        if let Some(value) = value::verify(key, signed, wall)
+            && newest.is_none_or(|newest| value.seq > newest)
+        {
+            *newest = Some(value.seq);
+            let _ = answers.try_send(value);
+        }
+    }
+
+    fn tell(&mut self, id: QueryId, peer: libp2p::PeerId, addresses: Vec<String>) {
+        if let Some(lookup) = self.running.get_mut(&id) {
+            lookup.tell(peer, addresses);
+        }
+    }
+}
+
+/// A connection to take up.
+pub(crate) struct Connected<'a> {
+    pub(crate) id: ConnectionId,
+    pub(crate) peer: libp2p::PeerId,
+    pub(crate) endpoint: &'a ConnectedPoint,
+    pub(crate) leads_to: Option<&'a Multiaddr>,
+}
+
+/// Where a peer is, as the routing table and the answers to running queries have it.
+fn places(dht: &mut Dht, peer: libp2p::PeerId) -> Vec<Multiaddr> {
+    // What the behaviour would say if the peer were dialled now; no dial comes of it.
+    let nothing = ConnectionId::new_unchecked(0);
+    dht.handle_pending_outbound_connection(nothing, Some(peer), &[], Endpoint::Dialer).unwrap_or_default()
+}
+
+/// Those that reach far enough, each once.
+fn useful(dht: &Dht, addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<String> {
+    let mut useful = Vec::new();
+    for address in addresses.into_iter().filter(|address| dht.reaches(address)) {
+        let address = shown(&without_peer(address));
+        if !useful.contains(&address) {
+            useful.push(address);
+        }
+    }
+    useful
+}
+
+/// Asks the DHT.
+#[derive(Clone)]
+pub struct Handle(pub(crate) Commands<Command>);
+
+impl Handle {
+    /// Where a peer is: its addresses, each once, as they are found.
+    pub async fn find_peer(&self, peer: &PeerId) -> Result<mpsc::Receiver<Found>, NetError> {
+        let peer = ids::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
+        self.look_up(|answers| Question::Peer(peer, answers)).await
+    }
+
+    /// The known peers closest to a key, as the DHT finds them; the end of the channel is the end of the search.
+    pub async fn closest_peers(&self, key: Vec<u8>) -> Result<mpsc::Receiver<Found>, NetError> {
+        self.look_up(|answers| Question::Closest(key, answers)).await
+    }
+
+    /// Who provides a key.
+    pub async fn providers(&self, key: Vec<u8>) -> Result<mpsc::Receiver<Found>, NetError> {
+        self.look_up(|answers| Question::Providers(key, answers)).await
+    }
+
+    /// The values of a place, each newer than the one before.
+    pub async fn values(&self, key: Bytes) -> Result<mpsc::Receiver<ValueBody>, NetError> {
+        self.look_up(|answers| Question::Value(key, answers)).await
+    }
+
+    async fn look_up<T>(
+        &self,
+        question: impl FnOnce(mpsc::Sender<T>) -> Question,
+    ) -> Result<mpsc::Receiver<T>, NetError> {
+        let (answers, receiver) = mpsc::channel(ANSWERS);
+        self.0.ask(|reply| Command::Lookup { question: question(answers), reply }).await??;
+        Ok(receiver)
+    }
+
+    /// Puts a signed value in its place, where it is kept for so long.
+    pub async fn put_value(&self, key: Bytes, signed: Bytes, holds: Duration) -> Result<(), NetError> {
+        self.0.ask(|reply| Command::Put { key, signed, holds, reply }).await?
+    }
+
+    /// Says in the DHT that this peer provides a key, from now on.
+    pub async fn provide(&self, key: Vec<u8>) -> Result<(), NetError> {
+        self.0.ask(|reply| Command::Provide { key, reply }).await?
+    }
+
+    /// Says it no more.
+    pub async fn stop_providing(&self, key: Vec<u8>) -> Result<(), NetError> {
+        self.0.say(Command::StopProviding { key }).await
+    }
+}

@@ -1,0 +1,12 @@
+//! Peer ids of this daemon and of libp2p.
+
+use p2pd_core::id::PeerId;
+
+pub(crate) fn from_libp2p(peer: &libp2p::PeerId) -> PeerId {
+    // A libp2p id is a multihash, so this cannot fail; an impossible one becomes an id that matches nobody.
+    PeerId::from_bytes(&peer.to_bytes()).unwrap_or_else(|_| PeerId::from_ed25519(&[0; 32]))
+}
+
+pub(crate) fn to_libp2p(peer: &PeerId) -> Option<libp2p::PeerId> {
+    libp2p::PeerId::from_bytes(peer.as_bytes()).ok()
+}

@@ -1,0 +1,27 @@
+//! Who has to go when there are more peers than wanted.
+
+use libp2p::PeerId;
+use p2pd_core::keep::{Worth, surplus};
+
+use super::{Standings, table::Table};
+use crate::WaterMarks;
+
+/// The least useful peers of those that are too many.
+pub(super) fn surplus_of(table: &Table, standings: &Standings, marks: WaterMarks) -> Vec<PeerId> {
+    let none = super::Standing::default();
+    let worth = |(peer, age): (PeerId, std::time::Duration)| {
+        let standing = standings.get(&peer).unwrap_or(&none);
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let worth = Worth {
+            kept: !standing.wanted.is_empty(),
+            young: age_ms < marks.grace_ms,
+            busy: table.is_busy(&peer),
+            topics: standing.topics,
+            score: standing.score,
+            age_ms,
+        };
+        (peer, worth)
+    };
+    let all: Vec<_> = table.ages().map(worth).collect();
+    surplus(&all, marks.high, marks.low)
+}

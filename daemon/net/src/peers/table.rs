@@ -1,0 +1,360 @@
+//! Who is connected, how, and what they said of themselves.
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use libp2p::{Multiaddr, core::ConnectedPoint, identify, swarm::ConnectionId};
+use p2pd_core::{id::PeerId, text, time::UnixMs};
+
+use super::{Standing, Standings};
+use crate::{
+    Traffic,
+    dial::{shown, without_peer},
+    ids,
+    swarm::bandwidth::{Meter, Streams},
+};
+
+/// Most addresses and protocols kept of what one peer says of itself.
+const MAX_SAID: usize = 128;
+/// Closed connections that are remembered.
+const MAX_CLOSED: usize = 256;
+
+/// One connection to a peer.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Where the peer is.
+    pub address: String,
+    /// Whether the peer dialled us.
+    pub inbound: bool,
+    /// When it was opened.
+    pub opened: UnixMs,
+    /// `tls` or `noise`.
+    pub security: &'static str,
+    /// `yamux`, `mplex`, or `quic`, which has streams of its own.
+    pub muxer: &'static str,
+    /// What it has carried.
+    pub traffic: Traffic,
+    /// Those that are open.
+    pub streams: Streams,
+}
+
+/// A connection that stands.
+struct Open {
+    connection: Connection,
+    meter: Option<Arc<Meter>>,
+    /// The same as `opened`, whatever the wall clock is set to.
+    began: Instant,
+    /// What it had carried when the peer was last pinged: bytes from the peer, and mebibytes to it.
+    brought: u64,
+}
+
+impl Open {
+    fn now(&self) -> Connection {
+        let connection = self.connection.clone();
+        match &self.meter {
+            Some(meter) => Connection { traffic: meter.total(), streams: meter.streams(), ..connection },
+            None => connection,
+        }
+    }
+
+    /// Whether a program has a stream on it.
+    fn is_busy(&self) -> bool {
+        self.meter.as_ref().is_some_and(|meter| meter.busy())
+    }
+}
+
+/// A connected peer.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// Who.
+    pub peer: PeerId,
+    /// Each connection.
+    pub connections: Vec<Connection>,
+    /// Software, as the peer says.
+    pub agent: String,
+    /// Protocols, as the peer says.
+    pub protocols: Vec<String>,
+    /// Listen addresses, as the peer says.
+    pub addresses: Vec<String>,
+    /// Last measured round trip.
+    pub rtt: Option<Duration>,
+    /// Gossipsub's score; below 0 is bad.
+    pub score: f64,
+    /// One side's stream of gossipsub has ended, so that it hears nothing, or we hear nothing of it.
+    pub gossip_ended: bool,
+    /// What each protocol has carried over these connections, most first.
+    pub by_protocol: Vec<(String, Traffic)>,
+    /// Messages that it missed since it connected, because it took them too slowly.
+    pub lost: u64,
+    /// Why it is kept when others are let go: `bootstrap`, `pinned`, `mesh` (of a topic), `topic` (follows one of ours).
+    pub kept: Vec<&'static str>,
+}
+
+/// A connection that is no more.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    /// With whom, if that came to be known.
+    pub peer: Option<PeerId>,
+    /// How it was.
+    pub connection: Connection,
+    /// When it closed.
+    pub closed: UnixMs,
+    /// Why.
+    pub why: String,
+}
+
+/// What each protocol has carried, most first.
+fn by_protocol(peer: &Peer) -> Vec<(String, Traffic)> {
+    let mut sums: HashMap<String, Traffic> = HashMap::new();
+    for (name, traffic) in peer.connections.values().filter_map(|open| open.meter.as_ref()).flat_map(|m| m.protocols())
+    {
+        sums.entry(name).or_default().add(traffic);
+    }
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by_key(|(name, traffic)| (Reverse(traffic.received.saturating_add(traffic.sent)), name.clone()));
+    sums
+}
+
+#[derive(Default)]
+struct Peer {
+    connections: HashMap<ConnectionId, Open>,
+    agent: String,
+    protocols: Vec<String>,
+    addresses: Vec<String>,
+    rtt: Option<Duration>,
+    /// A daemon of our network, as it says.
+    ours: bool,
+}
+
+impl Peer {
+    /// Whether a program has a stream with it.
+    fn is_busy(&self) -> bool {
+        self.connections.values().any(Open::is_busy)
+    }
+
+    /// Whether one side's stream of gossipsub has ended, on every connection: each opens one, for good.
+    fn is_mute(&self) -> bool {
+        let meters = self.connections.values().filter_map(|open| open.meter.as_ref());
+        let each: Vec<_> = meters.map(|meter| meter.gossip()).collect();
+        [0, 1].into_iter().any(|side| {
+            let of_side = || each.iter().filter_map(move |sides| sides.get(side));
+            of_side().any(|(had, _)| *had) && !of_side().any(|(_, open)| *open)
+        })
+    }
+}
+
+/// The connected peers, bounded by the connection limits.
+#[derive(Default)]
+pub(crate) struct Table {
+    peers: HashMap<libp2p::PeerId, Peer>,
+    /// The connections that closed last.
+    closed: VecDeque<Closed>,
+}
+
+impl Table {
+    /// Notes a connection. True for the first to this peer.
+    pub(crate) fn opened(
+        &mut self,
+        peer: libp2p::PeerId,
+        id: ConnectionId,
+        point: &ConnectedPoint,
+        meter: Option<Arc<Meter>>,
+        now: UnixMs,
+    ) -> bool {
+        let connection = Connection {
+            address: shown(&without_peer(point.get_remote_address().clone())),
+            inbound: point.is_listener(),
+            opened: now,
+            security: meter.as_ref().map_or("", |meter| meter.security),
+            muxer: meter.as_ref().map_or("", |meter| meter.muxed_by()),
+            traffic: Traffic::default(),
+            streams: Streams::default(),
+        };
+        let connections = &mut self.peers.entry(peer).or_default().connections;
+        connections.insert(id, Open { connection, meter, began: Instant::now(), brought: 0 });
+        connections.len() == 1
+    }
+
+    /// Notes the end of a connection, and why. True for the last to this peer.
+    pub(crate) fn closed(&mut self, peer: &libp2p::PeerId, id: ConnectionId, why: String, now: UnixMs) -> bool {
+        let Some(entry) = self.peers.get_mut(peer) else { return false };
+        if let Some(connection) = entry.connections.remove(&id).map(|open| open.now()) {
+            self.remember(Closed { peer: Some(ids::from_libp2p(peer)), connection, closed: now, why });
+        }
+        let Some(entry) = self.peers.get_mut(peer) else { return false };
+        let last = entry.connections.is_empty();
+        if last {
+            self.peers.remove(peer);
+        }
+        last
+    }
+
+    fn remember(&mut self, closed: Closed) {
+        self.closed.push_back(closed);
+        if self.closed.len() > MAX_CLOSED {
+            self.closed.pop_front();
+        }
+    }
+
+    /// Notes a connection that never stood, and why.
+    pub(crate) fn failed(&mut self, peer: Option<PeerId>, address: Multiaddr, inbound: bool, why: String, now: UnixMs) {
+        let connection = Connection {
+            address: shown(&without_peer(address)),
+            inbound,
+            opened: now,
+            security: "",
+            muxer: "",
+            traffic: Traffic::default(),
+            streams: Streams::default(),
+        };
+        self.remember(Closed { peer, connection, closed: now, why });
+    }
+
+    pub(crate) fn identified(&mut self, peer: &libp2p::PeerId, info: &identify::Info, ours: bool) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.ours = ours;
+            entry.agent = text::clean(&info.agent_version, 128);
+            entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 140)).collect();
+            entry.addresses = info.listen_addrs.iter().take(MAX_SAID).map(shown).collect();
+        }
+    }
+
+    /// The peers whose gossip has ended.
+    pub(crate) fn mute(&self) -> Vec<libp2p::PeerId> {
+        self.peers.iter().filter(|(_, entry)| entry.is_mute()).map(|(peer, _)| *peer).collect()
+    }
+
+    /// Whether a program here has a stream open with a peer.
+    pub(crate) fn is_busy(&self, peer: &libp2p::PeerId) -> bool {
+        self.peers.get(peer).is_some_and(Peer::is_busy)
+    }
+
+    /// The connections to a peer.
+    pub(crate) fn connections(&self, peer: &libp2p::PeerId) -> impl Iterator<Item = ConnectionId> + '_ {
+        self.peers.get(peer).into_iter().flat_map(|entry| entry.connections.keys().copied())
+    }
+
+    /// The connections that fit.
+    pub(crate) fn connections_where(
+        &self,
+        fits: impl Fn(&libp2p::PeerId, &Multiaddr) -> bool,
+    ) -> Vec<(libp2p::PeerId, ConnectionId, Multiaddr)> {
+        let all =
+            self.peers.iter().flat_map(|(peer, entry)| entry.connections.iter().map(move |(id, c)| (peer, id, c)));
+        let parsed = all.filter_map(|(peer, id, o)| Some((peer, *id, o.connection.address.parse::<Multiaddr>().ok()?)));
+        let fitting = parsed.filter(|(peer, _, address)| fits(peer, address));
+        fitting.map(|(peer, id, address)| (*peer, id, address)).collect()
+    }
+
+    /// Whether a peer has said that it speaks a protocol.
+    pub(crate) fn speaks(&self, peer: &libp2p::PeerId, protocol: &str) -> bool {
+        self.peers.get(peer).is_some_and(|entry| entry.protocols.iter().any(|p| p == protocol))
+    }
+
+    /// Notes how long a ping took, or that none came back. Whether the peer lives: it answered, or the connection has brought
+    /// something else since the last ping.
+    pub(crate) fn pinged(&mut self, peer: &libp2p::PeerId, connection: ConnectionId, rtt: Option<Duration>) -> bool {
+        let Some(entry) = self.peers.get_mut(peer) else { return true };
+        entry.rtt = rtt.or(entry.rtt);
+        let Some(open) = entry.connections.get_mut(&connection) else { return true };
+        // One that only takes tells so by what it takes.
+        let moved = |Traffic { received, sent }| received.saturating_add(sent >> 20);
+        let brought = open.meter.as_ref().map_or(0, |meter| moved(meter.total()));
+        rtt.is_some() | (std::mem::replace(&mut open.brought, brought) != brought)
+    }
+
+    /// Bytes that a peer was sent over the connections that stand.
+    pub(crate) fn sent_to(&self, peer: &libp2p::PeerId) -> u64 {
+        let open = self.peers.get(peer).into_iter().flat_map(|entry| entry.connections.values());
+        open.filter_map(|open| open.meter.as_ref()).map(|meter| meter.total().sent).fold(0, u64::saturating_add)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// How long each peer has been connected.
+    pub(crate) fn ages(&self) -> impl Iterator<Item = (libp2p::PeerId, Duration)> + '_ {
+        let age = |peer: &Peer| peer.connections.values().map(|open| open.began.elapsed()).max();
+        self.peers.iter().map(move |(id, peer)| (*id, age(peer).unwrap_or_default()))
+    }
+
+    /// The connected daemons of our network.
+    pub(crate) fn ours(&self) -> impl Iterator<Item = libp2p::PeerId> + '_ {
+        self.peers.iter().filter(|(_, entry)| entry.ours).map(|(peer, _)| *peer)
+    }
+
+    pub(crate) fn contains(&self, peer: &libp2p::PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    /// The connections that closed last, oldest first.
+    pub(crate) fn closed_ones(&self) -> Vec<Closed> {
+        self.closed.iter().cloned().collect()
+    }
+
+    pub(crate) fn list(&self, standings: &Standings) -> Vec<PeerInfo> {
+        let none = Standing::default();
+        let info = |(id, peer): (&libp2p::PeerId, &Peer)| {
+            let standing = standings.get(id).unwrap_or(&none);
+            let topics = match standing {
+                Standing { in_mesh: true, .. } => Some("mesh"),
+                Standing { topics: 1.., .. } => Some("topic"),
+                Standing { .. } => None,
+            };
+            let busy = peer.is_busy().then_some("stream");
+            PeerInfo {
+                peer: ids::from_libp2p(id),
+                connections: peer.connections.values().map(Open::now).collect(),
+                agent: peer.agent.clone(),
+                protocols: peer.protocols.clone(),
+                addresses: peer.addresses.clone(),
+                rtt: peer.rtt,
+                score: standing.score,
+                gossip_ended: peer.is_mute(),
+                by_protocol: by_protocol(peer),
+                lost: standing.lost,
+                kept: standing.wanted.iter().copied().chain(topics).chain(busy).collect(),
+            }
+        };
+        self.peers.iter().map(info).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::core::{Endpoint, transport::PortUse};
+
+    use super::*;
+
+    #[test]
+    fn the_connections_that_closed_last_are_remembered() {
+        let address = "/ip4/127.0.0.1/tcp/4001".parse().unwrap();
+        let point = ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::New };
+        let (mut peers, peer) = (Table::default(), libp2p::PeerId::random());
+        for n in 0..MAX_CLOSED + 3 {
+            let (id, now) = (ConnectionId::new_unchecked(n), UnixMs(n as u64));
+            assert!(peers.opened(peer, id, &point, None, now));
+            assert!(peers.closed(&peer, id, String::new(), now));
+        }
+        let closed: Vec<_> = peers.closed_ones().iter().map(|one| one.closed.0).collect();
+        assert_eq!(closed, (3..MAX_CLOSED as u64 + 3).collect::<Vec<_>>());
+        assert!(!peers.contains(&peer));
+    }
+    #[test]
+    fn how_long_a_peer_is_connected_does_not_depend_on_what_the_clock_is_set_to() {
+        let address = "/ip4/127.0.0.1/tcp/4001".parse().unwrap();
+        let point = ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::New };
+        let mut peers = Table::default();
+        for (n, wall) in [0, 1 << 50].into_iter().enumerate() {
+            let (id, peer) = (ConnectionId::new_unchecked(n), libp2p::PeerId::random());
+            assert!(peers.opened(peer, id, &point, None, UnixMs(wall)));
+        }
+        let ages: Vec<_> = peers.ages().map(|(_, age)| age).collect();
+        assert!(ages.len() == 2 && ages.iter().all(|age| *age < Duration::from_secs(60)), "{ages:?}");
+    }
+}

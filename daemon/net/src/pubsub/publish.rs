@@ -1,0 +1,143 @@
+//! Publishing: whom a message is sent to, and when it has to wait for them.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use libp2p::{
+    PeerId,
+    gossipsub::{IdentTopic, MessageAcceptance},
+};
+use p2pd_core::{id, time::UnixMs};
+
+use super::{
+    PubSub, Sent, Wire, flood_publish,
+    flow_control::Room,
+    receive::report,
+    send_queue::{Held, Message},
+    topics::followers,
+};
+use crate::{NetError, ids, swarm::behaviour::MESH};
+
+impl PubSub {
+    /// Sends a message, or holds it back, behind those of its kind and topic that are.
+    pub(super) fn send_or_hold(&mut self, wire: &mut Wire<'_>, wall: UnixMs, topic: String, message: Message) {
+        let mut held = std::mem::take(&mut self.held);
+        let now = Instant::now();
+        let refused = held.push(topic, message, now, |topic, held| self.send(wire, wall, now, topic, held));
+        self.held = held;
+        match refused {
+            Some(Message::Own { reply, .. }) => drop(reply.send(Err(NetError::Busy))),
+            // Peers that have room get it.
+            Some(Message::Passing { id, source, .. }) => report(wire, &id, &source, MessageAcceptance::Accept),
+            None => {}
+        }
+    }
+
+    /// Tries again what is held back.
+    pub(super) fn send_held(&mut self, wire: &mut Wire<'_>, wall: UnixMs) {
+        let mut held = std::mem::take(&mut self.held);
+        let now = Instant::now();
+        held.retry(now, |topic, held| self.send(wire, wall, now, topic, held));
+        self.held = held;
+    }
+
+    /// Sends a message, or returns it if it is to wait.
+    fn send(&mut self, wire: &mut Wire<'_>, wall: UnixMs, now: Instant, topic: &str, held: Held) -> Option<Held> {
+        let may_wait = now < held.until;
+        match held.message {
+            Message::Own { data, reply } => {
+                let followers = followers(wire.gossipsub, &IdentTopic::new(topic).hash());
+                let room = match followers[..] {
+                    [only] => wire.flow.room_in_bytes(only, data.len(), now),
+                    // Of very many only some are sent to, who pass it on.
+                    _ if followers.len() > flood_publish::MOST => Room::Beside(0),
+                    _ => wire.flow.room(&followers, data.len(), now),
+                };
+                let sent = match room {
+                    Room::Wait(_) if may_wait => Err(NetError::Busy),
+                    // Who has room gets it.
+                    Room::Wait(behind) | Room::Beside(behind) => {
+                        let sent = self.publish_to(wire, wall, &followers, topic, &data, Vec::new());
+                        sent.map(|sent| Sent { behind, ..sent })
+                    }
+                };
+                if matches!(sent, Err(NetError::Busy)) && may_wait {
+                    return Some(Held { message: Message::Own { data, reply }, ..held });
+                }
+                let _ = reply.send(sent);
+            }
+            Message::Passing { id, source, bytes } => {
+                let topic = IdentTopic::new(topic).hash();
+                let mesh = wire.gossipsub.mesh_peers(&topic).filter(|peer| **peer != source);
+                let to: Vec<PeerId> = mesh.copied().collect();
+                let waits = matches!(wire.flow.room(&to, bytes, now), Room::Wait(_))
+                    || (topic == self.directory && wire.flow.is_busy_with_directory(&to));
+                if waits && may_wait {
+                    return Some(Held { message: Message::Passing { id, source, bytes }, ..held });
+                }
+                wire.flow.sent(&to, bytes);
+                report(wire, &id, &source, MessageAcceptance::Accept);
+            }
+        }
+        None
+    }
+
+    /// Publishes a message now, or not at all: to these followers whether or not they are in the mesh.
+    pub(super) fn publish_also_to(
+        &mut self,
+        wire: &mut Wire<'_>,
+        wall: UnixMs,
+        topic: &str,
+        data: &Bytes,
+        also_to: &[id::PeerId],
+    ) -> Result<Sent, NetError> {
+        let followers = followers(wire.gossipsub, &IdentTopic::new(topic).hash());
+        let also_to = also_to.iter().filter_map(ids::to_libp2p).filter(|peer| followers.contains(peer)).collect();
+        self.publish_to(wire, wall, &followers, topic, data, also_to)
+    }
+
+    /// Publishes a message to those of the mesh, to those named, and as bandwidth allows to the other followers.
+    fn publish_to(
+        &mut self,
+        wire: &mut Wire<'_>,
+        wall: UnixMs,
+        followers: &[PeerId],
+        topic: &str,
+        data: &Bytes,
+        mut also_to: Vec<PeerId>,
+    ) -> Result<Sent, NetError> {
+        let Wire { gossipsub, flow, .. } = wire;
+        let mut to: Vec<PeerId> = gossipsub.mesh_peers(&IdentTopic::new(topic).hash()).copied().collect();
+        let mut full = Vec::new();
+        let in_mesh = to.len();
+        if followers.len() > in_mesh {
+            to.extend(also_to.iter().filter(|peer| !to.contains(peer)).copied().collect::<Vec<_>>());
+            let outside = followers.iter().filter(|peer| !to.contains(peer)).copied();
+            let (others, without_room) = outside.partition(|peer| flow.has_room(peer, data.len()));
+            full = without_room;
+            let others = self.flood.choose(others, data.len(), Instant::now());
+            to.extend(&others);
+            also_to.extend(others);
+            // While its mesh is small gossipsub adds others by chance: all where they are so few, also those that are full here.
+            let left: Vec<PeerId> = followers.iter().filter(|peer| !to.contains(peer)).copied().collect();
+            if left.len() <= MESH.saturating_sub(in_mesh) {
+                to.extend(left);
+                full.clear();
+            }
+        }
+        // Gossipsub sends what it publishes to explicit peers, too.
+        also_to.iter().for_each(|peer| gossipsub.add_explicit_peer(peer));
+        let sent = self.topics.publish(gossipsub, &self.own, topic, data, wall);
+        also_to.iter().for_each(|peer| gossipsub.remove_explicit_peer(peer));
+        let id = sent.inspect_err(|error| {
+            if matches!(error, NetError::Busy) && followers.len() <= MESH {
+                // To all of them, and the library counts that as missed, which it is not.
+                self.slow.refused(followers);
+            }
+        })?;
+        flow.sent(&to, data.len());
+        // The library counts only what it was to send.
+        self.slow.missed(&full);
+        Ok(Sent { id, followers: followers.len(), behind: 0 })
+    }
+}

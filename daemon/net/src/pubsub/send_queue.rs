@@ -1,0 +1,230 @@
+//! Messages of programs on their way out, of those here and of peers. What the connections are too full for at the moment is
+//! held back and tried again, so that a program which is faster than the network waits for it, and is refused only when that
+//! lasts.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use libp2p::{PeerId, gossipsub::MessageId};
+use tokio::sync::oneshot;
+
+use super::Sent;
+use crate::NetError;
+
+/// How long a message of our own is held back.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// And one of a peer: gossipsub forgets it after four seconds, of which a validator may have taken three.
+const PASSING: Duration = Duration::from_millis(700);
+/// Time between two tries, at first: the connections send what fills them in about as long. It doubles while nothing goes out.
+const SOON: Duration = Duration::from_millis(2);
+const LATER: Duration = Duration::from_millis(64);
+/// Most that is held back of our own, in messages and bytes, and of peers', which gossipsub keeps for seconds anyway.
+const HELD_OWN: usize = 1024;
+const HELD_BYTES: usize = 16 << 20;
+const HELD_PASSING: usize = 8192;
+
+pub(super) enum Message {
+    /// Of a program here.
+    Own { data: Bytes, reply: oneshot::Sender<Result<Sent, NetError>> },
+    /// Of a peer, to be passed on.
+    Passing { id: MessageId, source: PeerId, bytes: usize },
+}
+
+impl Message {
+    fn is_own(&self) -> bool {
+        matches!(self, Message::Own { .. })
+    }
+
+    /// What is kept for it.
+    fn weight(&self) -> Weight {
+        match self {
+            Message::Own { data, .. } => Weight { own: 1, bytes: data.len(), passing: 0 },
+            Message::Passing { .. } => Weight { passing: 1, ..Weight::default() },
+        }
+    }
+}
+
+/// Messages of our own, their bytes, and messages of peers.
+#[derive(Clone, Copy, Default)]
+struct Weight {
+    own: usize,
+    bytes: usize,
+    passing: usize,
+}
+
+pub(super) struct Held {
+    pub(super) message: Message,
+    pub(super) until: Instant,
+}
+
+/// One queue for each of these.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Of {
+    topic: String,
+    own: bool,
+}
+
+/// Sends a message on a topic, or returns it if it is to wait.
+pub(super) trait Send: FnMut(&str, Held) -> Option<Held> {}
+
+impl<F: FnMut(&str, Held) -> Option<Held>> Send for F {}
+
+#[derive(Default)]
+pub(super) struct SendQueue {
+    /// Each in order.
+    queues: HashMap<Of, VecDeque<Held>>,
+    held: Weight,
+    again: Option<Instant>,
+    pause: Duration,
+}
+
+impl SendQueue {
+    /// When to try again; `None` when nothing is held back.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.again.filter(|_| !self.queues.is_empty())
+    }
+
+    /// Sends a message, or holds it back, behind those of its kind and topic that are. Returns one that cannot wait.
+    pub(super) fn push(
+        &mut self,
+        topic: String,
+        message: Message,
+        now: Instant,
+        mut send: impl Send,
+    ) -> Option<Message> {
+        let own = message.is_own();
+        let until = now.checked_add(if own { PATIENCE } else { PASSING }).unwrap_or(now);
+        let (held, of) = (Held { message, until }, Of { topic, own });
+        let left = if self.queues.contains_key(&of) { Some(held) } else { send(&of.topic, held) }?;
+        if self.is_full_for(&left.message) {
+            return Some(left.message);
+        }
+        self.hold(of, left, now);
+        None
+    }
+
+    /// Tries again what is held back.
+    pub(super) fn retry(&mut self, now: Instant, mut send: impl Send) {
+        let mut moves = false;
+        for (of, mut queue) in std::mem::take(&mut self.queues) {
+            while let Some(first) = queue.pop_front() {
+                let weight = first.message.weight();
+                if let Some(first) = send(&of.topic, first) {
+                    queue.push_front(first);
+                    break;
+                }
+                self.release(weight);
+                moves = true;
+            }
+            if !queue.is_empty() {
+                self.queues.insert(of, queue);
+            }
+        }
+        self.wait(now, if moves { SOON } else { self.pause.saturating_mul(2).max(SOON) });
+    }
+
+    /// Whether nothing more of its kind can be held back.
+    fn is_full_for(&self, message: &Message) -> bool {
+        match message {
+            Message::Own { .. } => self.held.own >= HELD_OWN || self.held.bytes >= HELD_BYTES,
+            Message::Passing { .. } => self.held.passing >= HELD_PASSING,
+        }
+    }
+
+    fn hold(&mut self, of: Of, held: Held, now: Instant) {
+        if self.queues.is_empty() {
+            self.wait(now, SOON);
+        }
+        let Weight { own, bytes, passing } = held.message.weight();
+        self.held.own = self.held.own.saturating_add(own);
+        self.held.bytes = self.held.bytes.saturating_add(bytes);
+        self.held.passing = self.held.passing.saturating_add(passing);
+        self.queues.entry(of).or_default().push_back(held);
+    }
+
+    fn release(&mut self, Weight { own, bytes, passing }: Weight) {
+        self.held.own = self.held.own.saturating_sub(own);
+        self.held.bytes = self.held.bytes.saturating_sub(bytes);
+        self.held.passing = self.held.passing.saturating_sub(passing);
+    }
+
+    fn wait(&mut self, now: Instant, pause: Duration) {
+        self.pause = pause.min(LATER);
+        self.again = now.checked_add(self.pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passing(n: u8) -> Message {
+        Message::Passing { id: MessageId::new(&[n]), source: PeerId::random(), bytes: 0 }
+    }
+
+    fn number(message: &Message) -> u8 {
+        match message {
+            Message::Passing { id, .. } => id.0[0],
+            Message::Own { data, .. } => data[0],
+        }
+    }
+
+    fn full(_: &str, held: Held) -> Option<Held> {
+        Some(held)
+    }
+
+    #[test]
+    fn what_waits_goes_in_order_and_holds_up_its_own_topic_alone() {
+        let (mut queue, now, mut sent) = (SendQueue::default(), Instant::now(), Vec::new());
+        for n in 0..3 {
+            assert!(queue.push("a".into(), passing(n), now, full).is_none());
+        }
+        let mut room = |topic: &str, held: Held| {
+            sent.push((topic.to_owned(), number(&held.message)));
+            None
+        };
+        assert!(queue.push("b".into(), passing(9), now, &mut room).is_none());
+        assert!(queue.push("a".into(), passing(3), now, &mut room).is_none(), "behind those that wait");
+        queue.retry(now + SOON, &mut room);
+        let expected = [("b", 9), ("a", 0), ("a", 1), ("a", 2), ("a", 3)].map(|(topic, n)| (topic.to_owned(), n));
+        assert_eq!(sent, expected);
+        assert_eq!(queue.due(), None);
+    }
+
+    #[test]
+    fn it_is_tried_ever_later_while_nothing_goes_out() {
+        let (mut queue, now) = (SendQueue::default(), Instant::now());
+        queue.push("a".into(), passing(0), now, full);
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            let due = queue.due().unwrap();
+            queue.retry(due, full);
+            pauses.push(queue.due().unwrap().saturating_duration_since(due).as_millis());
+        }
+        assert_eq!(pauses, [4, 8, 16, 32, 64, 64, 64]);
+        queue.push("b".into(), passing(1), now, full);
+        queue.retry(now, |topic, held| if topic == "b" { None } else { Some(held) });
+        assert_eq!(queue.due(), now.checked_add(SOON));
+    }
+
+    #[test]
+    fn what_cannot_wait_is_given_back() {
+        let (mut queue, now) = (SendQueue::default(), Instant::now());
+        for n in 0..=HELD_PASSING {
+            let given_back = queue.push("a".into(), passing(0), now, full);
+            assert_eq!(given_back.is_some(), n == HELD_PASSING);
+        }
+        let own = |bytes: usize| {
+            let (reply, answer) = oneshot::channel();
+            drop(answer);
+            Message::Own { data: vec![0; bytes].into(), reply }
+        };
+        assert!(queue.push("a".into(), own(HELD_BYTES), now, full).is_none(), "of its own kind there is room");
+        assert!(queue.push("a".into(), own(1), now, full).is_some());
+        queue.retry(now, |_, _| None);
+        assert!(queue.push("a".into(), own(1), now, full).is_none(), "and room again");
+    }
+}

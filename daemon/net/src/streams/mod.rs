@@ -1,0 +1,164 @@
+//! Streams on protocols that local programs speak. They go around the swarm task: bytes flow between a stream and its
+//! program, and yamux' or QUIC's windows hold back the writer.
+
+pub(crate) mod behaviour;
+
+use std::io;
+
+use libp2p::{StreamProtocol, core::upgrade::NegotiationError};
+use p2pd_core::id::PeerId;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
+use tokio_util::compat::FuturesAsyncReadCompatExt;
+
+use self::behaviour::{Arrived, Behaviour, OpenReply, Refused};
+use crate::{
+    NetError,
+    context::{Context, Effect},
+    dial::Reply,
+    handle::{Commands, WeakCommands},
+    ids,
+};
+
+/// Bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// What carries a stream.
+pub type ByteStream = Box<dyn Duplex>;
+
+/// A stream to a peer.
+pub struct PeerStream {
+    /// To whom.
+    pub peer: PeerId,
+    /// Multiaddr of the peer's end of the connection.
+    pub address: String,
+    /// What is spoken on it.
+    pub protocol: String,
+    /// Its bytes.
+    pub stream: ByteStream,
+}
+
+/// Protocols that the daemon speaks itself.
+const OWN: [&str; 7] = ["/p2pd/", "/meshsub/", "/floodsub/", "/ipfs/id/", "/ipfs/ping/", "/ipfs/kad/", "/libp2p/"];
+
+/// Whether a protocol is one that the daemon speaks itself, so that no program may.
+pub fn is_own(protocol: &str) -> bool {
+    OWN.iter().any(|own| protocol.starts_with(own))
+}
+
+pub(crate) enum Command {
+    Open {
+        peer: libp2p::PeerId,
+        protocols: Vec<StreamProtocol>,
+        reply: OpenReply,
+    },
+    Accept {
+        protocol: StreamProtocol,
+        reply: Reply<mpsc::Receiver<Arrived>>,
+    },
+    /// An [`Inbound`] was dropped.
+    Changed,
+}
+
+/// Does what a handle asks. `speaks`: whether a peer has said that it speaks a protocol.
+pub(crate) fn on_command(
+    context: &mut Context,
+    streams: &mut Behaviour,
+    command: Command,
+    speaks: impl Fn(&libp2p::PeerId, &StreamProtocol) -> bool,
+) {
+    match command {
+        Command::Open { peer, protocols, reply } => {
+            let said = protocols.iter().find(|protocol| speaks(&peer, protocol)).cloned();
+            streams.open(peer, said, protocols, reply);
+        }
+        Command::Accept { protocol, reply } => {
+            let _ = reply.send(streams.accept(protocol));
+            changed(context, streams);
+        }
+        Command::Changed => changed(context, streams),
+    }
+}
+
+/// Has peers told which protocols are spoken here: at once where identify can, and with the next tick for those it was just
+/// exchanging the old ones with.
+fn changed(context: &mut Context, streams: &mut Behaviour) {
+    streams.look();
+    context.want(Effect::SayProtocols);
+}
+
+/// Streams that peers open on one protocol; it is free again when this is dropped.
+pub struct Inbound {
+    protocol: String,
+    streams: mpsc::Receiver<Arrived>,
+    commands: WeakCommands<Command>,
+}
+
+impl Inbound {
+    /// The next one; `None` when the network has stopped.
+    pub async fn next(&mut self) -> Option<PeerStream> {
+        let (peer, address, stream) = self.streams.recv().await?;
+        Some(PeerStream {
+            peer: ids::from_libp2p(&peer),
+            address: address.to_string(),
+            protocol: self.protocol.clone(),
+            stream: Box::new(stream.compat()),
+        })
+    }
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        self.streams.close();
+        // When the queue is full, peers learn of it with the next change or ping.
+        self.commands.try_say(Command::Changed);
+    }
+}
+
+/// Whether reading failed because the peer refused the protocol, although it had said that it speaks it.
+pub fn refused(error: &io::Error) -> bool {
+    matches!(error.get_ref().and_then(|e| e.downcast_ref()), Some(NegotiationError::Failed))
+}
+
+fn parse(protocol: &str) -> Result<StreamProtocol, NetError> {
+    StreamProtocol::try_from_owned(protocol.to_owned())
+        .map_err(|_| NetError::Protocol(format!("`{protocol}` is no protocol; one looks like /chat/1.0.0")))
+}
+
+/// Opens streams, and takes those that peers open.
+#[derive(Clone)]
+pub struct Handle(pub(crate) Commands<Command>);
+
+impl Handle {
+    /// Opens a stream to a connected peer on the first of these protocols that it speaks, in one round trip, or in none if
+    /// it has said so; see [`refused`].
+    pub async fn open(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, NetError> {
+        let name = || peer.to_string();
+        let id = ids::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(name()))?;
+        let wanted = protocols.iter().map(|p| parse(p)).collect::<Result<_, _>>()?;
+        let lost = || NetError::Unreachable { peer: name(), fault: "the connection closed meanwhile".into() };
+        let opened = self.0.ask_or(|reply| Command::Open { peer: id, protocols: wanted, reply }, lost).await?;
+        match opened {
+            Ok((stream, protocol, address)) => Ok(PeerStream {
+                peer: peer.clone(),
+                address: address.to_string(),
+                protocol: protocol.to_string(),
+                stream: Box::new(stream.compat()),
+            }),
+            Err(Refused::NotConnected) => Err(NetError::NotConnected(name())),
+            Err(Refused::Unsupported) => Err(NetError::Unsupported { peer: name(), protocols: protocols.join(", ") }),
+            Err(Refused::Failed(fault)) => Err(NetError::Unreachable { peer: name(), fault }),
+        }
+    }
+
+    /// Takes the streams that peers open on a protocol.
+    pub async fn accept(&self, protocol: &str) -> Result<Inbound, NetError> {
+        let wanted = parse(protocol)?;
+        let streams = self.0.ask(|reply| Command::Accept { protocol: wanted, reply }).await??;
+        Ok(Inbound { protocol: protocol.to_owned(), streams, commands: self.0.downgrade() })
+    }
+}

@@ -1,0 +1,151 @@
+//! A stream whose bytes are counted.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+};
+
+use futures::{AsyncRead, AsyncWrite};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::{Counter, GOSSIPSUB, Meter, Traffic};
+use crate::swarm::protocol_detect::Sniff;
+
+fn reset() -> io::Error {
+    io::ErrorKind::ConnectionReset.into()
+}
+
+/// A stream whose bytes are counted.
+pub(crate) struct MeteredStream<S> {
+    inner: S,
+    meter: Arc<Meter>,
+    inbound: bool,
+    /// Until the protocol is known, or cannot be told.
+    sniff: Option<Sniff>,
+    /// What was carried before that.
+    early: Traffic,
+    protocol: Option<Arc<Counter>>,
+    /// The peer sends nothing here. Gossipsub does not read such a stream, and would go on writing to a peer that has ended it.
+    one_way: bool,
+    /// See [`super::Metered`]; no longer when this side is closed for writing.
+    doubtful_end: bool,
+    /// Yamux leaves readers and writers waiting when the connection is closed from here.
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<S> MeteredStream<S> {
+    pub(super) fn new(
+        inner: S,
+        meter: Arc<Meter>,
+        inbound: bool,
+        doubtful_end: bool,
+        closing: CancellationToken,
+    ) -> Self {
+        MeteredStream {
+            inner,
+            meter,
+            inbound,
+            sniff: Some(Sniff::default()),
+            early: Traffic::default(),
+            protocol: None,
+            one_way: false,
+            doubtful_end,
+            closing: Box::pin(closing.cancelled_owned()),
+        }
+    }
+
+    /// Counts bytes; `answers` tells that they are those of the side that agrees to a protocol.
+    fn count(&mut self, traffic: Traffic, bytes: &[u8], answers: bool) {
+        self.meter.total.count(traffic);
+        if let Some(protocol) = &self.protocol {
+            return protocol.count(traffic);
+        }
+        self.early.add(traffic);
+        let Some(sniff) = self.sniff.as_mut().filter(|_| answers) else { return };
+        match sniff.feed(bytes) {
+            Ok(None) => {}
+            Ok(Some(name)) => {
+                self.one_way = !self.inbound && name.starts_with(GOSSIPSUB);
+                let protocol = self.meter.protocol(&name);
+                protocol.count(std::mem::take(&mut self.early));
+                protocol.side(self.inbound).open();
+                (self.sniff, self.protocol) = (None, Some(protocol));
+            }
+            Err(()) => self.sniff = None,
+        }
+    }
+
+    /// Notes whether a write was taken.
+    fn written<T>(&self, written: Poll<T>) -> Poll<T> {
+        if let Some(protocol) = self.protocol.as_ref().filter(|_| !self.inbound) {
+            protocol.blocked.store(written.is_pending(), Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl<S> Drop for MeteredStream<S> {
+    fn drop(&mut self) {
+        self.meter.open(self.inbound).fetch_sub(1, Ordering::Relaxed);
+        if let Some(protocol) = &self.protocol {
+            protocol.side(self.inbound).open.fetch_sub(1, Ordering::Relaxed);
+            protocol.blocked.fetch_and(self.inbound, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MeteredStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        let count = match Pin::new(&mut self.inner).poll_read(cx, room) {
+            Poll::Ready(read) => read?,
+            Poll::Pending if self.closing.as_mut().poll(cx).is_ready() => return Poll::Ready(Err(reset())),
+            Poll::Pending => return Poll::Pending,
+        };
+        // After the end of what the peer sends we may still send, unless it has reset the stream. Who reads and who writes is
+        // one task, so that this takes no waker away.
+        if count == 0 && !room.is_empty() && self.doubtful_end {
+            match Pin::new(&mut self.inner).poll_write(cx, &[]) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(reset())),
+                // Either the window is full, of a stream that is open, or the connection is too busy to be asked.
+                Poll::Pending => drop(ready!(Pin::new(&mut self.inner).poll_flush(cx))),
+                Poll::Ready(Ok(_)) => {}
+            }
+            self.doubtful_end = false;
+        }
+        let (traffic, answers) = (Traffic { received: count as u64, sent: 0 }, !self.inbound);
+        self.count(traffic, room.get(..count).unwrap_or_default(), answers);
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        let count = match self.written(written) {
+            Poll::Ready(written) => written?,
+            Poll::Pending if self.closing.as_mut().poll(cx).is_ready() => return Poll::Ready(Err(reset())),
+            Poll::Pending => return Poll::Pending,
+        };
+        let (traffic, answers) = (Traffic { received: 0, sent: count as u64 }, self.inbound);
+        self.count(traffic, bytes.get(..count).unwrap_or_default(), answers);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        if self.one_way
+            && let Poll::Ready(Ok(0) | Err(_)) = Pin::new(&mut self.inner).poll_read(cx, &mut [0; 16])
+        {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        self.written(flushed)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.doubtful_end = false;
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}

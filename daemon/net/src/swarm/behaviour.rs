@@ -1,0 +1,189 @@
+//! The protocols this peer speaks, each with the bounds it is given.
+
+use std::time::Duration;
+
+use libp2p::{
+    StreamProtocol, connection_limits,
+    gossipsub::{self, IdentTopic},
+    identify, kad, mdns, ping, request_response,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+};
+
+use crate::{
+    Config, DhtMode, NetError,
+    dht::{
+        address_filter::{Dht, Kad},
+        record_store,
+    },
+    fetch,
+    identity::Identity,
+    peers::connection_gater::{Gater, SharedRules},
+    pubsub::{
+        flow_control,
+        message_id::{Gossipsub, Settings},
+        resubscribe::Resubscribe,
+        slow_peers,
+    },
+    streams,
+    swarm::bandwidth::Meters,
+};
+
+/// Largest gossipsub frame read, in bytes. Go peers batch up to a mebibyte of messages into one, and rust-libp2p closes
+/// the substream of a peer that sends a larger one, for good. A single message may be smaller: [`p2pd_core::contract`].
+const MAX_RPC: usize = 1024 * 1024 + 64 * 1024;
+
+/// Ids that are offered to a peer in one RPC, and asked of it in a second. The specification's 5,000 would be more than the 16 KiB
+/// of control data that rust-libp2p takes by default: it closes the substream of a peer that sends more, for good.
+const OFFERED: usize = 300;
+/// Bytes of control data taken in one RPC: others offer as many ids as the specification has it.
+const MAX_CONTROL: usize = 256 * 1024;
+
+/// Of the connections, the part that peers cannot take from here: whoever floods this daemon must not keep it from dialling.
+const OUTBOUND_SHARE: u32 = 8;
+
+/// Largest packet of the DHT in bytes. Answers of the public DHT with many addresses reach 43 KiB.
+const MAX_KAD_PACKET: usize = 128 * 1024;
+
+/// How often each connection is pinged, and how long the answer may take. The library is silent of the first that fails, and the
+/// second may have come just after the peer's last word: one that is frozen is gone after 48 s.
+const PING: Duration = Duration::from_secs(8);
+
+/// Peers of a topic that whole messages are exchanged with.
+pub(crate) const MESH: usize = 6;
+
+/// One field per protocol; the swarm task hands the event of each to its driver.
+#[derive(NetworkBehaviour)]
+pub(crate) struct Behaviour {
+    pub(crate) gater: Gater,
+    pub(crate) limits: connection_limits::Behaviour,
+    pub(crate) identify: identify::Behaviour,
+    pub(crate) ping: ping::Behaviour,
+    pub(crate) gossipsub: Resubscribe<Gossipsub>,
+    /// Behind gossipsub, whose handlers are then polled first.
+    pub(crate) flow: flow_control::Behaviour,
+    pub(crate) kad: Dht,
+    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) streams: streams::behaviour::Behaviour,
+    pub(crate) fetch: request_response::Behaviour<fetch::Codec>,
+}
+
+/// Name of our Kademlia: the network's own, so that it never mixes with another, unless it was given one.
+pub(crate) fn kad_protocol(config: &Config) -> Result<StreamProtocol, NetError> {
+    let own = || format!("/p2pd/{}/kad/1.0.0", config.network);
+    let name = config.dht_protocol.clone().unwrap_or_else(own);
+    StreamProtocol::try_from_owned(name).map_err(|e| NetError::Setup(format!("protocol of the DHT: {e}")))
+}
+
+/// What identify says of a daemon of this network.
+pub(crate) fn protocol_version(network: &str) -> String {
+    format!("/p2pd/{network}/1")
+}
+
+pub(crate) fn build(
+    config: &Config,
+    identity: &Identity,
+    settings: Settings,
+    meters: &Meters,
+    rules: SharedRules,
+) -> Result<Behaviour, NetError> {
+    let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
+    let id = identity.0.public().to_peer_id();
+    let limits = connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(config.max_pending_connections))
+        .with_max_pending_outgoing(Some(config.max_pending_connections))
+        .with_max_established(Some(config.max_connections))
+        .with_max_established_incoming(Some(config.max_connections - config.max_connections / OUTBOUND_SHARE))
+        .with_max_established_per_peer(Some(config.max_connections_per_peer));
+    let identify = identify::Config::new(protocol_version(&config.network), identity.0.public())
+        .with_agent_version(config.agent.clone())
+        // Where peers are, the peer book and the DHT know, and leave out what is of no use here.
+        .with_cache_size(0)
+        // Also because pushes are lost over QUIC: lazily negotiated, they are closed before the peer has answered.
+        .with_interval(Duration::from_secs(60));
+    let mut kad = kad::Config::new(kad_protocol(config)?);
+    kad.set_max_packet_size(MAX_KAD_PACKET).set_record_filtering(kad::StoreInserts::FilterBoth);
+    // `dht/refresh.rs` says when.
+    kad.set_periodic_bootstrap_interval(None);
+    let mdns = if config.mdns {
+        Some(mdns::tokio::Behaviour::new(mdns::Config::default(), id).map_err(|e| setup(&e))?)
+    } else {
+        None
+    };
+    let mut kad = Kad::with_config(id, record_store::store(id), kad);
+    kad.set_mode(Some(if config.dht == DhtMode::Server { kad::Mode::Server } else { kad::Mode::Client }));
+    Ok(Behaviour {
+        gater: Gater::new(config, rules),
+        limits: connection_limits::Behaviour::new(limits),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING)),
+        gossipsub: Resubscribe::new(gossipsub(config, identity, settings)?),
+        flow: flow_control::Behaviour::new(meters.clone()),
+        kad: Dht::new(id, kad),
+        mdns: mdns.into(),
+        streams: streams::behaviour::Behaviour::default(),
+        fetch: request_response::Behaviour::with_codec(
+            fetch::Codec,
+            [(fetch::PROTOCOL, request_response::ProtocolSupport::Full)],
+            request_response::Config::default()
+                .with_request_timeout(Duration::from_secs(5))
+                .with_max_concurrent_streams(16),
+        ),
+    })
+}
+
+fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result<Gossipsub, NetError> {
+    let mut builder = gossipsub::ConfigBuilder::default();
+    for (topic, size) in &config.meshes {
+        // In the proportions of all topics.
+        let hash = || IdentTopic::new(topic).hash();
+        builder.mesh_n_for_topic(*size, hash()).mesh_n_low_for_topic(size.saturating_mul(2) / 3, hash());
+        builder.mesh_n_high_for_topic(size.saturating_mul(2), hash());
+        builder.mesh_outbound_min_for_topic((size / 3).min(2), hash());
+    }
+    let ids = settings.clone();
+    let config = builder
+        // Which topics take messages without a signature, the settings say.
+        .validation_mode(gossipsub::ValidationMode::Permissive)
+        .validate_messages()
+        .message_id_fn(move |message| ids.id_here(message))
+        // As long as kubo. Who hears a message again after that has a log, or a topic with an accepted age.
+        .duplicate_cache_time(Duration::from_secs(120))
+        // `flood_publish` chooses whom.
+        .flood_publish(false)
+        .max_control_messages_sent(OFFERED)
+        .max_control_message_size(MAX_CONTROL)
+        .mesh_n(MESH)
+        .mesh_n_low(4)
+        .mesh_n_high(12)
+        // Every follower outside the mesh is offered everything each second. By the library's usual quarter, somebody whose only
+        // peer this daemon is, as with many listeners of one publisher, would miss two messages of five.
+        .gossip_factor(1.0)
+        // By the library's usual five seconds, nobody outside the mesh hears anything so soon after the daemon's start.
+        .heartbeat_initial_delay(Duration::from_secs(1))
+        .max_transmit_size(MAX_RPC)
+        .connection_handler_queue_len(flow_control::QUEUE)
+        // As long as a peer may be slow. The queue bounds what waits.
+        .publish_queue_duration(slow_peers::SLOW)
+        .forward_queue_duration(Duration::from_secs(5))
+        .build()
+        .map_err(|e| NetError::Setup(e.to_string()))?;
+    let signed = gossipsub::MessageAuthenticity::Signed(identity.0.clone());
+    // At most 100 topics of a peer.
+    let filter = gossipsub::MaxCountSubscriptionFilter::default();
+    let gossipsub = Gossipsub::new_with_subscription_filter_and_transform(signed, config, filter, settings);
+    let mut gossipsub = gossipsub.map_err(|e| NetError::Setup(e.to_owned()))?;
+    let score = gossipsub::PeerScoreParams {
+        // Many honest daemons share one address (NAT, containers, tests on one machine).
+        ip_colocation_factor_weight: 0.0,
+        // Whoever offers messages by other ids than ours never seems to send them. That is no fault until it is a flood: this
+        // is more than the 300 that are asked for in a second. The library counts grafts that come too soon after a prune
+        // in the same sum, so those are answered as often before they cost.
+        behaviour_penalty_threshold: 1_000.0,
+        // A connection that is full, mostly of messages of our own, is no fault of its peer. Whoever is slow for long is let go
+        // of.
+        slow_peer_weight: 0.0,
+        ..Default::default()
+    };
+    gossipsub.with_peer_score(score, gossipsub::PeerScoreThresholds::default()).map_err(NetError::Setup)?;
+    Ok(gossipsub)
+}

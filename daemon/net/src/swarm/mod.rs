@@ -1,0 +1,11 @@
+//! How the swarm is made: its transports and what every connection passes through, its behaviour, and where it listens.
+
+pub(crate) mod bandwidth;
+pub(crate) mod behaviour;
+pub(crate) mod build;
+pub(crate) mod dns;
+mod early_end;
+mod first_byte;
+pub(crate) mod listeners;
+mod protocol_detect;
+mod transport;
