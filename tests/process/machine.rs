@@ -208,9 +208,9 @@ fn an_operator_installs_runs_upgrades_and_removes_the_package() {
     machine.good("test ! -e /var/lib/p2pd -a ! -e /etc/p2pd -a ! -e /run/p2pd");
 }
 
-/// The command that the README has for this task.
-fn readme(task: &str) -> String {
-    let text = fs::read_to_string(source("README.md")).unwrap();
+/// The command that the guide has for this task.
+fn guide(task: &str) -> String {
+    let text = fs::read_to_string(source("docs/guide/install-and-run.md")).unwrap();
     let row = text.lines().find_map(|line| line.strip_prefix(&format!("| {task} | "))).unwrap();
     row.split('`').nth(1).unwrap().to_owned()
 }
@@ -242,9 +242,9 @@ fn an_operator_finds_faults_and_restores_a_back_up() {
     assert_eq!(machine.property("ActiveState"), "active");
     machine.good(&format!("rm {drop_in} && systemctl daemon-reload"));
 
-    machine.good(&readme("back up"));
+    machine.good(&guide("back up"));
     machine.good("p2pctl peers deny 198.51.100.0/24");
-    machine.good(&format!("systemctl stop p2pd && {} && systemctl start p2pd", readme("restore")));
+    machine.good(&format!("systemctl stop p2pd && {} && systemctl start p2pd", guide("restore")));
     assert_eq!(machine.peer_id(), id);
     let rules = machine.good("p2pctl peers rules");
     assert!(!rules.contains("198.51.100.0"), "{rules}");

