@@ -134,6 +134,12 @@ fn places(address: IpAddr) -> [IpNet; 2] {
     [range(address, 32, 56), range(address, 32, 48)]
 }
 
+/// The place and the site, which of IPv4 are the same.
+fn each_once(address: IpAddr) -> impl Iterator<Item = IpNet> {
+    let [place, site] = places(address);
+    [Some(place), (site != place).then_some(site)].into_iter().flatten()
+}
+
 impl Crowd {
     /// Whether one more may come from there, of `most` and so many new ones per second; says why not.
     pub fn admit(&mut self, now: MonoMs, address: IpAddr, most: u32, rate: u32) -> Result<(), &'static str> {
@@ -178,8 +184,7 @@ impl Crowd {
 
     /// Counts a connection.
     pub fn enter(&mut self, address: IpAddr) {
-        let [place, site] = places(address);
-        for range in [Some(place), (site != place).then_some(site)].into_iter().flatten() {
+        for range in each_once(address) {
             let count = self.open.entry(range).or_default();
             *count = count.saturating_add(1);
         }
@@ -187,7 +192,7 @@ impl Crowd {
 
     /// Counts it no more.
     pub fn leave(&mut self, address: IpAddr) {
-        for range in places(address) {
+        for range in each_once(address) {
             if let Some(count) = self.open.get_mut(&range) {
                 *count = count.saturating_sub(1);
             }
@@ -201,6 +206,10 @@ mod tests {
     use super::*;
 
     const PEER: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
 
     fn rules(lines: &str) -> Rules {
         Rules::read(lines)
@@ -221,19 +230,41 @@ mod tests {
     #[test]
     fn one_place_gets_so_many_and_others_theirs() {
         let mut crowd = Crowd::default();
-        let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let (one, other) = (ip("192.0.2.1"), ip("192.0.2.2"));
         for _ in 0..8 {
-            crowd.admit(MonoMs(0), one, 8, 1).unwrap();
+            assert_eq!(crowd.room(one, 8), Ok(()));
+            assert_eq!(crowd.admit(MonoMs(0), one, 8, 1), Ok(()));
             crowd.enter(one);
         }
-        assert!(crowd.admit(MonoMs(0), one, 8, 1).is_err());
-        assert!(crowd.admit(MonoMs(0), other, 8, 1).is_ok());
+        assert_eq!(crowd.admit(MonoMs(0), one, 8, 1), Err("too many connections from this address"));
+        assert_eq!(crowd.room(one, 9), Ok(()));
+        assert_eq!(crowd.admit(MonoMs(0), other, 8, 1), Ok(()));
+        crowd.enter(other);
+        // One that leaves makes room for one.
         crowd.leave(one);
-        assert!(crowd.admit(MonoMs(0), one, 8, 1).is_ok());
-        for _ in 0..8 {
-            crowd.leave(one);
-        }
+        assert_eq!(crowd.admit(MonoMs(0), one, 8, 1), Ok(()));
+        crowd.enter(one);
+        assert!(crowd.room(one, 8).is_err());
+        // What leaves is its own place's, and is forgotten with the last.
+        (0..8).for_each(|_| crowd.leave(one));
+        assert_eq!(crowd.open, HashMap::from([("192.0.2.2/32".parse().unwrap(), 1)]));
+        crowd.leave(other);
+        crowd.leave(other);
         assert!(crowd.open.is_empty());
+    }
+
+    #[test]
+    fn one_that_is_turned_away_for_the_number_does_not_count_for_the_rate() {
+        let mut crowd = Crowd::default();
+        let address = ip("192.0.2.1");
+        crowd.enter(address);
+        for _ in 0..100 {
+            assert_eq!(crowd.admit(MonoMs(0), address, 1, 1), Err("too many connections from this address"));
+        }
+        crowd.leave(address);
+        assert_eq!(crowd.admit(MonoMs(0), address, 1, 1), Ok(()));
+        let too_fast = (0..16).map(|_| crowd.admit(MonoMs(0), address, 1, 1)).last();
+        assert_eq!(too_fast, Some(Err("too many new connections from this address")));
     }
 
     #[test]
@@ -261,10 +292,20 @@ mod tests {
             crowd.enter(at(0x100, host));
         }
         assert!(crowd.admit(MonoMs(0), at(0x1ff, 9), 2, 1).is_err(), "the same /56");
-        for network in 2..16 {
+        for network in 2..15 {
             crowd.enter(at(network << 8, 1));
         }
+        assert_eq!(crowd.room(at(0x2000, 1), 2), Ok(()), "15 of 16 of this /48");
+        crowd.enter(at(15 << 8, 1));
         assert!(crowd.admit(MonoMs(0), at(0x2000, 1), 2, 1).is_err(), "the same /48");
+        // Whoever leaves leaves place and site.
+        crowd.leave(at(15 << 8, 9));
+        assert_eq!(crowd.room(at(0x2000, 1), 2), Ok(()));
+        for network in 2..15 {
+            crowd.leave(at(network << 8, 1));
+        }
+        (0..2).for_each(|host| crowd.leave(at(0x100, host)));
+        assert!(crowd.open.is_empty(), "{:?}", crowd.open);
     }
 
     #[test]
