@@ -20,7 +20,7 @@ const MESSAGES: u64 = 1_000;
 async fn floors() -> (Running, Running) {
     let (slow, _) = floor(None);
     let address = until("an address", async || slow.handle.addresses().await.unwrap().into_iter().next()).await;
-    let (other, _) = floor(Some(&address));
+    let (other, _) = floor(Some(&address.to_string()));
     for floor in [&slow, &other] {
         floor.handle.subscribe(TOPIC, TopicRule::Open).await.unwrap();
     }

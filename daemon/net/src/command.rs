@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use libp2p::StreamProtocol;
-use p2pd_core::{access::Rules, clock::Judgement, contract::TopicSettings, group::Group, id::PeerId, keep::Pins};
+use p2pd_core::{
+    access::Rules, clock::Judgement, contract::TopicSettings, group::Group, id::PeerId, keep::Pins,
+    multiaddr::Multiaddr,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -49,7 +52,7 @@ pub(crate) enum Command {
     Connect { peer: libp2p::PeerId, ways: Ways, reply: Reply<PeerId> },
     Disconnect { peer: libp2p::PeerId, why: HangUp, reply: oneshot::Sender<Result<(), NetError>> },
     Peers { reply: oneshot::Sender<Vec<PeerInfo>> },
-    Addresses { reply: oneshot::Sender<Vec<String>> },
+    Addresses { reply: oneshot::Sender<Vec<Multiaddr>> },
     Subscribe { topic: String, rule: TopicRule, reply: oneshot::Sender<Result<(), NetError>> },
     Unsubscribe { topic: String },
     Publish { topic: String, data: Bytes, also_to: Vec<PeerId>, reply: oneshot::Sender<Result<Sent, NetError>> },

@@ -16,7 +16,7 @@ use p2pd_core::{
 };
 use tokio::sync::oneshot;
 
-pub use address::{check_listen, check_peer, peer_of};
+pub use address::{check_listen, check_peer, peer_address};
 pub(crate) use address::{parse, parse_listen, without_peer};
 pub(crate) use fault::innermost;
 
@@ -134,7 +134,7 @@ impl Dial {
 
     /// Stays connected to these peers, beside those of the configuration, in place of those before.
     pub(crate) fn pin(&mut self, pins: &Pins) {
-        let addresses = |pin: &Pin| pin.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        let addresses = |pin: &Pin| pin.addresses.iter().cloned().map(Multiaddr::from).collect();
         let wanted = |(peer, pin): (&PeerId, &Pin)| {
             Some(Wanted { passive: pin.passive, ..Wanted::new(peers::to_libp2p(peer)?, addresses(pin)) })
         };

@@ -8,6 +8,7 @@ use p2pd_core::{
     audio_json::AudioMessage,
     group::Group,
     id::{PeerId, StreamId, StreamKey},
+    multiaddr::Multiaddr,
     time::UnixMs,
 };
 
@@ -117,9 +118,9 @@ pub enum Event {
         why: String,
     },
     /// Listening on an address.
-    Listening(String),
+    Listening(Multiaddr),
     /// Not listening on it any more.
-    ListeningNoMore(String),
+    ListeningNoMore(Multiaddr),
     /// The gossip stream with a peer had ended, so its connections are closed and made anew.
     GossipEnded(PeerId),
     /// A peer follows a topic from now on.

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use p2pd_core::{access::Rules, clock::Judgement, contract::TopicSettings, group::Group, id::PeerId, keep::Pins};
+use p2pd_core::{
+    access::Rules, clock::Judgement, contract::TopicSettings, group::Group, id::PeerId, keep::Pins,
+    multiaddr::Multiaddr,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -69,10 +72,10 @@ impl Handle {
         self.ask(|reply| Command::Connect { peer, ways: Ways::Only(address), reply }).await?
     }
 
-    /// Dials a peer at the addresses it is said to have; the malformed ones among them are left out.
-    pub async fn connect_peer(&self, peer: &PeerId, addresses: &[String]) -> Result<PeerId, NetError> {
+    /// Dials a peer at the addresses it is said to have.
+    pub async fn connect_peer(&self, peer: &PeerId, addresses: Vec<Multiaddr>) -> Result<PeerId, NetError> {
         let id = peers::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
-        let ways = Ways::Any(addresses.iter().filter_map(|a| a.parse().ok()).collect());
+        let ways = Ways::Any(addresses.into_iter().map(Into::into).collect());
         self.ask(|reply| Command::Connect { peer: id, ways, reply }).await?
     }
 
@@ -123,7 +126,7 @@ impl Handle {
     }
 
     /// Where this peer listens, each with `/p2p/<own id>` at its end.
-    pub async fn addresses(&self) -> Result<Vec<String>, NetError> {
+    pub async fn addresses(&self) -> Result<Vec<Multiaddr>, NetError> {
         self.ask(|reply| Command::Addresses { reply }).await
     }
 

@@ -44,7 +44,7 @@ mod worth;
 
 pub use command::{Sent, TopicPeers};
 pub use config::{Config, DhtMode, WaterMarks};
-pub use dial::{BootstrapFault, check_listen, check_peer, peer_of};
+pub use dial::{BootstrapFault, check_listen, check_peer, peer_address};
 pub use error::NetError;
 pub use event::{Event, Incoming, TooLarge};
 pub use gossip::TopicRule;

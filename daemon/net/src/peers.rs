@@ -10,11 +10,12 @@ use std::{
 use libp2p::{Multiaddr, core::ConnectedPoint, identify, swarm::ConnectionId};
 use p2pd_core::{
     id::PeerId,
+    multiaddr::Multiaddr as Address,
     text,
     time::{MonoMs, UnixMs},
 };
 
-use crate::{Traffic, dial::without_peer, meter::Meter};
+use crate::{Traffic, meter::Meter};
 
 /// Most addresses and protocols kept of what one peer says of itself.
 const MAX_SAID: usize = 128;
@@ -33,8 +34,8 @@ pub(crate) fn to_libp2p(peer: &PeerId) -> Option<libp2p::PeerId> {
 /// One connection to a peer.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// Where the peer is.
-    pub address: String,
+    /// Where the peer is, without its id.
+    pub address: Address,
     /// Whether the peer dialled us.
     pub inbound: bool,
     /// When it was opened.
@@ -47,11 +48,6 @@ pub struct Connection {
     pub traffic: Traffic,
     /// Open streams, those of the peer first.
     pub streams: (usize, usize),
-}
-
-/// An address that a peer has told, as text for people: a name in it may hold anything.
-pub(crate) fn shown(address: &Multiaddr) -> String {
-    text::clean(&address.to_string(), 512)
 }
 
 /// A connection that stands.
@@ -90,8 +86,8 @@ pub struct PeerInfo {
     pub agent: String,
     /// Protocols, as the peer says.
     pub protocols: Vec<String>,
-    /// Listen addresses, as the peer says.
-    pub addresses: Vec<String>,
+    /// Listen addresses, as the peer says; not each is [plain](Address::is_plain).
+    pub addresses: Vec<Address>,
     /// Last measured round trip.
     pub rtt: Option<Duration>,
     /// Gossipsub's score; below 0 is bad.
@@ -141,7 +137,7 @@ struct Peer {
     connections: HashMap<ConnectionId, Open>,
     agent: String,
     protocols: Vec<String>,
-    addresses: Vec<String>,
+    addresses: Vec<Address>,
     rtt: Option<Duration>,
     /// A daemon of our network, as it says.
     ours: bool,
@@ -180,7 +176,7 @@ impl Peers {
         now: UnixMs,
     ) -> bool {
         let connection = Connection {
-            address: shown(&without_peer(point.get_remote_address().clone())),
+            address: Address::from(point.get_remote_address().clone()).without_peer(),
             inbound: point.is_listener(),
             opened: now,
             security: meter.as_ref().map_or("", |meter| meter.security),
@@ -217,7 +213,7 @@ impl Peers {
     /// Notes a connection that never stood, and why.
     pub(crate) fn failed(&mut self, peer: Option<PeerId>, address: Multiaddr, inbound: bool, why: String, now: UnixMs) {
         let connection = Connection {
-            address: shown(&without_peer(address)),
+            address: Address::from(address).without_peer(),
             inbound,
             opened: now,
             security: "",
@@ -233,7 +229,7 @@ impl Peers {
             entry.ours = ours;
             entry.agent = text::clean(&info.agent_version, 128);
             entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 140)).collect();
-            entry.addresses = info.listen_addrs.iter().take(MAX_SAID).map(shown).collect();
+            entry.addresses = info.listen_addrs.iter().take(MAX_SAID).cloned().map(Address::from).collect();
         }
     }
 
@@ -255,12 +251,11 @@ impl Peers {
     /// The connections that fit.
     pub(crate) fn connections_where(
         &self,
-        fits: impl Fn(&libp2p::PeerId, &Multiaddr) -> bool,
-    ) -> Vec<(libp2p::PeerId, ConnectionId, Multiaddr)> {
-        let all = self.0.iter().flat_map(|(peer, entry)| entry.connections.iter().map(move |(id, c)| (peer, id, c)));
-        let parsed = all.filter_map(|(peer, id, o)| Some((peer, *id, o.connection.address.parse::<Multiaddr>().ok()?)));
-        let fitting = parsed.filter(|(peer, _, address)| fits(peer, address));
-        fitting.map(|(peer, id, address)| (*peer, id, address)).collect()
+        fits: impl Fn(&libp2p::PeerId, &Address) -> bool,
+    ) -> Vec<(libp2p::PeerId, ConnectionId, Address)> {
+        let all = self.0.iter().flat_map(|(peer, entry)| entry.connections.iter().map(move |(id, o)| (peer, id, o)));
+        let fitting = all.filter(|(peer, _, open)| fits(peer, &open.connection.address));
+        fitting.map(|(peer, id, open)| (*peer, *id, open.connection.address.clone())).collect()
     }
 
     /// Whether a peer has said that it speaks a protocol.

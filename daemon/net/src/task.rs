@@ -263,8 +263,8 @@ impl Task {
                     self.on_incompatible(peer, send_back_addr, true, lack);
                 }
             }
-            SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.to_string())),
-            SwarmEvent::ExpiredListenAddr { address, .. } => self.tell(Event::ListeningNoMore(address.to_string())),
+            SwarmEvent::NewListenAddr { address, .. } => self.tell(Event::Listening(address.into())),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.tell(Event::ListeningNoMore(address.into())),
             SwarmEvent::ListenerError { error, .. } => self.on_listener_failed(&error),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
                 tracing::error!(?addresses, %error, "a listener closed");

@@ -2,28 +2,53 @@
 
 use p2pd_core::{
     id::PeerId,
+    multiaddr::Multiaddr,
     peer_book::{self, Known, MAX_PEERS},
-    scope,
     time::RunMs,
 };
 use p2pd_net::PeerInfo;
-use p2pd_store::PeerRecord;
+use p2pd_store::{Learnt, PeerRecord, StoreError};
 
 use super::{Node, NodeError, blocking};
 
 fn known(record: PeerRecord) -> Known {
     let (first, last) = (RunMs(record.first), RunMs(record.seen));
-    Known { addresses: record.addresses, first, last, dialled: record.dialled }
+    Known { addresses: readable(&record.addresses), first, last, dialled: record.dialled }
+}
+
+/// Addresses as they were kept, or as others tell them. One that cannot be read is left out: where a peer is, is learnt anew.
+pub(super) fn readable(addresses: &[String]) -> Vec<Multiaddr> {
+    addresses.iter().filter_map(|address| address.parse().ok()).collect()
 }
 
 impl Node {
+    /// Everybody of the peer book. What of it cannot be read is counted and given up.
+    pub(super) fn known_peers(&self) -> Result<Vec<(PeerId, Known)>, StoreError> {
+        let Learnt { records, mut unreadable } = self.0.store.peers()?;
+        let (mut book, mut addresses) = (Vec::new(), 0usize);
+        for (key, record) in records {
+            let kept = record.addresses.len();
+            let known = known(record);
+            addresses = addresses.saturating_add(kept.saturating_sub(known.addresses.len()));
+            match PeerId::from_bytes(&key) {
+                Ok(peer) => book.push((peer, known)),
+                Err(_) => unreadable.push(key),
+            }
+        }
+        if !unreadable.is_empty() || addresses > 0 {
+            let peers = unreadable.len();
+            tracing::warn!(peers, addresses, "parts of the peer book cannot be read, and are learnt anew");
+            self.0.store.forget_peers(&unreadable)?;
+        }
+        Ok(book)
+    }
+
     /// Dials peers that were connected before, without waiting.
-    pub(super) fn redial(&self, book: Vec<(Vec<u8>, PeerRecord)>) {
-        let book = book.into_iter().filter_map(|(peer, record)| Some((PeerId::from_bytes(&peer).ok()?, known(record))));
-        for (peer, known) in peer_book::to_dial(book.collect(), self.running()) {
+    pub(super) fn redial(&self, book: Vec<(PeerId, Known)>) {
+        for (peer, known) in peer_book::to_dial(book, self.running()) {
             let net = self.0.net.clone();
             self.until_stop(async move {
-                if let Err(error) = net.connect_peer(&peer, &known.addresses).await {
+                if let Err(error) = net.connect_peer(&peer, known.addresses).await {
                     tracing::debug!(%error, "known peer not reached");
                 }
             });
@@ -37,24 +62,26 @@ impl Node {
         blocking(move || {
             let before = store.peer(&key)?;
             let record = PeerRecord {
-                addresses: reached_at(&info),
+                addresses: reached_at(&info).iter().map(Multiaddr::to_string).collect(),
                 seen: now.0,
                 first: before.as_ref().map_or(now.0, |before| before.first),
                 // Whoever came by itself is dialled too, when it has gone: that says nothing for it.
                 dialled: before.map_or_else(|| info.connections.iter().any(|c| !c.inbound), |before| before.dialled),
             };
             store.put_peer(key, record)?;
-            let all = store.peers()?.into_iter().map(|(peer, record)| (peer, known(record)));
-            store.forget_peers(&peer_book::surplus(&all.collect::<Vec<_>>(), MAX_PEERS, now))
+            let Learnt { records, unreadable } = store.peers()?;
+            let all: Vec<_> = records.into_iter().map(|(peer, record)| (peer, known(record))).collect();
+            let gone = peer_book::surplus(&all, MAX_PEERS.saturating_sub(unreadable.len()), now);
+            store.forget_peers(&gone)
         })
         .await
     }
 }
 
 /// Addresses to reach a peer at: where we dialled it, then where it says it listens, as far as that is of use here.
-pub(super) fn reached_at(info: &PeerInfo) -> Vec<String> {
+pub(super) fn reached_at(info: &PeerInfo) -> Vec<Multiaddr> {
     let dialled = info.connections.iter().filter(|c| !c.inbound).map(|c| c.address.clone());
-    let reach = info.connections.iter().map(|c| scope::of(&c.address)).min();
-    let said = info.addresses.iter().filter(|address| Some(scope::of(address)) >= reach);
+    let near = info.connections.iter().map(|c| c.address.peer_scope()).min();
+    let said = info.addresses.iter().filter(|address| address.is_plain() && Some(address.reach()) >= near);
     dialled.chain(said.cloned()).take(8).collect()
 }

@@ -1,7 +1,9 @@
 //! What the swarm task does when it is asked; each arm hands the command to the driver it belongs to.
 
-use libp2p::{Multiaddr, gossipsub::IdentTopic, kad, multiaddr::Protocol};
-use p2pd_core::access::Rules;
+use std::net::IpAddr;
+
+use libp2p::{gossipsub::IdentTopic, kad};
+use p2pd_core::{access::Rules, multiaddr::Multiaddr};
 
 use super::Task;
 use crate::{
@@ -125,23 +127,14 @@ impl Task {
         self.say_protocols = true;
     }
 
-    fn addresses(&self) -> Vec<String> {
-        let own = Protocol::P2p(*self.swarm.local_peer_id());
+    fn addresses(&self) -> Vec<Multiaddr> {
+        let own = peers::from_libp2p(self.swarm.local_peer_id());
         // Those of one link are dialled with the name of an interface, which is another on each machine.
-        let is_of_link = |address: &Multiaddr| matches!(address.iter().next(), Some(Protocol::Ip6(ip)) if ip.is_unicast_link_local());
-        let mut addresses: Vec<_> = self.swarm.listeners().filter(|address| !is_of_link(address)).cloned().collect();
+        let is_of_link = |ip| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let listeners = self.swarm.listeners().cloned().map(Multiaddr::from);
+        let mut addresses: Vec<_> = listeners.filter(|address| !address.ip().is_some_and(is_of_link)).collect();
         // The swarm's order is another one each time.
-        addresses.sort_by_cached_key(|address| (way(address), address.to_string()));
-        addresses.into_iter().map(|address| address.with(own.clone()).to_string()).collect()
+        addresses.sort_by_cached_key(|address| (address.transport(), address.to_string()));
+        addresses.into_iter().map(|address| address.with_peer(&own)).collect()
     }
-}
-
-/// TCP before WebSocket before QUIC.
-fn way(address: &Multiaddr) -> u8 {
-    let way = |part| match part {
-        Protocol::Udp(_) => 2,
-        Protocol::Ws(_) => 1,
-        _ => 0,
-    };
-    address.iter().map(way).max().unwrap_or_default()
 }

@@ -20,6 +20,7 @@ pub(crate) use log::{LogReader, Logged, Start};
 pub(super) use log::{ToWrite, WAITING, write_logs};
 pub(crate) use outbound::Outbound;
 pub(super) use topic::Topic;
+pub(in crate::node) use topic::unreadable_settings;
 pub(crate) use topic::{LogStatus, TopicStatus, meshes};
 pub(super) use waiting::Waiting;
 pub(crate) use waiting::{Room, RoomSoon};
