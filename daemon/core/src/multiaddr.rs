@@ -246,13 +246,8 @@ impl FromStr for Multiaddr {
             multiaddr::Error::ParsingError(fault) => AddressError::Form(text::clean(&fault.to_string(), 128)),
             _ => AddressError::Value,
         })?;
-        // Some values are written longer than they were read, or were hidden behind percent signs.
-        let shown = parsed.to_string();
-        match shown {
-            _ if shown.len() > MAX_TEXT => Err(AddressError::TooLong),
-            _ if !text::is_clean(&shown) => Err(AddressError::Unprintable),
-            _ => Ok(Multiaddr(parsed)),
-        }
+        // Some values are written longer than they were read.
+        if parsed.to_string().len() > MAX_TEXT { Err(AddressError::TooLong) } else { Ok(Multiaddr(parsed)) }
     }
 }
 

@@ -68,6 +68,10 @@ fn a_circuit_address_never_takes_the_relay_for_the_peer() {
     assert_eq!(unnamed.to_string(), format!("{relay}/p2p/{RELAY}/p2p-circuit"));
     assert_eq!((unnamed.peer(), unnamed.ip(), unnamed.clone().without_peer()), (None, None, unnamed.clone()));
     assert_eq!(unnamed.with_peer(&id(PEER)), circuit);
+    // What is written behind the relay is not dialled from here.
+    let beyond = at(&format!("/ip4/192.0.2.7/tcp/1/p2p/{RELAY}/p2p-circuit/ip4/127.0.0.1/udp/2/quic-v1/p2p/{PEER}"));
+    assert_eq!((beyond.transport(), beyond.reach()), (Transport::Tcp, Scope::World));
+    assert_eq!(beyond.dialled_ips().collect::<Vec<_>>(), [ip("192.0.2.7").unwrap()]);
     // As a listener behind a relay sees whoever comes: by the id alone.
     let unknown = at(&format!("/p2p-circuit/p2p/{PEER}"));
     assert_eq!((unknown.peer(), unknown.ip(), unknown.relay()), (Some(id(PEER)), None, None));
@@ -133,8 +137,11 @@ fn what_is_no_address_is_told_by_its_fault() {
     let long = format!("/dns4/{}/tcp/1", "a".repeat(MAX_TEXT));
     // Each `é` is written with six characters.
     let grows = format!("/ip4/127.0.0.1/tcp/1/x-parity-ws/{}", "é".repeat(100));
+    let wordy = "/ip6/0000:0000:0000:0000:0000:0000:0000:0001".repeat(12);
     for (text, words) in [
         ("", "empty"),
+        (wordy.as_str(), "longer than 512 bytes"),
+        ("/ip4/127.0.0.1/tcp/1/x-parity-ws/\u{1b}", "cannot be shown"),
         (long.as_str(), "longer than 512 bytes"),
         (grows.as_str(), "longer than 512 bytes"),
         ("/dns4/a\u{1b}[31m/tcp/1", "cannot be shown"),
