@@ -118,6 +118,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_own_addresses_a_rule_denies_those_of_this_machine_alone() {
+        let mut rules = Rules::default();
+        assert!(rules.set("192.0.2.0/24".parse().unwrap(), false));
+        let relay = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        let own = ["/ip4/192.0.2.7/tcp/1", "/ip6/::ffff:192.0.2.8/tcp/1", "/ip4/198.51.100.1/tcp/1"];
+        let mut own: Vec<Multiaddr> = own.iter().map(|address| address.parse().unwrap()).collect();
+        // A place at a relay, which stands in the range.
+        own.push(format!("/ip4/192.0.2.9/tcp/1/p2p/{relay}/p2p-circuit").parse().unwrap());
+        let told: Vec<_> = denied(&rules, &own).map(|ip| ip.to_string()).collect();
+        assert_eq!(told, ["192.0.2.7", "192.0.2.8"]);
+    }
+
+    #[test]
     fn a_rule_that_cannot_be_read_is_told_and_hides_no_other() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();

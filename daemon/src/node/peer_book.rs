@@ -85,3 +85,59 @@ pub(super) fn reached_at(info: &PeerInfo) -> Vec<Multiaddr> {
     let said = info.addresses.iter().filter(|address| address.is_plain() && Some(address.reach()) >= near);
     dialled.chain(said.cloned()).take(8).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RELAY: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+
+    /// A peer that is connected at the first of these addresses, and says that it has the others.
+    fn info(at: &str, inbound: bool, said: &[&str]) -> PeerInfo {
+        let connection = p2pd_net::Connection {
+            address: at.parse().unwrap(),
+            inbound,
+            opened: p2pd_core::time::UnixMs(0),
+            security: "noise",
+            muxer: "yamux",
+            traffic: p2pd_net::Traffic::default(),
+            streams: (0, 0),
+        };
+        PeerInfo {
+            peer: PeerId::from_ed25519(&[1; 32]),
+            connections: vec![connection],
+            agent: String::new(),
+            protocols: Vec::new(),
+            addresses: said.iter().map(|address| address.parse().unwrap()).collect(),
+            rtt: None,
+            score: 0.0,
+            gossip_ended: false,
+            by_protocol: Vec::new(),
+            lost: 0,
+            kept: Vec::new(),
+        }
+    }
+
+    fn reached(info: &PeerInfo) -> Vec<String> {
+        reached_at(info).iter().map(Multiaddr::to_string).collect()
+    }
+
+    #[test]
+    fn a_peer_is_not_believed_of_addresses_nearer_than_it_is() {
+        let said = ["/ip4/127.0.0.1/tcp/22", "/ip4/10.0.0.1/tcp/1", "/ip4/192.0.2.1/tcp/1"];
+        assert_eq!(reached(&info("/ip4/10.0.0.9/tcp/5", true, &said)), said[1..]);
+        assert_eq!(reached(&info("/ip4/10.0.0.9/tcp/5", false, &said[2..])), ["/ip4/10.0.0.9/tcp/5", said[2]]);
+        // Behind a relay that is near, it may be anywhere.
+        let circuit = format!("/ip4/127.0.0.1/tcp/1/p2p/{RELAY}/p2p-circuit");
+        assert_eq!(reached(&info(&circuit, true, &said)), said[2..]);
+        assert_eq!(reached(&info(&circuit, false, &said)), [&circuit, said[2]]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_back_is_not_written() {
+        let mut info = info("/ip4/192.0.2.9/tcp/5", true, &["/ip4/192.0.2.1/tcp/1"]);
+        let made_up = libp2p::Multiaddr::empty().with(libp2p::multiaddr::Protocol::Dns4("a/ip4/127.0.0.1".into()));
+        info.addresses.push(made_up.into());
+        assert_eq!(reached(&info), ["/ip4/192.0.2.1/tcp/1"]);
+    }
+}
