@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, bail};
 use nix::unistd::{Uid, User};
 use p2pd_net::{DhtMode, Identity, WaterMarks};
-use p2pd_store::Store;
+use p2pd_store::{Store, StoreError};
 use sd_notify::NotifyState;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -24,7 +24,7 @@ use crate::{
     VERSION, api,
     config::{Config, Dht},
     lock::{self, Lock},
-    node::{self, Node},
+    node::{self, Node, unreadable},
     paths::{Mode, Named, Paths},
     signals::Signals,
     systemd::{self, Probe},
@@ -133,7 +133,12 @@ impl Daemon {
         let lock = lock::take(&paths.data)?;
         let identity = identity(&paths)?;
         let database = paths.data.join("db");
-        let store = tokio::task::spawn_blocking(move || Store::open(&database)).await??;
+        let opened = tokio::task::spawn_blocking(move || {
+            let store = Store::open(&database)?;
+            unreadable::refuse(&store)?;
+            Ok::<_, StoreError>(store)
+        });
+        let store = opened.await??;
         let (stop_api, stop_network) = (CancellationToken::new(), CancellationToken::new());
         let meshes = node::meshes(&store)?;
         let net = p2pd_net::start(&net_config(&config, meshes), &identity, stop_network.clone())?;

@@ -21,10 +21,9 @@ pub(super) fn number(store: &Store, name: &str) -> Result<Option<u64>, StoreErro
     Ok(Some(kept.parse().map_err(bad)?))
 }
 
-/// Every record that would stop the start.
-fn all(store: &Store) -> Result<Vec<Unreadable>, StoreError> {
-    let mut all = store.unreadable()?;
-    all.extend(access::read(store)?.into_iter().filter_map(Result::err));
+/// Records that hold nothing that this p2pd knows, though they are whole as far as the store can tell.
+fn unknown(store: &Store) -> Result<Vec<Unreadable>, StoreError> {
+    let mut all: Vec<_> = access::read(store)?.into_iter().filter_map(Result::err).collect();
     all.extend(pins::read(store)?.into_iter().filter_map(Result::err));
     all.extend(pubsub::unreadable_settings(store)?);
     for name in [running::SETTING, numbers::EPOCH, numbers::VALUE] {
@@ -33,6 +32,18 @@ fn all(store: &Store) -> Result<Vec<Unreadable>, StoreError> {
             other => drop(other?),
         }
     }
+    Ok(all)
+}
+
+/// Fails for the first of them. Asked before the network starts, which otherwise would be open to those whom a damaged rule denies.
+pub(crate) fn refuse(store: &Store) -> Result<(), StoreError> {
+    unknown(store)?.into_iter().next().map_or(Ok(()), |bad| Err(bad.into()))
+}
+
+/// Every record that would stop the start.
+fn all(store: &Store) -> Result<Vec<Unreadable>, StoreError> {
+    let mut all = store.unreadable()?;
+    all.extend(unknown(store)?);
     all.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
     all.dedup_by(|a, b| (a.table, &a.key) == (b.table, &b.key));
     Ok(all)
