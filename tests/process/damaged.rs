@@ -112,15 +112,15 @@ fn a_damaged_number_or_topic_stops_the_start_and_a_damaged_peer_does_not() {
     put("directory", b"\xffx", b"\xff");
     let daemon = start(place.path(), &data);
     stop(daemon);
-    open(&data, |db| assert!(db.get_cf(table(db, "peers"), b"\x01").unwrap().is_none(), "it is given up"));
-    let record = |name: &str, key: &str| {
-        let mut before = None;
-        open(&data, |db| before = db.get_cf(table(db, name), key).unwrap());
-        before.unwrap()
+    let left = |name: &str, key: &[u8]| {
+        let mut left = None;
+        open(&data, |db| left = db.get_cf(table(db, name), key).unwrap());
+        left
     };
+    assert_eq!((left("peers", b"\x01"), left("directory", b"\xffx")), (None, None), "they are given up");
     let junk: [(&str, &str, &[u8]); 2] = [("topics", "chat", b"\xff"), ("settings", "running-ms", b"soon")];
     for (name, key, junk) in junk {
-        let before = record(name, key);
+        let before = left(name, key.as_bytes()).unwrap();
         put(name, key.as_bytes(), junk);
         let (code, words) = refused(&data);
         assert!(code == Some(1) && words.contains(&format!("`p2pd store drop {name} '{key}'`")), "{words}");
