@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, bail};
 use nix::unistd::{Uid, User};
 use p2pd_net::{DhtMode, Identity, WaterMarks};
-use p2pd_store::Store;
+use p2pd_store::{Store, StoreError};
 use sd_notify::NotifyState;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -24,7 +24,7 @@ use crate::{
     VERSION, api,
     config::{Config, Dht},
     lock::{self, Lock},
-    node::{self, Node},
+    node::{self, Node, unreadable},
     paths::{Mode, Named, Paths},
     signals::Signals,
     systemd::{self, Probe},
@@ -102,17 +102,23 @@ pub struct Daemon {
 /// could not read that afterwards.
 pub(crate) fn make_data(data: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(data).with_context(|| format!("cannot create {}", data.display()))?;
+    check_owner(data)?;
+    let private = fs::set_permissions(data, fs::Permissions::from_mode(0o700));
+    private.with_context(|| format!("cannot change the mode of {}", data.display()))
+}
+
+/// Refuses the data directory of another user. What root writes there, its daemon could not read afterwards.
+pub(crate) fn check_owner(data: &Path) -> anyhow::Result<()> {
     let owner = fs::metadata(data).with_context(|| format!("cannot read {}", data.display()))?.uid();
     if owner != Uid::effective().as_raw() {
         let owner = User::from_uid(owner.into()).ok().flatten().map_or_else(|| owner.to_string(), |user| user.name);
         bail!(
             "{} belongs to {owner}: start its daemon as that user, the system's with `systemctl start p2pd`, or name \
-             another directory with --data",
+             another directory with --data; other commands as `runuser -u {owner} -- p2pd ... --data {0}`",
             data.display()
         );
     }
-    let private = fs::set_permissions(data, fs::Permissions::from_mode(0o700));
-    private.with_context(|| format!("cannot change the mode of {}", data.display()))
+    Ok(())
 }
 
 impl Daemon {
@@ -127,7 +133,12 @@ impl Daemon {
         let lock = lock::take(&paths.data)?;
         let identity = identity(&paths)?;
         let database = paths.data.join("db");
-        let store = tokio::task::spawn_blocking(move || Store::open(&database)).await??;
+        let opened = tokio::task::spawn_blocking(move || {
+            let store = Store::open(&database)?;
+            unreadable::refuse(&store)?;
+            Ok::<_, StoreError>(store)
+        });
+        let store = opened.await??;
         let (stop_api, stop_network) = (CancellationToken::new(), CancellationToken::new());
         let meshes = node::meshes(&store)?;
         let net = p2pd_net::start(&net_config(&config, meshes), &identity, stop_network.clone())?;
@@ -142,7 +153,7 @@ impl Daemon {
             probe.clone(),
             stop_api.clone(),
         ));
-        let addresses = node.listening().await?;
+        let addresses = node.listening().await?.iter().map(ToString::to_string).collect();
         Ok(Daemon {
             socket: paths.socket,
             addresses,

@@ -16,6 +16,7 @@ use p2pd_net::Identity;
 use crate::{
     app::{self, Setup},
     config::Config,
+    node::unreadable,
     paths::{self, Named, Paths},
     telemetry,
 };
@@ -41,6 +42,9 @@ enum Command {
     /// Look at or move the key that is this peer.
     #[command(subcommand)]
     Identity(IdentityCommand),
+    /// Look for damaged records of a stopped daemon, and remove them.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Write the manual pages into a directory.
     #[command(hide = true)]
     Manual {
@@ -102,6 +106,21 @@ enum IdentityCommand {
     Export(Data),
 }
 
+#[derive(Subcommand)]
+enum StoreCommand {
+    /// List the records that cannot be read, for which the daemon does not start.
+    Check(Data),
+    /// Remove one of them for good. What can be read is not removed.
+    Drop {
+        #[command(flatten)]
+        data: Data,
+        /// Table, as `p2pd store check` names it.
+        table: String,
+        /// Key, likewise.
+        key: String,
+    },
+}
+
 #[derive(Args)]
 struct Data {
     /// Directory of identity and database.
@@ -115,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Run(flags) => return run(flags),
         Command::Config(command) => (config(command), 78),
         Command::Identity(command) => (identity(command), 1),
+        Command::Store(command) => (store(command), 1),
         Command::Manual { directory } => (clap_mangen::generate_to(Flags::command(), directory).map_err(Into::into), 1),
     };
     match done {
@@ -195,10 +215,35 @@ fn config(command: ConfigCommand) -> anyhow::Result<()> {
     }
 }
 
+/// The data directory that is meant.
+fn directory(flags: &Data) -> anyhow::Result<PathBuf> {
+    given(flags.data.clone()).or_else(paths::usual_data).context("no home directory is known; name --data")
+}
+
+fn store(command: StoreCommand) -> anyhow::Result<()> {
+    match command {
+        StoreCommand::Check(data) => {
+            let data = directory(&data)?;
+            app::check_owner(&data)?;
+            let bad = unreadable::check(&data)?;
+            say(&bad.iter().map(|line| format!("{line}\n")).collect::<String>())?;
+            match bad.len() {
+                0 => say(&format!("good: {}\n", data.display())),
+                count => anyhow::bail!("{count} records cannot be read; `p2pd store drop TABLE KEY` removes one"),
+            }
+        }
+        StoreCommand::Drop { data, table, key } => {
+            let data = directory(&data)?;
+            app::check_owner(&data)?;
+            unreadable::remove(&data, &table, &key)?;
+            say(&format!("removed: {table} '{key}'\n"))
+        }
+    }
+}
+
 fn identity(command: IdentityCommand) -> anyhow::Result<()> {
     let (IdentityCommand::Show(flags) | IdentityCommand::Import(flags) | IdentityCommand::Export(flags)) = &command;
-    let data =
-        given(flags.data.clone()).or_else(paths::usual_data).context("no home directory is known; name --data")?;
+    let data = directory(flags)?;
     let file = data.join(app::IDENTITY_FILE);
     if let IdentityCommand::Import(_) = command {
         let mut bytes = Vec::new();

@@ -6,6 +6,7 @@ mod audio;
 mod bad_day;
 mod cli;
 mod clocks;
+mod damaged;
 mod demo;
 mod directory_on_disk;
 mod documents;

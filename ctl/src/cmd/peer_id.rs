@@ -36,7 +36,8 @@ pub(super) async fn resolve_any(context: &Context, name: &str, text: &str) -> an
     if like_one { resolve(context, name, text).await } else { Ok(text.into()) }
 }
 
-/// A multiaddr with the whole id, or an id alone.
+/// A multiaddr with the whole id, or an id alone. What is written with an end of an id is no multiaddr yet, and p2pctl takes none
+/// apart otherwise, so that it has no type for them.
 pub(super) async fn resolve_address(context: &Context, name: &str, text: &str) -> anyhow::Result<String> {
     match text.rsplit_once("/p2p/") {
         Some((address, id)) => Ok(format!("{address}/p2p/{}", resolve_any(context, name, id).await?)),

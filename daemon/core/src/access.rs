@@ -78,6 +78,11 @@ impl Rules {
         room
     }
 
+    /// Takes up a rule that was kept, however many there are: none is left out.
+    pub fn restore(&mut self, subject: Subject, allow: bool) {
+        self.0.insert(subject, allow);
+    }
+
     /// Forgets a rule. False when there was none.
     pub fn remove(&mut self, subject: &Subject) -> bool {
         self.0.remove(subject).is_some()
@@ -95,20 +100,6 @@ impl Rules {
             Subject::Range(range) => address.is_some_and(|address| range.contains(&address)),
         };
         self.iter().filter(|(subject, _)| fits(subject)).map(|(_, allow)| allow).max()
-    }
-
-    /// A rule a line, as [`Rules::read`] takes them.
-    pub fn write(&self) -> String {
-        self.iter().map(|(subject, allow)| format!("{} {subject}\n", if allow { "allow" } else { "deny" })).collect()
-    }
-
-    /// Reads rules; lines that are none are left out.
-    pub fn read(text: &str) -> Self {
-        let rule = |line: &str| {
-            let (verdict, subject) = line.split_once(' ')?;
-            Some((subject.parse().ok()?, verdict == "allow"))
-        };
-        Rules(text.lines().filter_map(rule).take(MAX_RULES).collect())
     }
 }
 
@@ -132,6 +123,12 @@ fn range(address: IpAddr, v4: u8, v6: u8) -> IpNet {
 
 fn places(address: IpAddr) -> [IpNet; 2] {
     [range(address, 32, 56), range(address, 32, 48)]
+}
+
+/// The place and the site, which of IPv4 are the same.
+fn each_once(address: IpAddr) -> impl Iterator<Item = IpNet> {
+    let [place, site] = places(address);
+    [Some(place), (site != place).then_some(site)].into_iter().flatten()
 }
 
 impl Crowd {
@@ -178,8 +175,7 @@ impl Crowd {
 
     /// Counts a connection.
     pub fn enter(&mut self, address: IpAddr) {
-        let [place, site] = places(address);
-        for range in [Some(place), (site != place).then_some(site)].into_iter().flatten() {
+        for range in each_once(address) {
             let count = self.open.entry(range).or_default();
             *count = count.saturating_add(1);
         }
@@ -187,7 +183,7 @@ impl Crowd {
 
     /// Counts it no more.
     pub fn leave(&mut self, address: IpAddr) {
-        for range in places(address) {
+        for range in each_once(address) {
             if let Some(count) = self.open.get_mut(&range) {
                 *count = count.saturating_sub(1);
             }
@@ -202,44 +198,128 @@ mod tests {
 
     const PEER: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
 
-    fn rules(lines: &str) -> Rules {
-        Rules::read(lines)
+    fn subject(text: &str) -> Subject {
+        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
     }
 
     #[test]
     fn allowing_goes_before_denying_and_ranges_hold_their_addresses() {
-        let rules = rules(&format!("deny 192.0.2.0/24\nallow 192.0.2.7\ndeny {PEER}\nnonsense\ndeny 300.1.1.1\n"));
-        let at = |address: &str| rules.of(None, address.parse().ok());
+        let mut rules = Rules::default();
+        for (text, allow) in [("192.0.2.0/24", false), ("192.0.2.7", true), (PEER, false)] {
+            assert!(rules.set(subject(text), allow), "{text}");
+        }
+        let at = |address: &str| rules.of(None, Some(ip(address)));
         assert_eq!((at("192.0.2.9"), at("192.0.2.7"), at("198.51.100.1")), (Some(false), Some(true), None));
+        let peer = PEER.parse().ok();
+        assert_eq!(rules.of(peer.as_ref(), None), Some(false));
+        assert_eq!(rules.of(peer.as_ref(), Some(ip("198.51.100.1"))), Some(false));
+        assert_eq!(rules.of(peer.as_ref(), Some(ip("192.0.2.7"))), Some(true));
+        let other = PeerId::from_ed25519(&[1; 32]);
+        assert_eq!((rules.of(Some(&other), None), rules.of(None, None)), (None, None));
+    }
+
+    #[test]
+    fn a_subject_is_written_as_it_is_compared() {
+        for (text, shown) in [
+            ("192.0.2.9/24", "192.0.2.0/24"),
+            ("192.0.2.7", "192.0.2.7/32"),
+            ("::ffff:192.0.2.7", "192.0.2.7/32"),
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("::ffff:0:0/95", "::fffe:0:0/95"),
+            ("2001:db8::1/32", "2001:db8::/32"),
+            (PEER, PEER),
+        ] {
+            assert_eq!(subject(text).to_string(), shown);
+            assert_eq!(subject(shown), subject(text));
+        }
+        for bad in ["", "somewhere", "300.1.1.1", "192.0.2.0/33", "192.0.2.0/"] {
+            assert!(bad.parse::<Subject>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_last_word_on_a_subject_holds() {
+        let mut rules = Rules::default();
+        let at = |rules: &Rules| rules.of(None, Some(ip("192.0.2.9")));
+        assert!(rules.set(subject("192.0.2.0/24"), false));
+        assert_eq!(at(&rules), Some(false));
+        assert!(rules.set(subject("192.0.2.0/24"), true));
+        assert_eq!((at(&rules), rules.iter().count()), (Some(true), 1));
+    }
+
+    #[test]
+    fn a_rule_that_is_forgotten_holds_no_more_and_others_do() {
+        let mut rules = Rules::default();
+        rules.set(subject("192.0.2.0/24"), false);
+        rules.set(subject(PEER), false);
+        assert!(!rules.remove(&subject("192.0.2.0/25")), "there is none");
+        assert_eq!(rules.iter().count(), 2);
+        assert!(rules.remove(&subject("192.0.2.0/24")));
+        assert_eq!(rules.of(None, Some(ip("192.0.2.9"))), None);
         assert_eq!(rules.of(PEER.parse().ok().as_ref(), None), Some(false));
-        assert_eq!(rules.of(PEER.parse().ok().as_ref(), "192.0.2.7".parse().ok()), Some(true));
-        assert_eq!(Rules::read(&rules.write()), rules);
-        assert!("somewhere".parse::<Subject>().is_err());
-        assert_eq!("192.0.2.9/24".parse::<Subject>().unwrap().to_string(), "192.0.2.0/24");
+        assert!(!rules.remove(&subject("192.0.2.0/24")), "it is forgotten already");
+    }
+
+    #[test]
+    fn a_full_list_takes_no_new_subject_and_changes_those_it_has() {
+        let mut rules = Rules::default();
+        let nth = |n: usize| Subject::Range(IpAddr::from(u32::try_from(n).unwrap().to_be_bytes()).into());
+        (0..MAX_RULES).for_each(|n| assert!(rules.set(nth(n), false), "{n}"));
+        assert!(!rules.set(nth(MAX_RULES), false));
+        assert_eq!((rules.iter().count(), rules.of(None, Some(ip("0.0.3.232")))), (MAX_RULES, None));
+        assert!(rules.set(nth(7), true));
+        assert_eq!(rules.of(None, Some(ip("0.0.0.7"))), Some(true));
+        assert!(rules.remove(&nth(0)) && rules.set(nth(MAX_RULES), false), "there is room again");
     }
 
     #[test]
     fn one_place_gets_so_many_and_others_theirs() {
         let mut crowd = Crowd::default();
-        let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let (one, other) = (ip("192.0.2.1"), ip("192.0.2.2"));
         for _ in 0..8 {
-            crowd.admit(MonoMs(0), one, 8, 1).unwrap();
+            assert_eq!(crowd.room(one, 8), Ok(()));
+            assert_eq!(crowd.admit(MonoMs(0), one, 8, 1), Ok(()));
             crowd.enter(one);
         }
-        assert!(crowd.admit(MonoMs(0), one, 8, 1).is_err());
-        assert!(crowd.admit(MonoMs(0), other, 8, 1).is_ok());
+        assert_eq!(crowd.admit(MonoMs(0), one, 8, 1), Err("too many connections from this address"));
+        assert_eq!(crowd.room(one, 9), Ok(()));
+        assert_eq!(crowd.admit(MonoMs(0), other, 8, 1), Ok(()));
+        crowd.enter(other);
+        // One that leaves makes room for one.
         crowd.leave(one);
-        assert!(crowd.admit(MonoMs(0), one, 8, 1).is_ok());
-        for _ in 0..8 {
-            crowd.leave(one);
-        }
+        assert_eq!(crowd.admit(MonoMs(0), one, 8, 1), Ok(()));
+        crowd.enter(one);
+        assert!(crowd.room(one, 8).is_err());
+        // What leaves is its own place's, and is forgotten with the last.
+        (0..8).for_each(|_| crowd.leave(one));
+        assert_eq!(crowd.open, HashMap::from([("192.0.2.2/32".parse().unwrap(), 1)]));
+        crowd.leave(other);
+        crowd.leave(other);
         assert!(crowd.open.is_empty());
+    }
+
+    #[test]
+    fn one_that_is_turned_away_for_the_number_does_not_count_for_the_rate() {
+        let mut crowd = Crowd::default();
+        let address = ip("192.0.2.1");
+        crowd.enter(address);
+        for _ in 0..100 {
+            assert_eq!(crowd.admit(MonoMs(0), address, 1, 1), Err("too many connections from this address"));
+        }
+        crowd.leave(address);
+        assert_eq!(crowd.admit(MonoMs(0), address, 1, 1), Ok(()));
+        let too_fast = (0..16).map(|_| crowd.admit(MonoMs(0), address, 1, 1)).last();
+        assert_eq!(too_fast, Some(Err("too many new connections from this address")));
     }
 
     #[test]
     fn one_place_has_a_part_of_those_in_the_making() {
         let mut crowd = Crowd::default();
-        let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let (one, other) = (ip("192.0.2.1"), ip("192.0.2.2"));
         for _ in 0..8 {
             crowd.begin(one, 64).unwrap();
         }
@@ -261,10 +341,20 @@ mod tests {
             crowd.enter(at(0x100, host));
         }
         assert!(crowd.admit(MonoMs(0), at(0x1ff, 9), 2, 1).is_err(), "the same /56");
-        for network in 2..16 {
+        for network in 2..15 {
             crowd.enter(at(network << 8, 1));
         }
+        assert_eq!(crowd.room(at(0x2000, 1), 2), Ok(()), "15 of 16 of this /48");
+        crowd.enter(at(15 << 8, 1));
         assert!(crowd.admit(MonoMs(0), at(0x2000, 1), 2, 1).is_err(), "the same /48");
+        // Whoever leaves leaves place and site.
+        crowd.leave(at(15 << 8, 9));
+        assert_eq!(crowd.room(at(0x2000, 1), 2), Ok(()));
+        for network in 2..15 {
+            crowd.leave(at(network << 8, 1));
+        }
+        (0..2).for_each(|host| crowd.leave(at(0x100, host)));
+        assert!(crowd.open.is_empty(), "{:?}", crowd.open);
     }
 
     #[test]

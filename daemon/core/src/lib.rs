@@ -15,6 +15,7 @@ pub mod group;
 pub mod history;
 pub mod id;
 pub mod keep;
+pub mod multiaddr;
 pub mod ogg_link;
 pub mod peer_book;
 pub mod rate;

@@ -1,10 +1,11 @@
 //! The peer book: who was connected, whom to forget when it is full, and whom to dial at a start. Peer ids cost nothing, so that neither
 //! may go by who came last: whoever sends a thousand new ones would fill it, and be all that the next start dials.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
 
 use crate::{
-    scope::{self, Scope},
+    multiaddr::{Host, Multiaddr},
+    scope::Scope,
     time::RunMs,
 };
 
@@ -21,7 +22,7 @@ const UNSEEN_MS: u64 = 30 * 24 * 3_600_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// Addresses it was reached at, or says that it has.
-    pub addresses: Vec<String>,
+    pub addresses: Vec<Multiaddr>,
     /// When it was connected first and last.
     pub first: RunMs,
     /// See `first`.
@@ -59,7 +60,7 @@ pub fn to_dial<P: Clone>(all: Vec<(P, Known)>, now: RunMs) -> Vec<(P, Known)> {
     all.sort_by_key(|(_, known)| order(known));
     let mut in_place: HashMap<String, usize> = HashMap::new();
     let chosen = all.into_iter().filter(|(_, known)| {
-        let Some(place) = known.addresses.iter().find_map(|address| place(address)) else { return true };
+        let Some(place) = known.addresses.iter().find_map(place) else { return true };
         let count = in_place.entry(place).or_default();
         *count = count.saturating_add(1);
         *count <= OF_PLACE
@@ -67,24 +68,23 @@ pub fn to_dial<P: Clone>(all: Vec<(P, Known)>, now: RunMs) -> Vec<(P, Known)> {
     chosen.take(DIALLED).collect()
 }
 
-/// The part of the world that an address is in: an IPv4 /16, an IPv6 /32, the last two parts of a name; `None` for what is near.
-fn place(address: &str) -> Option<String> {
-    if scope::of(address) < Scope::World {
+/// The part of the world that an address leads to first, where a relay is between that of the relay: an IPv4 /16, an IPv6 /32, the last
+/// two parts of a name; `None` for what is near. Whatever has neither address nor name is one place.
+fn place(address: &Multiaddr) -> Option<String> {
+    if address.reach() < Scope::World {
         return None;
     }
-    let mut parts = address.split('/').skip(1);
-    let (kind, host) = (parts.next()?, parts.next()?);
-    Some(match kind {
-        "ip4" => host.split('.').take(2).collect::<Vec<_>>().join("."),
-        "ip6" => host
-            .parse::<std::net::Ipv6Addr>()
-            .ok()?
-            .segments()
-            .iter()
-            .take(2)
-            .map(|part| format!("{part:x}:"))
-            .collect(),
-        _ => host.rsplit('.').take(2).collect::<Vec<_>>().join("."),
+    Some(match address.dialled_host() {
+        Some(Host::Ip(IpAddr::V4(ip))) => {
+            let [a, b, ..] = ip.octets();
+            format!("{a}.{b}")
+        }
+        Some(Host::Ip(IpAddr::V6(ip))) => {
+            let [a, b, ..] = ip.segments();
+            format!("{a:x}:{b:x}:")
+        }
+        Some(Host::Name(name)) => name.rsplit('.').take(2).collect::<Vec<_>>().join("."),
+        None => String::new(),
     })
 }
 
@@ -94,10 +94,16 @@ mod tests {
 
     const NOW: RunMs = RunMs(100 * 24 * 3_600_000);
     const DAY: u64 = 24 * 3_600_000;
+    const PEER: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
 
     fn known(address: &str, first_days_ago: u64, last_days_ago: u64, dialled: bool) -> Known {
         let ago = |days: u64| RunMs(NOW.0 - days * DAY);
-        Known { addresses: vec![address.into()], first: ago(first_days_ago), last: ago(last_days_ago), dialled }
+        Known {
+            addresses: vec![address.parse().unwrap()],
+            first: ago(first_days_ago),
+            last: ago(last_days_ago),
+            dialled,
+        }
     }
 
     #[test]
@@ -132,9 +138,11 @@ mod tests {
             ("/ip6/2001:db8::1/tcp/4001", Some("2001:db8:")),
             ("/dns4/radio.example.org/tcp/4001", Some("org.example")),
             ("/ip4/10.0.0.1/tcp/4001", None),
-            ("nonsense", None),
+            ("/onion3/vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd:1", Some("")),
+            (&format!("/ip4/198.51.100.7/tcp/1/p2p/{PEER}/p2p-circuit"), Some("198.51")),
+            (&format!("/ip4/10.0.0.1/tcp/1/p2p/{PEER}/p2p-circuit"), None),
         ] {
-            assert_eq!(place(address).as_deref(), expected, "{address}");
+            assert_eq!(place(&address.parse().unwrap()).as_deref(), expected, "{address}");
         }
     }
 }

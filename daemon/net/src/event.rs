@@ -1,6 +1,6 @@
 //! What the network tells the daemon.
 
-use p2pd_core::id::PeerId;
+use p2pd_core::{id::PeerId, multiaddr::Multiaddr};
 
 /// A change of the network's state.
 #[derive(Clone, Debug)]
@@ -24,9 +24,9 @@ pub enum Event {
         why: String,
     },
     /// Listening on an address.
-    Listening(String),
+    Listening(Multiaddr),
     /// Not listening on it any more.
-    ListeningNoMore(String),
+    ListeningNoMore(Multiaddr),
     /// The gossip stream with a peer had ended, so its connections are closed and made anew.
     GossipEnded(PeerId),
     /// A peer follows a topic from now on.

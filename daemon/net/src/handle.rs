@@ -3,6 +3,7 @@
 
 use std::marker::PhantomData;
 
+use p2pd_core::multiaddr::Multiaddr;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{NetError, clock::Clock, dht, dial, peers, pubsub, streams};
@@ -10,7 +11,7 @@ use crate::{NetError, clock::Clock, dht, dial, peers, pubsub, streams};
 /// What waits for the task.
 pub(crate) enum Command {
     /// Where this daemon listens.
-    Listeners(oneshot::Sender<Vec<String>>),
+    Listeners(oneshot::Sender<Vec<Multiaddr>>),
     Peers(peers::Command),
     Dial(dial::Command),
     PubSub(pubsub::Command),
@@ -125,7 +126,7 @@ impl Handle {
     }
 
     /// Where this peer listens, each with `/p2p/<own id>` at its end.
-    pub async fn addresses(&self) -> Result<Vec<String>, NetError> {
+    pub async fn addresses(&self) -> Result<Vec<Multiaddr>, NetError> {
         let (reply, answer) = oneshot::channel();
         self.queue.send(Command::Listeners(reply)).await.map_err(|_| NetError::Stopped)?;
         answer.await.map_err(|_| NetError::Stopped)

@@ -64,7 +64,11 @@ impl Identity {
                 path.display()
             )));
         }
-        Identity::from_bytes(&bytes).map(Some).map_err(|e| fail(e.to_string()))
+        let damaged = "restore it from a back-up; without it, moved away, this daemon is another peer";
+        Identity::from_bytes(&bytes).map(Some).map_err(|error| match error {
+            NetError::Identity(fault) => fail(format!("{fault}; {damaged}")),
+            other => other,
+        })
     }
 
     /// Writes the file so that it is whole or absent even after a power cut. Never replaces an existing one.
@@ -114,7 +118,9 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(Identity::load(&path).err().unwrap().to_string().contains("chmod 600"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(&path, b"junk").unwrap();
-        assert!(Identity::load(&path).is_err());
+        for damaged in [&b"junk"[..], b""] {
+            fs::write(&path, damaged).unwrap();
+            assert!(Identity::load(&path).err().unwrap().to_string().contains("restore it from a back-up"));
+        }
     }
 }

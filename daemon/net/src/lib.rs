@@ -23,7 +23,7 @@ mod task;
 pub use clock::Clock;
 pub use config::{Config, DhtMode, WaterMarks};
 pub use dht::Found;
-pub use dial::{BootstrapFault, check_listen, check_peer, peer_of};
+pub use dial::{BootstrapFault, check_listen, check_peer, peer_address};
 pub use error::NetError;
 pub use event::Event;
 pub use handle::Handle;

@@ -151,9 +151,9 @@ impl Task {
                     self.peers.on_refused(&mut self.context, &send_back_addr, lack);
                 }
             }
-            SwarmEvent::NewListenAddr { address, .. } => self.context.tell(Event::Listening(address.to_string())),
+            SwarmEvent::NewListenAddr { address, .. } => self.context.tell(Event::Listening(address.into())),
             SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.context.tell(Event::ListeningNoMore(address.to_string()));
+                self.context.tell(Event::ListeningNoMore(address.into()));
             }
             SwarmEvent::ListenerError { error, .. } => self.listeners.on_failed(&error, self.context.now()),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {

@@ -6,6 +6,7 @@ use p2pd_core::{
     contract::{Identity, TopicSettings},
     group::{Group, StreamConfig},
     id::PeerId,
+    multiaddr::Multiaddr,
     text,
 };
 use p2pd_net::PeerInfo;
@@ -19,24 +20,25 @@ pub(super) fn peer_id(text: &str) -> Result<PeerId, Status> {
 }
 
 pub(super) fn connection(c: p2pd_net::Connection) -> pb::Connection {
-    let has = |part: &str| c.address.split('/').any(|p| p == part);
-    let carriers = [("quic-v1", "quic"), ("ws", "ws"), ("tcp", "tcp")];
-    let transport = carriers.iter().find(|(part, _)| has(part)).map_or("", |(_, name)| name).to_owned();
-    let relayed = has("p2p-circuit");
     let streams = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     pb::Connection {
-        address: c.address,
+        address: c.address.to_string(),
         inbound: c.inbound,
         opened_ms: c.opened.0,
-        transport,
+        transport: c.address.transport().to_string(),
         security: c.security.into(),
         muxer: c.muxer.into(),
         received: c.traffic.received,
         sent: c.traffic.sent,
         streams_in: streams(c.streams.inbound),
         streams_out: streams(c.streams.outbound),
-        relayed,
+        relayed: c.address.is_circuit(),
     }
+}
+
+/// Addresses, as the API writes them.
+pub(super) fn texts(addresses: &[Multiaddr]) -> Vec<String> {
+    addresses.iter().map(Multiaddr::to_string).collect()
 }
 
 fn traffic((protocol, traffic): (String, p2pd_net::Traffic)) -> pb::ProtocolTraffic {
@@ -51,7 +53,7 @@ pub(super) fn peer(info: PeerInfo, tags: Vec<String>, clock_ahead_ms: Option<i64
         protocols: info.protocols,
         rtt_us: info.rtt.map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
         score: info.score,
-        addresses: info.addresses,
+        addresses: texts(&info.addresses),
         kept: info.kept.into_iter().map(str::to_owned).collect(),
         tags,
         traffic: info.by_protocol.into_iter().map(traffic).collect(),
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn a_connection_says_what_carries_it_and_whether_a_relay_is_between() {
         let tcp = p2pd_net::Connection {
-            address: "/ip4/192.0.2.1/tcp/4001".into(),
+            address: "/ip4/192.0.2.1/tcp/4001".parse().unwrap(),
             inbound: false,
             opened: p2pd_core::time::UnixMs(0),
             security: "noise",
@@ -236,8 +238,8 @@ mod tests {
             ("/ws", "ws", false),
             ("/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN/p2p-circuit", "tcp", true),
         ] {
-            let connection =
-                connection(p2pd_net::Connection { address: format!("{}{more}", tcp.address), ..tcp.clone() });
+            let address = format!("{}{more}", tcp.address).parse().unwrap();
+            let connection = connection(p2pd_net::Connection { address, ..tcp.clone() });
             assert_eq!((connection.transport.as_str(), connection.relayed), (transport, relayed), "{more}");
         }
     }

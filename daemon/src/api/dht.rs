@@ -9,6 +9,7 @@ use p2pd_api::v1::{
     PutValueResponse, StopProvidingRequest, StopProvidingResponse, dht_service_server::DhtService,
 };
 use p2pd_core::value::ValueBody;
+use p2pd_net::Found;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -26,7 +27,8 @@ impl DhtService for Service {
     async fn find_peer(&self, request: Request<FindPeerRequest>) -> Result<Response<Self::FindPeerStream>, Status> {
         let id = convert::peer_id(&request.into_inner().peer_id)?;
         let found = self.0.node.find_peer(&id).await.map_err(status::of)?;
-        let found = found.map(|next| next.map(|addresses| FindPeerResponse { addresses }).map_err(status::of));
+        let found = found
+            .map(|next| next.map(|found| FindPeerResponse { addresses: convert::texts(&found) }).map_err(status::of));
         Ok(Response::new(reply::follow(self.0.stop.clone(), found)))
     }
 
@@ -37,8 +39,9 @@ impl DhtService for Service {
         request: Request<FindClosestPeersRequest>,
     ) -> Result<Response<Self::FindClosestPeersStream>, Status> {
         let found = self.0.node.closest_peers(&request.into_inner().key).await.map_err(status::of)?;
-        let found = found
-            .map(|next| Ok(FindClosestPeersResponse { peer_id: next.peer.to_string(), addresses: next.addresses }));
+        let found = found.map(|Found { peer, addresses }| {
+            Ok(FindClosestPeersResponse { peer_id: peer.to_string(), addresses: convert::texts(&addresses) })
+        });
         Ok(Response::new(reply::follow(self.0.stop.clone(), found)))
     }
 
@@ -89,8 +92,9 @@ impl DhtService for Service {
         request: Request<FindProvidersRequest>,
     ) -> Result<Response<Self::FindProvidersStream>, Status> {
         let found = self.0.node.providers(&request.into_inner().key).await.map_err(status::of)?;
-        let found =
-            found.map(|next| Ok(FindProvidersResponse { peer_id: next.peer.to_string(), addresses: next.addresses }));
+        let found = found.map(|Found { peer, addresses }| {
+            Ok(FindProvidersResponse { peer_id: peer.to_string(), addresses: convert::texts(&addresses) })
+        });
         Ok(Response::new(reply::follow(self.0.stop.clone(), found)))
     }
 }

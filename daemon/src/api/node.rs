@@ -7,7 +7,7 @@ use p2pd_api::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{
-    Context,
+    Context, convert,
     reply::{self, Replies},
     status,
 };
@@ -85,7 +85,7 @@ impl NodeService for Service {
             peer_id: node.me().to_string(),
             version: VERSION.into(),
             network: node.network().into(),
-            addresses: node.addresses().await.map_err(status::of)?,
+            addresses: convert::texts(&node.addresses().await.map_err(status::of)?),
             started_ms: node.started().0,
         }))
     }

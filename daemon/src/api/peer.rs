@@ -142,7 +142,7 @@ impl PeerService for Service {
         let pin = |(peer, pin): (PeerId, keep::Pin)| Pin {
             connected: connected.iter().any(|info| info.peer == peer),
             peer_id: peer.to_string(),
-            addresses: pin.addresses,
+            addresses: convert::texts(&pin.addresses),
             tags: pin.tags,
             passive: pin.passive,
         };

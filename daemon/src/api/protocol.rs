@@ -57,7 +57,7 @@ impl ProtocolService for Service {
             }?,
             _ => return Err(status::field("item", "the first message is `open`, `accept` or `accept_next`")),
         };
-        let opened = ProtocolStream { peer_id: peer.to_string(), protocol, address };
+        let opened = ProtocolStream { peer_id: peer.to_string(), protocol, address: address.to_string() };
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             out.send(event(exchange_stream_response::Event::Opened(opened))).await?;
             exchange(stream, items, &out).await
@@ -78,7 +78,8 @@ impl ProtocolService for Service {
                 async |event, handler_id| out.send(HandleProtocolResponse { event: Some(event), handler_id }).await;
             send(Event::Handling(true), handler.number()).await?;
             while let Some(Arrived { number, peer, address }) = handler.next().await {
-                let inbound = InboundStream { stream_id: number, peer_id: peer.to_string(), address };
+                let inbound =
+                    InboundStream { stream_id: number, peer_id: peer.to_string(), address: address.to_string() };
                 send(Event::Inbound(inbound), 0).await?;
             }
             Ok(())
@@ -93,7 +94,7 @@ impl ProtocolService for Service {
         let peer: PeerId = peer_id.parse().map_err(|e: IdError| status::field("peer_id", &e.to_string()))?;
         let called = self.0.node.call(&peer, &protocols, &data).await;
         let Answered { data, protocol, address } = called.map_err(status::of)?;
-        Ok(Response::new(CallProtocolResponse { data, protocol, address }))
+        Ok(Response::new(CallProtocolResponse { data, protocol, address: address.to_string() }))
     }
 
     type ServeProtocolStream = Replies<ServeProtocolResponse>;
@@ -137,7 +138,7 @@ async fn serve(
                 None => return Ok(()),
                 Some(Served::Cancelled(number)) => send(Event::Cancelled(number)).await?,
                 Some(Served::Call { number, peer, address, data }) => {
-                    let call = ProtocolCall { call_id: number, peer_id: peer.to_string(), address, data };
+                    let call = ProtocolCall { call_id: number, peer_id: peer.to_string(), address: address.to_string(), data };
                     send(Event::Call(call)).await?;
                 }
             },

@@ -2,32 +2,37 @@
 
 use std::net::IpAddr;
 
-use p2pd_core::access::{MAX_RULES, Rules, Subject};
+use p2pd_core::{
+    access::{MAX_RULES, Rules, Subject},
+    multiaddr::Multiaddr,
+};
+use p2pd_store::{Rows, Store, StoreError};
 
-use super::{Node, NodeError, blocking, lock};
-
-/// Name of the setting that holds the rules.
-const SETTING: &str = "access";
+use super::{Node, NodeError, blocking, lock, unreadable::unreadable};
 
 fn field(fault: String) -> NodeError {
     NodeError::Field { field: "subject", fault }
 }
 
-/// Which of these multiaddrs the rules deny.
-fn denied(rules: &Rules, addresses: &[String]) -> impl Iterator<Item = IpAddr> {
-    let ips = addresses.iter().filter_map(|address| address.split('/').nth(2)?.parse().ok());
-    ips.filter(|ip| rules.of(None, Some(*ip)) == Some(false))
+/// Which of these addresses of this machine the rules deny; where a relay listens for it is none of them.
+fn denied(rules: &Rules, addresses: &[Multiaddr]) -> impl Iterator<Item = IpAddr> {
+    addresses.iter().filter_map(Multiaddr::ip).filter(|ip| rules.of(None, Some(*ip)) == Some(false))
 }
 
 impl Node {
     /// An address that this daemon listens on although a rule denies it: the rule was there first.
-    pub(super) fn cut_off(&self, listening: &[String]) -> Option<IpAddr> {
+    pub(super) fn cut_off(&self, listening: &[Multiaddr]) -> Option<IpAddr> {
         denied(&lock(&self.0.rules), listening).next()
     }
 
-    /// Puts the kept rules in force.
+    /// Puts the kept rules in force. Without any one of them nothing is: who was denied would be let in.
     pub(super) async fn restore_rules(&self) -> Result<(), NodeError> {
-        let kept = self.0.store.setting(SETTING)?.map(|text| Rules::read(&text)).unwrap_or_default();
+        let store = self.0.store.clone();
+        let mut kept = Rules::default();
+        for rule in blocking(move || read(&store)).await? {
+            let (subject, allow) = rule.map_err(StoreError::from)?;
+            kept.restore(subject, allow);
+        }
         *lock(&self.0.rules) = kept.clone();
         Ok(self.0.net.peers.set_rules(kept).await?)
     }
@@ -50,11 +55,7 @@ impl Node {
             };
             format!("{subject} holds {own}, on which this daemon listens; {way}")
         };
-        self.change_rules(cut, |rules| match rules.set(subject.clone(), allow) {
-            true => Ok(()),
-            false => Err(NodeError::Limit(format!("{MAX_RULES} rules are the most; remove some"))),
-        })
-        .await
+        self.change_rules(&subject, Some(allow), cut).await
     }
 
     /// Forgets what was ruled of a peer or a range.
@@ -65,31 +66,79 @@ impl Node {
                 "without {subject}, {own} is denied, on which this daemon listens; `p2pctl peers rules` shows by what"
             )
         };
-        self.change_rules(cut, |rules| match rules.remove(&subject) {
-            true => Ok(()),
-            false => Err(NodeError::RuleNotFound(subject.to_string())),
-        })
-        .await
+        self.change_rules(&subject, None, cut).await
     }
 
-    /// Changes the rules on disk first, so that what is in force survives. Refused, for what `cut` says, where that would deny
-    /// an address that this daemon listens on.
+    /// Allows or denies a subject, or forgets what was ruled of it; on disk first, so that what is in force survives. Refused, for
+    /// what `cut` says, where that would deny an address that this daemon listens on.
     async fn change_rules(
         &self,
+        subject: &Subject,
+        allow: Option<bool>,
         cut: impl Fn(IpAddr) -> String,
-        change: impl FnOnce(&mut Rules) -> Result<(), NodeError>,
     ) -> Result<(), NodeError> {
         let _one = self.0.ruling.lock().await;
         let before = lock(&self.0.rules).clone();
         let mut rules = before.clone();
-        change(&mut rules)?;
+        match allow {
+            Some(allow) if !rules.set(subject.clone(), allow) => {
+                return Err(NodeError::Limit(format!("{MAX_RULES} rules are the most; remove some")));
+            }
+            None if !rules.remove(subject) => return Err(NodeError::RuleNotFound(subject.to_string())),
+            Some(_) | None => {}
+        }
         let listening = self.addresses().await?;
         if let Some(own) = denied(&rules, &listening).find(|own| before.of(None, Some(*own)) != Some(false)) {
             return Err(field(cut(own)));
         }
-        let (store, text) = (self.0.store.clone(), rules.write());
-        blocking(move || store.set_setting(SETTING, &text)).await?;
+        let (store, name) = (self.0.store.clone(), subject.to_string());
+        blocking(move || match allow {
+            Some(allow) => store.put_rule(&name, allow),
+            None => store.remove_rule(&name),
+        })
+        .await?;
         *lock(&self.0.rules) = rules.clone();
         Ok(self.0.net.peers.set_rules(rules).await?)
+    }
+}
+
+/// Every rule on disk, or which record is none.
+pub(super) fn read(store: &Store) -> Result<Rows<(Subject, bool)>, StoreError> {
+    let rule = |(name, allow): (String, bool)| match name.parse::<Subject>() {
+        // Otherwise what is ruled of it later would not replace this.
+        Ok(subject) if subject.to_string() == name => Ok((subject, allow)),
+        Ok(subject) => Err(unreadable("rules", name, format!("p2pd writes `{subject}`"))),
+        Err(fault) => Err(unreadable("rules", name, format!("a rule {fault}"))),
+    };
+    Ok(store.rules()?.into_iter().map(|row| row.and_then(rule)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_own_addresses_a_rule_denies_those_of_this_machine_alone() {
+        let mut rules = Rules::default();
+        assert!(rules.set("192.0.2.0/24".parse().unwrap(), false));
+        let relay = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        let own = ["/ip4/192.0.2.7/tcp/1", "/ip6/::ffff:192.0.2.8/tcp/1", "/ip4/198.51.100.1/tcp/1"];
+        let mut own: Vec<Multiaddr> = own.iter().map(|address| address.parse().unwrap()).collect();
+        // A place at a relay, which stands in the range.
+        own.push(format!("/ip4/192.0.2.9/tcp/1/p2p/{relay}/p2p-circuit").parse().unwrap());
+        let told: Vec<_> = denied(&rules, &own).map(|ip| ip.to_string()).collect();
+        assert_eq!(told, ["192.0.2.7", "192.0.2.8"]);
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_read_is_told_and_hides_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        for subject in ["192.0.2.0/24", "192.0.2.7", "300.1.1.1", "by/moonlight"] {
+            store.put_rule(subject, false).unwrap();
+        }
+        let told: Vec<_> = read(&store).unwrap().into_iter().map(|rule| rule.map_err(|bad| bad.key)).collect();
+        let good = ("192.0.2.0/24".parse().unwrap(), false);
+        assert_eq!(told, [Ok(good), Err("192.0.2.7".into()), Err("300.1.1.1".into()), Err("by/moonlight".into())]);
     }
 }

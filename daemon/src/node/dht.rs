@@ -9,6 +9,7 @@ use futures::{
 };
 use p2pd_core::{
     id::PeerId,
+    multiaddr::Multiaddr,
     time::UnixMs,
     value::{self, MAX_DATA, MAX_NAME, MAX_TTL_MS, ValueBody},
 };
@@ -32,12 +33,11 @@ fn place(peer: &PeerId, name: &str) -> Result<Bytes, NodeError> {
 }
 
 /// With addresses that each end in the peer's id, as dialling takes them, and each once.
-fn named(mut found: Found) -> Found {
-    let end = format!("/p2p/{}", found.peer);
-    found.addresses.iter_mut().filter(|address| !address.ends_with(&end)).for_each(|address| address.push_str(&end));
-    found.addresses.sort();
-    found.addresses.dedup();
-    found
+fn named(Found { peer, addresses }: Found) -> Found {
+    let mut addresses: Vec<_> = addresses.into_iter().map(|address| address.with_peer(&peer)).collect();
+    addresses.sort_by_cached_key(Multiaddr::to_string);
+    addresses.dedup();
+    Found { peer, addresses }
 }
 
 /// The library gives a minute to each of the two steps of telling others.
@@ -51,7 +51,7 @@ impl Node {
     pub(crate) async fn find_peer(
         &self,
         peer: &PeerId,
-    ) -> Result<BoxStream<'static, Result<Vec<String>, NodeError>>, NodeError> {
+    ) -> Result<BoxStream<'static, Result<Vec<Multiaddr>, NodeError>>, NodeError> {
         let here = if *peer == self.0.me {
             self.addresses().await?
         } else {

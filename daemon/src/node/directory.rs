@@ -13,17 +13,18 @@ use p2pd_core::{
     announce::{self, AnnounceError, DirectoryMessage, Metadata},
     directory::{Change, Directory, Effect, Entry, MAX_ENTRIES, Origin},
     id::{PeerId, StreamId, StreamKey, StreamRef},
+    multiaddr::Multiaddr,
     time::{MonoMs, UnixMs},
     topic,
 };
 use p2pd_live::{DirectoryJudge, Heard};
 use p2pd_net::queue;
-use p2pd_store::{Store, StoreError};
+use p2pd_store::{Learnt, Store, StoreError};
 use tokio::sync::broadcast;
 
 pub(super) use self::unwritten::ToDisk;
 use self::{newcomers::Newcomers, questions::Questions, unwritten::Unwritten};
-use super::{Node, NodeError, WATCH, lock, streams::Waiting, wall};
+use super::{Node, NodeError, WATCH, lock, peer_book::readable, streams::Waiting, wall};
 
 /// How often a flood of the directory is told, in milliseconds.
 const FLOOD_MS: u64 = 60_000;
@@ -75,14 +76,23 @@ pub(crate) enum StreamChange {
 impl State {
     pub(super) fn restore(store: &Store, now: MonoMs) -> Result<Self, StoreError> {
         let (mut directory, mut unwritten) = (Directory::default(), Unwritten::default());
-        for (publisher, stream, record) in store.directory()? {
-            // A record of an older or newer p2pd may hold a name that is none today; the network tells it anew.
+        let Learnt { records, unreadable } = store.directory()?;
+        let mut left_out = unreadable.len();
+        for (publisher, stream, record) in records {
+            // A record of an older or newer p2pd may hold a name that is none today.
             let names = PeerId::from_bytes(&publisher).ok().zip(stream.parse().ok());
             let Some(((publisher, stream), metadata)) = names.zip(serde_json::from_str(&record.metadata).ok()) else {
-                unwritten = Unwritten::All;
+                left_out = left_out.saturating_add(1);
                 continue;
             };
             directory.restore(now, StreamKey { publisher, stream }, Metadata(metadata), UnixMs(record.time));
+        }
+        if left_out > 0 {
+            tracing::warn!(
+                count = left_out,
+                "streams of the directory on disk cannot be read; the network tells them anew"
+            );
+            unwritten = Unwritten::All;
         }
         Ok(State {
             directory,
@@ -308,8 +318,9 @@ impl Node {
     }
 
     /// Where the publisher of a stream says it is reached.
-    pub(super) fn addresses_of(&self, key: &StreamKey) -> Vec<String> {
-        lock(&self.0.directory).directory.get(key).map(|entry| entry.metadata.addresses()).unwrap_or_default()
+    pub(super) fn addresses_of(&self, key: &StreamKey) -> Vec<Multiaddr> {
+        let state = lock(&self.0.directory);
+        state.directory.get(key).map(|entry| readable(&entry.metadata.addresses())).unwrap_or_default()
     }
 
     /// The streams that are published here and tell other addresses of this daemon than these.

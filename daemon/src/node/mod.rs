@@ -24,6 +24,7 @@ mod state;
 mod storage;
 mod streams;
 mod tunnels;
+pub(crate) mod unreadable;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -33,6 +34,7 @@ use std::{
 
 use p2pd_core::{
     id::{PeerId, StreamId},
+    multiaddr::Multiaddr,
     time::{MonoMs, RunMs, UnixMs},
 };
 use p2pd_live::{Clocks, Publishers, native};
@@ -231,7 +233,7 @@ impl Node {
         node.restore_topics().await?;
         let heard = node.follow_directory().await?;
         node.happened("started", crate::VERSION);
-        let known = node.0.store.peers()?;
+        let known = node.known_peers()?;
         let carrying = node.clone();
         let pump = tokio::spawn(async move {
             tokio::select! {
@@ -269,13 +271,13 @@ impl Node {
         self.0.started
     }
 
-    /// Own multiaddrs.
-    pub(crate) async fn addresses(&self) -> Result<Vec<String>, NodeError> {
+    /// Own addresses.
+    pub(crate) async fn addresses(&self) -> Result<Vec<Multiaddr>, NodeError> {
         Ok(self.0.net.addresses().await?)
     }
 
-    /// Own multiaddrs once every listener stands, or those that do after two seconds.
-    pub(crate) async fn listening(&self) -> Result<Vec<String>, NodeError> {
+    /// Own addresses once every listener stands, or those that do after two seconds.
+    pub(crate) async fn listening(&self) -> Result<Vec<Multiaddr>, NodeError> {
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
             let addresses = self.addresses().await?;

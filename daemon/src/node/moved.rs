@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use p2pd_core::{announce::DirectoryMessage, time::MonoMs};
+use p2pd_core::{announce::DirectoryMessage, multiaddr::Multiaddr, time::MonoMs};
 use p2pd_net::PeerInfo;
 use tokio::time::timeout;
 
@@ -24,7 +24,7 @@ pub(super) struct Moved {
     ask: bool,
     asked: Option<MonoMs>,
     /// Own addresses as they were a second ago.
-    addresses: Vec<String>,
+    addresses: Vec<Multiaddr>,
 }
 
 impl Node {
@@ -77,8 +77,9 @@ impl Node {
         if !steady || addresses.is_empty() {
             return;
         }
-        for (stream, mut metadata) in self.own_streams_elsewhere(&addresses) {
-            metadata.set("publisherAddrs", addresses.clone());
+        let told: Vec<String> = addresses.iter().map(Multiaddr::to_string).collect();
+        for (stream, mut metadata) in self.own_streams_elsewhere(&told) {
+            metadata.set("publisherAddrs", told.clone());
             if self.say(DirectoryMessage::Announce { stream, metadata }).await.is_ok() {
                 return;
             }

@@ -7,11 +7,11 @@ use p2pd_core::{
 };
 use p2pd_store::{Store, StoreError};
 
-use super::{Node, lock, wall};
+use super::{Node, lock, unreadable::number, wall};
 
 /// Names of the settings that keep them.
-const EPOCH: &str = "epoch";
-const VALUE: &str = "value-seq";
+pub(super) const EPOCH: &str = "epoch";
+pub(super) const VALUE: &str = "value-seq";
 
 /// The last ones given.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn restore(store: &Store) -> Result<Self, StoreError> {
-        let kept =
-            |name| Ok::<_, StoreError>(store.setting(name)?.and_then(|kept| kept.parse().ok()).unwrap_or_default());
+        let kept = |name| Ok::<_, StoreError>(number(store, name)?.unwrap_or_default());
         let last = Numbers { epoch: kept(EPOCH)?, value: kept(VALUE)? };
         Ok(State { last, written: last })
     }
@@ -69,6 +68,25 @@ impl Node {
     pub(super) fn numbers_are_written(&self, numbers: Option<Numbers>) {
         if let Some(numbers) = numbers {
             lock(&self.0.numbers).written = numbers;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_cannot_be_read_does_not_begin_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        Numbers { epoch: 7, value: 9 }.write(&store).unwrap();
+        assert!(State::restore(&store).unwrap().last == Numbers { epoch: 7, value: 9 });
+        for name in [EPOCH, VALUE] {
+            store.set_setting(name, "7x").unwrap();
+            let told = State::restore(&store).err().unwrap().to_string();
+            assert!(told.contains(&format!("store drop settings '{name}'")), "{told}");
+            store.drop_record("settings", name).unwrap();
         }
     }
 }

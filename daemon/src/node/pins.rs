@@ -1,21 +1,22 @@
 //! Peers to stay connected to, as programs and operators pin them; kept across restarts.
 
 use p2pd_core::{
-    id::PeerId,
+    id::{IdError, PeerId},
     keep::{MAX_OF_ONE, MAX_PINS, Pin, Pins, check_tag},
+    multiaddr::Multiaddr,
     text,
 };
 use p2pd_net::Closed;
+use p2pd_store::{PinRecord, Rows, Store, StoreError};
 
-use super::{Node, NodeError, blocking, lock};
-
-/// Name of the setting that holds the pins.
-const SETTING: &str = "pins";
+use super::{Node, NodeError, blocking, lock, peer_book::readable, unreadable::unreadable};
 
 impl Node {
     /// Puts the kept pins in force.
     pub(super) async fn restore_pins(&self) -> Result<(), NodeError> {
-        let kept = self.0.store.setting(SETTING)?.map(|text| Pins::read(&text)).unwrap_or_default();
+        let store = self.0.store.clone();
+        let kept = blocking(move || read(&store)).await?.into_iter().collect::<Result<_, _>>();
+        let kept = Pins(kept.map_err(StoreError::from)?);
         *lock(&self.0.pins) = kept.clone();
         self.dial_pins(kept).await
     }
@@ -37,14 +38,16 @@ impl Node {
         let (id, address) = match peer.parse::<PeerId>() {
             Ok(id) => (id, None),
             Err(_) => {
-                (p2pd_net::peer_of(peer).map_err(|e| field(format!("is no peer id, and {e}")))?, Some(peer.to_owned()))
+                let (id, address) =
+                    p2pd_net::peer_address(peer).map_err(|e| field(format!("is no peer id, and {e}")))?;
+                (id, Some(address))
             }
         };
         if id == self.0.me {
             return Err(field("is this daemon itself".into()));
         }
-        let way = address.as_deref().and_then(|address| address.split('/').nth(2)?.parse().ok());
-        if lock(&self.0.rules).of(Some(&id), way) == Some(false) {
+        let own = address.as_ref().and_then(Multiaddr::ip);
+        if lock(&self.0.rules).of(Some(&id), own) == Some(false) {
             return Err(field(
                 "is denied by a rule; `p2pctl peers rules` shows by which, `peers unrule` ends it".into(),
             ));
@@ -52,25 +55,24 @@ impl Node {
         for tag in &tags {
             check_tag(tag).map_err(|fault| NodeError::Field { field: "tags", fault })?;
         }
-        let pinned = id.clone();
-        self.change_pins(move |pins| {
+        self.change_pins(&id, |pins| {
             if pins.0.len() >= MAX_PINS && !pins.0.contains_key(&id) {
                 return Err(NodeError::Limit(format!("{MAX_PINS} pinned peers are the most; unpin some")));
             }
-            let pin = pins.0.entry(id).or_insert_with(|| Pin { passive, ..Pin::default() });
+            let pin = pins.0.entry(id.clone()).or_insert_with(|| Pin { passive, ..Pin::default() });
             pin.passive &= passive;
             pin.untagged |= tags.is_empty();
             add(&mut pin.addresses, address.into_iter(), "addresses")?;
             add(&mut pin.tags, tags.into_iter(), "tags")
         })
         .await?;
-        Ok(pinned)
+        Ok(id)
     }
 
     /// Takes these tags from a pinned peer, or all; without any it is kept no more, and an open connection is left open.
     /// Whether it stays pinned.
     pub(crate) async fn unpin(&self, peer: &PeerId, tags: &[String]) -> Result<bool, NodeError> {
-        self.change_pins(|pins| {
+        self.change_pins(peer, |pins| {
             let pin = pins.0.get_mut(peer).ok_or_else(|| NodeError::PeerNotPinned(peer.to_string()))?;
             if let Some(absent) = tags.iter().find(|tag| !pin.tags.contains(tag)) {
                 let fault =
@@ -92,13 +94,21 @@ impl Node {
         Ok(self.0.net.peers.closed().await?)
     }
 
-    /// Changes the pins on disk first, so that what is in force survives.
-    async fn change_pins<T>(&self, change: impl FnOnce(&mut Pins) -> Result<T, NodeError>) -> Result<T, NodeError> {
+    /// Changes a peer's pin on disk first, so that what is in force survives.
+    async fn change_pins<T>(
+        &self,
+        peer: &PeerId,
+        change: impl FnOnce(&mut Pins) -> Result<T, NodeError>,
+    ) -> Result<T, NodeError> {
         let _one = self.0.ruling.lock().await;
         let mut pins = self.pins();
         let changed = change(&mut pins)?;
-        let (store, text) = (self.0.store.clone(), pins.write());
-        blocking(move || store.set_setting(SETTING, &text)).await?;
+        let (store, name, record) = (self.0.store.clone(), peer.to_string(), pins.0.get(peer).map(record));
+        blocking(move || match record {
+            Some(record) => store.put_pin(&name, &record),
+            None => store.remove_pin(&name),
+        })
+        .await?;
         *lock(&self.0.pins) = pins.clone();
         self.dial_pins(pins).await?;
         Ok(changed)
@@ -122,7 +132,8 @@ impl Node {
         let store = self.0.store.clone();
         let pins = blocking(move || {
             for (peer, pin) in &mut pins.0 {
-                pin.addresses.extend(store.peer(peer.as_bytes())?.unwrap_or_default().addresses);
+                let known = store.peer(peer.as_bytes())?.unwrap_or_default().addresses;
+                pin.addresses.extend(readable(&known));
             }
             Ok(pins)
         });
@@ -130,7 +141,7 @@ impl Node {
     }
 }
 
-fn add(to: &mut Vec<String>, more: impl Iterator<Item = String>, field: &'static str) -> Result<(), NodeError> {
+fn add<T: PartialEq>(to: &mut Vec<T>, more: impl Iterator<Item = T>, field: &'static str) -> Result<(), NodeError> {
     for one in more {
         if !to.contains(&one) {
             to.push(one);
@@ -140,4 +151,70 @@ fn add(to: &mut Vec<String>, more: impl Iterator<Item = String>, field: &'static
         return Ok(());
     }
     Err(NodeError::Field { field, fault: format!("are more than {MAX_OF_ONE} of one peer; unpin it first") })
+}
+
+fn record(pin: &Pin) -> PinRecord {
+    PinRecord {
+        addresses: pin.addresses.iter().map(Multiaddr::to_string).collect(),
+        tags: pin.tags.clone(),
+        untagged: pin.untagged,
+        passive: pin.passive,
+    }
+}
+
+/// Every pin on disk, or which record is none.
+pub(super) fn read(store: &Store) -> Result<Rows<(PeerId, Pin)>, StoreError> {
+    let pin = |(name, record): (String, PinRecord)| {
+        let bad = |fault: String| unreadable("pins", name.clone(), fault);
+        let peer: PeerId = name.parse().map_err(|error: IdError| bad(error.to_string()))?;
+        if peer.to_string() != name {
+            return Err(bad(format!("p2pd writes `{peer}`")));
+        }
+        let address = |text: &String| text.parse().map_err(|error| bad(format!("its address `{text}`: {error}")));
+        let addresses = record.addresses.iter().map(address).collect::<Result<_, _>>()?;
+        if let Some(fault) = record.tags.iter().find_map(|tag| check_tag(tag).err()) {
+            return Err(bad(fault));
+        }
+        Ok((peer, Pin { addresses, tags: record.tags, untagged: record.untagged, passive: record.passive }))
+    };
+    Ok(store.pins()?.into_iter().map(|row| row.and_then(pin)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+
+    #[test]
+    fn pins_are_read_as_they_were_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let tags = vec!["relay".into(), "home".into()];
+        let addresses = vec![format!("/ip4/192.0.2.7/tcp/4001/p2p/{PEER}").parse().unwrap()];
+        let pin = Pin { addresses, tags, untagged: false, passive: false };
+        let passive = Pin { passive: true, ..pin.clone() };
+        let both = Pin { untagged: true, ..passive.clone() };
+        for pin in [pin, passive, both, Pin { untagged: true, ..Pin::default() }] {
+            store.put_pin(PEER, &record(&pin)).unwrap();
+            assert_eq!(read(&store).unwrap(), [Ok((PEER.parse().unwrap(), pin))]);
+        }
+    }
+
+    #[test]
+    fn a_pin_that_cannot_be_read_is_told_and_hides_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let good = PinRecord { untagged: true, ..PinRecord::default() };
+        let (other, third) = (PeerId::from_ed25519(&[1; 32]).to_string(), PeerId::from_ed25519(&[2; 32]).to_string());
+        store.put_pin(PEER, &good).unwrap();
+        store.put_pin("nobody", &good).unwrap();
+        store.put_pin(&other, &PinRecord { addresses: vec!["/ip4/300.1.1.1".into()], ..good.clone() }).unwrap();
+        store.put_pin(&third, &PinRecord { tags: vec!["a b".into()], ..good }).unwrap();
+        let rows = read(&store).unwrap();
+        assert_eq!(rows.len(), 4);
+        let bad: Vec<_> = rows.into_iter().filter_map(Result::err).collect();
+        assert_eq!(bad.len(), 3, "{bad:?}");
+        assert!(bad.iter().any(|bad| bad.key == other && bad.fault.contains("/ip4/300.1.1.1")), "{bad:?}");
+    }
 }

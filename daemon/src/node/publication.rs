@@ -198,7 +198,8 @@ impl Node {
             metadata.set("category", text::clean(&opening.category, 64));
         }
         metadata.set("topic", topic);
-        metadata.set("publisherAddrs", self.addresses().await?.into_iter().take(8).collect::<Vec<_>>());
+        metadata
+            .set("publisherAddrs", self.addresses().await?.iter().take(8).map(ToString::to_string).collect::<Vec<_>>());
         match &opening.wire {
             Wire::Native(config) => metadata.set_config(config),
             Wire::Json => {

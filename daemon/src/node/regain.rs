@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use p2pd_core::{id::PeerId, time::MonoMs};
 
-use super::{Node, NodeError, blocking, lock};
+use super::{Node, NodeError, blocking, lock, peer_book::readable};
 
 /// Lost peers that are remembered.
 const MAX_LOST: usize = 256;
@@ -86,7 +86,7 @@ impl Node {
     pub(super) async fn dial_known(&self, peer: &PeerId) -> Result<(), NodeError> {
         let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
         let record = blocking(move || store.peer(&key)).await?.unwrap_or_default();
-        self.0.net.dial.connect_peer(peer, &record.addresses).await?;
+        self.0.net.dial.connect_peer(peer, readable(&record.addresses)).await?;
         Ok(())
     }
 }

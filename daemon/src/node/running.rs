@@ -4,16 +4,15 @@
 use p2pd_core::time::RunMs;
 use p2pd_store::{Store, StoreError};
 
-use super::{Node, wall};
+use super::{Node, unreadable::number, wall};
 
 /// Name of the setting that keeps it.
-const SETTING: &str = "running-ms";
+pub(super) const SETTING: &str = "running-ms";
 
 /// The running time that was kept; at a first start, the newest time on disk, which an older p2pd wrote; where there is none, the
 /// wall clock's.
 pub(super) fn restore(store: &Store) -> Result<RunMs, StoreError> {
-    let kept = store.setting(SETTING)?.and_then(|kept| kept.parse().ok());
-    Ok(RunMs(match kept {
+    Ok(RunMs(match number(store, SETTING)? {
         Some(kept) => kept,
         None => newest(store)?.unwrap_or_else(|| wall().0),
     }))
@@ -22,7 +21,7 @@ pub(super) fn restore(store: &Store) -> Result<RunMs, StoreError> {
 /// When the newest peer was connected or the newest message came. The clock may be wrong by now, and those times are what ages are
 /// counted from.
 fn newest(store: &Store) -> Result<Option<u64>, StoreError> {
-    let mut newest = store.peers()?.iter().map(|(_, peer)| peer.seen).max();
+    let mut newest = store.peers()?.records.iter().map(|(_, peer)| peer.seen).max();
     for (topic, record) in store.topics()? {
         let Some(log) = record.log else { continue };
         let came = store.newest_ids(&topic, 1)?.last().map(|(_, came)| *came);
@@ -67,6 +66,16 @@ mod tests {
         let keep = Keep { bytes: 10_000, since: 0 };
         store.append("chat", &mut topic, &[(1, message(10)), (2, message(30))], keep).unwrap();
         assert_eq!(restore(&store).unwrap(), RunMs(30));
+    }
+
+    #[test]
+    fn running_time_that_cannot_be_read_is_not_taken_for_a_first_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.set_setting(SETTING, "soon").unwrap();
+        assert!(restore(&store).unwrap_err().to_string().contains("store drop settings 'running-ms'"));
+        store.drop_record("settings", SETTING).unwrap();
+        restore(&store).unwrap();
     }
 
     #[test]

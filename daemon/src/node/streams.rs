@@ -304,7 +304,7 @@ impl Node {
             self.until_stop(async move {
                 let (net, peer) = (&node.0.net, &key.publisher);
                 let connected = net.peers.connected().await.is_ok_and(|peers| peers.contains(peer));
-                let failed = if connected { None } else { net.dial.connect_peer(peer, &addresses).await.err() };
+                let failed = if connected { None } else { net.dial.connect_peer(peer, addresses).await.err() };
                 if let Some(followed) = lock(&node.0.streams).followed.get_mut(&key) {
                     let longer = followed.reach.1.saturating_mul(2).min(REACH_MAX_MS);
                     let wait = if failed.is_some() { longer } else { REACH_MS };

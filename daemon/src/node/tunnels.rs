@@ -100,13 +100,13 @@ impl Node {
 
     async fn reach(&self, tunnel: &Forward) -> Result<ByteStream, NodeError> {
         let protocols = [tunnel.protocol.clone()];
-        let Ok(address) = p2pd_net::peer_of(&tunnel.peer) else {
+        let Ok((there, _)) = p2pd_net::peer_address(&tunnel.peer) else {
             return Ok(self.open_stream(&tunnel.peer.parse()?, &protocols).await?.stream);
         };
-        if !self.0.net.peers.connected().await?.contains(&address) {
+        if !self.0.net.peers.connected().await?.contains(&there) {
             self.connect(&tunnel.peer).await?;
         }
-        Ok(self.open_stream(&address, &protocols).await?.stream)
+        Ok(self.open_stream(&there, &protocols).await?.stream)
     }
 
     /// Joins each stream that an allowed peer opens with a new connection to a local address.

@@ -14,13 +14,11 @@ use rocksdb::{
 };
 
 use crate::{
-    StoreError,
+    Rows, StoreError, Unreadable,
     health::Health,
-    record::{DirectoryRecord, EventRecord, PeerRecord},
-    schema::{
-        DIRECTORY, EVENTS, MAX_EVENTS, MIGRATIONS, PEERS, SETTINGS, TABLES, VERSION, VERSION_KEY, directory_key,
-        read_directory_key,
-    },
+    migrate::MIGRATIONS,
+    record::EventRecord,
+    schema::{EVENTS, MAX_EVENTS, SETTINGS, TABLES, VERSION, VERSION_KEY, key_text},
 };
 
 /// The store; one process at a time has it open.
@@ -30,9 +28,6 @@ pub struct Store {
     pub(crate) open: RwLock<Option<DB>>,
     pub(crate) health: Health,
 }
-
-/// A stream of the directory: publisher, stream id, and its record, or none where it is gone.
-pub type DirectoryChange = (Vec<u8>, String, Option<DirectoryRecord>);
 
 fn options() -> Options {
     let cache = Cache::new_lru_cache(4 << 20);
@@ -56,7 +51,7 @@ fn options() -> Options {
 /// The version of a database's schema, 0 of a new one.
 fn known_version(db: &DB, path: &Path) -> Result<u32, StoreError> {
     let Some(bytes) = db.get(VERSION_KEY)? else { return Ok(0) };
-    let found = bytes.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Corrupt { table: "default" })?;
+    let found = bytes.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Damaged("the schema version"))?;
     if found > VERSION {
         return Err(StoreError::Newer { path: path.into(), found, known: VERSION });
     }
@@ -96,7 +91,16 @@ pub(crate) fn open(path: &Path, may_create: bool) -> Result<DB, StoreError> {
 }
 
 pub(crate) fn table<'a>(db: &'a DB, name: &'static str) -> Result<&'a ColumnFamily, StoreError> {
-    db.cf_handle(name).ok_or(StoreError::Corrupt { table: name })
+    db.cf_handle(name).ok_or(StoreError::Damaged(name))
+}
+
+pub(crate) fn unreadable(table: &'static str, key: &[u8], fault: String) -> Unreadable {
+    Unreadable { table, key: key_text(table, key), fault }
+}
+
+fn event_number(key: &[u8]) -> Result<u64, StoreError> {
+    let number = key.try_into().map(u64::from_be_bytes);
+    Ok(number.map_err(|_| unreadable(EVENTS, key, "its number has another length".into()))?)
 }
 
 impl Store {
@@ -119,25 +123,38 @@ impl Store {
         Ok(db.write_opt(batch, &written(reach))?)
     }
 
-    pub(crate) fn all<T>(
+    /// Every row of a table, or which record `read` cannot read, and why.
+    pub(crate) fn raw_rows<T>(
         &self,
         table: &'static str,
-        read: impl Fn(&[u8], &[u8]) -> Option<T>,
-    ) -> Result<Vec<T>, StoreError> {
+        read: impl Fn(&[u8], &[u8]) -> Result<T, String>,
+    ) -> Result<Rows<T>, StoreError> {
         self.call(|db| {
             let rows = db.iterator_cf(self::table(db, table)?, IteratorMode::Start);
             rows.map(|row| {
                 let (key, value) = row?;
-                read(&key, &value).ok_or(StoreError::Corrupt { table })
+                Ok(read(&key, &value).map_err(|fault| unreadable(table, &key, fault)))
             })
             .collect()
+        })
+    }
+
+    /// The same of a table whose keys are text.
+    pub(crate) fn rows<T>(
+        &self,
+        table: &'static str,
+        read: impl Fn(&str, &[u8]) -> Result<T, String>,
+    ) -> Result<Rows<T>, StoreError> {
+        self.raw_rows(table, |key, value| {
+            read(std::str::from_utf8(key).map_err(|_| "its key is no text".to_owned())?, value)
         })
     }
 
     /// A setting; survives power loss once `set_setting` has returned.
     pub fn setting(&self, name: &str) -> Result<Option<String>, StoreError> {
         let value = self.call(|db| Ok(db.get_cf(table(db, SETTINGS)?, name)?))?;
-        value.map(|bytes| String::from_utf8(bytes).map_err(|_| StoreError::Corrupt { table: SETTINGS })).transpose()
+        let fault = |error: std::string::FromUtf8Error| unreadable(SETTINGS, name.as_bytes(), error.to_string());
+        Ok(value.map(|bytes| String::from_utf8(bytes).map_err(fault)).transpose()?)
     }
 
     /// Keeps a setting.
@@ -149,83 +166,6 @@ impl Store {
         })
     }
 
-    /// Every stream of the directory: publisher, stream id, record.
-    pub fn directory(&self) -> Result<Vec<(Vec<u8>, String, DirectoryRecord)>, StoreError> {
-        self.all(DIRECTORY, |key, value| {
-            let (publisher, stream) = read_directory_key(key)?;
-            Some((publisher, stream, DirectoryRecord::decode(value).ok()?))
-        })
-    }
-
-    /// Replaces the directory as a whole; not synced, since the network tells it anew.
-    pub fn replace_directory(&self, entries: &[(Vec<u8>, String, DirectoryRecord)]) -> Result<(), StoreError> {
-        self.call(|db| {
-            let table = table(db, DIRECTORY)?;
-            let mut batch = WriteBatch::default();
-            for row in db.iterator_cf(table, IteratorMode::Start) {
-                batch.delete_cf(table, row?.0);
-            }
-            for (publisher, stream, record) in entries {
-                batch.put_cf(table, directory_key(publisher, stream), record.encode_to_vec());
-            }
-            self.write(db, batch, Reach::System)
-        })
-    }
-
-    /// Writes what has changed of the directory; not synced either.
-    pub fn change_directory(&self, changes: &[DirectoryChange]) -> Result<(), StoreError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.call(|db| {
-            let table = table(db, DIRECTORY)?;
-            let mut batch = WriteBatch::default();
-            for (publisher, stream, record) in changes {
-                let key = directory_key(publisher, stream);
-                match record {
-                    Some(record) => batch.put_cf(table, key, record.encode_to_vec()),
-                    None => batch.delete_cf(table, key),
-                }
-            }
-            self.write(db, batch, Reach::System)
-        })
-    }
-
-    /// Every peer of the peer book.
-    pub fn peers(&self) -> Result<Vec<(Vec<u8>, PeerRecord)>, StoreError> {
-        self.all(PEERS, |key, value| Some((key.to_vec(), PeerRecord::decode(value).ok()?)))
-    }
-
-    /// One peer of the peer book.
-    pub fn peer(&self, peer: &[u8]) -> Result<Option<PeerRecord>, StoreError> {
-        self.call(|db| {
-            let record = db.get_cf(table(db, PEERS)?, peer)?;
-            let read = |bytes: Vec<u8>| PeerRecord::decode(bytes.as_slice());
-            record.map(read).transpose().map_err(|_| StoreError::Corrupt { table: PEERS })
-        })
-    }
-
-    /// Writes a peer into the peer book.
-    pub fn put_peer(&self, peer: Vec<u8>, record: PeerRecord) -> Result<(), StoreError> {
-        self.call(|db| {
-            let mut batch = WriteBatch::default();
-            batch.put_cf(table(db, PEERS)?, &peer, record.encode_to_vec());
-            self.write(db, batch, Reach::System)
-        })
-    }
-
-    /// Takes peers out of it.
-    pub fn forget_peers(&self, peers: &[Vec<u8>]) -> Result<(), StoreError> {
-        if peers.is_empty() {
-            return Ok(());
-        }
-        self.call(|db| {
-            let (table, mut batch) = (table(db, PEERS)?, WriteBatch::default());
-            peers.iter().for_each(|peer| batch.delete_cf(table, peer));
-            self.write(db, batch, Reach::System)
-        })
-    }
-
     /// The kept events after number `after`, oldest first, with their numbers.
     pub fn events_after(&self, after: Option<u64>) -> Result<Vec<(u64, EventRecord)>, StoreError> {
         let from = after.map_or(0, |n| n.saturating_add(1)).to_be_bytes();
@@ -233,12 +173,8 @@ impl Store {
             let rows = db.iterator_cf(table(db, EVENTS)?, IteratorMode::From(&from, rocksdb::Direction::Forward));
             rows.map(|row| {
                 let (key, value) = row?;
-                let number = key.as_ref().try_into().map(u64::from_be_bytes);
-                let corrupt = StoreError::Corrupt { table: EVENTS };
-                match (number, EventRecord::decode(value.as_ref())) {
-                    (Ok(number), Ok(record)) => Ok((number, record)),
-                    _ => Err(corrupt),
-                }
+                let record = EventRecord::decode(value.as_ref());
+                Ok((event_number(&key)?, record.map_err(|error| unreadable(EVENTS, &key, error.to_string()))?))
             })
             .collect()
         })
@@ -247,13 +183,7 @@ impl Store {
     /// Number of the newest event.
     pub fn last_event(&self) -> Result<Option<u64>, StoreError> {
         let last = self.call(|db| Ok(db.iterator_cf(table(db, EVENTS)?, IteratorMode::End).next().transpose()?))?;
-        match last {
-            None => Ok(None),
-            Some((key, _)) => {
-                let number = key.as_ref().try_into().map_err(|_| StoreError::Corrupt { table: EVENTS })?;
-                Ok(Some(u64::from_be_bytes(number)))
-            }
-        }
+        last.map(|(key, _)| event_number(&key)).transpose()
     }
 
     /// Appends events and drops those beyond the newest 10,000.
@@ -306,44 +236,16 @@ mod tests {
     #[test]
     fn what_was_written_is_there_after_reopening() {
         let directory = tempfile::tempdir().unwrap();
-        let entry = (vec![1, 2], "town".to_owned(), DirectoryRecord { metadata: "{}".into(), time: 5 });
-        {
-            let store = Store::open(directory.path()).unwrap();
-            store.set_setting("epoch", "7").unwrap();
-            store.replace_directory(std::slice::from_ref(&entry)).unwrap();
-        }
+        Store::open(directory.path()).unwrap().set_setting("epoch", "7").unwrap();
         let store = Store::open(directory.path()).unwrap();
         assert_eq!(store.setting("epoch").unwrap().as_deref(), Some("7"));
         assert_eq!(store.setting("other").unwrap(), None);
-        assert_eq!(store.directory().unwrap(), [entry]);
-        store.replace_directory(&[]).unwrap();
-        assert!(store.directory().unwrap().is_empty());
     }
 
     #[test]
-    fn of_the_directory_is_written_what_changed() {
+    fn the_events_are_bounded() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        let entry = |n: u16| (vec![1], n.to_string(), DirectoryRecord { metadata: "{}".into(), time: n.into() });
-        let all: Vec<_> = (0..1_000).map(entry).collect();
-        store.replace_directory(&all).unwrap();
-        let records = || store.call(|db| Ok(db.latest_sequence_number())).unwrap();
-        let before = records();
-        store.change_directory(&[(vec![1], "7".into(), None), (vec![1], "new".into(), Some(entry(9).2))]).unwrap();
-        store.change_directory(&[]).unwrap();
-        assert_eq!(records() - before, 2);
-        let kept = store.directory().unwrap();
-        assert_eq!(kept.len(), 1_000);
-        assert!(kept.iter().all(|(_, stream, _)| stream != "7") && kept.iter().any(|(_, stream, _)| stream == "new"));
-    }
-
-    #[test]
-    fn peers_are_forgotten_and_the_events_are_bounded() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
-        (0..9u8).for_each(|n| store.put_peer(vec![n], PeerRecord { seen: n.into(), ..PeerRecord::default() }).unwrap());
-        store.forget_peers(&(0..5u8).map(|n| vec![n]).collect::<Vec<_>>()).unwrap();
-        assert_eq!(store.peers().unwrap().iter().map(|(p, _)| p[0]).collect::<Vec<_>>(), [5, 6, 7, 8]);
         let events: Vec<_> = (0..MAX_EVENTS as u64 + 5).map(|n| (n, EventRecord::default())).collect();
         store.append_events(&events).unwrap();
         assert_eq!(store.events_after(None).unwrap().len(), MAX_EVENTS);
@@ -356,15 +258,32 @@ mod tests {
     }
 
     #[test]
-    fn corrupt_is_not_missing_and_newer_is_refused_untouched() {
+    fn corrupt_is_not_missing() {
         let directory = tempfile::tempdir().unwrap();
-        {
-            let store = Store::open(directory.path()).unwrap();
-            let junk = |db: &DB| Ok(db.put_cf(table(db, DIRECTORY)?, b"\xffx", b"junk")?);
-            store.call(junk).unwrap();
-            assert!(matches!(store.directory(), Err(StoreError::Corrupt { table: DIRECTORY })));
-            store.call(|db| Ok(db.put(VERSION_KEY, 99u32.to_be_bytes())?)).unwrap();
-        }
+        let store = Store::open(directory.path()).unwrap();
+        let put = |name, key: &[u8]| store.call(|db| Ok(db.put_cf(table(db, name)?, key, b"\xff")?)).unwrap();
+        put(SETTINGS, b"epoch");
+        let told = store.setting("epoch").unwrap_err().to_string();
+        assert!(
+            told.contains("`epoch` of the table `settings`") && told.contains("store drop settings 'epoch'"),
+            "{told}"
+        );
+        put(EVENTS, &7u64.to_be_bytes());
+        let told = store.events_after(None).unwrap_err().to_string();
+        assert!(told.contains("store drop events '7'"), "{told}");
+        put(EVENTS, b"odd");
+        assert!(store.last_event().unwrap_err().to_string().contains("store drop events 'odd'"));
+        store.call(|db| Ok(db.put(VERSION_KEY, b"x")?)).unwrap();
+        drop(store);
+        assert!(matches!(Store::open(directory.path()), Err(StoreError::Damaged(_))));
+    }
+
+    #[test]
+    fn a_newer_one_is_refused_untouched() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        store.call(|db| Ok(db.put(VERSION_KEY, 99u32.to_be_bytes())?)).unwrap();
+        drop(store);
         assert!(matches!(Store::open(directory.path()), Err(StoreError::Newer { found: 99, .. })));
     }
 
@@ -374,7 +293,7 @@ mod tests {
         {
             let mut db = open(directory.path(), true).unwrap();
             db.create_cf("to-come", &options()).unwrap();
-            db.drop_cf(DIRECTORY).unwrap();
+            db.drop_cf(EVENTS).unwrap();
             db.put(VERSION_KEY, 99u32.to_be_bytes()).unwrap();
         }
         let before = DB::list_cf(&options(), directory.path()).unwrap();

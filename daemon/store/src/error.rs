@@ -2,6 +2,23 @@
 
 use std::path::PathBuf;
 
+/// A record that cannot be read, by the names that people give to table and key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the record `{key}` of the table `{table}` cannot be read: {fault}. With the daemon stopped, `p2pd store drop {table} '{key}'` removes it for good, and `p2pd store check` lists all such records"
+)]
+pub struct Unreadable {
+    /// The table.
+    pub table: &'static str,
+    /// The key, as [`crate::Store::drop_record`] takes it.
+    pub key: String,
+    /// What is wrong with it.
+    pub fault: String,
+}
+
+/// The records of a table, or which of them cannot be read.
+pub type Rows<T> = Vec<Result<T, Unreadable>>;
+
 /// Why the store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -17,14 +34,14 @@ pub enum StoreError {
         /// Ours.
         known: u32,
     },
-    /// A record that cannot be read.
+    /// A record that cannot be read, and is not relearnt from others.
+    #[error("{0}")]
+    Corrupt(#[from] Unreadable),
+    /// What the database says of its own tables cannot be read.
     #[error(
-        "corrupt record in `{table}`; move the database directory away to start with an empty one (the identity is kept beside it)"
+        "{0} of the database cannot be read; restore a back-up of the data directory, or move its `db` away to start with an empty one (the identity is kept beside it)"
     )]
-    Corrupt {
-        /// Column family.
-        table: &'static str,
-    },
+    Damaged(&'static str),
     /// Closed, since it could not be opened again after it had failed; that is tried again.
     #[error("the database is closed after a fault of the disk, until it can be opened again")]
     Closed,

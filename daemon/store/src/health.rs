@@ -61,7 +61,7 @@ impl Health {
 
     pub(crate) fn failed(&self, now: Instant, error: &StoreError) {
         let corrupt = match error {
-            StoreError::Corrupt { .. } => true,
+            StoreError::Corrupt(_) | StoreError::Damaged(_) => true,
             StoreError::Database(error) => error.kind() == rocksdb::ErrorKind::Corruption,
             // That it is closed is told by the fault for which it was.
             StoreError::Closed => return,
@@ -116,7 +116,8 @@ mod tests {
         health.failed(after(40), &StoreError::Closed);
         assert_eq!(health.fault(after(40)), None);
         // It is met again each minute.
-        health.failed(after(40), &StoreError::Corrupt { table: "messages" });
+        let record = crate::Unreadable { table: "messages", key: "chat/1".into(), fault: "junk".into() };
+        health.failed(after(40), &record.into());
         health.writes_again(after(110));
         assert!(health.fault(after(110)).is_some_and(|why| why.contains("messages")));
         health.writes_again(after(190));

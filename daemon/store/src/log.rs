@@ -5,8 +5,8 @@ use prost::Message;
 use rocksdb::{DB, Direction, IteratorMode, WriteBatch};
 
 use crate::{
-    Store, StoreError,
-    db::{Reach, table},
+    Rows, Store, StoreError,
+    db::{Reach, table, unreadable},
     record::{LogRecord, MessageRecord, TopicRecord},
     schema::{MESSAGES, TOPICS, message_key, read_message_key},
 };
@@ -23,7 +23,18 @@ pub struct Keep {
 impl Store {
     /// Every topic that has settings or a log.
     pub fn topics(&self) -> Result<Vec<(String, TopicRecord)>, StoreError> {
-        self.all(TOPICS, |key, value| Some((String::from_utf8(key.to_vec()).ok()?, TopicRecord::decode(value).ok()?)))
+        Ok(self.topic_rows()?.into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// The same without those whose records cannot be read.
+    pub fn readable_topics(&self) -> Result<Vec<(String, TopicRecord)>, StoreError> {
+        Ok(self.topic_rows()?.into_iter().flatten().collect())
+    }
+
+    pub(crate) fn topic_rows(&self) -> Result<Rows<(String, TopicRecord)>, StoreError> {
+        self.rows(TOPICS, |key, value| {
+            Ok((key.to_owned(), TopicRecord::decode(value).map_err(|error| error.to_string())?))
+        })
     }
 
     /// Keeps settings and log bounds of a topic; survives power loss once it has returned.
@@ -94,7 +105,7 @@ impl Store {
             for row in rows.take(most) {
                 let (key, value) = row?;
                 let Some(number) = read_message_key(topic, &key) else { break };
-                let message = read(&value)?;
+                let message = read(&key, &value)?;
                 left = left.saturating_sub(weight(&message));
                 if left == 0 && !messages.is_empty() {
                     break;
@@ -114,7 +125,7 @@ impl Store {
             for row in rows.take(most) {
                 let (key, value) = row?;
                 let Some(_) = read_message_key(topic, &key) else { break };
-                let message = read(&value)?;
+                let message = read(&key, &value)?;
                 let came = message.came();
                 ids.push((message.id, came));
             }
@@ -130,7 +141,7 @@ fn drop_old(db: &DB, topic: &str, log: &mut LogRecord, keep: Keep) -> Result<(),
     for row in db.iterator_cf(table(db, MESSAGES)?, IteratorMode::From(&from, Direction::Forward)) {
         let (key, value) = row?;
         let Some(number) = read_message_key(topic, &key) else { break };
-        let message = read(&value)?;
+        let message = read(&key, &value)?;
         if log.bytes <= keep.bytes && message.came() >= keep.since {
             break;
         }
@@ -140,8 +151,8 @@ fn drop_old(db: &DB, topic: &str, log: &mut LogRecord, keep: Keep) -> Result<(),
     Ok(())
 }
 
-fn read(value: &[u8]) -> Result<MessageRecord, StoreError> {
-    MessageRecord::decode(value).map_err(|_| StoreError::Corrupt { table: MESSAGES })
+fn read(key: &[u8], value: &[u8]) -> Result<MessageRecord, StoreError> {
+    Ok(MessageRecord::decode(value).map_err(|error| unreadable(MESSAGES, key, error.to_string()))?)
 }
 
 /// What a message counts: its payload, and what it costs beside.
@@ -193,39 +204,5 @@ mod tests {
         store.end_log("chat", &TopicRecord::default()).unwrap();
         assert_eq!(store.topics().unwrap().len(), 1);
         assert_eq!(store.messages_from("chats", 0, 9, 99).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_database_of_version_2_is_taken_over() {
-        let directory = tempfile::tempdir().unwrap();
-        let topic = {
-            let store = Store::open(directory.path()).unwrap();
-            let settings = crate::SettingsRecord { identity: 1, ..Default::default() };
-            let topic = TopicRecord { settings: Some(settings), log: None };
-            store.put_topic("chat", &topic).unwrap();
-            store.call(|db| Ok(db.put(b"schema", 2u32.to_be_bytes())?)).unwrap();
-            topic
-        };
-        let store = Store::open(directory.path()).unwrap();
-        assert_eq!(store.topics().unwrap(), [("chat".to_owned(), topic)]);
-        assert_eq!(store.call(|db| Ok(db.get(b"schema")?)).unwrap().unwrap(), 3u32.to_be_bytes());
-    }
-
-    #[test]
-    fn a_database_of_version_1_is_taken_over() {
-        let directory = tempfile::tempdir().unwrap();
-        {
-            let mut options = rocksdb::Options::default();
-            options.create_if_missing(true);
-            options.create_missing_column_families(true);
-            let tables = ["settings", "directory", "peers", "events"];
-            let db = rocksdb::DB::open_cf(&options, directory.path(), tables).unwrap();
-            db.put(b"schema", 1u32.to_be_bytes()).unwrap();
-            db.put_cf(db.cf_handle("settings").unwrap(), "epoch", "7").unwrap();
-        }
-        let store = Store::open(directory.path()).unwrap();
-        assert_eq!(store.setting("epoch").unwrap().as_deref(), Some("7"));
-        assert!(store.topics().unwrap().is_empty());
-        assert_eq!(store.call(|db| Ok(db.get(b"schema")?)).unwrap().unwrap(), 3u32.to_be_bytes());
     }
 }

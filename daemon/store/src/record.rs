@@ -45,6 +45,31 @@ pub struct EventRecord {
     pub subject: String,
 }
 
+/// What is ruled of a peer or a range of addresses.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct RuleRecord {
+    /// 1 allows, 2 denies. Any other number is unreadable, so that an empty record is none.
+    #[prost(uint32, tag = "1")]
+    pub(crate) verdict: u32,
+}
+
+/// A peer to stay connected to. It has a tag or is untagged, so that an empty record is none.
+#[derive(Clone, PartialEq, Message)]
+pub struct PinRecord {
+    /// Where to reach it, as multiaddrs.
+    #[prost(string, repeated, tag = "1")]
+    pub addresses: Vec<String>,
+    /// Why, in words of whoever pinned it.
+    #[prost(string, repeated, tag = "2")]
+    pub tags: Vec<String>,
+    /// It was pinned without a tag, too.
+    #[prost(bool, tag = "3")]
+    pub untagged: bool,
+    /// It is kept when it comes, and not dialled.
+    #[prost(bool, tag = "4")]
+    pub passive: bool,
+}
+
 /// A topic of programs that has settings or a log.
 #[derive(Clone, PartialEq, Message)]
 pub struct TopicRecord {

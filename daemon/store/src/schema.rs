@@ -8,12 +8,15 @@
 //! events     u64 big-endian, from 0              -> EventRecord       ring: the newest 10,000
 //! topics     name, UTF-8                         -> TopicRecord       settings and bounds of the log        (since 2; identity, unsigned: 3)
 //! messages   len u16, topic, u64 big-endian      -> MessageRecord     logs of topics                        (since 2; without sender: 3)
+//! rules      peer id or range of IPs, UTF-8      -> RuleRecord        who may connect                       (since 4; before: settings, "access")
+//! pins       peer id, UTF-8                      -> PinRecord         whom to stay connected to             (since 4; before: settings, "pins")
 //! ```
 //!
-//! A change of this picture adds a migration below and a test that opens the version before.
+//! A change of this picture adds a migration (`migrate.rs`) and a test that opens the version before. `directory` and `peers` are learnt
+//! anew where they cannot be read; everything else is what people or programs gave, and is never left out without a word.
 
 /// Version of the picture above.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 pub(crate) const VERSION_KEY: &[u8] = b"schema";
 pub(crate) const SETTINGS: &str = "settings";
 pub(crate) const DIRECTORY: &str = "directory";
@@ -21,26 +24,11 @@ pub(crate) const PEERS: &str = "peers";
 pub(crate) const EVENTS: &str = "events";
 pub(crate) const TOPICS: &str = "topics";
 pub(crate) const MESSAGES: &str = "messages";
-pub(crate) const TABLES: [&str; 6] = [SETTINGS, DIRECTORY, PEERS, EVENTS, TOPICS, MESSAGES];
+pub(crate) const RULES: &str = "rules";
+pub(crate) const PINS: &str = "pins";
+pub(crate) const TABLES: [&str; 8] = [SETTINGS, DIRECTORY, PEERS, EVENTS, TOPICS, MESSAGES, RULES, PINS];
 /// Events kept.
 pub(crate) const MAX_EVENTS: usize = 10_000;
-
-/// Reads the version before and writes the difference into the batch.
-pub(crate) type Migration = fn(&rocksdb::DB, &mut rocksdb::WriteBatch) -> Result<(), crate::StoreError>;
-
-/// What brings a database from one version to the next; entry `n` makes version `n + 2` of version `n + 1`. Each is
-/// committed together with the new version number in one batch.
-pub(crate) const MIGRATIONS: [Migration; 2] = [no_logs_yet, as_before];
-
-/// Version 2 has two more tables, which are made when the database is opened, and begin empty.
-fn no_logs_yet(_: &rocksdb::DB, _: &mut rocksdb::WriteBatch) -> Result<(), crate::StoreError> {
-    Ok(())
-}
-
-/// Version 3 reads what version 2 wrote as that did, and writes more than it could read.
-fn as_before(_: &rocksdb::DB, _: &mut rocksdb::WriteBatch) -> Result<(), crate::StoreError> {
-    Ok(())
-}
 
 /// Key of a directory entry.
 pub(crate) fn directory_key(publisher: &[u8], stream: &str) -> Vec<u8> {
@@ -69,6 +57,23 @@ pub(crate) fn read_message_key(topic: &str, key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(number.try_into().ok()?))
 }
 
+/// A key as text for people, who give it back to name the record. Whatever cannot be shown is escaped.
+pub(crate) fn key_text(table: &str, key: &[u8]) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).escape_debug().to_string();
+    let number = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).ok();
+    match table {
+        EVENTS => number(key).map_or_else(|| text(key), |number| number.to_string()),
+        MESSAGES => {
+            let (topic, tail) = key.split_at_checked(key.len().saturating_sub(8)).unwrap_or((key, &[]));
+            match (topic.get(2..), number(tail)) {
+                (Some(topic), Some(number)) => format!("{}/{number}", text(topic)),
+                _ => text(key),
+            }
+        }
+        _ => text(key),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +93,17 @@ mod tests {
         assert_eq!(read_message_key("cha", &key), None);
         assert_eq!(read_message_key("chat", &[0]), None);
         assert!(message_key("chat", 255) < message_key("chat", 256));
+    }
+
+    #[test]
+    fn keys_are_told_as_text() {
+        assert_eq!(key_text(MESSAGES, &message_key("a/b", 7)), "a/b/7");
+        assert_eq!(key_text(EVENTS, &7u64.to_be_bytes()), "7");
+        assert_eq!(key_text(RULES, b"192.0.2.0/24"), "192.0.2.0/24");
+        assert_eq!(key_text(RULES, b"a\x1b[1m"), "a\\u{1b}[1m");
+        for table in TABLES {
+            assert_eq!(key_text(table, b""), "", "{table}");
+            assert!(!key_text(table, &[0xff]).is_empty(), "{table}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use libp2p::{
         THandlerOutEvent, ToSwarm, behaviour::ExternalAddrConfirmed,
     },
 };
-use p2pd_core::scope::{self, Scope};
+use p2pd_core::{multiaddr::Multiaddr as Address, scope::Scope};
 
 use crate::{
     NetError,
@@ -28,8 +28,9 @@ use crate::{
 
 pub(crate) type Kad = kad::Behaviour<MemoryStore>;
 
-pub(crate) fn scope_of(address: &Multiaddr) -> Scope {
-    scope::of(&address.to_string())
+/// From where an address can be dialled.
+fn reach(address: &Multiaddr) -> Scope {
+    Address::from(address.clone()).reach()
 }
 
 /// Addresses kept of what one peer says of itself.
@@ -38,7 +39,7 @@ const MAX_SAID: usize = 8;
 /// A connection.
 struct Link {
     peer: PeerId,
-    /// How far the address reaches that it leads to.
+    /// How near the peer is; one behind a relay counts as far away.
     scope: Scope,
     /// As it was dialled.
     address: Multiaddr,
@@ -82,12 +83,12 @@ impl Dht {
 
     /// Whether an address is of use, whoever told of it: it reaches as far as the nearest connection.
     pub(crate) fn reaches(&self, address: &Multiaddr) -> bool {
-        scope_of(address) >= self.nearest()
+        reach(address) >= self.nearest()
     }
 
     /// Whether an address that a peer says it has is of use: it reaches as far as the nearest one that it is connected at.
     pub(crate) fn reaches_of(&self, peer: &PeerId, address: &Multiaddr) -> bool {
-        scope_of(address) >= self.nearest_where(|connected| connected == peer)
+        reach(address) >= self.nearest_where(|connected| connected == peer)
     }
 
     /// How far the nearest connection reaches.
@@ -104,7 +105,8 @@ impl Dht {
     pub(crate) fn connected(&mut self, id: ConnectionId, peer: PeerId, dialled: &Multiaddr, leads_to: &Multiaddr) {
         let before = self.nearest();
         let address = without_peer(dialled.clone());
-        self.connections.insert(id, Link { peer, scope: scope_of(leads_to), address });
+        let scope = Address::from(leads_to.clone()).peer_scope();
+        self.connections.insert(id, Link { peer, scope, address });
         if self.nearest() != before {
             self.say();
         }
@@ -112,7 +114,8 @@ impl Dht {
 
     /// Takes up where a peer that answers in the DHT says that it is, in place of what it said before.
     pub(crate) fn learn(&mut self, peer: PeerId, said: Vec<Multiaddr>) {
-        let said = said.into_iter().map(without_peer).filter(|address| self.reaches_of(&peer, address));
+        let is_plain = |address: &Multiaddr| Address::from(address.clone()).is_plain();
+        let said = said.into_iter().map(without_peer).filter(|said| is_plain(said) && self.reaches_of(&peer, said));
         let useful: Vec<Multiaddr> = said.take(MAX_SAID).collect();
         let before: Vec<Multiaddr> = self.known(peer).into_iter().map(without_peer).collect();
         for address in &useful {
@@ -268,6 +271,18 @@ mod tests {
         dht.learn(peer, addresses(99));
         assert!(newest(&dht.known(peer)), "what it says again stays");
         dht.learn(peer, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()]);
-        assert!(!dht.known(peer).iter().any(|a| scope_of(a) == Scope::Machine), "it is connected from afar at most");
+        assert!(!dht.known(peer).iter().any(|a| reach(a) == Scope::Machine), "it is connected from afar at most");
+    }
+    #[test]
+    fn a_peer_behind_a_relay_on_this_machine_is_not_believed_of_this_machine() {
+        let (own, peer, relay) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let mut dht = Dht::new(own, Kad::new(own, kept::store(own)));
+        let at: Multiaddr = format!("/ip4/127.0.0.1/tcp/1/p2p/{relay}/p2p-circuit/p2p/{peer}").parse().unwrap();
+        dht.connected(ConnectionId::new_unchecked(1), peer, &at, &at);
+        let near: Multiaddr = "/ip4/127.0.0.1/tcp/22".parse().unwrap();
+        assert!(!dht.reaches_of(&peer, &near) && !dht.reaches(&near));
+        let beside: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+        dht.connected(ConnectionId::new_unchecked(2), relay, &beside, &beside);
+        assert!(dht.reaches_of(&relay, &near) && !dht.reaches_of(&peer, &near));
     }
 }

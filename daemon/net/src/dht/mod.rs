@@ -20,6 +20,7 @@ use libp2p::{
 };
 use p2pd_core::{
     id::PeerId,
+    multiaddr::Multiaddr as Address,
     time::{MonoMs, UnixMs},
     value::{self, ValueBody},
 };
@@ -32,7 +33,7 @@ use self::{
 use crate::{
     Config, DhtMode, NetError,
     context::{Context, Effect},
-    dial::{Reply, shown, without_peer},
+    dial::Reply,
     handle::Commands,
     ids,
 };
@@ -48,7 +49,7 @@ pub struct Found {
     /// Who.
     pub peer: PeerId,
     /// Where, as others say.
-    pub addresses: Vec<String>,
+    pub addresses: Vec<Address>,
 }
 
 /// What is asked, and where the answers go.
@@ -60,7 +61,7 @@ pub(crate) enum Question {
 }
 
 enum Lookup {
-    Peer { peer: libp2p::PeerId, answers: mpsc::Sender<Found>, told: HashSet<String> },
+    Peer { peer: libp2p::PeerId, answers: mpsc::Sender<Found>, told: HashSet<Address> },
     Peers { answers: mpsc::Sender<Found>, told: HashSet<libp2p::PeerId> },
     Value { key: Bytes, answers: mpsc::Sender<ValueBody>, newest: Option<u64> },
 }
@@ -68,7 +69,7 @@ enum Lookup {
 impl Lookup {
     /// Tells of a peer once, and of each address of one that is looked for. A question whose asker reads nothing loses answers,
     /// and holds up nobody else.
-    fn tell(&mut self, found: libp2p::PeerId, mut addresses: Vec<String>) {
+    fn tell(&mut self, found: libp2p::PeerId, mut addresses: Vec<Address>) {
         let answers = match self {
             Lookup::Peer { peer, answers, told } if *peer == found => {
                 addresses.retain(|address| told.insert(address.clone()));
@@ -315,7 +316,7 @@ impl Lookups {
         }
     }
 
-    fn tell(&mut self, id: QueryId, peer: libp2p::PeerId, addresses: Vec<String>) {
+    fn tell(&mut self, id: QueryId, peer: libp2p::PeerId, addresses: Vec<Address>) {
         if let Some(lookup) = self.running.get_mut(&id) {
             lookup.tell(peer, addresses);
         }
@@ -337,12 +338,12 @@ fn places(dht: &mut Dht, peer: libp2p::PeerId) -> Vec<Multiaddr> {
     dht.handle_pending_outbound_connection(nothing, Some(peer), &[], Endpoint::Dialer).unwrap_or_default()
 }
 
-/// Those that reach far enough, each once.
-fn useful(dht: &Dht, addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<String> {
+/// Those that reach far enough and can be told, each once.
+fn useful(dht: &Dht, addresses: impl IntoIterator<Item = Multiaddr>) -> Vec<Address> {
     let mut useful = Vec::new();
     for address in addresses.into_iter().filter(|address| dht.reaches(address)) {
-        let address = shown(&without_peer(address));
-        if !useful.contains(&address) {
+        let address = Address::from(address).without_peer();
+        if address.is_plain() && !useful.contains(&address) {
             useful.push(address);
         }
     }

@@ -1,15 +1,22 @@
 //! Multiaddrs of peers to dial and of this machine to listen on, and what is wrong with others.
 
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use p2pd_core::id::PeerId;
+use p2pd_core::{
+    id::PeerId,
+    multiaddr::{AddressError, Multiaddr as Address},
+};
 
 use crate::{NetError, ids};
 
 /// A multiaddr over a transport that this peer has.
-fn parse_any(address: &str, example: &str) -> Result<Multiaddr, NetError> {
-    let parsed: Multiaddr =
-        address.parse().map_err(|e: libp2p::multiaddr::Error| unusable(address, &e.to_string(), example))?;
-    let way: Vec<Protocol<'_>> = parsed.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
+fn parse_any(address: &str, example: &str) -> Result<Address, NetError> {
+    let fail = |fault: &str| unusable(address, fault, example);
+    let parsed: Address = address.parse().map_err(|e: AddressError| fail(&e.to_string()))?;
+    if parsed.is_circuit() {
+        return Err(fail("it leads over a relay, which this daemon cannot dial"));
+    }
+    let way = Multiaddr::from(parsed.clone().without_peer());
+    let way: Vec<Protocol<'_>> = way.iter().collect();
     let transports = match &way[..] {
         // Over `/dnsaddr` the name says which; without any there is another fault to tell of.
         [] | [Protocol::Dnsaddr(_)] => return Ok(parsed),
@@ -20,7 +27,7 @@ fn parse_any(address: &str, example: &str) -> Result<Multiaddr, NetError> {
         | [Protocol::Tcp(_), Protocol::Ws(_) | Protocol::Wss(_)]
         | [Protocol::Tcp(_), Protocol::Tls, .., Protocol::Ws(_)]
         | [Protocol::Udp(_), Protocol::QuicV1] => Ok(parsed),
-        _ => Err(unusable(address, "after the host it takes /tcp/PORT, /tcp/PORT/ws or /udp/PORT/quic-v1", example)),
+        _ => Err(fail("after the host it takes /tcp/PORT, /tcp/PORT/ws or /udp/PORT/quic-v1")),
     }
 }
 
@@ -37,10 +44,11 @@ pub(crate) fn parse(address: &str) -> Result<(libp2p::PeerId, Multiaddr), NetErr
         return fail("it is a peer id without a way to it");
     }
     let parsed = parse_any(address, EXAMPLE)?;
-    match parsed.iter().last() {
-        Some(Protocol::P2p(peer)) if parsed.iter().count() > 1 => Ok((peer, parsed)),
-        Some(Protocol::P2p(_)) => fail("it names a peer but no way to it"),
-        _ => fail("it has no /p2p/<peer id> at its end"),
+    let way = Multiaddr::from(parsed.clone().without_peer());
+    match parsed.peer().and_then(|peer| ids::to_libp2p(&peer)) {
+        Some(_) if way.is_empty() => fail("it names a peer but no way to it"),
+        Some(peer) => Ok((peer, parsed.into())),
+        None => fail("it has no /p2p/<peer id> at its end"),
     }
 }
 
@@ -49,9 +57,9 @@ pub fn check_peer(address: &str) -> Result<(), NetError> {
     parse(address).map(|_| ())
 }
 
-/// The peer that an address names.
-pub fn peer_of(address: &str) -> Result<PeerId, NetError> {
-    parse(address).map(|(peer, _)| ids::from_libp2p(&peer))
+/// An address of a peer, and the peer that it names.
+pub fn peer_address(address: &str) -> Result<(PeerId, Address), NetError> {
+    parse(address).map(|(peer, address)| (ids::from_libp2p(&peer), address.into()))
 }
 
 /// Whether this is an address to listen on.
@@ -63,26 +71,21 @@ pub fn check_listen(address: &str) -> Result<(), NetError> {
 pub(crate) fn parse_listen(address: &str) -> Result<Multiaddr, NetError> {
     const EXAMPLE: &str = "/ip4/0.0.0.0/tcp/4001";
     let parsed = parse_any(address, EXAMPLE)?;
-    let fault = match (parsed.iter().next(), parsed.iter().last()) {
-        (_, Some(Protocol::P2p(_))) => "it has a peer id at its end",
-        (_, Some(Protocol::Wss(_))) => "this daemon has no certificate for wss",
-        (Some(Protocol::Ip4(_) | Protocol::Ip6(_)), _) => return Ok(parsed),
+    let has_peer = parsed.peer().is_some();
+    let has_ip = parsed.ip().is_some();
+    let parsed = Multiaddr::from(parsed);
+    let fault = match parsed.iter().last() {
+        _ if has_peer => "it has a peer id at its end",
+        Some(Protocol::Wss(_)) => "this daemon has no certificate for wss",
+        _ if has_ip => return Ok(parsed),
         _ => "it begins with no /ip4 or /ip6 address of this machine",
     };
     Err(unusable(address, fault, EXAMPLE))
 }
 
 /// An address as it is shown and compared: the peer's id stands beside it.
-pub(crate) fn without_peer(mut address: Multiaddr) -> Multiaddr {
-    if let Some(Protocol::P2p(_)) = address.iter().last() {
-        address.pop();
-    }
-    address
-}
-
-/// An address that a peer has told, as text for people: a name in it may hold anything.
-pub(crate) fn shown(address: &Multiaddr) -> String {
-    p2pd_core::text::clean(&address.to_string(), 512)
+pub(crate) fn without_peer(address: Multiaddr) -> Multiaddr {
+    Address::from(address).without_peer().into()
 }
 
 #[cfg(test)]
@@ -95,7 +98,11 @@ mod tests {
         assert!(parse(&format!("/ip4/127.0.0.1/tcp/4001/p2p/{peer}")).is_ok());
         assert!(parse(&format!("/dnsaddr/example.org/p2p/{peer}")).is_ok());
         let udp = format!("/ip4/127.0.0.1/udp/4001/p2p/{peer}");
-        for bad in ["", "nonsense", "/ip4/127.0.0.1/tcp/4001", &format!("/p2p/{peer}"), peer, &udp] {
+        let circuit = format!("/ip4/127.0.0.1/tcp/4001/p2p/{peer}/p2p-circuit/p2p/{peer}");
+        let (twice, onion) = (format!("/ip4/127.0.0.1/tcp/1/p2p/{peer}/p2p/{peer}"), format!("/memory/5/p2p/{peer}"));
+        let several = format!("/ip4/192.0.2.1/ip4/127.0.0.1/tcp/22/p2p/{peer}");
+        let bare = ["", "nonsense", "/ip4/127.0.0.1/tcp/4001", peer];
+        for bad in bare.into_iter().chain([&*format!("/p2p/{peer}"), &udp, &circuit, &twice, &onion, &several]) {
             assert!(matches!(parse(bad), Err(NetError::Address { .. })), "{bad}");
         }
     }
@@ -106,7 +113,9 @@ mod tests {
             assert!(parse_listen(good).is_ok(), "{good}");
         }
         let peer = "/ip4/0.0.0.0/tcp/1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
-        for bad in ["", "/ip4/0.0.0.0", "/ip4/0.0.0.0/udp/1", "/dns4/a.org/tcp/1", "/ip4/0.0.0.0/tcp/1/wss", peer] {
+        let relay = format!("{peer}/p2p-circuit");
+        let wss = "/ip4/0.0.0.0/tcp/1/wss";
+        for bad in ["", "/ip4/0.0.0.0", "/ip4/0.0.0.0/udp/1", "/dns4/a.org/tcp/1", wss, peer, &relay] {
             let NetError::Address { fault, .. } = parse_listen(bad).unwrap_err() else { panic!("{bad}") };
             assert!(fault.ends_with("one looks like /ip4/0.0.0.0/tcp/4001"), "{bad}: {fault}");
         }

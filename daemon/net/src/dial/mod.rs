@@ -13,12 +13,13 @@ use libp2p::{
 use p2pd_core::{
     id::PeerId,
     keep::{Pin, Pins},
+    multiaddr::Multiaddr as Address,
     time::MonoMs,
 };
 use tokio::sync::oneshot;
 
-pub use address::{check_listen, check_peer, peer_of};
-pub(crate) use address::{parse, parse_listen, shown, without_peer};
+pub use address::{check_listen, check_peer, peer_address};
+pub(crate) use address::{parse, parse_listen, without_peer};
 pub(crate) use fault::innermost;
 
 use self::fault::Fault;
@@ -175,7 +176,7 @@ impl Dial {
 
     /// Stays connected to these peers, beside those of the configuration, in place of those before.
     fn pin(&mut self, pins: &Pins) {
-        let addresses = |pin: &Pin| pin.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        let addresses = |pin: &Pin| pin.addresses.iter().cloned().map(Multiaddr::from).collect();
         let wanted = |(peer, pin): (&PeerId, &Pin)| {
             Some(Wanted { passive: pin.passive, ..Wanted::new(ids::to_libp2p(peer)?, addresses(pin)) })
         };
@@ -343,10 +344,10 @@ impl Handle {
         self.0.ask(|reply| Command::Connect { peer, ways: Ways::Only(address), reply }).await?
     }
 
-    /// Dials a peer at the addresses it is said to have; the malformed ones among them are left out.
-    pub async fn connect_peer(&self, peer: &PeerId, addresses: &[String]) -> Result<PeerId, NetError> {
+    /// Dials a peer at the addresses it is said to have.
+    pub async fn connect_peer(&self, peer: &PeerId, addresses: Vec<Address>) -> Result<PeerId, NetError> {
         let id = ids::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
-        let ways = Ways::Any(addresses.iter().filter_map(|a| a.parse().ok()).collect());
+        let ways = Ways::Any(addresses.into_iter().map(Into::into).collect());
         self.0.ask(|reply| Command::Connect { peer: id, ways, reply }).await?
     }
 

@@ -13,7 +13,6 @@ use std::{
 use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
-    multiaddr::Protocol,
     swarm::{
         ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
         THandlerOutEvent, ToSwarm,
@@ -23,6 +22,8 @@ use libp2p::{
 };
 use p2pd_core::{
     access::{Crowd, Rules, Subject},
+    id::PeerId as CoreId,
+    multiaddr::{Host, Multiaddr as Address},
     time::MonoMs,
 };
 
@@ -48,15 +49,13 @@ impl SharedRules {
     }
 
     /// Whether nobody at this address may be dialled. One that does not say whose it is may be that of a peer who is allowed by
-    /// name; that shows when the connection stands.
+    /// name; that shows when the connection stands. Over a relay, the relay is who is dialled.
     pub(crate) fn deny_dialling(&self, address: &Multiaddr) -> bool {
         let rules = self.read();
-        let whom = match address.iter().last() {
-            Some(Protocol::P2p(peer)) => Some(ids::from_libp2p(&peer)),
-            _ => None,
-        };
+        let address = Address::from(address.clone());
+        let whom = if address.is_circuit() { address.relay().map(|relay| relay.peer) } else { address.peer() };
         let maybe_allowed = whom.is_none() && some_allowed(&rules);
-        rules.of(whom.as_ref(), ip(address)) == Some(false) && !maybe_allowed
+        denied(&rules, whom.as_ref(), address.dialled_ips()) && !maybe_allowed
     }
 }
 
@@ -78,12 +77,18 @@ pub(crate) struct Gater {
     began: Instant,
 }
 
+/// The IP address of the peer at the other end. `None` behind a relay: a rule of the relay's network is not about the peer, and who
+/// comes over a relay is counted with the relay's own connection.
 fn ip(address: &Multiaddr) -> Option<IpAddr> {
-    match address.iter().next()? {
-        Protocol::Ip4(address) => Some(address.into()),
-        // One machine is one place, however its address is written.
-        Protocol::Ip6(address) => Some(IpAddr::from(address).to_canonical()),
-        _ => None,
+    Address::from(address.clone()).ip()
+}
+
+/// Whether the rules deny somebody at one of these addresses; where there is none, wherever he is.
+fn denied(rules: &Rules, peer: Option<&CoreId>, mut ips: impl Iterator<Item = IpAddr>) -> bool {
+    let denies = |ip| rules.of(peer, ip) == Some(false);
+    match ips.next() {
+        None => denies(None),
+        Some(first) => denies(Some(first)) || ips.any(|ip| denies(Some(ip))),
     }
 }
 
@@ -113,13 +118,16 @@ impl Gater {
     }
 
     /// Whether a connection that was dialled by name may lead to a range that is denied.
-    pub(crate) fn doubts(&self, peer: &PeerId, address: &Multiaddr) -> bool {
-        ip(address).is_none() && self.rules.read().of(Some(&ids::from_libp2p(peer)), None) != Some(true)
+    pub(crate) fn doubts(&self, peer: &PeerId, address: &Address) -> bool {
+        // Where the name of a relay leads, its own connection tells.
+        let by_name = !address.is_circuit() && matches!(address.dialled_host(), Some(Host::Name(_)));
+        by_name && self.rules.read().of(Some(&ids::from_libp2p(peer)), None) != Some(true)
     }
 
     /// Whether a rule denies a peer at this address.
-    pub(crate) fn denies(&self, peer: &PeerId, address: &Multiaddr) -> bool {
-        self.rules.read().of(Some(&ids::from_libp2p(peer)), ip(address)) == Some(false)
+    pub(crate) fn denies(&self, peer: &PeerId, address: &Address) -> bool {
+        let own = address.dialled_ips().filter(|_| !address.is_circuit());
+        denied(&self.rules.read(), Some(&ids::from_libp2p(peer)), own)
     }
 
     /// The address of an inbound connection that counts.
@@ -175,7 +183,7 @@ impl NetworkBehaviour for Gater {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        if self.denies(&peer, remote) {
+        if self.denies(&peer, &remote.clone().into()) {
             return refuse(DENIED);
         }
         // Once more: many that were made at once may all have found room when they began.
@@ -204,7 +212,7 @@ impl NetworkBehaviour for Gater {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        if self.denies(&peer, address) { refuse(DENIED) } else { Ok(dummy::ConnectionHandler) }
+        if self.denies(&peer, &address.clone().into()) { refuse(DENIED) } else { Ok(dummy::ConnectionHandler) }
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -234,5 +242,89 @@ impl NetworkBehaviour for Gater {
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RELAY: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+
+    fn gate(rules: &[(&str, bool)]) -> Gate {
+        let mut gate = Gate {
+            rules: SharedRules::default(),
+            crowd: Crowd::default(),
+            per_address: 2,
+            new_per_address: 1,
+            making: 64,
+            begun: HashMap::new(),
+            counted: HashMap::new(),
+            began: Instant::now(),
+        };
+        let mut all = Rules::default();
+        rules.iter().for_each(|(subject, allow)| assert!(all.set(subject.parse().unwrap(), *allow)));
+        gate.set(all);
+        gate
+    }
+
+    fn circuit(peer: &PeerId) -> Multiaddr {
+        format!("/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/{peer}").parse().unwrap()
+    }
+
+    fn begin(gate: &mut Gate, n: usize, remote: &Multiaddr) -> Result<(), ConnectionDenied> {
+        gate.handle_pending_inbound_connection(ConnectionId::new_unchecked(n), &Multiaddr::empty(), remote)
+    }
+
+    #[test]
+    fn a_rule_of_the_relays_network_is_not_about_the_peer_behind_it() {
+        let peer = PeerId::random();
+        let gate = |rules: &[(&str, bool)]| gate(rules).denies(&peer, &circuit(&peer).into());
+        assert!(!gate(&[("192.0.2.0/24", false)]));
+        assert!(!gate(&[(RELAY, false)]));
+        assert!(gate(&[(&peer.to_string(), false)]), "the peer itself");
+        assert!(gate(&[(&peer.to_string(), false), ("192.0.2.0/24", true)]), "the relay's network says nothing for it");
+    }
+
+    #[test]
+    fn a_relay_that_is_denied_is_not_dialled_for_anybody() {
+        let peer = PeerId::random();
+        let denies = |rules: &[(&str, bool)]| gate(rules).rules.deny_dialling(&circuit(&peer));
+        assert!(denies(&[("192.0.2.0/24", false)]) && denies(&[(RELAY, false)]));
+        assert!(denies(&[("192.0.2.0/24", false), (&peer.to_string(), true)]), "who is allowed is another");
+        assert!(!denies(&[("192.0.2.0/24", false), (RELAY, true)]));
+    }
+
+    #[test]
+    fn who_comes_over_one_relay_is_not_counted_as_one_address() {
+        let mut gate = gate(&[]);
+        for n in 0..20 {
+            begin(&mut gate, n, &circuit(&PeerId::random())).unwrap();
+        }
+        assert!(gate.begun.is_empty());
+        let direct = "/ip4/192.0.2.7/tcp/5001".parse().unwrap();
+        for n in 20..22 {
+            begin(&mut gate, n, &direct).unwrap();
+        }
+        assert_eq!(gate.begun.len(), 2);
+    }
+
+    #[test]
+    fn a_circuit_whose_relay_has_a_name_is_not_doubted_and_a_name_is() {
+        let (gate, peer) = (gate(&[("192.0.2.0/24", false)]), PeerId::random());
+        let named: Address = "/dns4/radio.example.org/tcp/1".parse().unwrap();
+        assert!(gate.doubts(&peer, &named));
+        let over: Address = format!("{named}/p2p/{RELAY}/p2p-circuit").parse().unwrap();
+        assert!(!gate.doubts(&peer, &over));
+    }
+
+    #[test]
+    fn an_address_with_several_hosts_is_denied_where_one_is() {
+        let gate = gate(&[("192.0.2.0/24", false)]);
+        for address in ["/ip4/198.51.100.1/tcp/1/ip4/192.0.2.7/tcp/22", "/dns4/a.org/ip4/192.0.2.7/tcp/22"] {
+            assert!(gate.rules.deny_dialling(&address.parse().unwrap()), "{address}");
+            assert!(gate.denies(&PeerId::random(), &address.parse().unwrap()), "{address}");
+        }
+        assert!(!gate.rules.deny_dialling(&"/ip4/198.51.100.1/tcp/1".parse().unwrap()));
     }
 }

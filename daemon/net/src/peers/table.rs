@@ -8,13 +8,11 @@ use std::{
 };
 
 use libp2p::{Multiaddr, core::ConnectedPoint, identify, swarm::ConnectionId};
-use p2pd_core::{id::PeerId, text, time::UnixMs};
+use p2pd_core::{id::PeerId, multiaddr::Multiaddr as Address, text, time::UnixMs};
 
 use super::{Standing, Standings};
 use crate::{
-    Traffic,
-    dial::{shown, without_peer},
-    ids,
+    Traffic, ids,
     swarm::bandwidth::{Meter, Streams},
 };
 
@@ -26,8 +24,8 @@ const MAX_CLOSED: usize = 256;
 /// One connection to a peer.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// Where the peer is.
-    pub address: String,
+    /// Where the peer is, without its id.
+    pub address: Address,
     /// Whether the peer dialled us.
     pub inbound: bool,
     /// When it was opened.
@@ -78,8 +76,8 @@ pub struct PeerInfo {
     pub agent: String,
     /// Protocols, as the peer says.
     pub protocols: Vec<String>,
-    /// Listen addresses, as the peer says.
-    pub addresses: Vec<String>,
+    /// Listen addresses, as the peer says; not each is [plain](Address::is_plain).
+    pub addresses: Vec<Address>,
     /// Last measured round trip.
     pub rtt: Option<Duration>,
     /// Gossipsub's score; below 0 is bad.
@@ -124,7 +122,7 @@ struct Peer {
     connections: HashMap<ConnectionId, Open>,
     agent: String,
     protocols: Vec<String>,
-    addresses: Vec<String>,
+    addresses: Vec<Address>,
     rtt: Option<Duration>,
     /// A daemon of our network, as it says.
     ours: bool,
@@ -166,7 +164,7 @@ impl Table {
         now: UnixMs,
     ) -> bool {
         let connection = Connection {
-            address: shown(&without_peer(point.get_remote_address().clone())),
+            address: Address::from(point.get_remote_address().clone()).without_peer(),
             inbound: point.is_listener(),
             opened: now,
             security: meter.as_ref().map_or("", |meter| meter.security),
@@ -203,7 +201,7 @@ impl Table {
     /// Notes a connection that never stood, and why.
     pub(crate) fn failed(&mut self, peer: Option<PeerId>, address: Multiaddr, inbound: bool, why: String, now: UnixMs) {
         let connection = Connection {
-            address: shown(&without_peer(address)),
+            address: Address::from(address).without_peer(),
             inbound,
             opened: now,
             security: "",
@@ -219,7 +217,7 @@ impl Table {
             entry.ours = ours;
             entry.agent = text::clean(&info.agent_version, 128);
             entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 140)).collect();
-            entry.addresses = info.listen_addrs.iter().take(MAX_SAID).map(shown).collect();
+            entry.addresses = info.listen_addrs.iter().take(MAX_SAID).cloned().map(Address::from).collect();
         }
     }
 
@@ -241,13 +239,12 @@ impl Table {
     /// The connections that fit.
     pub(crate) fn connections_where(
         &self,
-        fits: impl Fn(&libp2p::PeerId, &Multiaddr) -> bool,
-    ) -> Vec<(libp2p::PeerId, ConnectionId, Multiaddr)> {
+        fits: impl Fn(&libp2p::PeerId, &Address) -> bool,
+    ) -> Vec<(libp2p::PeerId, ConnectionId, Address)> {
         let all =
-            self.peers.iter().flat_map(|(peer, entry)| entry.connections.iter().map(move |(id, c)| (peer, id, c)));
-        let parsed = all.filter_map(|(peer, id, o)| Some((peer, *id, o.connection.address.parse::<Multiaddr>().ok()?)));
-        let fitting = parsed.filter(|(peer, _, address)| fits(peer, address));
-        fitting.map(|(peer, id, address)| (*peer, id, address)).collect()
+            self.peers.iter().flat_map(|(peer, entry)| entry.connections.iter().map(move |(id, o)| (peer, id, o)));
+        let fitting = all.filter(|(peer, _, open)| fits(peer, &open.connection.address));
+        fitting.map(|(peer, id, open)| (*peer, *id, open.connection.address.clone())).collect()
     }
 
     /// Whether a peer has said that it speaks a protocol.

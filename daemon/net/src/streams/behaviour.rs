@@ -21,9 +21,10 @@ use libp2p::{
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
+use p2pd_core::multiaddr::Multiaddr as Address;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{NetError, dial::without_peer};
+use crate::NetError;
 
 /// Inbound streams of one protocol that wait to be looked at; what comes beyond is reset.
 const BACKLOG: usize = 64;
@@ -39,14 +40,14 @@ const NAME: usize = 3;
 const NOBODY: StreamProtocol = StreamProtocol::new("/p2pd/nobody");
 
 /// A stream that a peer opened, and the address it is at.
-pub(crate) type Arrived = (PeerId, Arc<str>, Stream);
+pub(crate) type Arrived = (PeerId, Address, Stream);
 type ByProtocol = HashMap<StreamProtocol, mpsc::Sender<Arrived>>;
 
 /// A stream and the protocol it speaks.
 type Negotiated = (Stream, StreamProtocol);
 
 /// Those of a stream that was asked for, and the peer's address.
-pub(crate) type Opened = (Stream, StreamProtocol, Arc<str>);
+pub(crate) type Opened = (Stream, StreamProtocol, Address);
 
 /// Why a stream could not be opened.
 #[derive(Debug)]
@@ -189,14 +190,14 @@ impl NetworkBehaviour for Behaviour {
 /// One connection's part.
 pub(crate) struct Handler {
     peer: PeerId,
-    address: Arc<str>,
+    address: Address,
     acceptors: Acceptors,
     open: VecDeque<(Vec<StreamProtocol>, OpenReply)>,
 }
 
 impl Handler {
     fn new(peer: PeerId, address: &Multiaddr, acceptors: &Acceptors) -> Self {
-        let address = without_peer(address.clone()).to_string().into();
+        let address = Address::from(address.clone()).without_peer();
         Handler { peer, address, acceptors: acceptors.clone(), open: VecDeque::new() }
     }
 }

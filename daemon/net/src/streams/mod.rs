@@ -6,7 +6,7 @@ pub(crate) mod behaviour;
 use std::io;
 
 use libp2p::{StreamProtocol, core::upgrade::NegotiationError};
-use p2pd_core::id::PeerId;
+use p2pd_core::{id::PeerId, multiaddr::Multiaddr};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
@@ -34,8 +34,8 @@ pub type ByteStream = Box<dyn Duplex>;
 pub struct PeerStream {
     /// To whom.
     pub peer: PeerId,
-    /// Multiaddr of the peer's end of the connection.
-    pub address: String,
+    /// The peer's end of the connection.
+    pub address: Multiaddr,
     /// What is spoken on it.
     pub protocol: String,
     /// Its bytes.
@@ -104,7 +104,7 @@ impl Inbound {
         let (peer, address, stream) = self.streams.recv().await?;
         Some(PeerStream {
             peer: ids::from_libp2p(&peer),
-            address: address.to_string(),
+            address,
             protocol: self.protocol.clone(),
             stream: Box::new(stream.compat()),
         })
@@ -145,7 +145,7 @@ impl Handle {
         match opened {
             Ok((stream, protocol, address)) => Ok(PeerStream {
                 peer: peer.clone(),
-                address: address.to_string(),
+                address,
                 protocol: protocol.to_string(),
                 stream: Box::new(stream.compat()),
             }),

@@ -1,9 +1,12 @@
 //! Where this daemon listens, and addresses that the machine does not have yet.
 
-use libp2p::{Multiaddr, Swarm, multiaddr::Protocol};
-use p2pd_core::time::MonoMs;
+use std::net::IpAddr;
+
+use libp2p::{Multiaddr, Swarm};
+use p2pd_core::{multiaddr::Multiaddr as Address, time::MonoMs};
 
 use super::{behaviour::Behaviour, build};
+use crate::ids;
 
 /// How often addresses are looked for that the machine did not have, in milliseconds.
 const AGAIN_MS: u64 = 2_000;
@@ -39,23 +42,13 @@ impl Listeners {
 }
 
 /// Where this daemon listens, each with `/p2p/<own id>` at its end.
-pub(crate) fn addresses(swarm: &Swarm<Behaviour>) -> Vec<String> {
-    let own = Protocol::P2p(*swarm.local_peer_id());
+pub(crate) fn addresses(swarm: &Swarm<Behaviour>) -> Vec<Address> {
+    let own = ids::from_libp2p(swarm.local_peer_id());
     // Those of one link are dialled with the name of an interface, which is another on each machine.
-    let is_of_link =
-        |address: &Multiaddr| matches!(address.iter().next(), Some(Protocol::Ip6(ip)) if ip.is_unicast_link_local());
-    let mut addresses: Vec<_> = swarm.listeners().filter(|address| !is_of_link(address)).cloned().collect();
+    let is_of_link = |ip| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let listeners = swarm.listeners().cloned().map(Address::from);
+    let mut addresses: Vec<_> = listeners.filter(|address| !address.ip().is_some_and(is_of_link)).collect();
     // The swarm's order is another one each time.
-    addresses.sort_by_cached_key(|address| (rank(address), address.to_string()));
-    addresses.into_iter().map(|address| address.with(own.clone()).to_string()).collect()
-}
-
-/// TCP before WebSocket before QUIC.
-fn rank(address: &Multiaddr) -> u8 {
-    let rank = |part| match part {
-        Protocol::Udp(_) => 2,
-        Protocol::Ws(_) => 1,
-        _ => 0,
-    };
-    address.iter().map(rank).max().unwrap_or_default()
+    addresses.sort_by_cached_key(|address| (address.transport(), address.to_string()));
+    addresses.into_iter().map(|address| address.with_peer(&own)).collect()
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use p2pd_core::id::PeerId;
+use p2pd_core::{id::PeerId, multiaddr::Multiaddr};
 use p2pd_net::{ByteStream, PeerStream};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -56,7 +56,7 @@ async fn read(stream: &mut ByteStream) -> io::Result<Bytes> {
 pub(crate) struct Answered {
     pub(crate) data: Bytes,
     pub(crate) protocol: String,
-    pub(crate) address: String,
+    pub(crate) address: Multiaddr,
 }
 
 impl Node {
@@ -88,7 +88,7 @@ impl Node {
 /// What a program that serves is told.
 #[derive(Debug)]
 pub(crate) enum Served {
-    Call { number: u64, peer: PeerId, address: String, data: Bytes },
+    Call { number: u64, peer: PeerId, address: Multiaddr, data: Bytes },
     Cancelled(u64),
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use p2pd_core::id::PeerId;
+use p2pd_core::{id::PeerId, multiaddr::Multiaddr};
 use p2pd_net::{Inbound, NetError, PeerStream};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -54,7 +54,7 @@ pub(super) struct Registry {
 pub(crate) struct Arrived {
     pub(crate) number: u64,
     pub(crate) peer: PeerId,
-    pub(crate) address: String,
+    pub(crate) address: Multiaddr,
 }
 
 impl Arrived {

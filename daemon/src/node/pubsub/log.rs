@@ -155,7 +155,7 @@ impl Node {
             };
             let log = record.log.map(|log| Log::restored(log, newest));
             let follow = log.is_some();
-            let topic = Topic::restored(&record, log)?;
+            let topic = Topic::restored(&name, &record, log)?;
             self.0.net.pubsub.set_topic(&name, topic.settings).await?;
             lock(&self.0.topics).insert(name.clone(), topic);
             if follow {

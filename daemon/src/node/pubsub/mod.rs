@@ -26,6 +26,7 @@ pub(crate) use log::{LogReader, Logged, Start};
 pub(super) use log::{ToWrite, WAITING, write_logs};
 pub(crate) use outbound::Outbound;
 pub(super) use topic::Topic;
+pub(in crate::node) use topic::unreadable_settings;
 pub(crate) use topic::{LogStatus, TopicStatus, meshes};
 pub(crate) use validators::{Ruling, ToJudge, ValidatorEvent};
 pub(super) use waiting::Waiting;

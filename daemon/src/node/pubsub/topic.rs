@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use p2pd_core::contract::{Identity, TopicSettings};
-use p2pd_store::{SettingsRecord, Store, StoreError, TopicRecord};
+use p2pd_store::{SettingsRecord, Store, StoreError, TopicRecord, Unreadable};
 
 use super::{super::fanout::Fanout, TopicItem, log::Log};
-use crate::node::{Node, NodeError, blocking, lock};
+use crate::node::{Node, NodeError, blocking, lock, unreadable::unreadable};
 
 /// Most topics with settings; they stay across restarts.
 const MAX_SETTINGS: usize = 1000;
@@ -42,9 +42,9 @@ impl Default for Topic {
 
 impl Topic {
     /// A topic as it was kept.
-    pub(super) fn restored(record: &TopicRecord, log: Option<Log>) -> Result<Self, StoreError> {
+    pub(super) fn restored(name: &str, record: &TopicRecord, log: Option<Log>) -> Result<Self, StoreError> {
         let count = usize::from(log.is_some());
-        let settings = record.settings.map(read).transpose()?;
+        let settings = record.settings.map(|settings| read(name, settings)).transpose()?;
         let mut topic = Topic { log, count, ..Topic::default() };
         topic.set(settings);
         Ok(topic)
@@ -208,14 +208,16 @@ impl Node {
     }
 }
 
-fn read(record: SettingsRecord) -> Result<TopicSettings, StoreError> {
-    Ok(TopicSettings {
+/// The settings of a topic, or why its record holds none.
+fn read(name: &str, record: SettingsRecord) -> Result<TopicSettings, Unreadable> {
+    let bad = |fault: String| unreadable("topics", name.to_owned(), fault);
+    let settings = TopicSettings {
         max_message: record.max_message,
         identity: match record.identity {
             0 => Identity::Sender,
             1 => Identity::Content,
             2 => Identity::Key,
-            _ => return Err(StoreError::Corrupt { table: "topics" }),
+            other => return Err(bad(format!("its messages are told apart in way {other}, which is none"))),
         },
         closed: record.closed,
         judging_ms: record.judging_ms,
@@ -224,13 +226,26 @@ fn read(record: SettingsRecord) -> Result<TopicSettings, StoreError> {
         mesh: if record.mesh == 0 { TopicSettings::default().mesh } else { record.mesh },
         max_age_ms: record.max_age_ms,
         allow_unsigned: record.allow_unsigned,
-    })
+    };
+    settings.check().map_err(|(field, fault)| bad(format!("{field} {fault}")))?;
+    Ok(settings)
+}
+
+/// Topics on disk whose settings are none.
+pub(in crate::node) fn unreadable_settings(store: &Store) -> Result<Vec<Unreadable>, StoreError> {
+    let settings = store.readable_topics()?.into_iter().filter_map(|(name, record)| Some((name, record.settings?)));
+    Ok(settings.filter_map(|(name, settings)| read(&name, settings).err()).collect())
 }
 
 /// The mesh of each topic that has settings, which the network has to know before it starts.
 pub(crate) fn meshes(store: &Store) -> Result<Vec<(String, usize)>, StoreError> {
     let settings = store.topics()?.into_iter().filter_map(|(name, record)| Some((name, record.settings?)));
-    settings.map(|(name, settings)| Ok((name, read(settings)?.mesh as usize))).collect()
+    settings
+        .map(|(name, settings)| {
+            let mesh = read(&name, settings)?.mesh;
+            Ok((name, mesh as usize))
+        })
+        .collect()
 }
 
 fn written(settings: &TopicSettings) -> SettingsRecord {
@@ -262,14 +277,24 @@ mod tests {
                 max_message: 1,
                 identity,
                 closed: true,
-                judging_ms: 2,
-                keep_s: 3,
-                keep_bytes: 4,
+                judging_ms: 200,
+                keep_s: 300,
+                keep_bytes: 4 << 20,
                 mesh: 5,
-                max_age_ms: 6,
+                max_age_ms: 6_000,
                 allow_unsigned: true,
             };
-            assert_eq!(read(written(&settings)).unwrap(), settings);
+            assert_eq!(read("chat", written(&settings)).unwrap(), settings);
+        }
+    }
+
+    #[test]
+    fn settings_that_are_none_are_told_by_their_topic() {
+        let good = written(&TopicSettings::default());
+        assert!(read("chat", good).is_ok());
+        for bad in [SettingsRecord { identity: 9, ..good }, SettingsRecord { max_message: 0, ..good }] {
+            let told = StoreError::from(read("chat", bad).unwrap_err()).to_string();
+            assert!(told.contains("store drop topics 'chat'"), "{told}");
         }
     }
 }
