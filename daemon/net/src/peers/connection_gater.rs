@@ -251,8 +251,8 @@ mod tests {
 
     const RELAY: &str = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
 
-    fn gate(rules: &[(&str, bool)]) -> Gate {
-        let mut gate = Gate {
+    fn gate(rules: &[(&str, bool)]) -> Gater {
+        let mut gate = Gater {
             rules: SharedRules::default(),
             crowd: Crowd::default(),
             per_address: 2,
@@ -272,7 +272,7 @@ mod tests {
         format!("/ip4/192.0.2.7/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/{peer}").parse().unwrap()
     }
 
-    fn begin(gate: &mut Gate, n: usize, remote: &Multiaddr) -> Result<(), ConnectionDenied> {
+    fn begin(gate: &mut Gater, n: usize, remote: &Multiaddr) -> Result<(), ConnectionDenied> {
         gate.handle_pending_inbound_connection(ConnectionId::new_unchecked(n), &Multiaddr::empty(), remote)
     }
 
@@ -282,8 +282,11 @@ mod tests {
         let gate = |rules: &[(&str, bool)]| gate(rules).denies(&peer, &circuit(&peer).into());
         assert!(!gate(&[("192.0.2.0/24", false)]));
         assert!(!gate(&[(RELAY, false)]));
-        assert!(gate(&[(&peer.to_string(), false)]), "the peer itself");
-        assert!(gate(&[(&peer.to_string(), false), ("192.0.2.0/24", true)]), "the relay's network says nothing for it");
+        assert!(gate(&[(peer.to_string().as_str(), false)]), "the peer itself");
+        assert!(
+            gate(&[(peer.to_string().as_str(), false), ("192.0.2.0/24", true)]),
+            "the relay's network says nothing for it"
+        );
     }
 
     #[test]
