@@ -140,7 +140,7 @@ impl Daemon {
         });
         let store = opened.await??;
         let (stop_api, stop_network) = (CancellationToken::new(), CancellationToken::new());
-        let meshes = node::meshes(&store)?;
+        let meshes = p2pd_node::pubsub::meshes(&store)?;
         let net = p2pd_net::start(&net_config(&config, meshes), &identity, stop_network.clone())?;
         let (node, pump) = Node::start(&config, &identity, store, net.handle, net.events, stop_network.clone()).await?;
         let listener = api::bind(&paths)?;

@@ -33,7 +33,9 @@ pub use peers::{
     memory_limit::Held,
     table::{Closed, Connection, PeerInfo},
 };
-pub use pubsub::{Class, Decision, Judge, Message, Sending, Sent, Subscription, Ticket, Time, TopicPeers, Verdict};
+pub use pubsub::{
+    Class, Decision, Handle as PubSub, Judge, Message, Sending, Sent, Subscription, Ticket, Time, TopicPeers, Verdict,
+};
 pub use streams::{ByteStream, Duplex, Inbound, PeerStream, is_own, refused};
 pub use swarm::bandwidth::{Streams, Traffic};
 pub use task::{Running, start};

@@ -13,7 +13,9 @@ use p2pd_net::PeerInfo;
 use tonic::Status;
 
 use super::status;
-use crate::node::{Listed, Opening, TopicStatus, Wire};
+use p2pd_node::pubsub::{LogStatus, TopicStatus};
+
+use crate::node::{Listed, Opening, Wire};
 
 pub(super) fn peer_id(text: &str) -> Result<PeerId, Status> {
     text.parse().map_err(|e: p2pd_core::id::IdError| status::field("peer_id", &e.to_string()))
@@ -127,7 +129,7 @@ fn count(n: usize) -> u32 {
 }
 
 pub(super) fn topic(topic: TopicStatus) -> pb::Topic {
-    let log = |log: crate::node::LogStatus| pb::TopicLog {
+    let log = |log: LogStatus| pb::TopicLog {
         oldest: log.oldest,
         newest: log.newest,
         bytes: log.bytes,

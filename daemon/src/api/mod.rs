@@ -52,6 +52,7 @@ pub(crate) async fn serve(
     probe: Probe,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let pubsub = pubsub::Service { pubsub: node.pubsub().clone(), tasks: node.tasks().clone(), stop: stop.clone() };
     let context = Context { node, stop: stop.clone() };
     let incoming =
         socket::accept(listener, caller::Admission::new(&paths), config.max_connections_per_user, probe, stop.clone());
@@ -82,9 +83,7 @@ pub(crate) async fn serve(
         .add_service(
             ProtocolServiceServer::new(protocol::Service(context.clone())).max_decoding_message_size(2 * MAX_REQUEST),
         )
-        .add_service(
-            PubSubServiceServer::new(pubsub::Service(context.clone())).max_decoding_message_size(2 * MAX_REQUEST),
-        )
+        .add_service(PubSubServiceServer::new(pubsub).max_decoding_message_size(2 * MAX_REQUEST))
         .add_service(StreamServiceServer::new(stream::Service(context)).max_decoding_message_size(MAX_REQUEST))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let drained = async {

@@ -4,6 +4,7 @@ use p2pd_api::v1::{
     GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse, GetStatisticsRequest, GetStatisticsResponse,
     NodeState, WatchEventsRequest, WatchEventsResponse, node_service_server::NodeService,
 };
+use p2pd_node::events::Happened;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     VERSION,
-    node::{Descriptors, Happened, State},
+    node::{Descriptors, State},
 };
 
 pub(super) struct Service(pub(super) Context);
@@ -141,7 +142,7 @@ impl NodeService for Service {
             return Err(status::field("after", "must be unset where from_oldest is set"));
         }
         let past = from_oldest || after.is_some();
-        let (kept, mut told) = self.0.node.watch_events(after, past).await.map_err(status::of)?;
+        let (kept, mut told) = self.0.node.events().watch(after, past).await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             let mut last = after;
             for happened in kept {

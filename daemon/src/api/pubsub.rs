@@ -22,16 +22,24 @@ use p2pd_net::Sent;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Context, caller, convert,
+    caller, convert,
     reply::{self, Followed, Gone, Out, Replies},
     status,
 };
-use crate::node::{
-    Live, LogReader, Logged, Node, NodeError, Outbound, RoomSoon, Ruling, Start, ToJudge, TopicItem, Validator,
-    ValidatorEvent,
+use p2pd_node::{
+    pubsub::{
+        Live, LogReader, Logged, Outbound, PubSub, PubSubError, RoomSoon, Ruling, Start, ToJudge, TopicItem, Validator,
+        ValidatorEvent,
+    },
+    tasks::Tasks,
 };
+use tokio_util::sync::CancellationToken;
 
-pub(super) struct Service(pub(super) Context);
+pub(super) struct Service {
+    pub(super) pubsub: PubSub,
+    pub(super) tasks: Tasks,
+    pub(super) stop: CancellationToken,
+}
 
 /// Messages of one call that are handed to the network before the first of them is answered.
 const AHEAD: usize = 16;
@@ -53,18 +61,18 @@ struct Patient {
 }
 
 impl Patient {
-    fn new(node: &Node, user: u32, request: PublishRequest) -> Result<Self, Status> {
+    fn new(pubsub: &PubSub, user: u32, request: PublishRequest) -> Result<Self, Status> {
         if request.wait_ms > 600_000 {
             return Err(status::field("wait_ms", "takes at most 600000"));
         }
-        let room = node.room_soon(user, request.data.len()).map_err(status::of)?;
+        let room = pubsub.room_soon(user, request.data.len()).map_err(status::of)?;
         Ok(Patient { request, room })
     }
 
-    async fn publish(self, node: &Node) -> Result<PublishResponse, Status> {
+    async fn publish(self, pubsub: &PubSub) -> Result<PublishResponse, Status> {
         let PublishRequest { topic, data, wait_ms } = self.request;
         let room = self.room.room().await.map_err(status::of)?;
-        node.publish(&topic, data, Duration::from_millis(wait_ms.into()), room).await.map(sent).map_err(status::of)
+        pubsub.publish(&topic, data, Duration::from_millis(wait_ms.into()), room).await.map(sent).map_err(status::of)
     }
 }
 
@@ -76,7 +84,7 @@ fn sent(sent: Sent) -> PublishResponse {
 /// Messages of one call, published in order, some of them ahead of the answers: the network takes several at once with less
 /// work for each.
 struct Many {
-    node: Node,
+    pubsub: PubSub,
     requests: Streaming<PublishManyRequest>,
     more: bool,
     /// Why no more can be read, where that is a fault.
@@ -89,13 +97,13 @@ struct Many {
 }
 
 impl Many {
-    fn new(node: &Node, user: u32, requests: Streaming<PublishManyRequest>) -> Self {
+    fn new(pubsub: &PubSub, user: u32, requests: Streaming<PublishManyRequest>) -> Self {
         Many {
-            node: node.clone(),
+            pubsub: pubsub.clone(),
             requests,
             more: true,
             fault: None,
-            ahead: node.outbound(),
+            ahead: pubsub.outbound(),
             user,
             patient: None,
             answered: 0,
@@ -109,7 +117,7 @@ impl Many {
                 && let Some(patient) = self.patient.take()
             {
                 let published = match patient {
-                    Ok(patient) => patient.publish(&self.node).await,
+                    Ok(patient) => patient.publish(&self.pubsub).await,
                     Err(refused) => Err(refused),
                 };
                 return Some(Ok(self.answer(published)));
@@ -121,11 +129,11 @@ impl Many {
                 request = self.requests.message(), if room => match request {
                     Ok(Some(PublishManyRequest { message })) => match message.unwrap_or_default() {
                         PublishRequest { topic, data, wait_ms: 0 }
-                            if let Ok(room) = self.node.room_now(self.user, data.len()) =>
+                            if let Ok(room) = self.pubsub.room_now(self.user, data.len()) =>
                         {
                             self.ahead.hand(&topic, data, Arc::new(room)).await;
                         }
-                        patient => self.patient = Some(Patient::new(&self.node, self.user, patient)),
+                        patient => self.patient = Some(Patient::new(&self.pubsub, self.user, patient)),
                     },
                     Ok(None) => self.more = false,
                     Err(error) => {
@@ -158,8 +166,8 @@ impl Many {
 impl PubSubService for Service {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         let user = caller::uid(&request);
-        let patient = Patient::new(&self.0.node, user, request.into_inner())?;
-        Ok(Response::new(patient.publish(&self.0.node).await?))
+        let patient = Patient::new(&self.pubsub, user, request.into_inner())?;
+        Ok(Response::new(patient.publish(&self.pubsub).await?))
     }
 
     type PublishManyStream = Followed<PublishManyResponse>;
@@ -168,16 +176,16 @@ impl PubSubService for Service {
         &self,
         request: Request<Streaming<PublishManyRequest>>,
     ) -> Result<Response<Self::PublishManyStream>, Status> {
-        let many = Many::new(&self.0.node, caller::uid(&request), request.into_inner());
+        let many = Many::new(&self.pubsub, caller::uid(&request), request.into_inner());
         let answers = stream::unfold(many, async |mut many| Some((many.next().await?, many)));
-        Ok(Response::new(reply::follow(self.0.stop.clone(), answers)))
+        Ok(Response::new(reply::follow(self.stop.clone(), answers)))
     }
 
     type SubscribeStream = Followed<SubscribeResponse>;
 
     async fn subscribe(&self, request: Request<SubscribeRequest>) -> Result<Response<Self::SubscribeStream>, Status> {
         let SubscribeRequest { topic, contract } = request.into_inner();
-        let (node, stop) = (&self.0.node, self.0.stop.clone());
+        let (pubsub, stop) = (&self.pubsub, self.stop.clone());
         let live = match contract {
             None => Live::DropOldest(0),
             Some(Contract::DropOldest(drop)) if drop.max_messages > 4096 => {
@@ -201,12 +209,13 @@ impl PubSubService for Service {
                     (None, false) => Start::Now,
                 };
                 let name = topic.clone();
-                let subscribing = node.whole(|node| async move { node.subscribe_durable(&name, start).await });
-                let reader = subscribing.await.map_err(status::of)?;
+                let pubsub = self.pubsub.clone();
+                let subscribing = async move { pubsub.subscribe_durable(&name, start).await };
+                let reader = self.tasks.whole(subscribing).await.map_err(status::of)?.map_err(status::of)?;
                 return Ok(Response::new(reply::follow(stop, read_log(reader, topic))));
             }
         };
-        let reader = node.subscribe(&topic, live).await.map_err(status::of)?;
+        let reader = pubsub.subscribe(&topic, live).await.map_err(status::of)?;
         let events = stream::unfold(reader, async |mut reader| {
             let event = match reader.next().await? {
                 Next::Item(item) => message(item),
@@ -228,21 +237,21 @@ impl PubSubService for Service {
         let Some(ValidateTopicRequest { item: Some(Item::Topic(topic)) }) = requests.message().await? else {
             return Err(status::field("topic", "must come first"));
         };
-        let node = self.0.node.clone();
-        let validator = node.validate(&topic).await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
-            judge(&node, &topic, validator, requests, out).await
+        let pubsub = self.pubsub.clone();
+        let validator = pubsub.validate(&topic).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
+            judge(&pubsub, &topic, validator, requests, out).await
         })))
     }
 
     async fn list_topics(&self, _: Request<ListTopicsRequest>) -> Result<Response<ListTopicsResponse>, Status> {
-        let (topics, details) = self.0.node.topics().await.map_err(status::of)?;
+        let (topics, details) = self.pubsub.topics().await.map_err(status::of)?;
         let details = details.into_iter().map(convert::topic).collect();
         Ok(Response::new(ListTopicsResponse { topics, details }))
     }
 
     async fn get_topic(&self, request: Request<GetTopicRequest>) -> Result<Response<GetTopicResponse>, Status> {
-        let topic = self.0.node.topic(&request.into_inner().topic).await.map_err(status::of)?;
+        let topic = self.pubsub.topic(&request.into_inner().topic).await.map_err(status::of)?;
         Ok(Response::new(GetTopicResponse { topic: Some(convert::topic(topic)) }))
     }
 
@@ -253,11 +262,11 @@ impl PubSubService for Service {
         request: Request<WatchTopicRequest>,
     ) -> Result<Response<Self::WatchTopicStream>, Status> {
         let topic = request.into_inner().topic;
-        let node = self.0.node.clone();
-        let mut watch = node.watch_topic(&topic).map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+        let pubsub = self.pubsub.clone();
+        let mut watch = pubsub.watch_topic(&topic).map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
             loop {
-                match watch.next(&node).await {
+                match watch.next(&pubsub).await {
                     Ok(topic) => out.send(WatchTopicResponse { topic: Some(convert::topic(topic)) }).await?,
                     Err(error) => return out.fail(status::of(error)).await,
                 }
@@ -268,8 +277,9 @@ impl PubSubService for Service {
     async fn set_topic(&self, request: Request<SetTopicRequest>) -> Result<Response<SetTopicResponse>, Status> {
         let SetTopicRequest { topic, settings } = request.into_inner();
         let settings = convert::settings_in(settings.unwrap_or_default())?;
-        let setting = self.0.node.whole(|node| async move { node.set_topic(&topic, settings).await });
-        setting.await.map_err(status::of)?;
+        let pubsub = self.pubsub.clone();
+        let setting = async move { pubsub.set_topic(&topic, settings).await };
+        self.tasks.whole(setting).await.map_err(status::of)?.map_err(status::of)?;
         Ok(Response::new(SetTopicResponse { settings: Some(convert::settings(settings)) }))
     }
 
@@ -278,7 +288,9 @@ impl PubSubService for Service {
         request: Request<ForgetTopicRequest>,
     ) -> Result<Response<ForgetTopicResponse>, Status> {
         let topic = request.into_inner().topic;
-        self.0.node.whole(|node| async move { node.forget_topic(&topic).await }).await.map_err(status::of)?;
+        let pubsub = self.pubsub.clone();
+        let forgetting = async move { pubsub.forget_topic(&topic).await };
+        self.tasks.whole(forgetting).await.map_err(status::of)?.map_err(status::of)?;
         Ok(Response::new(ForgetTopicResponse {}))
     }
 
@@ -286,7 +298,7 @@ impl PubSubService for Service {
         &self,
         request: Request<ListTopicPeersRequest>,
     ) -> Result<Response<ListTopicPeersResponse>, Status> {
-        let peers = self.0.node.topic_peers(&request.into_inner().topic).await.map_err(status::of)?;
+        let peers = self.pubsub.topic_peers(&request.into_inner().topic).await.map_err(status::of)?;
         Ok(Response::new(ListTopicPeersResponse { peer_ids: peers.iter().map(ToString::to_string).collect() }))
     }
 }
@@ -316,7 +328,7 @@ fn read_log(reader: LogReader, topic: String) -> impl Stream<Item = Result<Subsc
                 Some(Ok(Logged::Item(item))) => message(item),
                 Some(Ok(Logged::Gap { from, to, reason })) => Event::Gap(Gap { from, to, reason: reason.into() }),
                 Some(Err(error)) => return Some((Err(status::of(error)), None)),
-                None => return Some((Err(status::of(NodeError::TopicNotFound(topic))), None)),
+                None => return Some((Err(status::of(PubSubError::NotFound(topic))), None)),
             };
             Some((Ok(subscribed(event, reader.cursor())), Some(reader)))
         }
@@ -326,7 +338,7 @@ fn read_log(reader: LogReader, topic: String) -> impl Stream<Item = Result<Subsc
 
 /// Carries messages to a validator and its verdicts back, until it goes away.
 async fn judge(
-    node: &Node,
+    pubsub: &PubSub,
     topic: &str,
     mut validator: Validator,
     mut requests: Streaming<ValidateTopicRequest>,
@@ -354,7 +366,7 @@ async fn judge(
                     Err(error) => return out.fail(status::unreadable(&error)).await,
                 };
                 let ruled = match ruling(&verdict) {
-                    Ok(ruling) => node.give_verdict(topic, verdict.number, ruling).await.map_err(status::of),
+                    Ok(ruling) => pubsub.give_verdict(topic, verdict.number, ruling).await.map_err(status::of),
                     Err(refused) => Err(refused),
                 };
                 if let Err(refused) = ruled {

@@ -55,7 +55,8 @@ pub(super) fn lagged() -> Status {
     status(Code::ResourceExhausted, Reason::WatchLagged, "this reader fell behind; watch again for a fresh snapshot")
 }
 
-pub(super) fn of(error: NodeError) -> Status {
+pub(super) fn of(error: impl Into<NodeError>) -> Status {
+    let error = error.into();
     let message = error.to_string();
     match error {
         NodeError::Net(error) => of_net(error, message),

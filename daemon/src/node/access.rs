@@ -6,9 +6,10 @@ use p2pd_core::{
     access::{MAX_RULES, Rules, Subject},
     multiaddr::Multiaddr,
 };
+use p2pd_node::disk::unreadable;
 use p2pd_store::{Rows, Store, StoreError};
 
-use super::{Node, NodeError, blocking, lock, unreadable::unreadable};
+use super::{Node, NodeError, lock};
 
 fn field(fault: String) -> NodeError {
     NodeError::Field { field: "subject", fault }
@@ -27,9 +28,8 @@ impl Node {
 
     /// Puts the kept rules in force. Without any one of them nothing is: who was denied would be let in.
     pub(super) async fn restore_rules(&self) -> Result<(), NodeError> {
-        let store = self.0.store.clone();
         let mut kept = Rules::default();
-        for rule in blocking(move || read(&store)).await? {
+        for rule in self.0.disk.run(read).await? {
             let (subject, allow) = rule.map_err(StoreError::from)?;
             kept.restore(subject, allow);
         }
@@ -91,12 +91,14 @@ impl Node {
         if let Some(own) = denied(&rules, &listening).find(|own| before.of(None, Some(*own)) != Some(false)) {
             return Err(field(cut(own)));
         }
-        let (store, name) = (self.0.store.clone(), subject.to_string());
-        blocking(move || match allow {
-            Some(allow) => store.put_rule(&name, allow),
-            None => store.remove_rule(&name),
-        })
-        .await?;
+        let name = subject.to_string();
+        self.0
+            .disk
+            .run(move |store| match allow {
+                Some(allow) => store.put_rule(&name, allow),
+                None => store.remove_rule(&name),
+            })
+            .await?;
         *lock(&self.0.rules) = rules.clone();
         Ok(self.0.net.peers.set_rules(rules).await?)
     }

@@ -19,7 +19,7 @@ impl Node {
             (None, None) => {}
             (Some(_), None) => {
                 tracing::info!("this machine's clock agrees with those of peers again");
-                self.happened("clock-right", "");
+                self.0.events.happened("clock-right", "");
             }
             (Some(told), Some(now)) if told.abs_diff(now) < CHANGE_MS => {
                 // What was told holds, so that a clock that drifts is told again at last.
@@ -28,7 +28,7 @@ impl Node {
             (_, Some(_)) => {
                 let by = judged.ours_for_people().unwrap_or_default();
                 tracing::warn!("this machine's clock is {by}; messages and streams are refused for that");
-                self.happened("clock-wrong", &by);
+                self.0.events.happened("clock-wrong", &by);
             }
         }
         let new = judged.theirs_for_people().filter(|(peer, _)| before.of_peer(peer).is_none());

@@ -69,11 +69,11 @@ pub(super) async fn watch(node: Node) {
         match (before, now) {
             (None, Some(Descriptors { used, most })) => {
                 tracing::warn!(used, most, "few file descriptors are left");
-                node.happened("descriptors-short", &format!("{used} of {most} are in use"));
+                node.0.events.happened("descriptors-short", &format!("{used} of {most} are in use"));
             }
             (Some(_), None) => {
                 tracing::info!("there are enough file descriptors again");
-                node.happened("descriptors-enough", "");
+                node.0.events.happened("descriptors-enough", "");
             }
             (Some(_), Some(_)) | (None, None) => {}
         }

@@ -4,7 +4,7 @@ mod newcomers;
 mod questions;
 mod unwritten;
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
 use p2pd_core::ring::Next;
@@ -179,7 +179,7 @@ impl Node {
             match reason {
                 Some(reason) => {
                     let kind = if reason == "ended" { "stream-ended" } else { "stream-stale" };
-                    self.happened_to(Some(&key.publisher), kind, &subject);
+                    self.0.events.happened_to(Some(&key.publisher), kind, &subject);
                     self.end_readers(&key, reason);
                     let _ = lock(&self.0.directory).told.send(StreamChange::Gone { key, reason });
                 }
@@ -190,7 +190,7 @@ impl Node {
                         let _ = state.told.send(StreamChange::Present(Box::new(listed)));
                     }
                     drop(state);
-                    self.happened_to(Some(&key.publisher), "stream-present", &subject);
+                    self.0.events.happened_to(Some(&key.publisher), "stream-present", &subject);
                 }
             }
         }
@@ -228,7 +228,8 @@ impl Node {
     pub(super) async fn favour_publishers(&self) {
         let followed = self.followed_publishers();
         self.0.followed_publishers.set(followed.iter().cloned());
-        let kept = followed.into_iter().chain([self.0.me.clone()]).collect();
+        let kept: HashSet<PeerId> = followed.into_iter().chain([self.0.me.clone()]).collect();
+        self.0.events.choose("followed", kept.iter().cloned());
         let connected = self.0.net.peers.connected().await.unwrap_or_default().into_iter().collect();
         let crowded = {
             let now = self.now();
@@ -243,7 +244,9 @@ impl Node {
         };
         if let Some((peer, count)) = crowded {
             tracing::warn!(%peer, count, "the directory is full, most of it brought by this peer; streams found no room");
-            self.happened("directory-full", &format!("{peer}: {count} streams found no room; it has brought most"));
+            self.0
+                .events
+                .happened("directory-full", &format!("{peer}: {count} streams found no room; it has brought most"));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use p2pd_core::id::{IdError, StreamKey};
 use p2pd_net::NetError;
+use p2pd_node::{disk::DiskError, events::EventsError, pubsub::PubSubError, tasks::Ended};
 use p2pd_store::StoreError;
 
 /// Why the daemon did not do what was asked.
@@ -98,6 +99,47 @@ pub(crate) enum NodeError {
     /// A task of ours died.
     #[error("internal: {0}")]
     Internal(String),
+}
+
+impl From<DiskError> for NodeError {
+    fn from(error: DiskError) -> Self {
+        match error {
+            DiskError::Store(error) => error.into(),
+            DiskError::Ended(why) => NodeError::Internal(why),
+        }
+    }
+}
+
+impl From<Ended> for NodeError {
+    fn from(Ended(why): Ended) -> Self {
+        NodeError::Internal(why)
+    }
+}
+
+impl From<EventsError> for NodeError {
+    fn from(error: EventsError) -> Self {
+        match error {
+            EventsError::CursorExpired { asked, oldest } => NodeError::CursorExpired { asked, oldest },
+            EventsError::Disk(error) => error.into(),
+        }
+    }
+}
+
+impl From<PubSubError> for NodeError {
+    fn from(error: PubSubError) -> Self {
+        match error {
+            PubSubError::Net(error) => error.into(),
+            PubSubError::Disk(error) => error.into(),
+            PubSubError::Field { field, fault } => NodeError::Field { field, fault },
+            PubSubError::Judged(topic) => NodeError::TopicTaken(topic),
+            PubSubError::NotFound(topic) => NodeError::TopicNotFound(topic),
+            PubSubError::NoListeners(topic) => NodeError::NoListeners(topic),
+            PubSubError::CursorExpired { asked, oldest } => NodeError::CursorExpired { asked, oldest },
+            PubSubError::NoLog { topic, asked } => NodeError::NoLog { topic, asked },
+            PubSubError::Limit(fault) => NodeError::Limit(fault),
+            PubSubError::Internal(fault) => NodeError::Internal(fault),
+        }
+    }
 }
 
 fn names(keys: &[StreamKey]) -> String {

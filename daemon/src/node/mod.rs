@@ -6,8 +6,6 @@ mod descriptors;
 mod dht;
 mod directory;
 mod error;
-mod events;
-mod fanout;
 mod moved;
 mod numbers;
 mod peer_book;
@@ -16,7 +14,6 @@ mod ping;
 mod pins;
 mod protocols;
 mod publication;
-mod pubsub;
 mod pump;
 mod regain;
 mod running;
@@ -29,40 +26,41 @@ pub(crate) mod unreadable;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use p2pd_core::{
     id::{PeerId, StreamId},
     multiaddr::Multiaddr,
-    time::{MonoMs, RunMs, UnixMs},
+    time::{MonoMs, UnixMs},
+    topic,
 };
 use p2pd_live::{Clocks, Publishers, native};
 use p2pd_net::{Event, Handle, Identity, NetError, PeerInfo, queue};
-use p2pd_store::{Store, StoreError};
+use p2pd_node::{
+    clock::{Clock, wall},
+    disk::Disk,
+    events::Events,
+    pubsub::PubSub,
+    tasks::Tasks,
+};
+use p2pd_store::Store;
 use tokio::{
-    sync::{Notify, Semaphore, broadcast, mpsc},
+    sync::{broadcast, mpsc},
     task::JoinHandle,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use descriptors::{Descriptors, raise_limit};
 pub(crate) use directory::{Listed, StreamChange};
 pub(crate) use error::NodeError;
-pub(crate) use events::Happened;
 pub(crate) use protocols::{Answered, Arrived, Claim, Lease, MAX_CALL, Served, Serving, check_protocol};
 pub(crate) use publication::{Opening, Publication, Wire};
-pub(crate) use pubsub::{
-    Live, LogReader, LogStatus, Logged, Outbound, RoomSoon, Ruling, Start, ToJudge, TopicItem, TopicStatus, Validator,
-    ValidatorEvent, meshes,
-};
 pub(crate) use state::State;
 pub(crate) use streams::StreamItem;
 
 use crate::config::Config;
 
-/// Changes to what is kept that are under way at once.
-const CHANGES: usize = 64;
 /// Changes that a watcher may be behind before it is cut off.
 const WATCH: usize = 256;
 
@@ -75,30 +73,21 @@ struct Inner {
     me: PeerId,
     signer: [u8; 32],
     net: Handle,
-    store: Arc<Store>,
-    began: Instant,
-    /// Running time when this process began.
-    ran_before: RunMs,
+    disk: Disk,
+    tasks: Tasks,
+    clock: Clock,
+    events: Events,
+    pubsub: PubSub,
     started: UnixMs,
     directory: Mutex<directory::State>,
     streams: Mutex<streams::Streams>,
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
     numbers: Mutex<numbers::State>,
-    topics: Mutex<HashMap<String, pubsub::Topic>>,
-    /// Told when a topic gets or loses a follower, here or elsewhere.
-    topics_changed: Notify,
-    /// Messages on their way to the disk.
-    to_log: queue::Writer<pubsub::ToWrite>,
-    /// Messages of programs on their way to the network.
-    waiting: pubsub::Waiting,
     /// Peers on their way into the peer book.
     to_remember: mpsc::Sender<PeerId>,
-    /// Held while a topic's record on disk changes.
-    writing_logs: tokio::sync::Mutex<()>,
     /// Held while a reader joins and while topics without readers are left, so that none is left that was just joined; not
     /// while waiting for the disk.
     following: tokio::sync::Mutex<()>,
-    events: Mutex<events::State>,
     rules: Mutex<p2pd_core::access::Rules>,
     pins: Mutex<p2pd_core::keep::Pins>,
     /// Held while the rules or pins change.
@@ -114,7 +103,6 @@ struct Inner {
     followed_publishers: Publishers,
     /// What peers say the time is.
     heard_clocks: Clocks,
-    judges: pubsub::Judges,
     /// As they were told last.
     clocks: Mutex<p2pd_core::clock::Judgement>,
     /// Topics of which the log says that messages were too large.
@@ -126,13 +114,6 @@ struct Inner {
     /// `None`: which ones is not known.
     peers_changed: broadcast::Sender<Option<PeerId>>,
     counters: Counters,
-    /// What must end before the network does: deregistrations of publications, messages on their way, attempts, tunnels.
-    farewells: TaskTracker,
-    /// What is written to disk though its caller may be gone, and how much of that there may be.
-    changes: TaskTracker,
-    room_to_change: Arc<Semaphore>,
-    /// Told when the daemon stops, to attempts that would go on for long.
-    stopping: CancellationToken,
 }
 
 #[derive(Default)]
@@ -149,26 +130,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Calls to the disk at once. One that hangs takes no more of the threads on which the groups of callers are looked up, too.
-static DISK: Semaphore = Semaphore::const_new(64);
-
-/// Does what blocks for the disk.
-async fn blocking<T: Send + 'static>(
-    act: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, NodeError> {
-    let room = DISK.acquire().await.map_err(|e| NodeError::Internal(e.to_string()))?;
-    let call = tokio::task::spawn_blocking(move || {
-        let _room = room;
-        act()
-    });
-    Ok(call.await.map_err(|e| NodeError::Internal(e.to_string()))??)
-}
-
-fn wall() -> UnixMs {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Node {
     /// Restores what was kept, follows the directory, and spawns the task that carries messages in.
     pub(crate) async fn start(
@@ -176,72 +137,72 @@ impl Node {
         identity: &Identity,
         store: Store,
         net: Handle,
-        events: queue::Reader<Event>,
+        changes: queue::Reader<Event>,
         stop: CancellationToken,
     ) -> anyhow::Result<(Self, JoinHandle<()>)> {
         let Some(signer) = identity.secret() else { anyhow::bail!("the identity is not Ed25519") };
-        let store = Arc::new(store);
-        let ran_before = running::restore(&store)?;
-        let waiting = pubsub::Waiting::new(net.peers.held());
-        let (to_log, log_queue) = queue::bounded(pubsub::WAITING.0, pubsub::WAITING.1);
+        let clock = Clock::start(running::restore(&store)?);
+        let (disk, tasks) = (Disk::new(store), Tasks::default());
+        let store = disk.store().clone();
+        let events = Events::restore(disk.clone(), clock)?;
+        let network = &config.network.name;
+        let (pubsub, to_disk) = PubSub::new(p2pd_node::pubsub::Setup {
+            me: identity.peer_id(),
+            reserved: vec![topic::directory(network), "/p2pd/".into(), format!("{network}/stream/")],
+            net: net.clone(),
+            disk: disk.clone(),
+            tasks: tasks.clone(),
+            clock,
+        });
         let (to_remember, told) = mpsc::channel(persist::WAITING);
         let node = Node(Arc::new(Inner {
             config: config.clone(),
             me: identity.peer_id(),
             signer,
             net,
-            began: Instant::now(),
-            ran_before,
+            disk,
+            tasks,
+            clock,
+            events,
+            pubsub,
             started: wall(),
             directory: Mutex::new(directory::State::restore(&store, MonoMs(0))?),
             streams: Mutex::default(),
             publications: Mutex::default(),
             numbers: Mutex::new(numbers::State::restore(&store)?),
-            topics: Mutex::default(),
-            topics_changed: Notify::new(),
-            to_log,
-            waiting,
             to_remember,
-            writing_logs: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),
-            events: Mutex::new(events::State::restore(&store, ran_before)?),
             rules: Mutex::default(),
             pins: Mutex::default(),
             ruling: tokio::sync::Mutex::default(),
             protocols: Arc::default(),
-            store,
             lost: Mutex::default(),
             moved: Mutex::default(),
             fallen: Mutex::default(),
             groups: native::Server::default(),
             followed_publishers: Publishers::default(),
             heard_clocks: Clocks::default(),
-            judges: pubsub::Judges::default(),
             clocks: Mutex::default(),
             said_too_large: Mutex::default(),
             storage_fault: Mutex::default(),
             descriptors_short: Mutex::default(),
             peers_changed: broadcast::Sender::new(WATCH),
             counters: Counters::default(),
-            farewells: TaskTracker::new(),
-            changes: TaskTracker::new(),
-            room_to_change: Arc::new(Semaphore::new(CHANGES)),
-            stopping: CancellationToken::new(),
         }));
         node.restore_rules().await?;
         node.restore_pins().await?;
-        node.restore_topics().await?;
+        node.0.pubsub.restore().await?;
         let heard = node.follow_directory().await?;
-        node.happened("started", crate::VERSION);
+        node.0.events.happened("started", crate::VERSION);
         let known = node.known_peers()?;
         let carrying = node.clone();
         let pump = tokio::spawn(async move {
             tokio::select! {
-                () = pump::run(carrying.clone(), events, stop) => {}
+                () = pump::run(carrying.clone(), changes, stop) => {}
                 () = carrying.hear_directory(heard) => {}
-                () = carrying.judge_late() => {}
                 _ = carrying.0.groups.clone().run(carrying.0.net.clone()) => {}
-                () = pubsub::write_logs(carrying.clone(), log_queue) => {}
+                () = carrying.0.pubsub.run(to_disk) => {}
+                () = carrying.0.events.run() => {}
                 () = persist::run(carrying.clone(), told) => {}
                 () = storage::watch(carrying.clone()) => {}
                 () = descriptors::watch(carrying.clone()) => {}
@@ -253,7 +214,22 @@ impl Node {
     }
 
     fn now(&self) -> MonoMs {
-        MonoMs(u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.0.clock.now()
+    }
+
+    /// What happened.
+    pub(crate) fn events(&self) -> &Events {
+        &self.0.events
+    }
+
+    /// Topics.
+    pub(crate) fn pubsub(&self) -> &PubSub {
+        &self.0.pubsub
+    }
+
+    /// Work beside callers.
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.0.tasks
     }
 
     /// Who this daemon is.
@@ -306,27 +282,13 @@ impl Node {
         self.0.peers_changed.subscribe()
     }
 
-    /// Makes a change whole, also when whoever asked for it goes away in the middle of it: what is in force, on disk and in
-    /// the network then still agree.
+    /// Makes a change whole, also when whoever asked for it goes away in the middle of it.
     pub(crate) async fn whole<T, F>(&self, change: impl FnOnce(Node) -> F) -> Result<T, NodeError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, NodeError>> + Send + 'static,
     {
-        let room =
-            self.0.room_to_change.clone().acquire_owned().await.map_err(|e| NodeError::Internal(e.to_string()))?;
-        let change = change(self.clone());
-        let changing = self.0.changes.spawn(async move {
-            let _room = room;
-            change.await
-        });
-        changing.await.map_err(|e| NodeError::Internal(e.to_string()))?
-    }
-
-    /// Runs something until its end or the daemon's.
-    fn until_stop(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let stopping = self.0.stopping.clone();
-        self.0.farewells.spawn(async move { stopping.run_until_cancelled(work).await });
+        self.0.tasks.whole(change(self.clone())).await?
     }
 
     /// Closes every connection to a peer.
@@ -336,12 +298,12 @@ impl Node {
 
     /// Ends every publication, lets peers hear of it, and writes what is kept.
     pub(crate) async fn finish(&self) {
-        self.0.stopping.cancel();
-        self.0.farewells.close();
-        self.0.farewells.wait().await;
-        tokio::join!(self.hear_everyone(), self.flush_logs());
-        self.0.changes.close();
-        self.0.changes.wait().await;
+        self.0.tasks.say_farewell().await;
+        tokio::join!(self.hear_everyone(), self.0.pubsub.flush_logs());
+        self.0.tasks.finish_changes().await;
+        if let Err(error) = self.0.events.write().await {
+            tracing::error!(%error, "the last events were not written");
+        }
         if let Err(error) = self.persist(true).await {
             tracing::error!(%error, "the last state was not written");
         }

@@ -46,7 +46,7 @@ impl Node {
         };
         if asks {
             let node = self.clone();
-            self.until_stop(async move { node.ask_everyone().await });
+            self.0.tasks.until_stop(async move { node.ask_everyone().await });
         }
         self.tell_addresses().await;
     }

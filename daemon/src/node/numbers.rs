@@ -7,7 +7,9 @@ use p2pd_core::{
 };
 use p2pd_store::{Store, StoreError};
 
-use super::{Node, lock, unreadable::number, wall};
+use p2pd_node::disk::number;
+
+use super::{Node, lock, wall};
 
 /// Names of the settings that keep them.
 pub(super) const EPOCH: &str = "epoch";
@@ -52,7 +54,7 @@ impl Node {
 
     /// The number of a value that is put now.
     pub(super) fn next_value(&self, now: UnixMs) -> u64 {
-        let running: RunMs = self.running();
+        let running: RunMs = self.0.clock.running();
         let last = &mut lock(&self.0.numbers).last;
         last.value = value::next_seq(last.value, now, running);
         last.value

@@ -9,7 +9,7 @@ use p2pd_core::{
 use p2pd_net::PeerInfo;
 use p2pd_store::{Learnt, PeerRecord, StoreError};
 
-use super::{Node, NodeError, blocking};
+use super::{Node, NodeError};
 
 fn known(record: PeerRecord) -> Known {
     let (first, last) = (RunMs(record.first), RunMs(record.seen));
@@ -24,7 +24,7 @@ pub(super) fn readable(addresses: &[String]) -> Vec<Multiaddr> {
 impl Node {
     /// Everybody of the peer book. What of it cannot be read is counted and given up.
     pub(super) fn known_peers(&self) -> Result<Vec<(PeerId, Known)>, StoreError> {
-        let Learnt { records, mut unreadable } = self.0.store.peers()?;
+        let Learnt { records, mut unreadable } = self.0.disk.store().peers()?;
         let (mut book, mut addresses) = (Vec::new(), 0usize);
         for (key, record) in records {
             let kept = record.addresses.len();
@@ -38,16 +38,16 @@ impl Node {
         if !unreadable.is_empty() || addresses > 0 {
             let peers = unreadable.len();
             tracing::warn!(peers, addresses, "parts of the peer book cannot be read, and are learnt anew");
-            self.0.store.forget_peers(&unreadable)?;
+            self.0.disk.store().forget_peers(&unreadable)?;
         }
         Ok(book)
     }
 
     /// Dials peers that were connected before, without waiting.
     pub(super) fn redial(&self, book: Vec<(PeerId, Known)>) {
-        for (peer, known) in peer_book::to_dial(book, self.running()) {
+        for (peer, known) in peer_book::to_dial(book, self.0.clock.running()) {
             let net = self.0.net.clone();
-            self.until_stop(async move {
+            self.0.tasks.until_stop(async move {
                 if let Err(error) = net.dial.connect_peer(&peer, known.addresses).await {
                     tracing::debug!(%error, "known peer not reached");
                 }
@@ -58,23 +58,27 @@ impl Node {
     /// Writes a peer that told who it is into the peer book.
     pub(super) async fn remember(&self, peer: &PeerId) -> Result<(), NodeError> {
         let info = self.peer(peer).await?;
-        let (store, key, now) = (self.0.store.clone(), peer.as_bytes().to_vec(), self.running());
-        blocking(move || {
-            let before = store.peer(&key)?;
-            let record = PeerRecord {
-                addresses: reached_at(&info).iter().map(Multiaddr::to_string).collect(),
-                seen: now.0,
-                first: before.as_ref().map_or(now.0, |before| before.first),
-                // Whoever came by itself is dialled too, when it has gone: that says nothing for it.
-                dialled: before.map_or_else(|| info.connections.iter().any(|c| !c.inbound), |before| before.dialled),
-            };
-            store.put_peer(key, record)?;
-            let Learnt { records, unreadable } = store.peers()?;
-            let all: Vec<_> = records.into_iter().map(|(peer, record)| (peer, known(record))).collect();
-            let gone = peer_book::surplus(&all, MAX_PEERS.saturating_sub(unreadable.len()), now);
-            store.forget_peers(&gone)
-        })
-        .await
+        let (key, now) = (peer.as_bytes().to_vec(), self.0.clock.running());
+        Ok(self
+            .0
+            .disk
+            .run(move |store| {
+                let before = store.peer(&key)?;
+                let record = PeerRecord {
+                    addresses: reached_at(&info).iter().map(Multiaddr::to_string).collect(),
+                    seen: now.0,
+                    first: before.as_ref().map_or(now.0, |before| before.first),
+                    // Whoever came by itself is dialled too, when it has gone: that says nothing for it.
+                    dialled: before
+                        .map_or_else(|| info.connections.iter().any(|c| !c.inbound), |before| before.dialled),
+                };
+                store.put_peer(key, record)?;
+                let Learnt { records, unreadable } = store.peers()?;
+                let all: Vec<_> = records.into_iter().map(|(peer, record)| (peer, known(record))).collect();
+                let gone = peer_book::surplus(&all, MAX_PEERS.saturating_sub(unreadable.len()), now);
+                store.forget_peers(&gone)
+            })
+            .await?)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use p2pd_core::{id::PeerId, time::RunMs};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
-use super::{Node, NodeError, blocking, directory::ToDisk, running};
+use super::{Node, NodeError, directory::ToDisk, running};
 
 /// How often running time is kept. That shows as well whether the disk takes anything, where there is nothing else to write.
 const KEEP_RUNNING_MS: u64 = 10_000;
@@ -20,7 +20,7 @@ pub(super) async fn run(node: Node, mut told: mpsc::Receiver<PeerId>) {
     loop {
         tokio::select! {
             _ = tick.tick() => {
-                let now = node.running();
+                let now = node.0.clock.running();
                 let due = kept.is_none_or(|kept| now.since(kept) >= KEEP_RUNNING_MS);
                 match node.persist(due).await {
                     Ok(()) => kept = if due { Some(now) } else { kept },
@@ -38,31 +38,27 @@ impl Node {
     /// Writes what changed, with running time where that is to be kept.
     pub(super) async fn persist(&self, with_running: bool) -> Result<(), NodeError> {
         let (unwritten, directory) = self.directory_changes();
-        let events = self.unwritten();
-        let newest = events.last().map(|(cursor, _)| *cursor);
-        let (store, running, numbers) = (self.0.store.clone(), self.running(), self.unwritten_numbers());
-        let written = blocking(move || {
+        let (running, numbers) = (self.0.clock.running(), self.unwritten_numbers());
+        let written = self.0.disk.run(move |store| {
             if let Some(numbers) = numbers {
-                numbers.write(&store)?;
+                numbers.write(store)?;
             }
             if with_running {
-                running::keep(&store, running)?;
+                running::keep(store, running)?;
             }
             match directory {
-                ToDisk::Changes(changes) => store.change_directory(&changes)?,
-                ToDisk::All(entries) => store.replace_directory(&entries)?,
+                ToDisk::Changes(changes) => store.change_directory(&changes),
+                ToDisk::All(entries) => store.replace_directory(&entries),
             }
-            store.append_events(&events)
         });
         match written.await {
             Ok(()) => {
-                self.are_written(newest);
                 self.numbers_are_written(numbers);
             }
             // Both are tried again.
             Err(error) => {
                 self.directory_not_written(unwritten);
-                return Err(error);
+                return Err(error.into());
             }
         }
         Ok(())

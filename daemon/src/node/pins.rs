@@ -7,16 +7,17 @@ use p2pd_core::{
     text,
 };
 use p2pd_net::Closed;
+use p2pd_node::disk::unreadable;
 use p2pd_store::{PinRecord, Rows, Store, StoreError};
 
-use super::{Node, NodeError, blocking, lock, peer_book::readable, unreadable::unreadable};
+use super::{Node, NodeError, lock, peer_book::readable};
 
 impl Node {
     /// Puts the kept pins in force.
     pub(super) async fn restore_pins(&self) -> Result<(), NodeError> {
-        let store = self.0.store.clone();
-        let kept = blocking(move || read(&store)).await?.into_iter().collect::<Result<_, _>>();
+        let kept = self.0.disk.run(read).await?.into_iter().collect::<Result<_, _>>();
         let kept = Pins(kept.map_err(StoreError::from)?);
+        self.0.events.choose("pinned", kept.0.keys().cloned());
         *lock(&self.0.pins) = kept.clone();
         self.dial_pins(kept).await
     }
@@ -103,12 +104,15 @@ impl Node {
         let _one = self.0.ruling.lock().await;
         let mut pins = self.pins();
         let changed = change(&mut pins)?;
-        let (store, name, record) = (self.0.store.clone(), peer.to_string(), pins.0.get(peer).map(record));
-        blocking(move || match record {
-            Some(record) => store.put_pin(&name, &record),
-            None => store.remove_pin(&name),
-        })
-        .await?;
+        let (name, record) = (peer.to_string(), pins.0.get(peer).map(record));
+        self.0
+            .disk
+            .run(move |store| match record {
+                Some(record) => store.put_pin(&name, &record),
+                None => store.remove_pin(&name),
+            })
+            .await?;
+        self.0.events.choose("pinned", pins.0.keys().cloned());
         *lock(&self.0.pins) = pins.clone();
         self.dial_pins(pins).await?;
         Ok(changed)
@@ -119,7 +123,7 @@ impl Node {
         let pins = self.pins();
         if pins.0.contains_key(peer) {
             let node = self.clone();
-            self.until_stop(async move {
+            self.0.tasks.until_stop(async move {
                 if let Err(error) = node.dial_pins(pins).await {
                     tracing::error!(%error, "where pinned peers were is not known");
                 }
@@ -129,8 +133,7 @@ impl Node {
 
     /// Has the network stay connected to these, also at the addresses of the peer book.
     async fn dial_pins(&self, mut pins: Pins) -> Result<(), NodeError> {
-        let store = self.0.store.clone();
-        let pins = blocking(move || {
+        let pins = self.0.disk.run(move |store| {
             for (peer, pin) in &mut pins.0 {
                 let known = store.peer(peer.as_bytes())?.unwrap_or_default().addresses;
                 pin.addresses.extend(readable(&known));

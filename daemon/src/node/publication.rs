@@ -351,7 +351,7 @@ impl Publication {
 impl Drop for Publication {
     fn drop(&mut self) {
         let (node, shared, sender) = (self.node.clone(), self.shared.clone(), self.sender.take());
-        self.node.0.farewells.spawn(async move {
+        self.node.0.tasks.before_the_end(async move {
             // The last groups go first, so that nobody hears of the end before them.
             if let Some(sender) = sender {
                 let _ = tokio::time::timeout(LAST_GROUPS, sender).await;

@@ -19,7 +19,7 @@ pub(super) async fn run(node: Node, mut events: queue::Reader<Event>, stop: Canc
                 // Which peers came or went, and what they follow, is lost.
                 Some(Next::Gap { .. }) => {
                     let _ = node.0.peers_changed.send(None);
-                    node.0.topics_changed.notify_waiters();
+                    node.0.pubsub.note_change();
                 }
                 None => return,
             },
@@ -58,13 +58,13 @@ impl Node {
     async fn on_event(&self, event: Event) {
         match event {
             Event::Connected(peer) => {
-                self.happened_to(Some(&peer), "peer-connected", &peer.to_string());
+                self.0.events.happened_to(Some(&peer), "peer-connected", &peer.to_string());
                 self.changed(&peer);
             }
             Event::Disconnected { peer, for_good } => {
-                self.happened_to(Some(&peer), "peer-disconnected", &peer.to_string());
+                self.0.events.happened_to(Some(&peer), "peer-disconnected", &peer.to_string());
                 self.changed(&peer);
-                self.0.topics_changed.notify_waiters();
+                self.0.pubsub.note_change();
                 self.look_for_pinned(&peer);
                 if for_good {
                     self.give_up(&peer);
@@ -84,15 +84,15 @@ impl Node {
             Event::Joined { peer, topic } => {
                 self.on_joined(&peer, &topic);
                 self.count_old_listeners(Some(&topic)).await;
-                self.0.topics_changed.notify_waiters();
+                self.0.pubsub.note_change();
             }
             Event::Left { topic, .. } => {
                 self.count_old_listeners(Some(&topic)).await;
-                self.0.topics_changed.notify_waiters();
+                self.0.pubsub.note_change();
             }
             Event::Incompatible { who, why } => {
                 tracing::info!(who, why, "a peer cannot be connected");
-                self.happened_to(None, "peer-incompatible", &format!("{who}: {why}"));
+                self.0.events.happened_to(None, "peer-incompatible", &format!("{who}: {why}"));
             }
             Event::Listening(address) => {
                 tracing::info!(%address, "listening");
@@ -103,7 +103,7 @@ impl Node {
             }
             Event::GossipEnded(peer) => {
                 self.0.counters.gossip_ended.fetch_add(1, Ordering::Relaxed);
-                self.happened_to(Some(&peer), "gossip-ended", &peer.to_string());
+                self.0.events.happened_to(Some(&peer), "gossip-ended", &peer.to_string());
             }
         }
     }
@@ -111,7 +111,7 @@ impl Node {
     /// Follows no more what nobody here reads.
     async fn leave_unread(&self) {
         let _joining = self.0.following.lock().await;
-        for topic in self.sweep_streams().into_iter().chain(self.sweep_topics()) {
+        for topic in self.sweep_streams() {
             let _ = self.0.net.pubsub.unsubscribe(&topic).await;
         }
     }
@@ -125,7 +125,6 @@ impl Node {
         self.heartbeats().await;
         self.look_at_clocks().await;
         self.on_moved().await;
-        self.tell_left_out();
         self.ask_pending().await;
         self.announce_pending().await;
         self.answer_pending().await;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use p2pd_core::{id::PeerId, time::MonoMs};
 
-use super::{Node, NodeError, blocking, lock, peer_book::readable};
+use super::{Node, NodeError, lock, peer_book::readable};
 
 /// Lost peers that are remembered.
 const MAX_LOST: usize = 256;
@@ -64,7 +64,7 @@ impl Node {
     pub(super) fn win_back(&self, peer: PeerId) {
         let Some(longer) = lock(&self.0.lost).note(&peer, self.now()) else { return };
         let node = self.clone();
-        self.until_stop(async move {
+        self.0.tasks.until_stop(async move {
             node.dial_again(&peer, longer).await;
             lock(&node.0.lost).done(&peer);
         });
@@ -84,8 +84,8 @@ impl Node {
 
     /// Dials a peer at the addresses of the peer book, and those that the network knows.
     pub(super) async fn dial_known(&self, peer: &PeerId) -> Result<(), NodeError> {
-        let (store, key) = (self.0.store.clone(), peer.as_bytes().to_vec());
-        let record = blocking(move || store.peer(&key)).await?.unwrap_or_default();
+        let key = peer.as_bytes().to_vec();
+        let record = self.0.disk.run(move |store| store.peer(&key)).await?.unwrap_or_default();
         self.0.net.dial.connect_peer(peer, readable(&record.addresses)).await?;
         Ok(())
     }

@@ -4,7 +4,7 @@
 use p2pd_core::time::RunMs;
 use p2pd_store::{Store, StoreError};
 
-use super::{Node, unreadable::number, wall};
+use p2pd_node::{clock::wall, disk::number};
 
 /// Name of the setting that keeps it.
 pub(super) const SETTING: &str = "running-ms";
@@ -33,20 +33,6 @@ fn newest(store: &Store) -> Result<Option<u64>, StoreError> {
 /// Keeps it. After a crash the time since the last call is missing, so that ages are a little less.
 pub(super) fn keep(store: &Store, running: RunMs) -> Result<(), StoreError> {
     store.set_setting(SETTING, &running.0.to_string())
-}
-
-/// Numbers that go on across restarts begin with the time, in microseconds, so that none given before is given again: nothing happens
-/// a million times a second. With the greater of two times, since the wall clock may have been set back, and running time has
-/// gone back where a back-up was restored.
-pub(super) fn first_number(running: RunMs) -> u64 {
-    wall().0.max(running.0).saturating_mul(1000).max(1)
-}
-
-impl Node {
-    /// Running time now.
-    pub(super) fn running(&self) -> RunMs {
-        RunMs(self.0.ran_before.0.saturating_add(self.now().0))
-    }
 }
 
 #[cfg(test)]
@@ -85,7 +71,5 @@ mod tests {
         assert!(wall().since(p2pd_core::time::UnixMs(restore(&store).unwrap().0)) < 60_000);
         keep(&store, RunMs(7)).unwrap();
         assert_eq!(restore(&store).unwrap(), RunMs(7));
-        assert!(first_number(RunMs(7)) >= 1_700_000_000_000_000, "as the wall clock has it");
-        assert_eq!(first_number(RunMs(u64::MAX / 1000)), u64::MAX / 1000 * 1000, "after that was set back");
     }
 }

@@ -88,8 +88,8 @@ impl Node {
             listeners: self.local_readers(),
             groups_in: load(&self.0.counters.groups_in),
             groups_out: load(&self.0.counters.groups_out),
-            dropped: load(&self.0.counters.dropped),
-            too_large: load(&self.0.counters.too_large),
+            dropped: load(&self.0.counters.dropped).saturating_add(self.0.pubsub.dropped()),
+            too_large: load(&self.0.counters.too_large).saturating_add(self.0.pubsub.too_large()),
             gossip_ended: load(&self.0.counters.gossip_ended),
         })
     }

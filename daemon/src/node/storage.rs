@@ -18,11 +18,11 @@ pub(super) async fn watch(node: Node) {
     let mut mending: Option<(Instant, JoinHandle<()>)> = None;
     loop {
         tick.tick().await;
-        let fault = node.0.store.fault();
+        let fault = node.0.disk.store().fault();
         // One at a time: it may hang as well.
         let may_mend = mending.as_ref().is_none_or(|(began, task)| task.is_finished() && began.elapsed() >= MEND);
-        if may_mend && node.0.store.has_failed() {
-            let store = node.0.store.clone();
+        if may_mend && node.0.disk.store().has_failed() {
+            let store = node.0.disk.store().clone();
             let mend = tokio::task::spawn_blocking(move || {
                 if let Err(error) = store.mend() {
                     tracing::debug!(%error, "the disk still fails");
@@ -41,11 +41,11 @@ impl Node {
         match (before, fault) {
             (None, Some(fault)) => {
                 tracing::error!(fault, "the disk fails; tried again every few seconds");
-                self.happened("storage-failed", &fault);
+                self.0.events.happened("storage-failed", &fault);
             }
             (Some(_), None) => {
                 tracing::info!("the disk is well again");
-                self.happened("storage-back", "");
+                self.0.events.happened("storage-back", "");
             }
             (Some(_), Some(_)) | (None, None) => {}
         }

@@ -20,7 +20,9 @@ use p2pd_net::queue::Reader;
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Listed, Node, NodeError, fanout::Fanout, lock};
+use p2pd_node::fanout::Fanout;
+
+use super::{Listed, Node, NodeError, lock};
 
 /// What a reader may be behind, in items and bytes: 64 groups are 2.5 s of the smallest ones.
 const READER: (usize, usize) = (64, 1 << 20);
@@ -169,7 +171,7 @@ impl Node {
         let topic = topic::audio_json(self.network(), stream);
         self.0.net.pubsub.subscribe(&topic, subscription).await?;
         let (node, stream) = (self.clone(), stream.clone());
-        self.until_stop(async move {
+        self.0.tasks.until_stop(async move {
             while let Some(next) = heard.next().await {
                 match next {
                     Next::Item(JsonItem::Message { sender, message }) => {
@@ -202,7 +204,7 @@ impl Node {
             }))
         });
         let (node, key) = (self.clone(), key.clone());
-        self.until_stop(async move {
+        self.0.tasks.until_stop(async move {
             while let Some(next) = heard.next().await {
                 match next {
                     Next::Item(native::Item::Group { group, repaired }) => {
@@ -301,7 +303,7 @@ impl Node {
         for key in wanted {
             let addresses = self.addresses_of(&key);
             let node = self.clone();
-            self.until_stop(async move {
+            self.0.tasks.until_stop(async move {
                 let (net, peer) = (&node.0.net, &key.publisher);
                 let connected = net.peers.connected().await.is_ok_and(|peers| peers.contains(peer));
                 let failed = if connected { None } else { net.dial.connect_peer(peer, addresses).await.err() };

@@ -28,7 +28,7 @@ impl Node {
         let tunnels = self.0.config.tunnels.clone();
         let forward = tunnels.forward.into_iter().map(Tunnel::Forward);
         for tunnel in forward.chain(tunnels.expose.into_iter().map(Tunnel::Expose)) {
-            self.until_stop(self.clone().keep_up(tunnel));
+            self.0.tasks.until_stop(self.clone().keep_up(tunnel));
         }
     }
 
@@ -55,7 +55,7 @@ impl Node {
     /// stops.
     async fn join(&self, mut here: LocalStream, mut there: ByteStream) {
         let whole = tokio::io::copy_bidirectional(&mut here, &mut there);
-        if !matches!(self.0.stopping.run_until_cancelled(whole).await, Some(Ok(_))) {
+        if !matches!(self.0.tasks.stopping().run_until_cancelled(whole).await, Some(Ok(_))) {
             local::reset(here);
         }
     }
@@ -86,9 +86,9 @@ impl Node {
             };
             let Ok(room) = room.clone().try_acquire_owned() else { continue };
             let (node, tunnel) = (self.clone(), tunnel.clone());
-            self.0.farewells.spawn(async move {
+            self.0.tasks.before_the_end(async move {
                 let _room = room;
-                match node.0.stopping.run_until_cancelled(node.reach(&tunnel)).await {
+                match node.0.tasks.stopping().run_until_cancelled(node.reach(&tunnel)).await {
                     Some(Ok(there)) => return node.join(here, there).await,
                     Some(Err(error)) => tracing::warn!(%error, tunnel.listen, "a connection leads nowhere"),
                     None => {}
@@ -125,9 +125,9 @@ impl Node {
                 continue;
             }
             let (node, target) = (self.clone(), tunnel.target.clone());
-            self.0.farewells.spawn(async move {
+            self.0.tasks.before_the_end(async move {
                 let _room = room;
-                match node.0.stopping.run_until_cancelled(local::connect(&target)).await {
+                match node.0.tasks.stopping().run_until_cancelled(local::connect(&target)).await {
                     Some(Ok(here)) => node.join(here, there).await,
                     Some(Err(error)) => tracing::warn!(%error, target, "a tunnel's end does not answer"),
                     None => {}

@@ -6,20 +6,10 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use p2pd_store::{Store, StoreError, Unreadable};
 
-use super::{access, numbers, pins, pubsub, running};
+use p2pd_node::{disk::number, pubsub};
+
+use super::{access, numbers, pins, running};
 use crate::lock;
-
-/// The record of this table and key, as its reader found it.
-pub(super) fn unreadable(table: &'static str, key: String, fault: String) -> Unreadable {
-    Unreadable { table, key, fault }
-}
-
-/// A setting that is a number.
-pub(super) fn number(store: &Store, name: &str) -> Result<Option<u64>, StoreError> {
-    let Some(kept) = store.setting(name)? else { return Ok(None) };
-    let bad = |_| unreadable("settings", name.to_owned(), "it is no number".into());
-    Ok(Some(kept.parse().map_err(bad)?))
-}
 
 /// Records that hold nothing that this p2pd knows, though they are whole as far as the store can tell.
 fn unknown(store: &Store) -> Result<Vec<Unreadable>, StoreError> {

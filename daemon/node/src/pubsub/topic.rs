@@ -5,14 +5,19 @@ use std::sync::{Arc, Mutex};
 use p2pd_core::contract::{Identity, TopicSettings};
 use p2pd_store::{SettingsRecord, Store, StoreError, TopicRecord, Unreadable};
 
-use super::{super::fanout::Fanout, TopicItem, log::Log};
-use crate::node::{Node, NodeError, blocking, lock, unreadable::unreadable};
+use super::{TopicItem, log::Log};
+use crate::fanout::Fanout;
+use crate::{
+    disk::unreadable,
+    lock,
+    pubsub::{PubSub, PubSubError},
+};
 
 /// Most topics with settings; they stay across restarts.
 const MAX_SETTINGS: usize = 1000;
 
 /// A topic that programs of this daemon use, or have settings for.
-pub(in crate::node) struct Topic {
+pub(super) struct Topic {
     pub(super) readers: Fanout<TopicItem>,
     pub(super) settings: Option<TopicSettings>,
     /// The same, or the usual ones, for its judge.
@@ -69,40 +74,52 @@ impl Topic {
 
 /// A topic and who is there.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct TopicStatus {
-    pub(crate) name: String,
-    pub(crate) peers: usize,
-    pub(crate) mesh_peers: usize,
-    pub(crate) readers: usize,
-    pub(crate) validated: bool,
-    pub(crate) log: Option<LogStatus>,
-    pub(crate) settings: TopicSettings,
-    pub(crate) too_large: u64,
+pub struct TopicStatus {
+    /// Its name.
+    pub name: String,
+    /// Connected peers that follow it.
+    pub peers: usize,
+    /// Those that exchange whole messages with this daemon.
+    pub mesh_peers: usize,
+    /// Programs of this daemon that read it live.
+    pub readers: usize,
+    /// A program judges its messages.
+    pub validated: bool,
+    /// Its log, where it has one.
+    pub log: Option<LogStatus>,
+    /// What its messages are held to.
+    pub settings: TopicSettings,
+    /// Messages that were refused for their size.
+    pub too_large: u64,
 }
 
 /// A log and who reads it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LogStatus {
-    pub(crate) oldest: u64,
-    pub(crate) newest: u64,
-    pub(crate) bytes: u64,
-    pub(crate) readers: usize,
+pub struct LogStatus {
+    /// Number of the oldest message that is kept.
+    pub oldest: u64,
+    /// And of the newest.
+    pub newest: u64,
+    /// What they take.
+    pub bytes: u64,
+    /// Programs that read it.
+    pub readers: usize,
 }
 
 /// What was told of a topic last.
-pub(crate) struct TopicWatch {
+pub struct TopicWatch {
     name: String,
     told: Option<TopicStatus>,
 }
 
 impl TopicWatch {
     /// The topic as it is, once it is not as was told before.
-    pub(crate) async fn next(&mut self, node: &Node) -> Result<TopicStatus, NodeError> {
+    pub async fn next(&mut self, owner: &PubSub) -> Result<TopicStatus, PubSubError> {
         loop {
-            let changed = node.0.topics_changed.notified();
+            let changed = owner.0.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let now = node.topic(&self.name).await?;
+            let now = owner.topic(&self.name).await?;
             if self.told.as_ref() != Some(&now) {
                 self.told = Some(now.clone());
                 return Ok(now);
@@ -112,11 +129,11 @@ impl TopicWatch {
     }
 }
 
-impl Node {
+impl PubSub {
     /// A topic, also one that nobody uses here.
-    pub(crate) async fn topic(&self, name: &str) -> Result<TopicStatus, NodeError> {
+    pub async fn topic(&self, name: &str) -> Result<TopicStatus, PubSubError> {
         self.check_topic(name)?;
-        let peers = self.0.net.pubsub.topic_peers(name).await?;
+        let peers = self.0.net.topic_peers(name).await?;
         let mut topics = lock(&self.0.topics);
         let mut unused = Topic::default();
         let topic = topics.get_mut(name).unwrap_or(&mut unused);
@@ -133,9 +150,9 @@ impl Node {
     }
 
     /// The topics that this daemon follows or has settings for, ordered; those of p2pd's own protocols by name only.
-    pub(crate) async fn topics(&self) -> Result<(Vec<String>, Vec<TopicStatus>), NodeError> {
+    pub async fn topics(&self) -> Result<(Vec<String>, Vec<TopicStatus>), PubSubError> {
         let used: Vec<String> = lock(&self.0.topics).keys().cloned().collect();
-        let mut names = self.0.net.pubsub.topics().await?;
+        let mut names = self.0.net.topics().await?;
         names.extend(used.iter().cloned());
         names.sort();
         names.dedup();
@@ -147,64 +164,64 @@ impl Node {
     }
 
     /// Watches who is there.
-    pub(crate) fn watch_topic(&self, name: &str) -> Result<TopicWatch, NodeError> {
+    pub fn watch_topic(&self, name: &str) -> Result<TopicWatch, PubSubError> {
         self.check_topic(name)?;
         Ok(TopicWatch { name: name.to_owned(), told: None })
     }
 
     /// Holds a topic to these settings from now on, also after a restart.
-    pub(crate) async fn set_topic(&self, name: &str, settings: TopicSettings) -> Result<(), NodeError> {
+    pub async fn set_topic(&self, name: &str, settings: TopicSettings) -> Result<(), PubSubError> {
         self.check_topic(name)?;
-        settings.check().map_err(|(field, fault)| NodeError::Field { field, fault })?;
-        let _writing = self.0.writing_logs.lock().await;
+        settings.check().map_err(|(field, fault)| PubSubError::Field { field, fault })?;
+        let _writing = self.0.writing.lock().await;
         let record = {
             let mut topics = lock(&self.0.topics);
             let others = topics.iter().filter(|(other, topic)| *other != name && topic.settings.is_some()).count();
             if others >= MAX_SETTINGS {
                 let fault = format!("{MAX_SETTINGS} topics have settings already; `p2pctl topics forget` makes room");
-                return Err(NodeError::Limit(fault));
+                return Err(PubSubError::Limit(fault));
             }
             let topic = topics.entry(name.to_owned()).or_default();
             topic.set(Some(settings));
             topic.record()
         };
         self.keep_topic(name, record).await?;
-        self.0.net.pubsub.set_topic(name, Some(settings)).await?;
-        self.0.topics_changed.notify_waiters();
+        self.0.net.set_topic(name, Some(settings)).await?;
+        self.0.changed.notify_waiters();
         Ok(())
     }
 
     /// Forgets the settings and the log of a topic; its durable readers end.
-    pub(crate) async fn forget_topic(&self, name: &str) -> Result<(), NodeError> {
+    pub async fn forget_topic(&self, name: &str) -> Result<(), PubSubError> {
         self.check_topic(name)?;
         self.forget_of_topic(name, |topic| {
             topic.set(None);
             topic.log = None;
         })
         .await?;
-        Ok(self.0.net.pubsub.set_topic(name, None).await?)
+        Ok(self.0.net.set_topic(name, None).await?)
     }
 
     /// Forgets what `forget` takes from a topic, its log at least; what is left is kept.
-    pub(super) async fn forget_of_topic(&self, name: &str, forget: impl FnOnce(&mut Topic)) -> Result<(), NodeError> {
-        let _writing = self.0.writing_logs.lock().await;
+    pub(super) async fn forget_of_topic(&self, name: &str, forget: impl FnOnce(&mut Topic)) -> Result<(), PubSubError> {
+        let _writing = self.0.writing.lock().await;
         let left = {
             let mut topics = lock(&self.0.topics);
             let topic = topics.get_mut(name).filter(|topic| topic.settings.is_some() || topic.log.is_some());
-            let topic = topic.ok_or_else(|| NodeError::TopicNotFound(name.to_owned()))?;
+            let topic = topic.ok_or_else(|| PubSubError::NotFound(name.to_owned()))?;
             forget(topic);
             topic.record()
         };
-        let (store, topic) = (self.0.store.clone(), name.to_owned());
-        blocking(move || store.end_log(&topic, &left)).await?;
-        self.0.topics_changed.notify_waiters();
+        let topic = name.to_owned();
+        self.0.disk.run(move |store| store.end_log(&topic, &left)).await?;
+        self.0.changed.notify_waiters();
         Ok(())
     }
 
     /// Writes what is kept of a topic; `writing_logs` must be held.
-    pub(super) async fn keep_topic(&self, name: &str, record: TopicRecord) -> Result<(), NodeError> {
-        let (store, name) = (self.0.store.clone(), name.to_owned());
-        blocking(move || store.put_topic(&name, &record)).await
+    pub(super) async fn keep_topic(&self, name: &str, record: TopicRecord) -> Result<(), PubSubError> {
+        let name = name.to_owned();
+        Ok(self.0.disk.run(move |store| store.put_topic(&name, &record)).await?)
     }
 }
 
@@ -232,13 +249,13 @@ fn read(name: &str, record: SettingsRecord) -> Result<TopicSettings, Unreadable>
 }
 
 /// Topics on disk whose settings are none.
-pub(in crate::node) fn unreadable_settings(store: &Store) -> Result<Vec<Unreadable>, StoreError> {
+pub fn unreadable_settings(store: &Store) -> Result<Vec<Unreadable>, StoreError> {
     let settings = store.readable_topics()?.into_iter().filter_map(|(name, record)| Some((name, record.settings?)));
     Ok(settings.filter_map(|(name, settings)| read(&name, settings).err()).collect())
 }
 
 /// The mesh of each topic that has settings, which the network has to know before it starts.
-pub(crate) fn meshes(store: &Store) -> Result<Vec<(String, usize)>, StoreError> {
+pub fn meshes(store: &Store) -> Result<Vec<(String, usize)>, StoreError> {
     let settings = store.topics()?.into_iter().filter_map(|(name, record)| Some((name, record.settings?)));
     settings
         .map(|(name, settings)| {

@@ -7,14 +7,17 @@ use p2pd_store::MessageRecord;
 use tokio::sync::watch;
 
 use super::super::TopicItem;
-use crate::node::{Node, NodeError, blocking, lock};
+use crate::{
+    lock,
+    pubsub::{PubSub, PubSubError},
+};
 
 /// How much of the disk a reader reads ahead.
 const PAGE: (usize, u64) = (256, 1 << 20);
 
 /// A reader of a log.
-pub(crate) struct LogReader {
-    node: Node,
+pub struct LogReader {
+    owner: PubSub,
     topic: String,
     /// Number that is read next.
     next: u64,
@@ -23,9 +26,18 @@ pub(crate) struct LogReader {
 }
 
 /// What a log's reader gets.
-pub(crate) enum Logged {
+pub enum Logged {
+    /// A message.
     Item(TopicItem),
-    Gap { from: u64, to: u64, reason: &'static str },
+    /// Messages that are not to be had.
+    Gap {
+        /// The first number.
+        from: u64,
+        /// The last one.
+        to: u64,
+        /// As the API names it.
+        reason: &'static str,
+    },
 }
 
 /// What a record of the log is to a reader.
@@ -52,17 +64,17 @@ fn step(next: u64, number: u64, away: bool, oldest: Option<u64>) -> Step {
 }
 
 impl LogReader {
-    pub(super) fn new(node: Node, topic: &str, next: u64, written: watch::Receiver<u64>) -> Self {
-        LogReader { node, topic: topic.to_owned(), next, written, page: VecDeque::new() }
+    pub(super) fn new(owner: PubSub, topic: &str, next: u64, written: watch::Receiver<u64>) -> Self {
+        LogReader { owner, topic: topic.to_owned(), next, written, page: VecDeque::new() }
     }
 
     /// The cursor after what was read last.
-    pub(crate) fn cursor(&self) -> u64 {
+    pub fn cursor(&self) -> u64 {
         self.next.saturating_sub(1)
     }
 
     /// What comes next; `None` when the log is forgotten.
-    pub(crate) async fn next(&mut self) -> Option<Result<Logged, NodeError>> {
+    pub async fn next(&mut self) -> Option<Result<Logged, PubSubError>> {
         loop {
             if let Some((number, message)) = self.page.pop_front() {
                 let step = step(self.next, number, message.away, self.oldest());
@@ -76,17 +88,17 @@ impl LogReader {
                     return Some(Ok(Logged::Gap { from, to: number, reason }));
                 }
                 let sender = (!message.sender.is_empty()).then(|| PeerId::from_bytes(&message.sender)).transpose();
-                let Ok(sender) = sender else { return Some(Err(NodeError::Internal("a sender in a log".into()))) };
+                let Ok(sender) = sender else { return Some(Err(PubSubError::Internal("a sender in a log".into()))) };
                 let item = TopicItem { sender, data: message.data, received_ms: message.received };
                 return Some(Ok(Logged::Item(item)));
             }
             let written = *self.written.borrow_and_update();
             if self.next < written {
-                let (store, topic, from) = (self.node.0.store.clone(), self.topic.clone(), self.next);
-                match blocking(move || store.messages_from(&topic, from, PAGE.0, PAGE.1)).await {
+                let (topic, from) = (self.topic.clone(), self.next);
+                match self.owner.0.disk.run(move |store| store.messages_from(&topic, from, PAGE.0, PAGE.1)).await {
                     Ok(page) if page.is_empty() => return Some(Ok(self.gap(written).await)),
                     Ok(page) => self.page = page.into(),
-                    Err(error) => return Some(Err(error)),
+                    Err(error) => return Some(Err(error.into())),
                 }
                 continue;
             }
@@ -96,13 +108,13 @@ impl LogReader {
 
     /// The oldest number that is kept; `None` when the log is forgotten.
     fn oldest(&self) -> Option<u64> {
-        lock(&self.node.0.topics).get(&self.topic).and_then(|topic| Some(topic.log.as_ref()?.record.oldest))
+        lock(&self.owner.0.topics).get(&self.topic).and_then(|topic| Some(topic.log.as_ref()?.record.oldest))
     }
 
     /// The numbers up to `number` are not there, or no more.
     async fn gap(&mut self, number: u64) -> Logged {
         // What the disk has let go of is known once the batch is written.
-        drop(self.node.0.writing_logs.lock().await);
+        drop(self.owner.0.writing.lock().await);
         let from = std::mem::replace(&mut self.next, number);
         let expired = self.oldest().is_none_or(|oldest| from < oldest);
         let reason = if expired { "expired" } else { "store-busy" };

@@ -9,10 +9,14 @@ use p2pd_net::queue;
 use p2pd_store::{Keep, MessageRecord, TopicRecord};
 
 use super::super::TopicItem;
-use crate::node::{Node, NodeError, blocking, lock, wall};
+use crate::{
+    clock::wall,
+    lock,
+    pubsub::{PubSub, PubSubError},
+};
 
 /// Messages that wait for the disk, and their bytes.
-pub(in crate::node) const WAITING: (usize, usize) = (4096, 16 << 20);
+pub(in crate::pubsub) const WAITING: (usize, usize) = (4096, 16 << 20);
 /// Most messages written in one batch.
 const BATCH: usize = 512;
 /// How often old messages go although none comes.
@@ -23,12 +27,12 @@ const UNREAD_MS: u64 = 7 * 86_400_000;
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// A message on its way to the disk.
-pub(in crate::node) struct ToWrite {
-    pub(in crate::node) topic: String,
-    pub(in crate::node) number: u64,
+pub(in crate::pubsub) struct ToWrite {
+    pub(in crate::pubsub) topic: String,
+    pub(in crate::pubsub) number: u64,
     /// `None`: the message was larger than the topic takes.
-    pub(in crate::node) item: Option<TopicItem>,
-    pub(in crate::node) id: Bytes,
+    pub(in crate::pubsub) item: Option<TopicItem>,
+    pub(in crate::pubsub) id: Bytes,
 }
 
 impl ToWrite {
@@ -43,13 +47,13 @@ impl ToWrite {
 }
 
 /// Writes what comes until the daemon ends.
-pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<ToWrite>) {
+pub(in crate::pubsub) async fn write_logs(owner: PubSub, mut waiting: queue::Reader<ToWrite>) {
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         let first = tokio::select! {
             next = waiting.next() => next,
             _ = sweep.tick() => {
-                node.sweep_logs().await;
+                owner.sweep_logs().await;
                 continue;
             }
         };
@@ -59,24 +63,27 @@ pub(in crate::node) async fn write_logs(node: Node, mut waiting: queue::Reader<T
         for next in std::iter::once(first).chain(more.take(BATCH)) {
             // What was dropped is a hole in the numbers, which readers see.
             let Next::Item(to_write) = next else { continue };
-            batch.entry(to_write.topic.clone()).or_default().push((to_write.number, to_write.record(node.running())));
+            batch
+                .entry(to_write.topic.clone())
+                .or_default()
+                .push((to_write.number, to_write.record(owner.0.clock.running())));
         }
         for (topic, messages) in batch {
-            if let Err(error) = node.write_log(&topic, messages, 0).await {
+            if let Err(error) = owner.write_log(&topic, messages, 0).await {
                 tracing::warn!(%error, topic, "messages of a log were not written");
             }
         }
-        for (topic, next) in node.holes(&waiting) {
-            if let Err(error) = node.write_log(&topic, Vec::new(), next).await {
+        for (topic, next) in owner.holes(&waiting) {
+            if let Err(error) = owner.write_log(&topic, Vec::new(), next).await {
                 tracing::warn!(%error, topic, "what a log has lost was not written");
             }
         }
     }
 }
 
-impl Node {
+impl PubSub {
     /// Waits for what is on its way to the disk.
-    pub(in crate::node) async fn flush_logs(&self) {
+    pub async fn flush_logs(&self) {
         let waits: Vec<_> = lock(&self.0.topics)
             .values()
             .filter_map(|topic| topic.log.as_ref().map(|log| (log.written.subscribe(), log.next)))
@@ -101,13 +108,13 @@ impl Node {
     }
 
     /// Writes one topic's part of a batch, or only drops what is too old; numbers below `next` that are not written are lost.
-    async fn write_log(&self, name: &str, messages: Vec<(u64, MessageRecord)>, next: u64) -> Result<(), NodeError> {
-        let _writing = self.0.writing_logs.lock().await;
+    async fn write_log(&self, name: &str, messages: Vec<(u64, MessageRecord)>, next: u64) -> Result<(), PubSubError> {
+        let _writing = self.0.writing.lock().await;
         let (mut record, keep): (TopicRecord, Keep) = {
             let topics = lock(&self.0.topics);
             let Some(topic) = topics.get(name).filter(|topic| topic.log.is_some()) else { return Ok(()) };
             let settings = topic.settings.unwrap_or_default();
-            let since = self.running().0.saturating_sub(u64::from(settings.keep_s).saturating_mul(1000));
+            let since = self.0.clock.running().0.saturating_sub(u64::from(settings.keep_s).saturating_mul(1000));
             (topic.record(), Keep { bytes: settings.keep_bytes, since })
         };
         let first = record.log.map_or(0, |log| log.next);
@@ -115,8 +122,9 @@ impl Node {
         let messages: Vec<_> = messages.into_iter().filter(|(number, _)| *number >= first).collect();
         let next = messages.last().map_or(next, |(number, _)| number.saturating_add(1));
         record.log.iter_mut().for_each(|log| log.next = log.next.max(next));
-        let (store, topic) = (self.0.store.clone(), name.to_owned());
-        let appended = blocking(move || store.append(&topic, &mut record, &messages, keep).map(|()| record)).await;
+        let topic = name.to_owned();
+        let appended =
+            self.0.disk.run(move |store| store.append(&topic, &mut record, &messages, keep).map(|()| record)).await;
         let mut topics = lock(&self.0.topics);
         let Some(log) = topics.get_mut(name).and_then(|topic| topic.log.as_mut()) else { return Ok(()) };
         let (record, failed) = match appended {
@@ -129,12 +137,12 @@ impl Node {
         // Also when the disk failed: readers then learn of the gap instead of waiting.
         log.record.next = log.record.next.max(next);
         log.written.send_replace(log.record.next);
-        failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Drops what is too old, and logs that nobody has read for long.
     async fn sweep_logs(&self) {
-        let now = self.running();
+        let now = self.0.clock.running();
         let logs: Vec<(String, bool)> = {
             let mut topics = lock(&self.0.topics);
             let logs = topics.iter_mut().filter_map(|(name, topic)| Some((name, topic.log.as_mut()?)));
@@ -155,7 +163,7 @@ impl Node {
     }
 
     /// Ends a log; the topic's settings stay.
-    async fn end_log(&self, name: &str) -> Result<(), NodeError> {
+    async fn end_log(&self, name: &str) -> Result<(), PubSubError> {
         tracing::info!(topic = name, "nobody has read this log for seven days; it ends");
         self.forget_of_topic(name, |topic| topic.log = None).await
     }

@@ -11,10 +11,14 @@ use p2pd_core::time::RunMs;
 use p2pd_store::{Keep, LogRecord, MessageRecord, Store, StoreError, TopicRecord};
 use tokio::sync::watch;
 
-pub(crate) use self::reader::{LogReader, Logged};
-pub(in crate::node) use self::writer::{ToWrite, WAITING, write_logs};
+pub use self::reader::{LogReader, Logged};
+pub(super) use self::writer::{ToWrite, WAITING, write_logs};
 use super::{Topic, topic::LogStatus};
-use crate::node::{Node, NodeError, blocking, lock, running::first_number, wall};
+use crate::{
+    clock::{first_number, wall},
+    lock,
+    pubsub::{PubSub, PubSubError},
+};
 
 /// Most logs.
 const MAX_LOGS: usize = 32;
@@ -25,7 +29,7 @@ const REMEMBERED: usize = 4096;
 const SAME_MS: u64 = 30_000;
 
 /// A log that messages are added to.
-pub(in crate::node) struct Log {
+pub(in crate::pubsub) struct Log {
     pub(super) record: LogRecord,
     /// Number of the message to come; the record's `next` is what is on disk.
     next: u64,
@@ -38,9 +42,12 @@ pub(in crate::node) struct Log {
 
 /// Where a durable reader begins.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Start {
+pub enum Start {
+    /// With what comes from now on.
     Now,
+    /// With the oldest message that is kept.
     Oldest,
+    /// After the one of this number.
     After(u64),
 }
 
@@ -103,23 +110,23 @@ impl Log {
     }
 }
 
-impl Node {
+impl PubSub {
     /// Reads a topic's log, which begins now if there is none.
-    pub(crate) async fn subscribe_durable(&self, topic: &str, from: Start) -> Result<LogReader, NodeError> {
+    pub async fn subscribe_durable(&self, topic: &str, from: Start) -> Result<LogReader, PubSubError> {
         self.check_topic(topic)?;
-        let _writing = self.0.writing_logs.lock().await;
+        let _writing = self.0.writing.lock().await;
         self.room_for_log(topic)?;
         let leaving = self.0.following.lock().await;
         let (record, reader) = self.with_topic(topic, |found| {
             if let (None, Start::After(asked)) = (&found.log, from) {
                 // No log begins for a cursor of none.
-                return Err(NodeError::NoLog { topic: topic.to_owned(), asked });
+                return Err(PubSubError::NoLog { topic: topic.to_owned(), asked });
             }
-            let log = found.log.get_or_insert_with(|| Log::begin(self.running()));
+            let log = found.log.get_or_insert_with(|| Log::begin(self.0.clock.running()));
             let next = begin_at(log, from)?;
-            log.record.read = self.running().0;
+            log.record.read = self.0.clock.running().0;
             let reader = LogReader::new(self.clone(), topic, next, log.written.subscribe());
-            Ok::<_, NodeError>((found.record(), reader))
+            Ok::<_, PubSubError>((found.record(), reader))
         })?;
         if let Err(error) = self.follow_topic(topic).await {
             // It cannot have been followed before, so the log is new.
@@ -128,26 +135,25 @@ impl Node {
         }
         drop(leaving);
         self.keep_topic(topic, record).await?;
-        self.0.topics_changed.notify_waiters();
+        self.0.changed.notify_waiters();
         Ok(reader)
     }
 
-    fn room_for_log(&self, topic: &str) -> Result<(), NodeError> {
+    fn room_for_log(&self, topic: &str) -> Result<(), PubSubError> {
         let topics = lock(&self.0.topics);
         let others = topics.iter().filter(|(name, other)| *name != topic && other.log.is_some()).count();
         if others < MAX_LOGS {
             return Ok(());
         }
-        Err(NodeError::Limit(format!("{MAX_LOGS} topics have logs already; `p2pctl topics forget` ends one")))
+        Err(PubSubError::Limit(format!("{MAX_LOGS} topics have logs already; `p2pctl topics forget` ends one")))
     }
 
     /// Takes up the topics that were kept: their settings, their logs, and following what has a log.
-    pub(in crate::node) async fn restore_topics(&self) -> Result<(), NodeError> {
-        let store = self.0.store.clone();
-        for (name, mut record) in blocking(move || store.topics()).await? {
+    pub async fn restore(&self) -> Result<(), PubSubError> {
+        for (name, mut record) in self.0.disk.run(|store| store.topics()).await? {
             let newest = if record.log.is_some() {
-                let (store, topic, now) = (self.0.store.clone(), name.clone(), self.running());
-                let taken_up = blocking(move || take_up(&store, &topic, record, now)).await?;
+                let (topic, now) = (name.clone(), self.0.clock.running());
+                let taken_up = self.0.disk.run(move |store| take_up(store, &topic, record, now)).await?;
                 record = taken_up.0;
                 taken_up.1
             } else {
@@ -156,7 +162,7 @@ impl Node {
             let log = record.log.map(|log| Log::restored(log, newest));
             let follow = log.is_some();
             let topic = Topic::restored(&name, &record, log)?;
-            self.0.net.pubsub.set_topic(&name, topic.settings).await?;
+            self.0.net.set_topic(&name, topic.settings).await?;
             lock(&self.0.topics).insert(name.clone(), topic);
             if follow {
                 self.follow_topic(&name).await?;
@@ -192,13 +198,13 @@ fn take_up(
 
 /// The number a reader begins with. Only what is on disk counts: a number that is not may be another message's after a
 /// crash, and whoever had it for a cursor would miss that one.
-fn begin_at(log: &Log, from: Start) -> Result<u64, NodeError> {
+fn begin_at(log: &Log, from: Start) -> Result<u64, PubSubError> {
     let LogRecord { oldest, next, .. } = log.record;
     match from {
         Start::Now => Ok(next),
         Start::Oldest => Ok(oldest),
         Start::After(cursor) if cursor.saturating_add(1) < oldest || cursor >= next => {
-            Err(NodeError::CursorExpired { asked: cursor, oldest })
+            Err(PubSubError::CursorExpired { asked: cursor, oldest })
         }
         Start::After(cursor) => Ok(cursor.saturating_add(1)),
     }

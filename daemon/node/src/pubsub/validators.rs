@@ -21,20 +21,20 @@ const MAX_BYTES: usize = 16 << 20;
 
 /// A message to judge.
 #[derive(Clone, Debug)]
-pub(crate) struct ToJudge {
+pub struct ToJudge {
     /// To answer with.
-    pub(crate) number: u64,
+    pub number: u64,
     /// Who signed it, if anybody.
-    pub(crate) sender: Option<PeerId>,
+    pub sender: Option<PeerId>,
     /// The neighbour that passed it on.
-    pub(crate) source: PeerId,
+    pub source: PeerId,
     /// The payload.
-    pub(crate) data: Bytes,
+    pub data: Bytes,
 }
 
 /// What a validator is told.
 #[derive(Clone, Debug)]
-pub(crate) enum ValidatorEvent {
+pub enum ValidatorEvent {
     /// A message to judge.
     Judge(ToJudge),
     /// The number of one whose time is over: it was treated as not judged.
@@ -43,7 +43,7 @@ pub(crate) enum ValidatorEvent {
 
 /// What a validator says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ruling {
+pub enum Ruling {
     /// Delivered and passed on.
     Accept,
     /// Neither; whoever passed it on loses score.

@@ -10,7 +10,7 @@ use std::{
 use p2pd_net::Held;
 use tokio::sync::Notify;
 
-use crate::node::NodeError;
+use super::{PubSub, PubSubError};
 
 /// Bytes of one user, and of all; of those that wait for room, as many again.
 const OF_USER: usize = 32 << 20;
@@ -30,18 +30,18 @@ struct Bytes {
 }
 
 impl Bytes {
-    fn take(&mut self, user: u32, bytes: usize) -> Result<(), NodeError> {
+    fn take(&mut self, user: u32, bytes: usize) -> Result<(), PubSubError> {
         let of_user = self.of.get(&user).copied().unwrap_or_default().saturating_add(bytes);
         let all = self.all.saturating_add(bytes);
         let mib = |bytes: usize| bytes >> 20;
         if of_user > OF_USER {
             let fault = "MiB of this user's messages wait for the network already; publish again when some have gone";
-            return Err(NodeError::Limit(format!("{} {fault}", mib(OF_USER))));
+            return Err(PubSubError::Limit(format!("{} {fault}", mib(OF_USER))));
         }
         if all > OF_ALL && of_user > LEAST {
             let fault =
                 "MiB of messages of several users wait for the network already; publish again when some have gone";
-            return Err(NodeError::Limit(format!("{} {fault}", mib(OF_ALL))));
+            return Err(PubSubError::Limit(format!("{} {fault}", mib(OF_ALL))));
         }
         self.all = all;
         self.of.insert(user, of_user);
@@ -100,10 +100,10 @@ impl Shared {
 }
 
 /// What waits.
-pub(in crate::node) struct Waiting(Arc<Shared>);
+pub(super) struct Waiting(Arc<Shared>);
 
 /// Room that a message takes at one stage, until dropped.
-pub(crate) struct Room {
+pub struct Room {
     shared: Arc<Shared>,
     stage: Stage,
     user: u32,
@@ -111,19 +111,20 @@ pub(crate) struct Room {
 }
 
 /// A message's room, or its place among those that wait for some.
-pub(crate) enum RoomSoon {
+pub enum RoomSoon {
+    /// There is some.
     Now(Room),
     /// Its place.
     Waits(Room),
 }
 
 impl Waiting {
-    pub(in crate::node) fn new(held: Held) -> Self {
+    pub(super) fn new(held: Held) -> Self {
         Waiting(Arc::new(Shared { stages: Mutex::default(), freed: Notify::new(), held }))
     }
 
     /// Takes so many bytes of a user at a stage, if there is room.
-    fn take_at(&self, stage: Stage, user: u32, bytes: usize) -> Result<Room, NodeError> {
+    fn take_at(&self, stage: Stage, user: u32, bytes: usize) -> Result<Room, PubSubError> {
         let mut stages = self.0.lock();
         stages.stage(stage).take(user, bytes)?;
         self.0.tell(&stages);
@@ -131,12 +132,12 @@ impl Waiting {
     }
 
     /// Takes room for a message of a user, if there is some.
-    fn take(&self, user: u32, bytes: usize) -> Result<Room, NodeError> {
+    fn take(&self, user: u32, bytes: usize) -> Result<Room, PubSubError> {
         self.take_at(Stage::Sending, user, bytes.saturating_add(BESIDE))
     }
 
     /// The same, or a place to wait for it.
-    fn take_soon(&self, user: u32, bytes: usize) -> Result<RoomSoon, NodeError> {
+    fn take_soon(&self, user: u32, bytes: usize) -> Result<RoomSoon, PubSubError> {
         if let Ok(room) = self.take(user, bytes) {
             return Ok(RoomSoon::Now(room));
         }
@@ -147,7 +148,7 @@ impl Waiting {
 
 impl RoomSoon {
     /// Waits a moment where there is none yet.
-    pub(crate) async fn room(self) -> Result<Room, NodeError> {
+    pub async fn room(self) -> Result<Room, PubSubError> {
         let place = match self {
             RoomSoon::Now(room) => return Ok(room),
             RoomSoon::Waits(place) => place,
@@ -184,14 +185,14 @@ impl Drop for Room {
     }
 }
 
-impl crate::node::Node {
+impl PubSub {
     /// Room for a message of a user, if there is some now.
-    pub(crate) fn room_now(&self, user: u32, bytes: usize) -> Result<Room, NodeError> {
+    pub fn room_now(&self, user: u32, bytes: usize) -> Result<Room, PubSubError> {
         self.0.waiting.take(user, bytes)
     }
 
     /// Room for a message of a user, or a place to wait for it.
-    pub(crate) fn room_soon(&self, user: u32, bytes: usize) -> Result<RoomSoon, NodeError> {
+    pub fn room_soon(&self, user: u32, bytes: usize) -> Result<RoomSoon, PubSubError> {
         self.0.waiting.take_soon(user, bytes)
     }
 }
@@ -207,11 +208,11 @@ mod tests {
         let mib = (1 << 20) - BESIDE;
         let take = |user| waiting.take(user, mib);
         let mut rooms: Vec<_> = (0..32).map(|_| take(1).unwrap()).collect();
-        assert!(matches!(take(1), Err(NodeError::Limit(fault)) if fault.contains("this user")));
+        assert!(matches!(take(1), Err(PubSubError::Limit(fault)) if fault.contains("this user")));
         rooms.extend((0..64).map(|n| take(2 + n / 32).unwrap()));
         assert_eq!(held.bytes(), 96 << 20);
         rooms.extend((0..2).map(|_| take(9).expect("what nobody can take from it")));
-        assert!(matches!(take(9), Err(NodeError::Limit(fault)) if fault.contains("several users")));
+        assert!(matches!(take(9), Err(PubSubError::Limit(fault)) if fault.contains("several users")));
         assert_eq!(held.bytes(), 98 << 20);
         assert!(waiting.take_soon(9, mib).unwrap().room().await.is_err());
         let soon = waiting.take_soon(1, mib).unwrap();
@@ -230,7 +231,7 @@ mod tests {
         let waiting = Waiting::new(held.clone());
         let mib = (1 << 20) - BESIDE;
         let soon: Vec<_> = (0..64).map(|_| waiting.take_soon(1, mib).unwrap()).collect();
-        assert!(matches!(waiting.take_soon(1, mib), Err(NodeError::Limit(fault)) if fault.contains("this user")));
+        assert!(matches!(waiting.take_soon(1, mib), Err(PubSubError::Limit(fault)) if fault.contains("this user")));
         assert_eq!(held.bytes(), 64 << 20);
         assert!(waiting.take_soon(2, mib).is_ok());
         drop(soon);

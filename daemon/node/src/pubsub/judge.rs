@@ -8,7 +8,10 @@ use p2pd_net::{Class, Decision, Judge, Message, Subscription, Time, Verdict, que
 use tokio::sync::Notify;
 
 use super::validators::{Ruled, ToJudge, Validators, Waiting};
-use crate::node::{Node, NodeError, lock};
+use crate::{
+    lock,
+    pubsub::{PubSub, PubSubError},
+};
 
 /// Messages of a topic that wait for the daemon, and their bytes.
 const WAITING: usize = 256;
@@ -38,7 +41,7 @@ impl Heard {
 
 /// What the judges of all topics share.
 #[derive(Clone, Default)]
-pub(in crate::node) struct Judges {
+pub(super) struct Judges {
     pub(super) validators: Arc<Mutex<Validators>>,
     /// Told when a message waits for its validator.
     waits: Arc<Notify>,
@@ -75,17 +78,17 @@ impl Judge for TopicJudge {
     }
 }
 
-impl Node {
+impl PubSub {
     /// Follows a topic of programs, unless it is followed already.
-    pub(super) async fn follow_topic(&self, topic: &str) -> Result<(), NodeError> {
+    pub(super) async fn follow_topic(&self, topic: &str) -> Result<(), PubSubError> {
         let (heard, reader) = queue::bounded(WAITING, WAITING_BYTES);
         let settings = self.with_settings(topic);
         let (judges, heard) = (self.0.judges.clone(), Arc::new(heard));
         let judge = Box::new(TopicJudge { topic: topic.to_owned(), settings, judges, heard });
         let subscription = Subscription { kind: "messages", class: Class::Messages, judge };
-        self.0.net.pubsub.subscribe(topic, subscription).await?;
-        let (node, topic) = (self.clone(), topic.to_owned());
-        self.until_stop(async move { node.hear_topic(&topic, reader).await });
+        self.0.net.subscribe(topic, subscription).await?;
+        let (owner, topic) = (self.clone(), topic.to_owned());
+        self.0.tasks.until_stop(async move { owner.hear_topic(&topic, reader).await });
         Ok(())
     }
 
@@ -104,8 +107,8 @@ impl Node {
     }
 
     /// Decides on what no validator has judged in time, for as long as it is polled.
-    pub(in crate::node) async fn judge_late(&self) {
-        let clock = self.0.net.pubsub.clock();
+    pub(super) async fn judge_late(&self) {
+        let clock = self.0.net.clock();
         loop {
             let due = lock(&self.0.judges.validators).wake().and_then(|at| clock.instant(at));
             tokio::select! {
@@ -123,6 +126,6 @@ impl Node {
     pub(super) async fn conclude(&self, Ruled { topic, ticket, ruling }: Ruled) {
         let decision = Decision { ticket, verdict: ruling.into() };
         // It has stopped otherwise.
-        let _ = self.0.net.pubsub.decide(&topic, decision).await;
+        let _ = self.0.net.decide(&topic, decision).await;
     }
 }

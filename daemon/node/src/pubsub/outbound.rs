@@ -9,15 +9,13 @@ use std::{
 use bytes::Bytes;
 use p2pd_net::{NetError, Sending, Sent};
 
-use super::{
-    super::{Node, NodeError, lock},
-    Room,
-};
+use super::{PubSub, PubSubError, Room};
+use crate::lock;
 
 /// Messages of one program on their way, in their order. Dropped before they are there, they go on all the same: what the
 /// network has taken, local readers get too.
-pub(crate) struct Outbound {
-    node: Node,
+pub struct Outbound {
+    owner: PubSub,
     messages: VecDeque<Message>,
 }
 
@@ -25,35 +23,37 @@ struct Message {
     topic: String,
     data: Bytes,
     /// Or why it was refused.
-    sending: Result<Sending, NodeError>,
+    sending: Result<Sending, PubSubError>,
     /// Given back once it is gone.
     _room: Arc<Room>,
 }
 
 impl Outbound {
-    pub(crate) fn len(&self) -> usize {
+    /// How many are on their way.
+    pub fn len(&self) -> usize {
         self.messages.len()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
     /// Hands a message to the network, after those before it; [`Outbound::next`] tells what became of it.
-    pub(crate) async fn hand(&mut self, topic: &str, data: Bytes, room: Arc<Room>) {
-        let sending = self.node.hand(topic, &data).await;
+    pub async fn hand(&mut self, topic: &str, data: Bytes, room: Arc<Room>) {
+        let sending = self.owner.hand(topic, &data).await;
         self.messages.push_back(Message { topic: topic.to_owned(), data, sending, _room: room });
     }
 
     /// What became of the oldest message. Local readers have it then, too. `None` when none is on its way. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Option<Result<Sent, NodeError>> {
+    pub async fn next(&mut self) -> Option<Result<Sent, PubSubError>> {
         let sent = match &mut self.messages.front_mut()?.sending {
             Ok(sending) => Some(sending.sent().await),
             Err(_) => None,
         };
         let Message { topic, data, sending, _room } = self.messages.pop_front()?;
         Some(match sent {
-            Some(sent) => self.node.published(&topic, data, sent),
+            Some(sent) => self.owner.published(&topic, data, sent),
             None => sending.map(|_| Sent::default()),
         })
     }
@@ -63,27 +63,27 @@ impl Drop for Outbound {
     fn drop(&mut self) {
         let messages = std::mem::take(&mut self.messages);
         if !messages.is_empty() {
-            let mut left = Outbound { node: self.node.clone(), messages };
-            self.node.0.farewells.spawn(async move { while left.next().await.is_some() {} });
+            let mut left = Outbound { owner: self.owner.clone(), messages };
+            self.owner.0.tasks.before_the_end(async move { while left.next().await.is_some() {} });
         }
     }
 }
 
-impl Node {
+impl PubSub {
     /// For the messages of one program.
-    pub(crate) fn outbound(&self) -> Outbound {
-        Outbound { node: self.clone(), messages: VecDeque::new() }
+    pub fn outbound(&self) -> Outbound {
+        Outbound { owner: self.clone(), messages: VecDeque::new() }
     }
 
-    async fn hand(&self, topic: &str, data: &Bytes) -> Result<Sending, NodeError> {
+    async fn hand(&self, topic: &str, data: &Bytes) -> Result<Sending, PubSubError> {
         self.check_topic(topic)?;
         let most = usize::try_from(self.settings(topic).max_message).unwrap_or(usize::MAX);
         if data.len() > most {
             let fault = format!("has {} bytes, takes at most {most}", data.len());
-            return Err(NodeError::Field { field: "data", fault });
+            return Err(PubSubError::Field { field: "data", fault });
         }
         self.wait_for_room(topic).await;
-        Ok(self.0.net.pubsub.publish_ahead(topic, data.clone()).await?)
+        Ok(self.0.net.publish_ahead(topic, data.clone()).await?)
     }
 
     /// Waits until the readers who are to be waited for have caught up, or for as long as each of them may cost.
@@ -96,23 +96,17 @@ impl Node {
     }
 
     /// Sends a message, waiting so long for somebody who follows the topic. Local readers get it too.
-    pub(crate) async fn publish(
-        &self,
-        topic: &str,
-        data: Bytes,
-        wait: Duration,
-        room: Room,
-    ) -> Result<Sent, NodeError> {
+    pub async fn publish(&self, topic: &str, data: Bytes, wait: Duration, room: Room) -> Result<Sent, PubSubError> {
         let room = Arc::new(room);
         let deadline = Instant::now().checked_add(wait);
         let mut outbound = self.outbound();
         loop {
-            let changed = self.0.topics_changed.notified();
+            let changed = self.0.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             outbound.hand(topic, data.clone(), room.clone()).await;
             match outbound.next().await.unwrap_or(Err(NetError::Stopped.into())) {
-                Err(NodeError::NoListeners(_)) if deadline.is_some_and(|at| Instant::now() < at) => {
+                Err(PubSubError::NoListeners(_)) if deadline.is_some_and(|at| Instant::now() < at) => {
                     if let Some(at) = deadline {
                         let _ = tokio::time::timeout_at(at.into(), changed).await;
                     }
@@ -123,10 +117,10 @@ impl Node {
     }
 
     /// Gives a message to local readers once the network has taken it.
-    fn published(&self, topic: &str, data: Bytes, sent: Result<Sent, NetError>) -> Result<Sent, NodeError> {
+    fn published(&self, topic: &str, data: Bytes, sent: Result<Sent, NetError>) -> Result<Sent, PubSubError> {
         let sent = match sent {
             Err(NetError::NoListeners) if self.is_read(topic) => Sent::default(),
-            Err(NetError::NoListeners) => return Err(NodeError::NoListeners(topic.to_owned())),
+            Err(NetError::NoListeners) => return Err(PubSubError::NoListeners(topic.to_owned())),
             sent => sent?,
         };
         self.on_message(topic, Some(self.0.me.clone()), data, sent.id.clone());

@@ -6,23 +6,24 @@ use p2pd_core::ring::Cause;
 use p2pd_net::queue::{self, Reader, Room, Writer};
 
 /// The readers of one source.
-pub(crate) struct Fanout<T> {
+pub struct Fanout<T> {
     /// Each with how long the source should wait for it when it is slow.
     readers: Vec<(Writer<T>, Option<Duration>)>,
 }
 
 impl<T: Clone> Fanout<T> {
-    pub(crate) fn new() -> Self {
+    /// Without readers.
+    pub fn new() -> Self {
         Fanout { readers: Vec::new() }
     }
 
     /// Admits a reader that may be `items` items and `bytes` bytes behind.
-    pub(crate) fn join(&mut self, items: usize, bytes: usize) -> Reader<T> {
+    pub fn join(&mut self, items: usize, bytes: usize) -> Reader<T> {
         self.join_after(items, bytes, [])
     }
 
     /// Admits a reader that gets `earlier` items first, each with its weight.
-    pub(crate) fn join_after(
+    pub fn join_after(
         &mut self,
         items: usize,
         bytes: usize,
@@ -37,31 +38,31 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Admits a reader for whom the source should wait so long before it may lose anything.
-    pub(crate) fn join_patient(&mut self, items: usize, bytes: usize, patience: Duration) -> Reader<T> {
+    pub fn join_patient(&mut self, items: usize, bytes: usize, patience: Duration) -> Reader<T> {
         let (writer, reader) = queue::bounded(items, bytes);
         self.readers.push((writer, Some(patience)));
         reader
     }
 
     /// What to wait for before the next item, and how long at most.
-    pub(crate) fn rooms(&self) -> Vec<(Room<T>, Duration)> {
+    pub fn rooms(&self) -> Vec<(Room<T>, Duration)> {
         self.readers.iter().filter_map(|(reader, patience)| Some((reader.room(), (*patience)?))).collect()
     }
 
     /// Gives every reader the item.
-    pub(crate) fn push(&self, weight: usize, item: &T) {
+    pub fn push(&self, weight: usize, item: &T) {
         for (reader, _) in &self.readers {
             reader.push(weight, item.clone());
         }
     }
 
     /// Tells every reader that so many never came here.
-    pub(crate) fn lose(&self, count: u64, cause: Cause) {
+    pub fn lose(&self, count: u64, cause: Cause) {
         self.readers.iter().for_each(|(reader, _)| reader.lose(count, cause));
     }
 
     /// Forgets readers that are gone. Returns how many are left.
-    pub(crate) fn sweep(&mut self) -> usize {
+    pub fn sweep(&mut self) -> usize {
         self.readers.retain(|(reader, _)| !reader.is_abandoned());
         self.readers.len()
     }
