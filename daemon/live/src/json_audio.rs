@@ -1,5 +1,7 @@
 //! The judge of audio in the old format: messages of one stream id in JSON.
 
+use std::sync::Arc;
+
 use p2pd_core::{
     admission,
     audio_json::{self, AudioMessage},
@@ -25,21 +27,41 @@ pub enum JsonItem {
     },
     /// In the place of a message that was refused.
     TooLarge(TooLarge),
+    /// The stream of a publisher is over, for this reason.
+    Ended {
+        /// Whose.
+        publisher: PeerId,
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// The topic of a stream id, as long as it is followed.
+#[derive(Clone)]
+pub struct JsonTopic(Arc<queue::Writer<JsonItem>>);
+
+impl JsonTopic {
+    /// Tells the subscriber that the stream of a publisher is over, after all messages that have come.
+    pub fn end(&self, publisher: PeerId, reason: &'static str) {
+        self.0.push(0, JsonItem::Ended { publisher, reason });
+    }
 }
 
 /// Judges the topic of one stream id.
 pub struct JsonJudge {
     stream: StreamId,
     clocks: Clocks,
-    heard: queue::Writer<JsonItem>,
+    heard: Arc<queue::Writer<JsonItem>>,
 }
 
 impl JsonJudge {
-    /// How to follow a stream id, and what is heard.
-    pub fn subscription(stream: StreamId, clocks: Clocks) -> (Subscription, queue::Reader<JsonItem>) {
+    /// The topic of a stream id, how to follow it, and what is heard.
+    pub fn subscription(stream: StreamId, clocks: Clocks) -> (JsonTopic, Subscription, queue::Reader<JsonItem>) {
         let (heard, reader) = queue::bounded(WAITING, WAITING_BYTES);
+        let heard = Arc::new(heard);
+        let topic = JsonTopic(heard.clone());
         let judge = Box::new(JsonJudge { stream, clocks, heard });
-        (Subscription { kind: "json audio", class: Class::Live, judge }, reader)
+        (topic, Subscription { kind: "json audio", class: Class::Live, judge }, reader)
     }
 }
 

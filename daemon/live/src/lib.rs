@@ -11,7 +11,7 @@ use p2pd_core::{clock, id::PeerId};
 use p2pd_net::Clock;
 
 pub use directory::{DirectoryJudge, Heard, Publishers};
-pub use json_audio::{JsonItem, JsonJudge};
+pub use json_audio::{JsonItem, JsonJudge, JsonTopic};
 
 /// A message that was refused because it is larger than its topic takes.
 #[derive(Clone, Debug)]

@@ -11,12 +11,13 @@ pub struct Fanout<T> {
     readers: Vec<(Writer<T>, Option<Duration>)>,
 }
 
-impl<T: Clone> Fanout<T> {
-    /// Without readers.
-    pub fn new() -> Self {
+impl<T> Default for Fanout<T> {
+    fn default() -> Self {
         Fanout { readers: Vec::new() }
     }
+}
 
+impl<T: Clone> Fanout<T> {
     /// Admits a reader that may be `items` items and `bytes` bytes behind.
     pub fn join(&mut self, items: usize, bytes: usize) -> Reader<T> {
         self.join_after(items, bytes, [])
@@ -99,7 +100,7 @@ mod tests {
         /// Whoever comes and goes, each reader gets every item since it joined, in order, or is told of the gap.
         #[test]
         fn every_reader_can_account_for_everything(steps in steps()) {
-            let mut fanout = Fanout::new();
+            let mut fanout = Fanout::default();
             // Each with the item that it has to hear of next.
             let mut readers: Vec<(Reader<u64>, u64)> = Vec::new();
             let mut pushed = 0;

@@ -2,9 +2,11 @@
 //! what it is given. They join network, store and pure state; they know no API type.
 
 pub mod clock;
+pub mod dht;
 pub mod disk;
 pub mod events;
 pub mod fanout;
+pub mod peers;
 pub mod pubsub;
 pub mod tasks;
 

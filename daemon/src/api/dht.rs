@@ -10,15 +10,20 @@ use p2pd_api::v1::{
 };
 use p2pd_core::value::ValueBody;
 use p2pd_net::Found;
+use p2pd_node::dht::Dht;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Context, convert,
+    convert,
     reply::{self, Followed, Replies},
     status,
 };
 
-pub(super) struct Service(pub(super) Context);
+pub(super) struct Service {
+    pub(super) dht: Dht,
+    pub(super) stop: CancellationToken,
+}
 
 #[tonic::async_trait]
 impl DhtService for Service {
@@ -26,10 +31,10 @@ impl DhtService for Service {
 
     async fn find_peer(&self, request: Request<FindPeerRequest>) -> Result<Response<Self::FindPeerStream>, Status> {
         let id = convert::peer_id(&request.into_inner().peer_id)?;
-        let found = self.0.node.find_peer(&id).await.map_err(status::of)?;
+        let found = self.dht.find_peer(&id).await.map_err(status::of)?;
         let found = found
             .map(|next| next.map(|found| FindPeerResponse { addresses: convert::texts(&found) }).map_err(status::of));
-        Ok(Response::new(reply::follow(self.0.stop.clone(), found)))
+        Ok(Response::new(reply::follow(self.stop.clone(), found)))
     }
 
     type FindClosestPeersStream = Followed<FindClosestPeersResponse>;
@@ -38,15 +43,15 @@ impl DhtService for Service {
         &self,
         request: Request<FindClosestPeersRequest>,
     ) -> Result<Response<Self::FindClosestPeersStream>, Status> {
-        let found = self.0.node.closest_peers(&request.into_inner().key).await.map_err(status::of)?;
+        let found = self.dht.closest_peers(&request.into_inner().key).await.map_err(status::of)?;
         let found = found.map(|Found { peer, addresses }| {
             Ok(FindClosestPeersResponse { peer_id: peer.to_string(), addresses: convert::texts(&addresses) })
         });
-        Ok(Response::new(reply::follow(self.0.stop.clone(), found)))
+        Ok(Response::new(reply::follow(self.stop.clone(), found)))
     }
 
     async fn provide(&self, request: Request<ProvideRequest>) -> Result<Response<ProvideResponse>, Status> {
-        self.0.node.provide(&request.into_inner().key).await.map_err(status::of)?;
+        self.dht.provide(&request.into_inner().key).await.map_err(status::of)?;
         Ok(Response::new(ProvideResponse {}))
     }
 
@@ -54,14 +59,14 @@ impl DhtService for Service {
         &self,
         request: Request<StopProvidingRequest>,
     ) -> Result<Response<StopProvidingResponse>, Status> {
-        self.0.node.stop_providing(&request.into_inner().key).await.map_err(status::of)?;
+        self.dht.stop_providing(&request.into_inner().key).await.map_err(status::of)?;
         Ok(Response::new(StopProvidingResponse {}))
     }
 
     async fn put_value(&self, request: Request<PutValueRequest>) -> Result<Response<PutValueResponse>, Status> {
         let PutValueRequest { name, data, ttl_s } = request.into_inner();
         let ttl = Duration::from_secs(if ttl_s == 0 { 86_400 } else { ttl_s.into() });
-        let seq = self.0.node.put_value(&name, data, ttl).await.map_err(status::of)?;
+        let seq = self.dht.put_value(&name, data, ttl).await.map_err(status::of)?;
         Ok(Response::new(PutValueResponse { seq }))
     }
 
@@ -70,9 +75,9 @@ impl DhtService for Service {
     async fn get_value(&self, request: Request<GetValueRequest>) -> Result<Response<Self::GetValueStream>, Status> {
         let GetValueRequest { peer_id, name } = request.into_inner();
         let peer = if peer_id.is_empty() { None } else { Some(convert::peer_id(&peer_id)?) };
-        let peer = peer.unwrap_or_else(|| self.0.node.me().clone());
-        let mut found = self.0.node.values(&peer, &name).await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+        let peer = peer.unwrap_or_else(|| self.dht.me().clone());
+        let mut found = self.dht.values(&peer, &name).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
             let mut none = true;
             while let Some(ValueBody { data, seq, expires_ms, .. }) = found.recv().await {
                 none = false;
@@ -91,10 +96,10 @@ impl DhtService for Service {
         &self,
         request: Request<FindProvidersRequest>,
     ) -> Result<Response<Self::FindProvidersStream>, Status> {
-        let found = self.0.node.providers(&request.into_inner().key).await.map_err(status::of)?;
+        let found = self.dht.providers(&request.into_inner().key).await.map_err(status::of)?;
         let found = found.map(|Found { peer, addresses }| {
             Ok(FindProvidersResponse { peer_id: peer.to_string(), addresses: convert::texts(&addresses) })
         });
-        Ok(Response::new(reply::follow(self.0.stop.clone(), found)))
+        Ok(Response::new(reply::follow(self.stop.clone(), found)))
     }
 }

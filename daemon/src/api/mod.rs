@@ -52,6 +52,7 @@ pub(crate) async fn serve(
     probe: Probe,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let dht = dht::Service { dht: node.dht().clone(), stop: stop.clone() };
     let pubsub = pubsub::Service { pubsub: node.pubsub().clone(), tasks: node.tasks().clone(), stop: stop.clone() };
     let context = Context { node, stop: stop.clone() };
     let incoming =
@@ -77,7 +78,7 @@ pub(crate) async fn serve(
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(DhtServiceServer::new(dht::Service(context.clone())))
+        .add_service(DhtServiceServer::new(dht))
         .add_service(NodeServiceServer::new(node::Service(context.clone())))
         .add_service(PeerServiceServer::new(peer::Service(context.clone())))
         .add_service(

@@ -86,7 +86,7 @@ impl NodeService for Service {
             peer_id: node.me().to_string(),
             version: VERSION.into(),
             network: node.network().into(),
-            addresses: convert::texts(&node.addresses().await.map_err(status::of)?),
+            addresses: convert::texts(&node.peers().addresses().await.map_err(status::of)?),
             started_ms: node.started().0,
         }))
     }

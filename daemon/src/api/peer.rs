@@ -25,7 +25,7 @@ use crate::node::Node;
 pub(super) struct Service(pub(super) Context);
 
 fn shown(node: &Node, peer: PeerInfo) -> Peer {
-    let (tags, clock) = (node.tags(&peer.peer), node.clock_of(&peer.peer));
+    let (tags, clock) = (node.peers().tags(&peer.peer), node.clock_of(&peer.peer));
     convert::peer(peer, tags, clock)
 }
 
@@ -36,7 +36,7 @@ fn event(event: Event) -> WatchPeersResponse {
 #[tonic::async_trait]
 impl PeerService for Service {
     async fn list_peers(&self, _: Request<ListPeersRequest>) -> Result<Response<ListPeersResponse>, Status> {
-        let peers = self.0.node.peers().await.map_err(status::of)?;
+        let peers = self.0.node.peers().list().await.map_err(status::of)?;
         Ok(Response::new(ListPeersResponse {
             peers: peers.into_iter().map(|peer| shown(&self.0.node, peer)).collect(),
         }))
@@ -44,7 +44,7 @@ impl PeerService for Service {
 
     async fn get_peer(&self, request: Request<GetPeerRequest>) -> Result<Response<GetPeerResponse>, Status> {
         let id = convert::peer_id(&request.into_inner().peer_id)?;
-        let peer = self.0.node.peer(&id).await.map_err(status::of)?;
+        let peer = self.0.node.peers().get(&id).await.map_err(status::of)?;
         Ok(Response::new(GetPeerResponse { peer: Some(shown(&self.0.node, peer)) }))
     }
 
@@ -53,8 +53,8 @@ impl PeerService for Service {
     async fn watch_peers(&self, _: Request<WatchPeersRequest>) -> Result<Response<Self::WatchPeersStream>, Status> {
         let node = self.0.node.clone();
         // Registered before the snapshot is read, so that no change falls between; one told twice does no harm.
-        let mut changed = node.watch_peers();
-        let snapshot = node.peers().await.map_err(status::of)?;
+        let mut changed = node.peers().watch();
+        let snapshot = node.peers().list().await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             for peer in snapshot {
                 out.send(event(Event::Present(shown(&node, peer)))).await?;
@@ -62,7 +62,7 @@ impl PeerService for Service {
             out.send(event(Event::SnapshotDone(true))).await?;
             loop {
                 let Ok(Some(id)) = changed.recv().await else { return out.fail(status::lagged()).await };
-                let now = match node.peer(&id).await {
+                let now = match node.peers().get(&id).await {
                     Ok(peer) => Event::Present(shown(&node, peer)),
                     Err(_) => Event::Gone(id.to_string()),
                 };
@@ -73,7 +73,7 @@ impl PeerService for Service {
 
     async fn connect(&self, request: Request<ConnectRequest>) -> Result<Response<ConnectResponse>, Status> {
         let address = request.into_inner().address;
-        let peer = self.0.node.connect(&address).await.map_err(status::of)?;
+        let peer = self.0.node.peers().connect(&address).await.map_err(status::of)?;
         Ok(Response::new(ConnectResponse { peer_id: peer.to_string() }))
     }
 
@@ -93,7 +93,7 @@ impl PeerService for Service {
         let mut tick = tokio::time::interval(interval);
         tick.tick().await;
         // Whoever cannot be pinged at all is told before anything else.
-        let mut taken = node.ping(&id).await;
+        let mut taken = node.peers().ping(&id).await;
         if let Err(error) = taken {
             return Err(status::of(error));
         }
@@ -110,7 +110,7 @@ impl PeerService for Service {
                     break;
                 }
                 tick.tick().await;
-                taken = node.ping(&id).await;
+                taken = node.peers().ping(&id).await;
             }
             Ok(())
         })))
@@ -118,13 +118,13 @@ impl PeerService for Service {
 
     async fn disconnect(&self, request: Request<DisconnectRequest>) -> Result<Response<DisconnectResponse>, Status> {
         let id = convert::peer_id(&request.into_inner().peer_id)?;
-        self.0.node.disconnect(&id).await.map_err(status::of)?;
+        self.0.node.peers().disconnect(&id).await.map_err(status::of)?;
         Ok(Response::new(DisconnectResponse {}))
     }
 
     async fn pin_peer(&self, request: Request<PinPeerRequest>) -> Result<Response<PinPeerResponse>, Status> {
         let PinPeerRequest { peer, tags, passive } = request.into_inner();
-        let pinning = self.0.node.whole(|node| async move { node.pin(&peer, tags, passive).await });
+        let pinning = self.0.node.whole(|node| async move { Ok(node.peers().pin(&peer, tags, passive).await?) });
         let pinned = pinning.await.map_err(status::of)?;
         Ok(Response::new(PinPeerResponse { peer_id: pinned.to_string() }))
     }
@@ -132,13 +132,13 @@ impl PeerService for Service {
     async fn unpin_peer(&self, request: Request<UnpinPeerRequest>) -> Result<Response<UnpinPeerResponse>, Status> {
         let UnpinPeerRequest { peer_id, tags } = request.into_inner();
         let peer = convert::peer_id(&peer_id)?;
-        let unpinning = self.0.node.whole(|node| async move { node.unpin(&peer, &tags).await });
+        let unpinning = self.0.node.whole(|node| async move { Ok(node.peers().unpin(&peer, &tags).await?) });
         let pinned = unpinning.await.map_err(status::of)?;
         Ok(Response::new(UnpinPeerResponse { pinned }))
     }
 
     async fn list_pins(&self, _: Request<ListPinsRequest>) -> Result<Response<ListPinsResponse>, Status> {
-        let connected = self.0.node.peers().await.map_err(status::of)?;
+        let connected = self.0.node.peers().list().await.map_err(status::of)?;
         let pin = |(peer, pin): (PeerId, keep::Pin)| Pin {
             connected: connected.iter().any(|info| info.peer == peer),
             peer_id: peer.to_string(),
@@ -146,7 +146,7 @@ impl PeerService for Service {
             tags: pin.tags,
             passive: pin.passive,
         };
-        Ok(Response::new(ListPinsResponse { pins: self.0.node.pins().0.into_iter().map(pin).collect() }))
+        Ok(Response::new(ListPinsResponse { pins: self.0.node.peers().pins().0.into_iter().map(pin).collect() }))
     }
 
     async fn list_closed_connections(
@@ -159,7 +159,7 @@ impl PeerService for Service {
             closed_ms: c.closed.0,
             why: c.why,
         };
-        let connections = self.0.node.closed().await.map_err(status::of)?.into_iter().map(closed).collect();
+        let connections = self.0.node.peers().closed().await.map_err(status::of)?.into_iter().map(closed).collect();
         Ok(Response::new(ListClosedConnectionsResponse { connections }))
     }
 
@@ -168,7 +168,7 @@ impl PeerService for Service {
             subject: subject.to_string(),
             verdict: if allow { Verdict::Allow } else { Verdict::Deny }.into(),
         };
-        Ok(Response::new(ListRulesResponse { rules: self.0.node.rules().into_iter().map(rule).collect() }))
+        Ok(Response::new(ListRulesResponse { rules: self.0.node.peers().rules().into_iter().map(rule).collect() }))
     }
 
     async fn set_rule(&self, request: Request<SetRuleRequest>) -> Result<Response<SetRuleResponse>, Status> {
@@ -178,14 +178,14 @@ impl PeerService for Service {
             Verdict::Deny => false,
             Verdict::Unspecified => return Err(status::field("rule.verdict", "takes allow or deny")),
         };
-        let ruling = self.0.node.whole(|node| async move { node.rule(&rule.subject, allow).await });
+        let ruling = self.0.node.whole(|node| async move { Ok(node.peers().rule(&rule.subject, allow).await?) });
         ruling.await.map_err(status::of)?;
         Ok(Response::new(SetRuleResponse {}))
     }
 
     async fn remove_rule(&self, request: Request<RemoveRuleRequest>) -> Result<Response<RemoveRuleResponse>, Status> {
         let subject = request.into_inner().subject;
-        self.0.node.whole(|node| async move { node.unrule(&subject).await }).await.map_err(status::of)?;
+        self.0.node.whole(|node| async move { Ok(node.peers().unrule(&subject).await?) }).await.map_err(status::of)?;
         Ok(Response::new(RemoveRuleResponse {}))
     }
 }

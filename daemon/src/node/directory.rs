@@ -1,6 +1,7 @@
 //! The directory of streams: the pure state, those who watch it, and the talk with other peers about it.
 
 mod newcomers;
+mod own_addresses;
 mod questions;
 mod unwritten;
 
@@ -24,7 +25,9 @@ use tokio::sync::broadcast;
 
 pub(super) use self::unwritten::ToDisk;
 use self::{newcomers::Newcomers, questions::Questions, unwritten::Unwritten};
-use super::{Node, NodeError, WATCH, lock, peer_book::readable, streams::Waiting, wall};
+use p2pd_node::peers::readable;
+
+use super::{Node, NodeError, WATCH, lock, streams::Waiting, wall};
 
 /// How often a flood of the directory is told, in milliseconds.
 const FLOOD_MS: u64 = 60_000;

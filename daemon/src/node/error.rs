@@ -2,7 +2,9 @@
 
 use p2pd_core::id::{IdError, StreamKey};
 use p2pd_net::NetError;
-use p2pd_node::{disk::DiskError, events::EventsError, pubsub::PubSubError, tasks::Ended};
+use p2pd_node::{
+    dht::DhtError, disk::DiskError, events::EventsError, peers::PeersError, pubsub::PubSubError, tasks::Ended,
+};
 use p2pd_store::StoreError;
 
 /// Why the daemon did not do what was asked.
@@ -121,6 +123,31 @@ impl From<EventsError> for NodeError {
         match error {
             EventsError::CursorExpired { asked, oldest } => NodeError::CursorExpired { asked, oldest },
             EventsError::Disk(error) => error.into(),
+        }
+    }
+}
+
+impl From<PeersError> for NodeError {
+    fn from(error: PeersError) -> Self {
+        match error {
+            PeersError::Net(error) => error.into(),
+            PeersError::Disk(error) => error.into(),
+            PeersError::Field { field, fault } => NodeError::Field { field, fault },
+            PeersError::NotPinned(peer) => NodeError::PeerNotPinned(peer),
+            PeersError::RuleNotFound(subject) => NodeError::RuleNotFound(subject),
+            PeersError::Reset(error) => NodeError::Reset(error),
+            PeersError::Limit(fault) => NodeError::Limit(fault),
+        }
+    }
+}
+
+impl From<DhtError> for NodeError {
+    fn from(error: DhtError) -> Self {
+        match error {
+            DhtError::Net(error) => error.into(),
+            DhtError::Peers(error) => error.into(),
+            DhtError::Field { field, fault } => NodeError::Field { field, fault },
+            DhtError::PeerNotFound(peer) => NodeError::PeerNotFound(peer),
         }
     }
 }

@@ -1,21 +1,14 @@
 //! What the daemon can do, in the words of the domain. It joins network, store and pure state; it knows no API type.
 
-mod access;
 mod clock;
 mod descriptors;
-mod dht;
 mod directory;
 mod error;
-mod moved;
 mod numbers;
-mod peer_book;
 mod persist;
-mod ping;
-mod pins;
 mod protocols;
 mod publication;
 mod pump;
-mod regain;
 mod running;
 mod state;
 mod storage;
@@ -26,7 +19,6 @@ pub(crate) mod unreadable;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
-    time::{Duration, Instant},
 };
 
 use p2pd_core::{
@@ -36,19 +28,18 @@ use p2pd_core::{
     topic,
 };
 use p2pd_live::{Clocks, Publishers, native};
-use p2pd_net::{Event, Handle, Identity, NetError, PeerInfo, queue};
+use p2pd_net::{Event, Handle, Identity, queue};
 use p2pd_node::{
     clock::{Clock, wall},
+    dht::Dht,
     disk::Disk,
     events::Events,
+    peers::Peers,
     pubsub::PubSub,
     tasks::Tasks,
 };
 use p2pd_store::Store;
-use tokio::{
-    sync::{broadcast, mpsc},
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use descriptors::{Descriptors, raise_limit};
@@ -77,28 +68,24 @@ struct Inner {
     tasks: Tasks,
     clock: Clock,
     events: Events,
+    peers: Peers,
+    dht: Dht,
     pubsub: PubSub,
     started: UnixMs,
     directory: Mutex<directory::State>,
     streams: Mutex<streams::Streams>,
     publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
     numbers: Mutex<numbers::State>,
-    /// Peers on their way into the peer book.
-    to_remember: mpsc::Sender<PeerId>,
     /// Held while a reader joins and while topics without readers are left, so that none is left that was just joined; not
     /// while waiting for the disk.
     following: tokio::sync::Mutex<()>,
-    rules: Mutex<p2pd_core::access::Rules>,
-    pins: Mutex<p2pd_core::keep::Pins>,
-    /// Held while the rules or pins change.
-    ruling: tokio::sync::Mutex<()>,
     protocols: Arc<protocols::State>,
-    lost: Mutex<regain::Lost>,
-    moved: Mutex<moved::Moved>,
     /// Tunnels of the configuration that do not stand, and why.
     fallen: Mutex<BTreeMap<String, String>>,
     /// The streams whose groups peers may ask for.
     groups: native::Server,
+    /// Own addresses as they were a second ago.
+    own_addresses: Mutex<Vec<Multiaddr>>,
     /// Who publishes what is followed here, for the directory's judge.
     followed_publishers: Publishers,
     /// What peers say the time is.
@@ -111,8 +98,6 @@ struct Inner {
     storage_fault: Mutex<Option<String>>,
     /// How many are in use, while few are left.
     descriptors_short: Mutex<Option<descriptors::Descriptors>>,
-    /// `None`: which ones is not known.
-    peers_changed: broadcast::Sender<Option<PeerId>>,
     counters: Counters,
 }
 
@@ -122,7 +107,6 @@ struct Counters {
     groups_out: AtomicU64,
     dropped: AtomicU64,
     too_large: AtomicU64,
-    gossip_ended: AtomicU64,
 }
 
 /// Locks state. A panic elsewhere cannot leave it half-changed in a way that matters, so poison is not passed on.
@@ -145,6 +129,22 @@ impl Node {
         let (disk, tasks) = (Disk::new(store), Tasks::default());
         let store = disk.store().clone();
         let events = Events::restore(disk.clone(), clock)?;
+        let (peers, to_remember) = Peers::new(p2pd_node::peers::Setup {
+            me: identity.peer_id(),
+            net: net.clone(),
+            disk: disk.clone(),
+            tasks: tasks.clone(),
+            clock,
+            events: events.clone(),
+        });
+        let dht = Dht::restore(p2pd_node::dht::Setup {
+            me: identity.peer_id(),
+            signer,
+            net: net.clone(),
+            peers: peers.clone(),
+            disk: disk.clone(),
+            clock,
+        })?;
         let network = &config.network.name;
         let (pubsub, to_disk) = PubSub::new(p2pd_node::pubsub::Setup {
             me: identity.peer_id(),
@@ -154,7 +154,6 @@ impl Node {
             tasks: tasks.clone(),
             clock,
         });
-        let (to_remember, told) = mpsc::channel(persist::WAITING);
         let node = Node(Arc::new(Inner {
             config: config.clone(),
             me: identity.peer_id(),
@@ -164,20 +163,17 @@ impl Node {
             tasks,
             clock,
             events,
+            peers,
+            dht,
             pubsub,
+            own_addresses: Mutex::default(),
             started: wall(),
             directory: Mutex::new(directory::State::restore(&store, MonoMs(0))?),
             streams: Mutex::default(),
             publications: Mutex::default(),
             numbers: Mutex::new(numbers::State::restore(&store)?),
-            to_remember,
             following: tokio::sync::Mutex::default(),
-            rules: Mutex::default(),
-            pins: Mutex::default(),
-            ruling: tokio::sync::Mutex::default(),
             protocols: Arc::default(),
-            lost: Mutex::default(),
-            moved: Mutex::default(),
             fallen: Mutex::default(),
             groups: native::Server::default(),
             followed_publishers: Publishers::default(),
@@ -186,15 +182,12 @@ impl Node {
             said_too_large: Mutex::default(),
             storage_fault: Mutex::default(),
             descriptors_short: Mutex::default(),
-            peers_changed: broadcast::Sender::new(WATCH),
             counters: Counters::default(),
         }));
-        node.restore_rules().await?;
-        node.restore_pins().await?;
+        node.0.peers.restore().await?;
         node.0.pubsub.restore().await?;
         let heard = node.follow_directory().await?;
         node.0.events.happened("started", crate::VERSION);
-        let known = node.known_peers()?;
         let carrying = node.clone();
         let pump = tokio::spawn(async move {
             tokio::select! {
@@ -203,12 +196,14 @@ impl Node {
                 _ = carrying.0.groups.clone().run(carrying.0.net.clone()) => {}
                 () = carrying.0.pubsub.run(to_disk) => {}
                 () = carrying.0.events.run() => {}
-                () = persist::run(carrying.clone(), told) => {}
+                () = carrying.0.dht.run() => {}
+                () = persist::run(carrying.clone()) => {}
+                () = carrying.0.peers.run(to_remember) => {}
                 () = storage::watch(carrying.clone()) => {}
                 () = descriptors::watch(carrying.clone()) => {}
             }
         });
-        node.redial(known);
+        node.0.peers.dial_known_peers()?;
         node.dig();
         Ok((node, pump))
     }
@@ -225,6 +220,11 @@ impl Node {
     /// Topics.
     pub(crate) fn pubsub(&self) -> &PubSub {
         &self.0.pubsub
+    }
+
+    /// The distributed hash table.
+    pub(crate) fn dht(&self) -> &Dht {
+        &self.0.dht
     }
 
     /// Work beside callers.
@@ -247,39 +247,14 @@ impl Node {
         self.0.started
     }
 
-    /// Own addresses.
-    pub(crate) async fn addresses(&self) -> Result<Vec<Multiaddr>, NodeError> {
-        Ok(self.0.net.addresses().await?)
+    /// Peers.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.0.peers
     }
 
-    /// Own addresses once every listener stands, or those that do after two seconds.
+    /// Own multiaddrs once every listener stands, or those that do after two seconds.
     pub(crate) async fn listening(&self) -> Result<Vec<Multiaddr>, NodeError> {
-        let deadline = Instant::now() + Duration::from_secs(2);
-        loop {
-            let addresses = self.addresses().await?;
-            if addresses.len() >= self.0.config.network.listen.len() || Instant::now() >= deadline {
-                return Ok(addresses);
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// The connected peers, ordered by id.
-    pub(crate) async fn peers(&self) -> Result<Vec<PeerInfo>, NodeError> {
-        let mut peers = self.0.net.peers.list().await?;
-        peers.sort_by(|a, b| a.peer.cmp(&b.peer));
-        Ok(peers)
-    }
-
-    /// One connected peer.
-    pub(crate) async fn peer(&self, peer: &PeerId) -> Result<PeerInfo, NodeError> {
-        let found = self.peers().await?.into_iter().find(|p| p.peer == *peer);
-        found.ok_or_else(|| NetError::NotConnected(peer.to_string()).into())
-    }
-
-    /// Which peers come, change and go, from now on.
-    pub(crate) fn watch_peers(&self) -> broadcast::Receiver<Option<PeerId>> {
-        self.0.peers_changed.subscribe()
+        Ok(self.0.peers.listening(self.0.config.network.listen.len()).await?)
     }
 
     /// Makes a change whole, also when whoever asked for it goes away in the middle of it.
@@ -291,18 +266,15 @@ impl Node {
         self.0.tasks.whole(change(self.clone())).await?
     }
 
-    /// Closes every connection to a peer.
-    pub(crate) async fn disconnect(&self, peer: &PeerId) -> Result<(), NodeError> {
-        Ok(self.0.net.peers.disconnect(peer).await?)
-    }
-
     /// Ends every publication, lets peers hear of it, and writes what is kept.
     pub(crate) async fn finish(&self) {
         self.0.tasks.say_farewell().await;
-        tokio::join!(self.hear_everyone(), self.0.pubsub.flush_logs());
+        tokio::join!(self.0.peers.hear_everyone(), self.0.pubsub.flush_logs());
         self.0.tasks.finish_changes().await;
-        if let Err(error) = self.0.events.write().await {
-            tracing::error!(%error, "the last events were not written");
+        for written in [self.0.events.write().await, self.0.dht.write().await] {
+            if let Err(error) = written {
+                tracing::error!(%error, "the last state was not written");
+            }
         }
         if let Err(error) = self.persist(true).await {
             tracing::error!(%error, "the last state was not written");

@@ -18,7 +18,7 @@ pub(super) async fn run(node: Node, mut events: queue::Reader<Event>, stop: Canc
                 Some(Next::Item(event)) => node.on_event(event).await,
                 // Which peers came or went, and what they follow, is lost.
                 Some(Next::Gap { .. }) => {
-                    let _ = node.0.peers_changed.send(None);
+                    node.0.peers.on_gap();
                     node.0.pubsub.note_change();
                 }
                 None => return,
@@ -56,26 +56,8 @@ impl Node {
     }
 
     async fn on_event(&self, event: Event) {
+        self.0.peers.on_event(&event);
         match event {
-            Event::Connected(peer) => {
-                self.0.events.happened_to(Some(&peer), "peer-connected", &peer.to_string());
-                self.changed(&peer);
-            }
-            Event::Disconnected { peer, for_good } => {
-                self.0.events.happened_to(Some(&peer), "peer-disconnected", &peer.to_string());
-                self.changed(&peer);
-                self.0.pubsub.note_change();
-                self.look_for_pinned(&peer);
-                if for_good {
-                    self.give_up(&peer);
-                } else {
-                    self.win_back(peer);
-                }
-            }
-            Event::Identified(peer) => {
-                self.changed(&peer);
-                let _ = self.0.to_remember.try_send(peer);
-            }
             // A newcomer asks at once instead of waiting for the next heartbeat, and is told likewise.
             Event::Joined { peer, topic } if topic == self.directory_topic() => {
                 self.announce_to(peer).await;
@@ -90,21 +72,8 @@ impl Node {
                 self.count_old_listeners(Some(&topic)).await;
                 self.0.pubsub.note_change();
             }
-            Event::Incompatible { who, why } => {
-                tracing::info!(who, why, "a peer cannot be connected");
-                self.0.events.happened_to(None, "peer-incompatible", &format!("{who}: {why}"));
-            }
-            Event::Listening(address) => {
-                tracing::info!(%address, "listening");
-            }
-            Event::ListeningNoMore(address) => {
-                tracing::info!(%address, "listening no more");
-                self.note_lost_address();
-            }
-            Event::GossipEnded(peer) => {
-                self.0.counters.gossip_ended.fetch_add(1, Ordering::Relaxed);
-                self.0.events.happened_to(Some(&peer), "gossip-ended", &peer.to_string());
-            }
+            Event::Disconnected { .. } => self.0.pubsub.note_change(),
+            _ => {}
         }
     }
 
@@ -116,15 +85,11 @@ impl Node {
         }
     }
 
-    fn changed(&self, peer: &PeerId) {
-        let _ = self.0.peers_changed.send(Some(peer.clone()));
-    }
-
     async fn on_second(&self) {
         self.count_old_listeners(None).await;
         self.heartbeats().await;
         self.look_at_clocks().await;
-        self.on_moved().await;
+        self.tell_addresses().await;
         self.ask_pending().await;
         self.announce_pending().await;
         self.answer_pending().await;

@@ -49,7 +49,7 @@ impl Node {
     pub(crate) async fn state(&self) -> Result<State, NodeError> {
         let peers = self.0.net.peers.list().await?;
         let config = &self.0.config.network;
-        let listening = self.addresses().await?;
+        let listening = self.0.peers.addresses().await?;
         let missing = |address: &&String| {
             let peer = address.parse().ok().and_then(|address: Multiaddr| address.peer());
             !peers.iter().any(|info| Some(&info.peer) == peer.as_ref())
@@ -61,7 +61,7 @@ impl Node {
         };
         Ok(State {
             peers: peers.len(),
-            cut_off: self.cut_off(&listening),
+            cut_off: self.0.peers.cut_off(&listening),
             fallen: self.fallen(),
             listeners_missing: config
                 .listen
@@ -90,7 +90,7 @@ impl Node {
             groups_out: load(&self.0.counters.groups_out),
             dropped: load(&self.0.counters.dropped).saturating_add(self.0.pubsub.dropped()),
             too_large: load(&self.0.counters.too_large).saturating_add(self.0.pubsub.too_large()),
-            gossip_ended: load(&self.0.counters.gossip_ended),
+            gossip_ended: self.0.peers.gossip_ended(),
         })
     }
 }

@@ -15,7 +15,7 @@ use p2pd_core::{
     time::MonoMs,
     topic,
 };
-use p2pd_live::{JsonItem, JsonJudge, TooLarge, native};
+use p2pd_live::{JsonItem, JsonJudge, JsonTopic, TooLarge, native};
 use p2pd_net::queue::Reader;
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
@@ -142,6 +142,8 @@ impl Drop for Waiting {
 pub(super) struct Streams {
     followed: HashMap<StreamKey, Followed>,
     awaited: HashMap<StreamId, Awaited>,
+    /// Topics of the old format that are followed.
+    json: HashMap<StreamId, JsonTopic>,
 }
 
 impl Followed {
@@ -158,7 +160,7 @@ impl Node {
             if json { self.follow_json(&key.stream).await.map(|()| None) } else { self.follow_native(key).await }?;
         let idle = self.now();
         let followed = &mut lock(&self.0.streams).followed;
-        let new = || Followed { native, readers: Fanout::new(), publishing, idle, reach: (MonoMs(0), REACH_MS) };
+        let new = || Followed { native, readers: Fanout::default(), publishing, idle, reach: (MonoMs(0), REACH_MS) };
         let followed = followed.entry(key.clone()).or_insert_with(new);
         followed.publishing |= publishing;
         followed.idle = idle;
@@ -167,15 +169,22 @@ impl Node {
 
     /// Follows the topic of a stream id in the old format, unless it is followed already; `following` must be held.
     async fn follow_json(&self, stream: &StreamId) -> Result<(), NodeError> {
-        let (subscription, mut heard) = JsonJudge::subscription(stream.clone(), self.0.heard_clocks.clone());
+        let (json, subscription, mut heard) = JsonJudge::subscription(stream.clone(), self.0.heard_clocks.clone());
         let topic = topic::audio_json(self.network(), stream);
-        self.0.net.pubsub.subscribe(&topic, subscription).await?;
+        if !self.0.net.pubsub.subscribe(&topic, subscription).await? {
+            return Ok(());
+        }
+        lock(&self.0.streams).json.insert(stream.clone(), json);
         let (node, stream) = (self.clone(), stream.clone());
         self.0.tasks.until_stop(async move {
             while let Some(next) = heard.next().await {
                 match next {
                     Next::Item(JsonItem::Message { sender, message }) => {
                         node.on_audio(sender, stream.clone(), message);
+                    }
+                    Next::Item(JsonItem::Ended { publisher, reason }) => {
+                        let key = StreamKey { publisher, stream: stream.clone() };
+                        node.push_item(&key, &StreamItem::Ended(reason));
                     }
                     Next::Item(JsonItem::TooLarge(refused)) => node.refused_of_stream(&topic, &stream, &refused),
                     Next::Gap { from, to, .. } => node.note_dropped(from, to),
@@ -211,6 +220,7 @@ impl Node {
                         node.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
                         node.on_group(&key, group, repaired);
                     }
+                    Next::Item(native::Item::Ended(reason)) => node.push_item(&key, &StreamItem::Ended(reason)),
                     Next::Item(native::Item::TooLarge(refused)) => {
                         node.refused_of_stream(&topic, &key.stream, &refused);
                     }
@@ -268,7 +278,7 @@ impl Node {
         self.follow(&listed.key, json, false).await?;
         self.reach_publishers();
         let live = {
-            let Streams { followed, awaited } = &mut *lock(&self.0.streams);
+            let Streams { followed, awaited, .. } = &mut *lock(&self.0.streams);
             let followed = followed.get_mut(&listed.key);
             let followed =
                 followed.ok_or_else(|| NodeError::Internal("a stream was let go while it was joined".into()))?;
@@ -346,7 +356,7 @@ impl Node {
     }
 
     pub(super) fn push_item(&self, key: &StreamKey, item: &StreamItem) {
-        let Streams { followed, awaited } = &mut *lock(&self.0.streams);
+        let Streams { followed, awaited, .. } = &mut *lock(&self.0.streams);
         if let Some(awaited) = awaited.get_mut(&key.stream) {
             awaited.heard.push(item.weight(), (key.publisher.clone(), item.clone()));
         }
@@ -379,15 +389,20 @@ impl Node {
         }
     }
 
-    /// Tells the readers of a stream that it is over.
+    /// Tells the readers of a stream that it is over, after what has come of it.
     pub(super) fn end_readers(&self, key: &StreamKey, reason: &'static str) {
-        self.push_item(key, &StreamItem::Ended(reason));
+        let streams = lock(&self.0.streams);
+        if let Some(native) = streams.followed.get(key).and_then(|followed| followed.native.as_ref()) {
+            native.stream.end(reason);
+        } else if let Some(json) = streams.json.get(&key.stream) {
+            json.end(key.publisher.clone(), reason);
+        }
     }
 
     /// Lets go of streams without readers. Returns the topics to leave.
     pub(super) fn sweep_streams(&self) -> Vec<String> {
         let now = self.now();
-        let Streams { followed: streams, awaited } = &mut *lock(&self.0.streams);
+        let Streams { followed: streams, awaited, json } = &mut *lock(&self.0.streams);
         let mut left = Vec::new();
         let network = self.network();
         awaited.retain(|stream, awaited| {
@@ -409,6 +424,7 @@ impl Node {
         });
         left.retain(|topic| !streams.iter().any(|(key, followed)| followed.topic(network, key) == *topic));
         left.retain(|topic| !awaited.keys().any(|stream| topic::audio_json(network, stream) == *topic));
+        json.retain(|stream, _| !left.contains(&topic::audio_json(network, stream)));
         left
     }
 

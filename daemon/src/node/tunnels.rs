@@ -104,7 +104,7 @@ impl Node {
             return Ok(self.open_stream(&tunnel.peer.parse()?, &protocols).await?.stream);
         };
         if !self.0.net.peers.connected().await?.contains(&there) {
-            self.connect(&tunnel.peer).await?;
+            self.0.peers.connect(&tunnel.peer).await?;
         }
         Ok(self.open_stream(&there, &protocols).await?.stream)
     }

@@ -33,6 +33,8 @@ pub enum Item {
     },
     /// In the place of a group that was refused.
     TooLarge(TooLarge),
+    /// The stream is over, for this reason.
+    Ended(&'static str),
 }
 
 /// How streams are followed.
@@ -81,6 +83,11 @@ impl Stream {
     /// The kept groups of the last `ms` milliseconds, oldest first.
     pub fn recent(&self, ms: u64) -> Vec<Arc<Group>> {
         lock(&self.0.state).recent(ms, self.0.clock.now())
+    }
+
+    /// Tells the subscriber that the stream is over, after all groups that have come.
+    pub fn end(&self, reason: &'static str) {
+        self.0.heard.push(0, Item::Ended(reason));
     }
 
     fn hand_on(&self, admitted: state::Admitted) {

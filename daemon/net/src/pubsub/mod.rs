@@ -67,7 +67,7 @@ pub struct Sent {
 }
 
 pub(crate) enum Command {
-    Subscribe { topic: String, subscription: Subscription, reply: oneshot::Sender<Result<(), NetError>> },
+    Subscribe { topic: String, subscription: Subscription, reply: oneshot::Sender<Result<bool, NetError>> },
     Unsubscribe { topic: String },
     Publish { topic: String, data: Bytes, also_to: Vec<PeerId>, reply: oneshot::Sender<Result<Sent, NetError>> },
     PublishAhead { topic: String, data: Bytes, reply: oneshot::Sender<Result<Sent, NetError>> },
@@ -205,8 +205,8 @@ impl Handle {
         self.clock
     }
 
-    /// Follows a topic. Following it again in the same format changes nothing; the judge is then dropped.
-    pub async fn subscribe(&self, topic: &str, subscription: Subscription) -> Result<(), NetError> {
+    /// Follows a topic. False where it is followed in this format already: that changes nothing, and the judge is dropped.
+    pub async fn subscribe(&self, topic: &str, subscription: Subscription) -> Result<bool, NetError> {
         self.commands.ask(|reply| Command::Subscribe { topic: topic.into(), subscription, reply }).await?
     }
 

@@ -56,7 +56,7 @@ impl Topics {
         gossipsub: &mut Gossipsub,
         topic: &str,
         subscription: Subscription,
-    ) -> Result<(), NetError> {
+    ) -> Result<bool, NetError> {
         let Subscription { kind, class, judge } = subscription;
         if topic.is_empty() || topic.len() > MAX_NAME {
             return Err(NetError::Limit("a topic has 1 to 256 bytes"));
@@ -64,7 +64,7 @@ impl Topics {
         let ident = IdentTopic::new(topic);
         if let Some(followed) = self.topics.get(&ident.hash()) {
             let same = followed.kind == kind;
-            return if same { Ok(()) } else { Err(NetError::Limit("this topic is in use in another format")) };
+            return if same { Ok(false) } else { Err(NetError::Limit("this topic is in use in another format")) };
         }
         if self.topics.len() >= MAX_TOPICS {
             return Err(NetError::Limit("this daemon follows 100 topics already; peers would refuse more"));
@@ -87,7 +87,7 @@ impl Topics {
         gossipsub.subscribe(&ident).map_err(|e| NetError::Setup(e.to_string()))?;
         self.score(gossipsub, &ident, class);
         self.topics.insert(ident.hash(), Topic { ident, kind, class, judge });
-        Ok(())
+        Ok(true)
     }
 
     /// Has peers gain and lose score by what they send on a topic.

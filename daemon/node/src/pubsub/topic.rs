@@ -17,6 +17,7 @@ use crate::{
 const MAX_SETTINGS: usize = 1000;
 
 /// A topic that programs of this daemon use, or have settings for.
+#[derive(Default)]
 pub(super) struct Topic {
     pub(super) readers: Fanout<TopicItem>,
     pub(super) settings: Option<TopicSettings>,
@@ -29,20 +30,6 @@ pub(super) struct Topic {
     pub(super) count: usize,
     /// Messages that were larger than it takes.
     pub(super) too_large: u64,
-}
-
-impl Default for Topic {
-    fn default() -> Self {
-        Topic {
-            readers: Fanout::new(),
-            settings: None,
-            in_force: Arc::default(),
-            log: None,
-            validator: Arc::default(),
-            count: 0,
-            too_large: 0,
-        }
-    }
 }
 
 impl Topic {

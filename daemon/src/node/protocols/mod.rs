@@ -101,7 +101,7 @@ impl Node {
         let open = async {
             match self.0.net.streams.open(peer, protocols).await {
                 Err(NetError::NotConnected(_)) => {
-                    self.dial_known(peer).await?;
+                    self.0.peers.dial_known(peer).await?;
                     Ok(self.0.net.streams.open(peer, protocols).await?)
                 }
                 other => Ok(other?),

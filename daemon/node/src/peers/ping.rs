@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Node, NodeError};
+use super::{Peers, PeersError};
 
 const PROTOCOL: &str = "/ipfs/ping/1.0.0";
 /// Longest that one may take.
@@ -23,16 +23,16 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// Longest to wait for all peers at the end, and for the word of a new one.
 const LAST: Duration = Duration::from_secs(1);
 
-impl Node {
+impl Peers {
     /// Takes one round trip to a peer.
     ///
     /// On a stream of its own, which is opened in the same round trip: rust-libp2p answers over the newest stream alone, and
     /// over QUIC, a second time on one stream, only once something else wakes the connection.
-    pub(crate) async fn ping(&self, peer: &PeerId) -> Result<Duration, NodeError> {
+    pub async fn ping(&self, peer: &PeerId) -> Result<Duration, PeersError> {
         let trip = async {
             match self.round_trip(peer).await {
                 // The daemon's own ping, each 8 s, may have come between.
-                Err(NodeError::Reset(_)) => self.round_trip(peer).await,
+                Err(PeersError::Reset(_)) => self.round_trip(peer).await,
                 other => other,
             }
         };
@@ -41,25 +41,25 @@ impl Node {
     }
 
     /// Dials a multiaddr that ends in `/p2p/<peer id>`. A peer that denies us says so by hanging up, once it knows who we are.
-    pub(crate) async fn connect(&self, address: &str) -> Result<PeerId, NodeError> {
-        let peer = self.0.net.dial.connect(address).await?;
-        let mut changes = self.0.peers_changed.subscribe();
+    pub async fn connect(&self, address: &str) -> Result<PeerId, PeersError> {
+        let peer = self.0.with.net.dial.connect(address).await?;
+        let mut changes = self.0.changed.subscribe();
         let gone = async {
             let answer = match self.answer_over_what_stands(&peer).await {
                 // The daemon's own ping may have come between.
-                Err(NodeError::Reset(_)) => self.answer_over_what_stands(&peer).await,
+                Err(PeersError::Reset(_)) => self.answer_over_what_stands(&peer).await,
                 other => other,
             };
             match answer {
-                Ok(_) | Err(NodeError::Net(NetError::Unsupported { .. })) => {}
+                Ok(_) | Err(PeersError::Net(NetError::Unsupported { .. })) => {}
                 // Its stream ends a little before it does.
-                Err(_) => while self.peer(&peer).await.is_ok() && changes.recv().await != Err(RecvError::Closed) {},
+                Err(_) => while self.get(&peer).await.is_ok() && changes.recv().await != Err(RecvError::Closed) {},
             }
         };
         let _ = timeout(LAST, gone).await;
-        match self.peer(&peer).await {
-            Err(NodeError::Net(NetError::NotConnected(_))) => {
-                let closed = self.0.net.peers.closed().await?;
+        match self.get(&peer).await {
+            Err(PeersError::Net(NetError::NotConnected(_))) => {
+                let closed = self.0.with.net.peers.closed().await?;
                 let why = closed.into_iter().rev().find(|closed| closed.peer.as_ref() == Some(&peer)).map(|c| c.why);
                 let fault = why.filter(|why| why.starts_with(UNSHARED));
                 let fault =
@@ -72,25 +72,32 @@ impl Node {
 
     /// Takes one round trip to every peer, so that each connection has had its turn with all that was sent before. Over QUIC, or
     /// to a peer that is slow to read, that may be on its way all the same.
-    pub(super) async fn hear_everyone(&self) {
-        let Ok(peers) = self.peers().await else { return };
+    pub async fn hear_everyone(&self) {
+        let Ok(peers) = self.list().await else { return };
         let _ = timeout(LAST, join_all(peers.iter().map(|info| self.answer_over_what_stands(&info.peer)))).await;
     }
 
     /// Takes one round trip, and dials nobody for that.
-    pub(super) async fn answer_over_what_stands(&self, peer: &PeerId) -> Result<Duration, NodeError> {
-        let stream = self.0.net.streams.open(peer, &[PROTOCOL.to_owned()]).await?.stream;
+    pub(super) async fn answer_over_what_stands(&self, peer: &PeerId) -> Result<Duration, PeersError> {
+        let stream = self.0.with.net.streams.open(peer, &[PROTOCOL.to_owned()]).await?.stream;
         self.there_and_back(stream).await
     }
 
-    async fn round_trip(&self, peer: &PeerId) -> Result<Duration, NodeError> {
-        let stream = self.open_any(peer, &[PROTOCOL.to_owned()]).await?.stream;
-        self.there_and_back(stream).await
+    async fn round_trip(&self, peer: &PeerId) -> Result<Duration, PeersError> {
+        let protocols = [PROTOCOL.to_owned()];
+        let opened = match self.0.with.net.streams.open(peer, &protocols).await {
+            Err(NetError::NotConnected(_)) => {
+                self.dial_known(peer).await?;
+                self.0.with.net.streams.open(peer, &protocols).await
+            }
+            other => other,
+        };
+        self.there_and_back(opened?.stream).await
     }
 
-    async fn there_and_back(&self, mut stream: ByteStream) -> Result<Duration, NodeError> {
+    async fn there_and_back(&self, mut stream: ByteStream) -> Result<Duration, PeersError> {
         let mut sent = [0; 32];
-        sent.iter_mut().zip(self.now().0.to_le_bytes()).for_each(|(to, from)| *to = from);
+        sent.iter_mut().zip(self.0.with.clock.now().0.to_le_bytes()).for_each(|(to, from)| *to = from);
         let began = Instant::now();
         let round = async {
             stream.write_all(&sent).await?;
@@ -99,7 +106,7 @@ impl Node {
             stream.read_exact(&mut back).await?;
             if back == sent { Ok(()) } else { Err(io::Error::other("the peer sent something else back")) }
         };
-        round.await.map_err(NodeError::Reset)?;
+        round.await.map_err(PeersError::Reset)?;
         Ok(began.elapsed())
     }
 }

@@ -4,7 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use p2pd_core::{id::PeerId, time::MonoMs};
 
-use super::{Node, NodeError, lock, peer_book::readable};
+use super::{Peers, PeersError, book::readable};
+use crate::lock;
 
 /// Lost peers that are remembered.
 const MAX_LOST: usize = 256;
@@ -54,7 +55,7 @@ impl Lost {
     }
 }
 
-impl Node {
+impl Peers {
     /// Dials a peer no more that was sent away.
     pub(super) fn give_up(&self, peer: &PeerId) {
         lock(&self.0.lost).done(peer);
@@ -62,11 +63,11 @@ impl Node {
 
     /// Dials a peer that was lost, a few times and more patiently each time that it is lost again: it may have sent us away.
     pub(super) fn win_back(&self, peer: PeerId) {
-        let Some(longer) = lock(&self.0.lost).note(&peer, self.now()) else { return };
-        let node = self.clone();
-        self.0.tasks.until_stop(async move {
-            node.dial_again(&peer, longer).await;
-            lock(&node.0.lost).done(&peer);
+        let Some(longer) = lock(&self.0.lost).note(&peer, self.0.with.clock.now()) else { return };
+        let owner = self.clone();
+        self.0.with.tasks.until_stop(async move {
+            owner.dial_again(&peer, longer).await;
+            lock(&owner.0.lost).done(&peer);
         });
     }
 
@@ -74,7 +75,7 @@ impl Node {
         for wait in WIN_BACK {
             let wait = wait.saturating_mul(longer).min(PATIENCE);
             // Not both sides at once.
-            let later = if self.0.me < *peer { Duration::ZERO } else { wait / 2 };
+            let later = if self.0.with.me < *peer { Duration::ZERO } else { wait / 2 };
             tokio::time::sleep(wait + later).await;
             if !lock(&self.0.lost).is_dialled(peer) || self.dial_known(peer).await.is_ok() {
                 return;
@@ -83,10 +84,10 @@ impl Node {
     }
 
     /// Dials a peer at the addresses of the peer book, and those that the network knows.
-    pub(super) async fn dial_known(&self, peer: &PeerId) -> Result<(), NodeError> {
+    pub async fn dial_known(&self, peer: &PeerId) -> Result<(), PeersError> {
         let key = peer.as_bytes().to_vec();
-        let record = self.0.disk.run(move |store| store.peer(&key)).await?.unwrap_or_default();
-        self.0.net.dial.connect_peer(peer, readable(&record.addresses)).await?;
+        let record = self.0.with.disk.run(move |store| store.peer(&key)).await?.unwrap_or_default();
+        self.0.with.net.dial.connect_peer(peer, readable(&record.addresses)).await?;
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use p2pd_core::{
 use p2pd_net::PeerInfo;
 use p2pd_store::{Learnt, PeerRecord, StoreError};
 
-use super::{Node, NodeError};
+use super::{Peers, PeersError};
 
 fn known(record: PeerRecord) -> Known {
     let (first, last) = (RunMs(record.first), RunMs(record.seen));
@@ -17,14 +17,14 @@ fn known(record: PeerRecord) -> Known {
 }
 
 /// Addresses as they were kept, or as others tell them. One that cannot be read is left out: where a peer is, is learnt anew.
-pub(super) fn readable(addresses: &[String]) -> Vec<Multiaddr> {
+pub fn readable(addresses: &[String]) -> Vec<Multiaddr> {
     addresses.iter().filter_map(|address| address.parse().ok()).collect()
 }
 
-impl Node {
+impl Peers {
     /// Everybody of the peer book. What of it cannot be read is counted and given up.
     pub(super) fn known_peers(&self) -> Result<Vec<(PeerId, Known)>, StoreError> {
-        let Learnt { records, mut unreadable } = self.0.disk.store().peers()?;
+        let Learnt { records, mut unreadable } = self.0.with.disk.store().peers()?;
         let (mut book, mut addresses) = (Vec::new(), 0usize);
         for (key, record) in records {
             let kept = record.addresses.len();
@@ -38,16 +38,16 @@ impl Node {
         if !unreadable.is_empty() || addresses > 0 {
             let peers = unreadable.len();
             tracing::warn!(peers, addresses, "parts of the peer book cannot be read, and are learnt anew");
-            self.0.disk.store().forget_peers(&unreadable)?;
+            self.0.with.disk.store().forget_peers(&unreadable)?;
         }
         Ok(book)
     }
 
     /// Dials peers that were connected before, without waiting.
     pub(super) fn redial(&self, book: Vec<(PeerId, Known)>) {
-        for (peer, known) in peer_book::to_dial(book, self.0.clock.running()) {
-            let net = self.0.net.clone();
-            self.0.tasks.until_stop(async move {
+        for (peer, known) in peer_book::to_dial(book, self.0.with.clock.running()) {
+            let net = self.0.with.net.clone();
+            self.0.with.tasks.until_stop(async move {
                 if let Err(error) = net.dial.connect_peer(&peer, known.addresses).await {
                     tracing::debug!(%error, "known peer not reached");
                 }
@@ -56,11 +56,12 @@ impl Node {
     }
 
     /// Writes a peer that told who it is into the peer book.
-    pub(super) async fn remember(&self, peer: &PeerId) -> Result<(), NodeError> {
-        let info = self.peer(peer).await?;
-        let (key, now) = (peer.as_bytes().to_vec(), self.0.clock.running());
+    pub(super) async fn remember(&self, peer: &PeerId) -> Result<(), PeersError> {
+        let info = self.get(peer).await?;
+        let (key, now) = (peer.as_bytes().to_vec(), self.0.with.clock.running());
         Ok(self
             .0
+            .with
             .disk
             .run(move |store| {
                 let before = store.peer(&key)?;
@@ -83,7 +84,7 @@ impl Node {
 }
 
 /// Addresses to reach a peer at: where we dialled it, then where it says it listens, as far as that is of use here.
-pub(super) fn reached_at(info: &PeerInfo) -> Vec<Multiaddr> {
+pub fn reached_at(info: &PeerInfo) -> Vec<Multiaddr> {
     let dialled = info.connections.iter().filter(|c| !c.inbound).map(|c| c.address.clone());
     let near = info.connections.iter().map(|c| c.address.peer_scope()).min();
     let said = info.addresses.iter().filter(|address| address.is_plain() && Some(address.reach()) >= near);

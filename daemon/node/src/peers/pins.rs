@@ -7,35 +7,35 @@ use p2pd_core::{
     text,
 };
 use p2pd_net::Closed;
-use p2pd_node::disk::unreadable;
 use p2pd_store::{PinRecord, Rows, Store, StoreError};
 
-use super::{Node, NodeError, lock, peer_book::readable};
+use super::{Peers, PeersError, book::readable};
+use crate::{disk::unreadable, lock};
 
-impl Node {
+impl Peers {
     /// Puts the kept pins in force.
-    pub(super) async fn restore_pins(&self) -> Result<(), NodeError> {
-        let kept = self.0.disk.run(read).await?.into_iter().collect::<Result<_, _>>();
+    pub(super) async fn restore_pins(&self) -> Result<(), PeersError> {
+        let kept = self.0.with.disk.run(read).await?.into_iter().collect::<Result<_, _>>();
         let kept = Pins(kept.map_err(StoreError::from)?);
-        self.0.events.choose("pinned", kept.0.keys().cloned());
+        self.0.with.events.choose("pinned", kept.0.keys().cloned());
         *lock(&self.0.pins) = kept.clone();
         self.dial_pins(kept).await
     }
 
     /// Every pinned peer.
-    pub(crate) fn pins(&self) -> Pins {
+    pub fn pins(&self) -> Pins {
         lock(&self.0.pins).clone()
     }
 
     /// Why a peer was pinned.
-    pub(crate) fn tags(&self, peer: &PeerId) -> Vec<String> {
+    pub fn tags(&self, peer: &PeerId) -> Vec<String> {
         lock(&self.0.pins).0.get(peer).map(|pin| pin.tags.clone()).unwrap_or_default()
     }
 
     /// Keeps a peer, given by its id or an address of it, for these reasons, beside those given before; unless all who ask are
     /// content to be `passive`, it is dialled, too.
-    pub(crate) async fn pin(&self, peer: &str, tags: Vec<String>, passive: bool) -> Result<PeerId, NodeError> {
-        let field = |fault: String| NodeError::Field { field: "peer", fault };
+    pub async fn pin(&self, peer: &str, tags: Vec<String>, passive: bool) -> Result<PeerId, PeersError> {
+        let field = |fault: String| PeersError::Field { field: "peer", fault };
         let (id, address) = match peer.parse::<PeerId>() {
             Ok(id) => (id, None),
             Err(_) => {
@@ -44,7 +44,7 @@ impl Node {
                 (id, Some(address))
             }
         };
-        if id == self.0.me {
+        if id == self.0.with.me {
             return Err(field("is this daemon itself".into()));
         }
         let own = address.as_ref().and_then(Multiaddr::ip);
@@ -54,11 +54,11 @@ impl Node {
             ));
         }
         for tag in &tags {
-            check_tag(tag).map_err(|fault| NodeError::Field { field: "tags", fault })?;
+            check_tag(tag).map_err(|fault| PeersError::Field { field: "tags", fault })?;
         }
         self.change_pins(&id, |pins| {
             if pins.0.len() >= MAX_PINS && !pins.0.contains_key(&id) {
-                return Err(NodeError::Limit(format!("{MAX_PINS} pinned peers are the most; unpin some")));
+                return Err(PeersError::Limit(format!("{MAX_PINS} pinned peers are the most; unpin some")));
             }
             let pin = pins.0.entry(id.clone()).or_insert_with(|| Pin { passive, ..Pin::default() });
             pin.passive &= passive;
@@ -72,13 +72,13 @@ impl Node {
 
     /// Takes these tags from a pinned peer, or all; without any it is kept no more, and an open connection is left open.
     /// Whether it stays pinned.
-    pub(crate) async fn unpin(&self, peer: &PeerId, tags: &[String]) -> Result<bool, NodeError> {
+    pub async fn unpin(&self, peer: &PeerId, tags: &[String]) -> Result<bool, PeersError> {
         self.change_pins(peer, |pins| {
-            let pin = pins.0.get_mut(peer).ok_or_else(|| NodeError::PeerNotPinned(peer.to_string()))?;
+            let pin = pins.0.get_mut(peer).ok_or_else(|| PeersError::NotPinned(peer.to_string()))?;
             if let Some(absent) = tags.iter().find(|tag| !pin.tags.contains(tag)) {
                 let fault =
                     format!("`{}` is none of this peer; `p2pctl peers pins` lists them", text::clean(absent, 64));
-                return Err(NodeError::Field { field: "tags", fault });
+                return Err(PeersError::Field { field: "tags", fault });
             }
             pin.tags.retain(|tag| !tags.contains(tag));
             let stays = !tags.is_empty() && (pin.untagged || !pin.tags.is_empty());
@@ -91,28 +91,29 @@ impl Node {
     }
 
     /// The connections that closed last, oldest first.
-    pub(crate) async fn closed(&self) -> Result<Vec<Closed>, NodeError> {
-        Ok(self.0.net.peers.closed().await?)
+    pub async fn closed(&self) -> Result<Vec<Closed>, PeersError> {
+        Ok(self.0.with.net.peers.closed().await?)
     }
 
     /// Changes a peer's pin on disk first, so that what is in force survives.
     async fn change_pins<T>(
         &self,
         peer: &PeerId,
-        change: impl FnOnce(&mut Pins) -> Result<T, NodeError>,
-    ) -> Result<T, NodeError> {
-        let _one = self.0.ruling.lock().await;
+        change: impl FnOnce(&mut Pins) -> Result<T, PeersError>,
+    ) -> Result<T, PeersError> {
+        let _one = self.0.changing.lock().await;
         let mut pins = self.pins();
         let changed = change(&mut pins)?;
         let (name, record) = (peer.to_string(), pins.0.get(peer).map(record));
         self.0
+            .with
             .disk
             .run(move |store| match record {
                 Some(record) => store.put_pin(&name, &record),
                 None => store.remove_pin(&name),
             })
             .await?;
-        self.0.events.choose("pinned", pins.0.keys().cloned());
+        self.0.with.events.choose("pinned", pins.0.keys().cloned());
         *lock(&self.0.pins) = pins.clone();
         self.dial_pins(pins).await?;
         Ok(changed)
@@ -122,9 +123,9 @@ impl Node {
     pub(super) fn look_for_pinned(&self, peer: &PeerId) {
         let pins = self.pins();
         if pins.0.contains_key(peer) {
-            let node = self.clone();
-            self.0.tasks.until_stop(async move {
-                if let Err(error) = node.dial_pins(pins).await {
+            let owner = self.clone();
+            self.0.with.tasks.until_stop(async move {
+                if let Err(error) = owner.dial_pins(pins).await {
                     tracing::error!(%error, "where pinned peers were is not known");
                 }
             });
@@ -132,19 +133,19 @@ impl Node {
     }
 
     /// Has the network stay connected to these, also at the addresses of the peer book.
-    async fn dial_pins(&self, mut pins: Pins) -> Result<(), NodeError> {
-        let pins = self.0.disk.run(move |store| {
+    async fn dial_pins(&self, mut pins: Pins) -> Result<(), PeersError> {
+        let pins = self.0.with.disk.run(move |store| {
             for (peer, pin) in &mut pins.0 {
                 let known = store.peer(peer.as_bytes())?.unwrap_or_default().addresses;
                 pin.addresses.extend(readable(&known));
             }
             Ok(pins)
         });
-        Ok(self.0.net.dial.set_pins(pins.await?).await?)
+        Ok(self.0.with.net.dial.set_pins(pins.await?).await?)
     }
 }
 
-fn add<T: PartialEq>(to: &mut Vec<T>, more: impl Iterator<Item = T>, field: &'static str) -> Result<(), NodeError> {
+fn add<T: PartialEq>(to: &mut Vec<T>, more: impl Iterator<Item = T>, field: &'static str) -> Result<(), PeersError> {
     for one in more {
         if !to.contains(&one) {
             to.push(one);
@@ -153,7 +154,7 @@ fn add<T: PartialEq>(to: &mut Vec<T>, more: impl Iterator<Item = T>, field: &'st
     if to.len() <= MAX_OF_ONE {
         return Ok(());
     }
-    Err(NodeError::Field { field, fault: format!("are more than {MAX_OF_ONE} of one peer; unpin it first") })
+    Err(PeersError::Field { field, fault: format!("are more than {MAX_OF_ONE} of one peer; unpin it first") })
 }
 
 fn record(pin: &Pin) -> PinRecord {
@@ -166,7 +167,7 @@ fn record(pin: &Pin) -> PinRecord {
 }
 
 /// Every pin on disk, or which record is none.
-pub(super) fn read(store: &Store) -> Result<Rows<(PeerId, Pin)>, StoreError> {
+pub(crate) fn read(store: &Store) -> Result<Rows<(PeerId, Pin)>, StoreError> {
     let pin = |(name, record): (String, PinRecord)| {
         let bad = |fault: String| unreadable("pins", name.clone(), fault);
         let peer: PeerId = name.parse().map_err(|error: IdError| bad(error.to_string()))?;

@@ -6,13 +6,13 @@ use p2pd_core::{
     access::{MAX_RULES, Rules, Subject},
     multiaddr::Multiaddr,
 };
-use p2pd_node::disk::unreadable;
 use p2pd_store::{Rows, Store, StoreError};
 
-use super::{Node, NodeError, lock};
+use super::{Peers, PeersError};
+use crate::{disk::unreadable, lock};
 
-fn field(fault: String) -> NodeError {
-    NodeError::Field { field: "subject", fault }
+fn field(fault: String) -> PeersError {
+    PeersError::Field { field: "subject", fault }
 }
 
 /// Which of these addresses of this machine the rules deny; where a relay listens for it is none of them.
@@ -20,32 +20,32 @@ fn denied(rules: &Rules, addresses: &[Multiaddr]) -> impl Iterator<Item = IpAddr
     addresses.iter().filter_map(Multiaddr::ip).filter(|ip| rules.of(None, Some(*ip)) == Some(false))
 }
 
-impl Node {
+impl Peers {
     /// An address that this daemon listens on although a rule denies it: the rule was there first.
-    pub(super) fn cut_off(&self, listening: &[Multiaddr]) -> Option<IpAddr> {
+    pub fn cut_off(&self, listening: &[Multiaddr]) -> Option<IpAddr> {
         denied(&lock(&self.0.rules), listening).next()
     }
 
     /// Puts the kept rules in force. Without any one of them nothing is: who was denied would be let in.
-    pub(super) async fn restore_rules(&self) -> Result<(), NodeError> {
+    pub(super) async fn restore_rules(&self) -> Result<(), PeersError> {
         let mut kept = Rules::default();
-        for rule in self.0.disk.run(read).await? {
+        for rule in self.0.with.disk.run(read).await? {
             let (subject, allow) = rule.map_err(StoreError::from)?;
             kept.restore(subject, allow);
         }
         *lock(&self.0.rules) = kept.clone();
-        Ok(self.0.net.peers.set_rules(kept).await?)
+        Ok(self.0.with.net.peers.set_rules(kept).await?)
     }
 
     /// Every rule; true allows.
-    pub(crate) fn rules(&self) -> Vec<(Subject, bool)> {
+    pub fn rules(&self) -> Vec<(Subject, bool)> {
         lock(&self.0.rules).iter().map(|(subject, allow)| (subject.clone(), allow)).collect()
     }
 
     /// Allows or denies a peer or a range of addresses.
-    pub(crate) async fn rule(&self, subject: &str, allow: bool) -> Result<(), NodeError> {
+    pub async fn rule(&self, subject: &str, allow: bool) -> Result<(), PeersError> {
         let subject: Subject = subject.parse().map_err(field)?;
-        if !allow && subject == Subject::Peer(self.0.me.clone()) {
+        if !allow && subject == Subject::Peer(self.0.with.me.clone()) {
             return Err(field(format!("{subject} is this daemon itself")));
         }
         let cut = |own: IpAddr| {
@@ -59,7 +59,7 @@ impl Node {
     }
 
     /// Forgets what was ruled of a peer or a range.
-    pub(crate) async fn unrule(&self, subject: &str) -> Result<(), NodeError> {
+    pub async fn unrule(&self, subject: &str) -> Result<(), PeersError> {
         let subject: Subject = subject.parse().map_err(field)?;
         let cut = |own: IpAddr| {
             format!(
@@ -76,15 +76,15 @@ impl Node {
         subject: &Subject,
         allow: Option<bool>,
         cut: impl Fn(IpAddr) -> String,
-    ) -> Result<(), NodeError> {
-        let _one = self.0.ruling.lock().await;
+    ) -> Result<(), PeersError> {
+        let _one = self.0.changing.lock().await;
         let before = lock(&self.0.rules).clone();
         let mut rules = before.clone();
         match allow {
             Some(allow) if !rules.set(subject.clone(), allow) => {
-                return Err(NodeError::Limit(format!("{MAX_RULES} rules are the most; remove some")));
+                return Err(PeersError::Limit(format!("{MAX_RULES} rules are the most; remove some")));
             }
-            None if !rules.remove(subject) => return Err(NodeError::RuleNotFound(subject.to_string())),
+            None if !rules.remove(subject) => return Err(PeersError::RuleNotFound(subject.to_string())),
             Some(_) | None => {}
         }
         let listening = self.addresses().await?;
@@ -93,6 +93,7 @@ impl Node {
         }
         let name = subject.to_string();
         self.0
+            .with
             .disk
             .run(move |store| match allow {
                 Some(allow) => store.put_rule(&name, allow),
@@ -100,12 +101,12 @@ impl Node {
             })
             .await?;
         *lock(&self.0.rules) = rules.clone();
-        Ok(self.0.net.peers.set_rules(rules).await?)
+        Ok(self.0.with.net.peers.set_rules(rules).await?)
     }
 }
 
 /// Every rule on disk, or which record is none.
-pub(super) fn read(store: &Store) -> Result<Rows<(Subject, bool)>, StoreError> {
+pub(crate) fn read(store: &Store) -> Result<Rows<(Subject, bool)>, StoreError> {
     let rule = |(name, allow): (String, bool)| match name.parse::<Subject>() {
         // Otherwise what is ruled of it later would not replace this.
         Ok(subject) if subject.to_string() == name => Ok((subject, allow)),
