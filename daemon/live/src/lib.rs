@@ -1,17 +1,27 @@
-//! Audio streams and their directory: how their messages are judged, the last seconds of each stream that is followed, and how groups
-//! that gossip did not bring are fetched. It knows the network through its handles, and neither the API nor the store.
+//! Audio streams and their directory: how their messages are judged, the last seconds of each stream that is followed, how groups
+//! that gossip did not bring are fetched, and what is published. It knows no API type.
 
+mod clocks;
 mod directory;
+pub mod epoch;
+mod error;
 mod json_audio;
+mod listen;
+mod live;
 pub mod native;
+mod publish;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2pd_core::{clock, id::PeerId};
 use p2pd_net::Clock;
 
-pub use directory::{DirectoryJudge, Heard, Publishers};
+pub use directory::{DirectoryJudge, Heard, Listed, Publishers, StreamChange};
+pub use error::LiveError;
 pub use json_audio::{JsonItem, JsonJudge, JsonTopic};
+pub use listen::{StreamItem, StreamReader, Waiting};
+pub use live::{Live, Setup, Statistics};
+pub use publish::{Opening, Progress, Publication, Wire};
 
 /// A message that was refused because it is larger than its topic takes.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ pub mod events;
 pub mod fanout;
 pub mod peers;
 pub mod pubsub;
+pub mod running;
 pub mod tasks;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -15,7 +15,7 @@ use tonic::Status;
 use super::status;
 use p2pd_node::pubsub::{LogStatus, TopicStatus};
 
-use crate::node::{Listed, Opening, Wire};
+use p2pd_live::{Listed, Opening, Wire};
 
 pub(super) fn peer_id(text: &str) -> Result<PeerId, Status> {
     text.parse().map_err(|e: p2pd_core::id::IdError| status::field("peer_id", &e.to_string()))

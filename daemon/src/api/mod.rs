@@ -52,6 +52,7 @@ pub(crate) async fn serve(
     probe: Probe,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let stream = stream::Service { live: node.live().clone(), stop: stop.clone() };
     let dht = dht::Service { dht: node.dht().clone(), stop: stop.clone() };
     let pubsub = pubsub::Service { pubsub: node.pubsub().clone(), tasks: node.tasks().clone(), stop: stop.clone() };
     let context = Context { node, stop: stop.clone() };
@@ -85,7 +86,7 @@ pub(crate) async fn serve(
             ProtocolServiceServer::new(protocol::Service(context.clone())).max_decoding_message_size(2 * MAX_REQUEST),
         )
         .add_service(PubSubServiceServer::new(pubsub).max_decoding_message_size(2 * MAX_REQUEST))
-        .add_service(StreamServiceServer::new(stream::Service(context)).max_decoding_message_size(MAX_REQUEST))
+        .add_service(StreamServiceServer::new(stream).max_decoding_message_size(MAX_REQUEST))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let drained = async {
         stop.cancelled().await;

@@ -25,7 +25,7 @@ use crate::node::Node;
 pub(super) struct Service(pub(super) Context);
 
 fn shown(node: &Node, peer: PeerInfo) -> Peer {
-    let (tags, clock) = (node.peers().tags(&peer.peer), node.clock_of(&peer.peer));
+    let (tags, clock) = (node.peers().tags(&peer.peer), node.live().clock_of(&peer.peer));
     convert::peer(peer, tags, clock)
 }
 

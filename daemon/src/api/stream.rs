@@ -18,14 +18,18 @@ use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Context, convert,
+    convert,
     pubsub::gap,
     reply::{self, Followed, Gone, Out, Replies},
     status,
 };
-use crate::node::{Publication, StreamChange, StreamItem};
+use p2pd_live::{Live, Publication, StreamChange, StreamItem};
+use tokio_util::sync::CancellationToken;
 
-pub(super) struct Service(pub(super) Context);
+pub(super) struct Service {
+    pub(super) live: Live,
+    pub(super) stop: CancellationToken,
+}
 
 const ACKNOWLEDGE: Duration = Duration::from_millis(500);
 
@@ -64,7 +68,7 @@ impl StreamService for Service {
         let after = if page_token.is_empty() { None } else { Some(page_after(&page_token)?) };
         let mut page = ListStreamsResponse::default();
         let (mut bytes, mut last) = (0, None);
-        for listed in self.0.node.streams() {
+        for listed in self.live.streams() {
             let key = listed.key.clone();
             let stream = convert::stream(listed);
             if after.as_ref().is_some_and(|after| key <= *after)
@@ -84,7 +88,7 @@ impl StreamService for Service {
     }
 
     async fn get_stream(&self, request: Request<GetStreamRequest>) -> Result<Response<GetStreamResponse>, Status> {
-        let listed = self.0.node.find_stream(&reference(&request.into_inner().stream)?).map_err(status::of)?;
+        let listed = self.live.find_stream(&reference(&request.into_inner().stream)?).map_err(status::of)?;
         Ok(Response::new(GetStreamResponse { stream: Some(convert::stream(listed)) }))
     }
 
@@ -95,8 +99,8 @@ impl StreamService for Service {
         _: Request<WatchStreamsRequest>,
     ) -> Result<Response<Self::WatchStreamsStream>, Status> {
         use watch_streams_response::Event;
-        let (snapshot, mut told) = self.0.node.watch_streams();
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+        let (snapshot, mut told) = self.live.watch_streams();
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
             for listed in snapshot {
                 out.send(watched(Event::Present(convert::stream(listed)))).await?;
             }
@@ -126,11 +130,11 @@ impl StreamService for Service {
         let Some(PublishStreamRequest { item: Some(Item::Open(open)) }) = items.message().await? else {
             return Err(status::field("open", "must come first"));
         };
-        let node = self.0.node.clone();
-        let publication = node.publish_stream(convert::opening(open)?).await.map_err(status::of)?;
-        let wanted = StreamRef { stream: publication.key().stream.clone(), publisher: Some(node.me().clone()) };
-        let opened = convert::stream(node.find_stream(&wanted).map_err(status::of)?);
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+        let live = self.live.clone();
+        let publication = live.publish_stream(convert::opening(open)?).await.map_err(status::of)?;
+        let wanted = StreamRef { stream: publication.key().stream.clone(), publisher: Some(live.me().clone()) };
+        let opened = convert::stream(live.find_stream(&wanted).map_err(status::of)?);
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
             let opened = publish_stream_response::Event::Opened(opened);
             out.send(PublishStreamResponse { event: Some(opened) }).await?;
             take(items, publication, out).await
@@ -151,10 +155,10 @@ impl StreamService for Service {
         if burst_ms > 10_000 {
             return Err(status::field("burst_ms", "takes at most 10000"));
         }
-        let node = self.0.node.clone();
+        let live = self.live.clone();
         let wait = Duration::from_millis(wait_ms.into());
-        let (listed, waited) = node.await_stream(&reference(&stream)?, wait).await.map_err(status::of)?;
-        let reader = node.read_stream(&listed, burst_ms.into(), waited).await.map_err(status::of)?;
+        let (listed, waited) = live.await_stream(&reference(&stream)?, wait).await.map_err(status::of)?;
+        let reader = live.read_stream(&listed, burst_ms.into(), waited).await.map_err(status::of)?;
         let events = stream::unfold(Some(reader), async |reader| {
             let mut reader = reader?;
             let event = match reader.next().await? {
@@ -170,7 +174,7 @@ impl StreamService for Service {
         });
         let all = stream::iter([Event::Opened(convert::stream(listed))]).chain(events);
         let all = all.map(|event| Ok(SubscribeStreamResponse { event: Some(event) }));
-        Ok(Response::new(reply::follow(self.0.stop.clone(), all)))
+        Ok(Response::new(reply::follow(self.stop.clone(), all)))
     }
 }
 

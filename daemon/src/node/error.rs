@@ -1,6 +1,7 @@
 //! The one error of this floor.
 
 use p2pd_core::id::{IdError, StreamKey};
+use p2pd_live::LiveError;
 use p2pd_net::NetError;
 use p2pd_node::{
     dht::DhtError, disk::DiskError, events::EventsError, peers::PeersError, pubsub::PubSubError, tasks::Ended,
@@ -137,6 +138,22 @@ impl From<PeersError> for NodeError {
             PeersError::RuleNotFound(subject) => NodeError::RuleNotFound(subject),
             PeersError::Reset(error) => NodeError::Reset(error),
             PeersError::Limit(fault) => NodeError::Limit(fault),
+        }
+    }
+}
+
+impl From<LiveError> for NodeError {
+    fn from(error: LiveError) -> Self {
+        match error {
+            LiveError::Net(error) => error.into(),
+            LiveError::Disk(error) => error.into(),
+            LiveError::Peers(error) => error.into(),
+            LiveError::Field { field, fault } => NodeError::Field { field, fault },
+            LiveError::StreamNotFound(stream) => NodeError::StreamNotFound(stream),
+            LiveError::StreamAmbiguous(keys) => NodeError::StreamAmbiguous(keys),
+            LiveError::StreamExists(stream) => NodeError::StreamExists(stream),
+            LiveError::Limit(fault) => NodeError::Limit(fault),
+            LiveError::Internal(fault) => NodeError::Internal(fault),
         }
     }
 }

@@ -1,33 +1,21 @@
 //! What the daemon can do, in the words of the domain. It joins network, store and pure state; it knows no API type.
 
-mod clock;
 mod descriptors;
-mod directory;
 mod error;
-mod numbers;
-mod persist;
 mod protocols;
-mod publication;
 mod pump;
-mod running;
 mod state;
 mod storage;
-mod streams;
 mod tunnels;
 pub(crate) mod unreadable;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use p2pd_core::{
-    id::{PeerId, StreamId},
-    multiaddr::Multiaddr,
-    time::{MonoMs, UnixMs},
-    topic,
-};
-use p2pd_live::{Clocks, Publishers, native};
+use p2pd_core::{id::PeerId, multiaddr::Multiaddr, time::UnixMs, topic};
+use p2pd_live::{Live, native};
 use p2pd_net::{Event, Handle, Identity, queue};
 use p2pd_node::{
     clock::{Clock, wall},
@@ -36,6 +24,7 @@ use p2pd_node::{
     events::Events,
     peers::Peers,
     pubsub::PubSub,
+    running,
     tasks::Tasks,
 };
 use p2pd_store::Store;
@@ -43,17 +32,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use descriptors::{Descriptors, raise_limit};
-pub(crate) use directory::{Listed, StreamChange};
 pub(crate) use error::NodeError;
 pub(crate) use protocols::{Answered, Arrived, Claim, Lease, MAX_CALL, Served, Serving, check_protocol};
-pub(crate) use publication::{Opening, Publication, Wire};
 pub(crate) use state::State;
-pub(crate) use streams::StreamItem;
 
 use crate::config::Config;
-
-/// Changes that a watcher may be behind before it is cut off.
-const WATCH: usize = 256;
 
 /// The daemon's state behind a cloneable handle.
 #[derive(Clone)]
@@ -61,8 +44,6 @@ pub(crate) struct Node(Arc<Inner>);
 
 struct Inner {
     config: Config,
-    me: PeerId,
-    signer: [u8; 32],
     net: Handle,
     disk: Disk,
     tasks: Tasks,
@@ -71,42 +52,15 @@ struct Inner {
     peers: Peers,
     dht: Dht,
     pubsub: PubSub,
+    live: Live,
     started: UnixMs,
-    directory: Mutex<directory::State>,
-    streams: Mutex<streams::Streams>,
-    publications: Mutex<HashMap<StreamId, Arc<publication::Shared>>>,
-    numbers: Mutex<numbers::State>,
-    /// Held while a reader joins and while topics without readers are left, so that none is left that was just joined; not
-    /// while waiting for the disk.
-    following: tokio::sync::Mutex<()>,
     protocols: Arc<protocols::State>,
     /// Tunnels of the configuration that do not stand, and why.
     fallen: Mutex<BTreeMap<String, String>>,
-    /// The streams whose groups peers may ask for.
-    groups: native::Server,
-    /// Own addresses as they were a second ago.
-    own_addresses: Mutex<Vec<Multiaddr>>,
-    /// Who publishes what is followed here, for the directory's judge.
-    followed_publishers: Publishers,
-    /// What peers say the time is.
-    heard_clocks: Clocks,
-    /// As they were told last.
-    clocks: Mutex<p2pd_core::clock::Judgement>,
-    /// Topics of which the log says that messages were too large.
-    said_too_large: Mutex<HashSet<String>>,
     /// Why the disk, or what is on it, fails, while that is so.
     storage_fault: Mutex<Option<String>>,
     /// How many are in use, while few are left.
     descriptors_short: Mutex<Option<descriptors::Descriptors>>,
-    counters: Counters,
-}
-
-#[derive(Default)]
-struct Counters {
-    groups_in: AtomicU64,
-    groups_out: AtomicU64,
-    dropped: AtomicU64,
-    too_large: AtomicU64,
 }
 
 /// Locks state. A panic elsewhere cannot leave it half-changed in a way that matters, so poison is not passed on.
@@ -127,7 +81,6 @@ impl Node {
         let Some(signer) = identity.secret() else { anyhow::bail!("the identity is not Ed25519") };
         let clock = Clock::start(running::restore(&store)?);
         let (disk, tasks) = (Disk::new(store), Tasks::default());
-        let store = disk.store().clone();
         let events = Events::restore(disk.clone(), clock)?;
         let (peers, to_remember) = Peers::new(p2pd_node::peers::Setup {
             me: identity.peer_id(),
@@ -154,10 +107,21 @@ impl Node {
             tasks: tasks.clone(),
             clock,
         });
-        let node = Node(Arc::new(Inner {
-            config: config.clone(),
+        let live = Live::restore(p2pd_live::Setup {
             me: identity.peer_id(),
             signer,
+            network: network.clone(),
+            max_publications: config.streams.max_publications,
+            native: native::Settings { repair: config.streams.repair, drop_percent: config.streams.drop_percent },
+            net: net.clone(),
+            peers: peers.clone(),
+            disk: disk.clone(),
+            tasks: tasks.clone(),
+            clock,
+            events: events.clone(),
+        })?;
+        let node = Node(Arc::new(Inner {
+            config: config.clone(),
             net,
             disk,
             tasks,
@@ -166,38 +130,26 @@ impl Node {
             peers,
             dht,
             pubsub,
-            own_addresses: Mutex::default(),
+            live,
             started: wall(),
-            directory: Mutex::new(directory::State::restore(&store, MonoMs(0))?),
-            streams: Mutex::default(),
-            publications: Mutex::default(),
-            numbers: Mutex::new(numbers::State::restore(&store)?),
-            following: tokio::sync::Mutex::default(),
             protocols: Arc::default(),
             fallen: Mutex::default(),
-            groups: native::Server::default(),
-            followed_publishers: Publishers::default(),
-            heard_clocks: Clocks::default(),
-            clocks: Mutex::default(),
-            said_too_large: Mutex::default(),
             storage_fault: Mutex::default(),
             descriptors_short: Mutex::default(),
-            counters: Counters::default(),
         }));
         node.0.peers.restore().await?;
         node.0.pubsub.restore().await?;
-        let heard = node.follow_directory().await?;
+        let heard = node.0.live.follow_directory().await?;
         node.0.events.happened("started", crate::VERSION);
         let carrying = node.clone();
         let pump = tokio::spawn(async move {
             tokio::select! {
                 () = pump::run(carrying.clone(), changes, stop) => {}
-                () = carrying.hear_directory(heard) => {}
-                _ = carrying.0.groups.clone().run(carrying.0.net.clone()) => {}
+                () = carrying.0.live.run(heard) => {}
                 () = carrying.0.pubsub.run(to_disk) => {}
                 () = carrying.0.events.run() => {}
                 () = carrying.0.dht.run() => {}
-                () = persist::run(carrying.clone()) => {}
+                () = running::run(&carrying.0.disk, clock) => {}
                 () = carrying.0.peers.run(to_remember) => {}
                 () = storage::watch(carrying.clone()) => {}
                 () = descriptors::watch(carrying.clone()) => {}
@@ -208,10 +160,6 @@ impl Node {
         Ok((node, pump))
     }
 
-    fn now(&self) -> MonoMs {
-        self.0.clock.now()
-    }
-
     /// What happened.
     pub(crate) fn events(&self) -> &Events {
         &self.0.events
@@ -220,6 +168,11 @@ impl Node {
     /// Topics.
     pub(crate) fn pubsub(&self) -> &PubSub {
         &self.0.pubsub
+    }
+
+    /// Streams.
+    pub(crate) fn live(&self) -> &Live {
+        &self.0.live
     }
 
     /// The distributed hash table.
@@ -234,7 +187,7 @@ impl Node {
 
     /// Who this daemon is.
     pub(crate) fn me(&self) -> &PeerId {
-        &self.0.me
+        self.0.live.me()
     }
 
     /// Name of the network.
@@ -271,12 +224,13 @@ impl Node {
         self.0.tasks.say_farewell().await;
         tokio::join!(self.0.peers.hear_everyone(), self.0.pubsub.flush_logs());
         self.0.tasks.finish_changes().await;
-        for written in [self.0.events.write().await, self.0.dht.write().await] {
-            if let Err(error) = written {
-                tracing::error!(%error, "the last state was not written");
-            }
-        }
-        if let Err(error) = self.persist(true).await {
+        let written: [Result<(), NodeError>; 4] = [
+            self.0.events.write().await.map_err(Into::into),
+            self.0.dht.write().await.map_err(Into::into),
+            self.0.live.write().await.map_err(Into::into),
+            running::write(&self.0.disk, self.0.clock).await.map_err(Into::into),
+        ];
+        for error in written.into_iter().filter_map(Result::err) {
             tracing::error!(%error, "the last state was not written");
         }
     }

@@ -1,9 +1,6 @@
 //! How the daemon fares.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use p2pd_core::{clock::Judgement, id::PeerId, multiaddr::Multiaddr};
 use p2pd_net::BootstrapFault;
@@ -70,8 +67,8 @@ impl Node {
                 .filter(|wanted| has_family(wanted) && !listening.iter().any(|own| own.is_of_listener(wanted)))
                 .count(),
             bootstrap_missing: config.bootstrap.iter().filter(missing).map(why).collect(),
-            clocks: self.0.heard_clocks.judge(self.0.net.pubsub.clock(), &self.0.net.peers.connected().await?),
-            flooded_by: self.flooded_by(),
+            clocks: self.0.live.clocks().await?,
+            flooded_by: self.0.live.flooded_by(),
             gossip_ended: peers.iter().filter(|peer| peer.gossip_ended).map(|peer| peer.peer.clone()).collect(),
             storage_fault: lock(&self.0.storage_fault).clone(),
             descriptors_short: *lock(&self.0.descriptors_short),
@@ -80,16 +77,16 @@ impl Node {
 
     /// How the daemon fares.
     pub(crate) async fn statistics(&self) -> Result<Statistics, NodeError> {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let live = self.0.live.statistics();
         Ok(Statistics {
-            peers: self.0.net.peers.list().await?.len(),
-            streams: self.streams_listed(),
-            publications: lock(&self.0.publications).len(),
-            listeners: self.local_readers(),
-            groups_in: load(&self.0.counters.groups_in),
-            groups_out: load(&self.0.counters.groups_out),
-            dropped: load(&self.0.counters.dropped).saturating_add(self.0.pubsub.dropped()),
-            too_large: load(&self.0.counters.too_large).saturating_add(self.0.pubsub.too_large()),
+            peers: self.0.net.peers.connected().await?.len(),
+            streams: live.streams,
+            publications: live.publications,
+            listeners: live.listeners,
+            groups_in: live.groups_in,
+            groups_out: live.groups_out,
+            dropped: live.dropped.saturating_add(self.0.pubsub.dropped()),
+            too_large: live.too_large.saturating_add(self.0.pubsub.too_large()),
             gossip_ended: self.0.peers.gossip_ended(),
         })
     }

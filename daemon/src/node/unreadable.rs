@@ -6,16 +6,15 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use p2pd_store::{Store, StoreError, Unreadable};
 
-use p2pd_node::{disk::number, pubsub};
+use p2pd_node::{disk::number, pubsub, running};
 
-use super::{numbers, running};
 use crate::lock;
 
 /// Records that hold nothing that this p2pd knows, though they are whole as far as the store can tell.
 fn unknown(store: &Store) -> Result<Vec<Unreadable>, StoreError> {
     let mut all = p2pd_node::peers::unreadable_records(store)?;
     all.extend(pubsub::unreadable_settings(store)?);
-    for name in [running::SETTING, numbers::EPOCH, p2pd_node::dht::VALUE] {
+    for name in [running::SETTING, p2pd_live::epoch::EPOCH, p2pd_node::dht::VALUE] {
         match number(store, name) {
             Err(StoreError::Corrupt(bad)) => all.push(bad),
             other => drop(other?),

@@ -76,11 +76,7 @@ impl Waiting {
 
     /// Whether there is no room for a message of so many bytes.
     fn is_full_for(self, bytes: usize) -> bool {
-        self.messages >= FULL || self.are_bytes_full_for(bytes)
-    }
-
-    fn are_bytes_full_for(self, bytes: usize) -> bool {
-        bytes > SMALL && self.bytes >= FULL_BYTES
+        self.messages >= FULL || (bytes > SMALL && self.bytes >= FULL_BYTES)
     }
 
     fn is_worth_asking(self) -> bool {
@@ -175,13 +171,6 @@ impl Behaviour {
             }
         }
         if waits { Room::Wait(full) } else { Room::Beside(full) }
-    }
-
-    /// Whether the bytes that wait for the only follower leave room for as many more. Of messages gossipsub tells that by itself.
-    pub(crate) fn room_in_bytes(&mut self, peer: PeerId, bytes: usize, now: Instant) -> Room {
-        self.ask(peer, now);
-        let full = self.peers.get(&peer).is_some_and(|peer| peer.waiting.are_bytes_full_for(bytes));
-        if full { Room::Wait(1) } else { Room::Beside(0) }
     }
 
     fn credit(&self, now: Instant) -> Duration {
@@ -370,12 +359,12 @@ mod tests {
         pace.peers.insert(peer, Peer::default());
         for _ in 0..2 {
             assert!(pace.has_room(&peer, large));
-            assert_eq!(pace.room_in_bytes(peer, large, now), Room::Beside(0));
+            assert_eq!(pace.room(&[peer], large, now), Room::Beside(0));
             pace.sent(&[peer], large);
         }
         assert!(!pace.has_room(&peer, large) && pace.has_room(&peer, SMALL));
         for (bytes, room) in [(large, Room::Wait(1)), (SMALL, Room::Beside(0))] {
-            assert_eq!((pace.room(&[peer], bytes, now), pace.room_in_bytes(peer, bytes, now)), (room, room));
+            assert_eq!(pace.room(&[peer], bytes, now), room);
         }
         answer(&mut pace, &peer, now);
         assert!(pace.has_room(&peer, large));

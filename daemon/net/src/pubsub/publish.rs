@@ -47,11 +47,11 @@ impl PubSub {
         match held.message {
             Message::Own { data, reply } => {
                 let followers = followers(wire.gossipsub, &IdentTopic::new(topic).hash());
-                let room = match followers[..] {
-                    [only] => wire.flow.room_in_bytes(only, data.len(), now),
-                    // Of very many only some are sent to, who pass it on.
-                    _ if followers.len() > flood_publish::MOST => Room::Beside(0),
-                    _ => wire.flow.room(&followers, data.len(), now),
+                let room = if followers.len() > flood_publish::MOST {
+                    // Only some are sent to, who pass it on.
+                    Room::Beside(0)
+                } else {
+                    wire.flow.room(&followers, data.len(), now)
                 };
                 let sent = match room {
                     Room::Wait(_) if may_wait => Err(NetError::Busy),

@@ -8,11 +8,11 @@ use p2pd_core::{
 };
 use p2pd_store::{DirectoryChange, DirectoryRecord};
 
-use crate::node::{Node, lock};
+use crate::{Live, lock};
 
 /// The streams that changed since they were written.
 #[derive(Debug, PartialEq)]
-pub(in crate::node) enum Unwritten {
+pub(crate) enum Unwritten {
     Streams(BTreeSet<StreamKey>),
     /// So many changed while the disk took nothing that all are written anew.
     All,
@@ -36,7 +36,7 @@ impl Unwritten {
 }
 
 /// What is to be written.
-pub(in crate::node) enum ToDisk {
+pub(crate) enum ToDisk {
     Changes(Vec<DirectoryChange>),
     All(Vec<(Vec<u8>, String, DirectoryRecord)>),
 }
@@ -46,13 +46,13 @@ fn record(entry: &Entry) -> DirectoryRecord {
     DirectoryRecord { metadata, time: entry.time.0 }
 }
 
-impl Node {
+impl Live {
     /// What goes to disk now. If it cannot be written, `directory_not_written` takes back which streams it is of.
-    pub(in crate::node) fn directory_changes(&self) -> (Unwritten, ToDisk) {
+    pub(crate) fn directory_changes(&self) -> (Unwritten, ToDisk) {
         let state = &mut *lock(&self.0.directory);
         let unwritten = std::mem::take(&mut state.unwritten);
         let names = |key: &StreamKey| (key.publisher.as_bytes().to_vec(), key.stream.to_string());
-        let of_others = |key: &StreamKey| key.publisher != self.0.me;
+        let of_others = |key: &StreamKey| key.publisher != self.0.with.me;
         let to_disk = match &unwritten {
             Unwritten::Streams(streams) => {
                 let change = |key: &StreamKey| {
@@ -73,7 +73,7 @@ impl Node {
     }
 
     /// Takes back what was not written.
-    pub(in crate::node) fn directory_not_written(&self, unwritten: Unwritten) {
+    pub(crate) fn directory_not_written(&self, unwritten: Unwritten) {
         let state = &mut *lock(&self.0.directory);
         match unwritten {
             Unwritten::Streams(streams) => state.unwritten.add(streams),

@@ -2,15 +2,15 @@
 
 use p2pd_core::{announce::DirectoryMessage, multiaddr::Multiaddr};
 
-use crate::node::{Node, lock};
+use crate::{Live, lock};
 
 /// Addresses that a stream tells.
 const MAX_TOLD: usize = 8;
 
-impl Node {
+impl Live {
     /// Announces one of our streams that tells other addresses than this machine has had for a second.
-    pub(in crate::node) async fn tell_addresses(&self) {
-        let Ok(mut addresses) = self.0.peers.addresses().await else { return };
+    pub(crate) async fn tell_addresses(&self) {
+        let Ok(mut addresses) = self.0.with.peers.addresses().await else { return };
         addresses.truncate(MAX_TOLD);
         let steady = std::mem::replace(&mut *lock(&self.0.own_addresses), addresses.clone()) == addresses;
         if !steady || addresses.is_empty() {

@@ -11,7 +11,8 @@ use p2pd_core::{
 };
 
 use super::State;
-use crate::node::{Node, lock, wall};
+use crate::{Live, lock};
+use p2pd_node::clock::wall;
 
 /// Least time between two questions of ours, in milliseconds.
 const ASK_EVERY_MS: u64 = 300;
@@ -39,10 +40,10 @@ impl Questions {
     }
 }
 
-impl Node {
+impl Live {
     /// Asks the network for streams, at most about three times a second.
-    pub(in crate::node) async fn ask(&self, filter: Filter) {
-        let now = self.now();
+    pub(crate) async fn ask(&self, filter: Filter) {
+        let now = self.0.with.clock.now();
         {
             let questions = &mut lock(&self.0.directory).questions;
             if questions.asked.is_some_and(|at| now.since(at) < ASK_EVERY_MS) {
@@ -51,9 +52,9 @@ impl Node {
             }
             questions.asked = Some(now);
         }
-        let message = DirectoryMessage::Query { filter, request: format!("{}-{}", self.0.me, wall().0) };
-        if let Ok(bytes) = announce::encode(&message, &self.0.me, wall())
-            && let Err(error) = self.0.net.pubsub.publish(&self.directory_topic(), bytes.into()).await
+        let message = DirectoryMessage::Query { filter, request: format!("{}-{}", self.0.with.me, wall().0) };
+        if let Ok(bytes) = announce::encode(&message, &self.0.with.me, wall())
+            && let Err(error) = self.0.with.net.pubsub.publish(&self.directory_topic(), bytes.into()).await
         {
             tracing::debug!(%error, "directory not asked");
         }
@@ -61,7 +62,7 @@ impl Node {
 
     /// Asks a publisher what its stream is of which only heartbeats come, once in a while: heartbeats cost nothing.
     pub(super) async fn ask_once(&self, publisher: &PeerId) {
-        let now = self.now();
+        let now = self.0.with.clock.now();
         {
             let asked = &mut lock(&self.0.directory).questions.asked_of;
             asked.retain(|_, at| now.since(*at) < HEARTBEAT_MS);
@@ -74,7 +75,7 @@ impl Node {
     }
 
     /// Asks what could not be asked before.
-    pub(in crate::node) async fn ask_pending(&self) {
+    pub(crate) async fn ask_pending(&self) {
         if std::mem::take(&mut lock(&self.0.directory).questions.ask_later) {
             self.ask(Filter::default()).await;
         }
@@ -84,7 +85,7 @@ impl Node {
     pub(super) async fn answer_soon(&self, filter: &Filter, request: &str) {
         {
             let State { directory, questions, .. } = &mut *lock(&self.0.directory);
-            let own = directory.iter().filter(|(key, _)| key.publisher == self.0.me);
+            let own = directory.iter().filter(|(key, _)| key.publisher == self.0.with.me);
             for (key, _) in own.filter(|(key, entry)| filter.matches(&key.publisher, &entry.metadata)) {
                 // An answer is heard by all who ask.
                 match questions.unanswered.iter_mut().find(|(stream, _)| *stream == key.stream) {
@@ -97,20 +98,20 @@ impl Node {
     }
 
     /// Answers what had to wait.
-    pub(in crate::node) async fn answer_pending(&self) {
+    pub(crate) async fn answer_pending(&self) {
         while let Some(message) = self.next_answer() {
-            if let Ok(bytes) = announce::encode(&message, &self.0.me, wall()) {
-                let _ = self.0.net.pubsub.publish(&self.directory_topic(), bytes.into()).await;
+            if let Ok(bytes) = announce::encode(&message, &self.0.with.me, wall()) {
+                let _ = self.0.with.net.pubsub.publish(&self.directory_topic(), bytes.into()).await;
             }
         }
     }
 
     /// One stream each, since several may not fit a message.
     fn next_answer(&self) -> Option<DirectoryMessage> {
-        let now = self.now();
+        let now = self.0.with.clock.now();
         let State { directory, questions, .. } = &mut *lock(&self.0.directory);
         while let Some((stream, request)) = questions.unanswered.pop_front() {
-            let key = StreamKey { publisher: self.0.me.clone(), stream };
+            let key = StreamKey { publisher: self.0.with.me.clone(), stream };
             // It may have ended meanwhile.
             let Some(metadata) = directory.get(&key).map(|entry| entry.metadata.clone()) else { continue };
             if !questions.answers.take(now, ANSWER_RATE.0, ANSWER_RATE.1) {

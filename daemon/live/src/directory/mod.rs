@@ -1,5 +1,6 @@
 //! The directory of streams: the pure state, those who watch it, and the talk with other peers about it.
 
+mod judge;
 mod newcomers;
 mod own_addresses;
 mod questions;
@@ -7,6 +8,7 @@ mod unwritten;
 
 use std::{collections::HashSet, time::Duration};
 
+pub use self::judge::{DirectoryJudge, Heard, Publishers};
 use bytes::Bytes;
 use p2pd_core::ring::Next;
 use p2pd_core::{
@@ -18,7 +20,6 @@ use p2pd_core::{
     time::{MonoMs, UnixMs},
     topic,
 };
-use p2pd_live::{DirectoryJudge, Heard};
 use p2pd_net::queue;
 use p2pd_store::{Learnt, Store, StoreError};
 use tokio::sync::broadcast;
@@ -27,10 +28,14 @@ pub(super) use self::unwritten::ToDisk;
 use self::{newcomers::Newcomers, questions::Questions, unwritten::Unwritten};
 use p2pd_node::peers::readable;
 
-use super::{Node, NodeError, WATCH, lock, streams::Waiting, wall};
+use p2pd_node::clock::wall;
+
+use crate::{Live, LiveError, listen::Waiting, lock};
 
 /// How often a flood of the directory is told, in milliseconds.
 const FLOOD_MS: u64 = 60_000;
+/// Changes that a watcher may be behind before it is cut off.
+const WATCH: usize = 256;
 
 pub(super) struct State {
     directory: Directory,
@@ -60,20 +65,31 @@ impl State {
 
 /// An entry as it is shown.
 #[derive(Clone, Debug)]
-pub(crate) struct Listed {
-    pub(crate) key: StreamKey,
-    pub(crate) entry: Entry,
-    pub(crate) age_ms: u64,
-    pub(crate) local: bool,
+pub struct Listed {
+    /// Whose, and its id.
+    pub key: StreamKey,
+    /// What is known of it.
+    pub entry: Entry,
+    /// How long ago it was heard of.
+    pub age_ms: u64,
+    /// It is published here.
+    pub local: bool,
     /// Of a native stream of ours.
-    pub(crate) old_listeners: u32,
+    pub old_listeners: u32,
 }
 
 /// A change of the directory.
 #[derive(Clone, Debug)]
-pub(crate) enum StreamChange {
+pub enum StreamChange {
+    /// It is there, or has changed.
     Present(Box<Listed>),
-    Gone { key: StreamKey, reason: &'static str },
+    /// It is not there any more.
+    Gone {
+        /// Which.
+        key: StreamKey,
+        /// Why, as the API names it.
+        reason: &'static str,
+    },
 }
 
 impl State {
@@ -110,12 +126,12 @@ impl State {
     }
 }
 
-impl Node {
+impl Live {
     /// Follows the directory from now on. What it brings.
-    pub(super) async fn follow_directory(&self) -> Result<queue::Reader<Heard>, NodeError> {
-        let (clocks, publishers) = (self.0.heard_clocks.clone(), self.0.followed_publishers.clone());
+    pub async fn follow_directory(&self) -> Result<queue::Reader<Heard>, LiveError> {
+        let (clocks, publishers) = (self.0.clocks.heard.clone(), self.0.followed_publishers.clone());
         let (subscription, heard) = DirectoryJudge::subscription(clocks, publishers);
-        self.0.net.pubsub.subscribe(&self.directory_topic(), subscription).await?;
+        self.0.with.net.pubsub.subscribe(&self.directory_topic(), subscription).await?;
         Ok(heard)
     }
 
@@ -133,12 +149,12 @@ impl Node {
     }
 
     pub(super) fn directory_topic(&self) -> String {
-        topic::directory(self.network())
+        topic::directory(&self.0.with.network)
     }
 
     /// Applies a message of a peer, or of our own.
     pub(super) async fn apply(&self, origin: Origin<'_>, message: DirectoryMessage) {
-        let now = self.now();
+        let now = self.0.with.clock.now();
         let (changes, rest): (Vec<_>, Vec<_>) = {
             let mut state = lock(&self.0.directory);
             let effects = state.directory.apply(now, origin, message);
@@ -161,7 +177,7 @@ impl Node {
 
     /// Drops what is stale.
     pub(super) fn sweep_directory(&self) {
-        let now = self.now();
+        let now = self.0.with.clock.now();
         let changes = {
             let mut state = lock(&self.0.directory);
             let changes = state.directory.sweep(now);
@@ -182,25 +198,25 @@ impl Node {
             match reason {
                 Some(reason) => {
                     let kind = if reason == "ended" { "stream-ended" } else { "stream-stale" };
-                    self.0.events.happened_to(Some(&key.publisher), kind, &subject);
+                    self.0.with.events.happened_to(Some(&key.publisher), kind, &subject);
                     self.end_readers(&key, reason);
                     let _ = lock(&self.0.directory).told.send(StreamChange::Gone { key, reason });
                 }
                 None => {
-                    let now = self.now();
+                    let now = self.0.with.clock.now();
                     let state = lock(&self.0.directory);
                     if let Some(listed) = state.directory.get(&key).map(|entry| self.listed(now, &key, entry)) {
                         let _ = state.told.send(StreamChange::Present(Box::new(listed)));
                     }
                     drop(state);
-                    self.0.events.happened_to(Some(&key.publisher), "stream-present", &subject);
+                    self.0.with.events.happened_to(Some(&key.publisher), "stream-present", &subject);
                 }
             }
         }
     }
 
     fn listed(&self, now: MonoMs, key: &StreamKey, entry: &Entry) -> Listed {
-        let local = key.publisher == self.0.me;
+        let local = key.publisher == self.0.with.me;
         let old_listeners = if local { self.old_listeners(&key.stream) } else { 0 };
         Listed { key: key.clone(), entry: entry.clone(), age_ms: now.since(entry.heard), local, old_listeners }
     }
@@ -215,13 +231,14 @@ impl Node {
             let mut state = lock(&self.0.directory);
             (state.next_time(), state.said_here)
         };
-        let bytes = announce::encode(&message, &self.0.me, time)?;
-        let sent = self.0.net.pubsub.publish_also_to(&self.directory_topic(), Bytes::from(bytes.clone()), peers).await;
+        let bytes = announce::encode(&message, &self.0.with.me, time)?;
+        let sent =
+            self.0.with.net.pubsub.publish_also_to(&self.directory_topic(), Bytes::from(bytes.clone()), peers).await;
         if let Err(error) = sent {
             tracing::debug!(%error, "directory message not sent");
         }
-        if let Ok((message, _)) = announce::decode(&bytes, &self.0.me) {
-            let me = &self.0.me;
+        if let Ok((message, _)) = announce::decode(&bytes, &self.0.with.me) {
+            let me = &self.0.with.me;
             Box::pin(self.apply(Origin { signer: me, via: me, time: here }, message)).await;
         }
         Ok(())
@@ -231,11 +248,11 @@ impl Node {
     pub(super) async fn favour_publishers(&self) {
         let followed = self.followed_publishers();
         self.0.followed_publishers.set(followed.iter().cloned());
-        let kept: HashSet<PeerId> = followed.into_iter().chain([self.0.me.clone()]).collect();
-        self.0.events.choose("followed", kept.iter().cloned());
-        let connected = self.0.net.peers.connected().await.unwrap_or_default().into_iter().collect();
+        let kept: HashSet<PeerId> = followed.into_iter().chain([self.0.with.me.clone()]).collect();
+        self.0.with.events.choose("followed", kept.iter().cloned());
+        let connected = self.0.with.net.peers.connected().await.unwrap_or_default().into_iter().collect();
         let crowded = {
-            let now = self.now();
+            let now = self.0.with.clock.now();
             let state = &mut *lock(&self.0.directory);
             state.directory.favour(kept, connected);
             let due = state.flood.as_ref().is_none_or(|(told, _)| now.since(*told) >= FLOOD_MS);
@@ -248,20 +265,21 @@ impl Node {
         if let Some((peer, count)) = crowded {
             tracing::warn!(%peer, count, "the directory is full, most of it brought by this peer; streams found no room");
             self.0
+                .with
                 .events
                 .happened("directory-full", &format!("{peer}: {count} streams found no room; it has brought most"));
         }
     }
 
     /// The directory, ordered by publisher and id.
-    pub(crate) fn streams(&self) -> Vec<Listed> {
-        let now = self.now();
+    pub fn streams(&self) -> Vec<Listed> {
+        let now = self.0.with.clock.now();
         lock(&self.0.directory).directory.iter().map(|(key, entry)| self.listed(now, key, entry)).collect()
     }
 
     /// Who has brought most to a directory in which streams found no room lately.
-    pub(super) fn flooded_by(&self) -> Option<PeerId> {
-        let now = self.now();
+    pub fn flooded_by(&self) -> Option<PeerId> {
+        let now = self.0.with.clock.now();
         let lately = |(told, _): &&(MonoMs, PeerId)| now.since(*told) < 2 * FLOOD_MS;
         let state = lock(&self.0.directory);
         let full = state.directory.iter().count() >= MAX_ENTRIES;
@@ -273,49 +291,49 @@ impl Node {
     }
 
     /// The directory and its changes from that moment on.
-    pub(crate) fn watch_streams(&self) -> (Vec<Listed>, broadcast::Receiver<StreamChange>) {
-        let now = self.now();
+    pub fn watch_streams(&self) -> (Vec<Listed>, broadcast::Receiver<StreamChange>) {
+        let now = self.0.with.clock.now();
         let state = lock(&self.0.directory);
         let all = state.directory.iter().map(|(key, entry)| self.listed(now, key, entry)).collect();
         (all, state.told.subscribe())
     }
 
     /// The one stream that a person's reference names.
-    pub(crate) fn find_stream(&self, wanted: &StreamRef) -> Result<Listed, NodeError> {
-        let now = self.now();
+    pub fn find_stream(&self, wanted: &StreamRef) -> Result<Listed, LiveError> {
+        let now = self.0.with.clock.now();
         let state = lock(&self.0.directory);
         let found = state.directory.find(wanted);
         match found.as_slice() {
             [] => {
                 let publisher = wanted.publisher.as_ref().map_or(String::new(), |p| format!("@{p}"));
-                Err(NodeError::StreamNotFound(format!("{}{publisher}", wanted.stream)))
+                Err(LiveError::StreamNotFound(format!("{}{publisher}", wanted.stream)))
             }
             [key] => {
                 let entry = state.directory.get(key).map(|entry| self.listed(now, key, entry));
-                entry.ok_or_else(|| NodeError::StreamNotFound(key.to_string()))
+                entry.ok_or_else(|| LiveError::StreamNotFound(key.to_string()))
             }
-            _ => Err(NodeError::StreamAmbiguous(found)),
+            _ => Err(LiveError::StreamAmbiguous(found)),
         }
     }
 
     /// Like `find_stream`, and waits for the stream to appear. In the old format it is followed meanwhile: with what is returned,
     /// `read_stream` reads it from its first moment on.
-    pub(crate) async fn await_stream(
+    pub async fn await_stream(
         &self,
         wanted: &StreamRef,
         wait: Duration,
-    ) -> Result<(Listed, Option<Waiting>), NodeError> {
+    ) -> Result<(Listed, Option<Waiting>), LiveError> {
         let (_, mut changes) = self.watch_streams();
         let deadline = tokio::time::Instant::now() + wait;
         let mut waiting = None;
         loop {
             match self.find_stream(wanted) {
-                Err(NodeError::StreamNotFound(name)) => {
+                Err(LiveError::StreamNotFound(name)) => {
                     if waiting.is_none() && !wait.is_zero() {
                         waiting = self.wait_in_old_format(&wanted.stream).await;
                     }
                     if tokio::time::timeout_at(deadline, changes.recv()).await.is_err() {
-                        return Err(NodeError::StreamNotFound(name));
+                        return Err(LiveError::StreamNotFound(name));
                     }
                 }
                 found => return Ok((found?, waiting)),
@@ -334,7 +352,8 @@ impl Node {
         let published: Vec<_> = lock(&self.0.publications).keys().cloned().collect();
         let state = lock(&self.0.directory);
         let told = |stream| {
-            let metadata = &state.directory.get(&StreamKey { publisher: self.0.me.clone(), stream }).as_ref()?.metadata;
+            let metadata =
+                &state.directory.get(&StreamKey { publisher: self.0.with.me.clone(), stream }).as_ref()?.metadata;
             (metadata.addresses() != addresses).then(|| metadata.clone())
         };
         published.into_iter().filter_map(|stream| Some((stream.clone(), told(stream)?))).collect()

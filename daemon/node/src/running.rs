@@ -1,17 +1,24 @@
 //! Running time, by which ages of what is on disk are counted. The wall clock cannot tell them: a clock that is set forward, or is
 //! wrong at boot, would make everything old at once.
 
+use std::time::Duration;
+
 use p2pd_core::time::RunMs;
 use p2pd_store::{Store, StoreError};
 
-use p2pd_node::{clock::wall, disk::number};
+use crate::{
+    clock::{Clock, wall},
+    disk::{Disk, DiskError, number},
+};
 
+/// How often it is kept.
+const KEEP: Duration = Duration::from_secs(10);
 /// Name of the setting that keeps it.
-pub(super) const SETTING: &str = "running-ms";
+pub const SETTING: &str = "running-ms";
 
 /// The running time that was kept; at a first start, the newest time on disk, which an older p2pd wrote; where there is none, the
 /// wall clock's.
-pub(super) fn restore(store: &Store) -> Result<RunMs, StoreError> {
+pub fn restore(store: &Store) -> Result<RunMs, StoreError> {
     Ok(RunMs(match number(store, SETTING)? {
         Some(kept) => kept,
         None => newest(store)?.unwrap_or_else(|| wall().0),
@@ -31,8 +38,26 @@ fn newest(store: &Store) -> Result<Option<u64>, StoreError> {
 }
 
 /// Keeps it. After a crash the time since the last call is missing, so that ages are a little less.
-pub(super) fn keep(store: &Store, running: RunMs) -> Result<(), StoreError> {
+fn keep(store: &Store, running: RunMs) -> Result<(), StoreError> {
     store.set_setting(SETTING, &running.0.to_string())
+}
+
+/// Keeps it every ten seconds, until the daemon ends. That shows as well whether the disk takes anything, where there is nothing else to
+/// write.
+pub async fn run(disk: &Disk, clock: Clock) {
+    let mut tick = tokio::time::interval(KEEP);
+    loop {
+        tick.tick().await;
+        if let Err(error) = write(disk, clock).await {
+            tracing::debug!(%error, "running time not written; trying again");
+        }
+    }
+}
+
+/// Keeps it now.
+pub async fn write(disk: &Disk, clock: Clock) -> Result<(), DiskError> {
+    let now = clock.running();
+    disk.run(move |store| keep(store, now)).await
 }
 
 #[cfg(test)]

@@ -10,19 +10,20 @@ use p2pd_core::{
 };
 
 use super::{Outgoing, Publication};
-use crate::node::{Node, lock, wall};
+use crate::{Live, lock};
+use p2pd_node::clock::wall;
 
-impl Node {
+impl Live {
     /// Counts who follows native streams of ours in the old format: all, or the one of this topic. Daemons like this one do so
     /// only until they know better, and do not count.
-    pub(in crate::node) async fn count_old_listeners(&self, of_topic: Option<&str>) {
+    pub(crate) async fn count_old_listeners(&self, of_topic: Option<&str>) {
         let all: Vec<_> = lock(&self.0.publications).values().cloned().collect();
         let mut daemons = None;
         for shared in all {
             let Some(topic) = shared.old_topic.as_deref().filter(|topic| of_topic.is_none_or(|of| of == *topic)) else {
                 continue;
             };
-            let mut followers = self.0.net.pubsub.topic_peers(topic).await.unwrap_or_default().followers;
+            let mut followers = self.0.with.net.pubsub.topic_peers(topic).await.unwrap_or_default().followers;
             if !followers.is_empty() {
                 let daemons = match &mut daemons {
                     Some(daemons) => daemons,
@@ -36,12 +37,12 @@ impl Node {
 
     /// The connected daemons like this one, as they say.
     async fn daemons(&self) -> HashSet<PeerId> {
-        let peers = self.0.net.peers.list().await.unwrap_or_default();
+        let peers = self.0.with.net.peers.list().await.unwrap_or_default();
         peers.into_iter().filter(|peer| peer.agent.starts_with("p2pd/")).map(|peer| peer.peer).collect()
     }
 
     /// How many connected peers follow a stream of ours in the old format though it is native.
-    pub(in crate::node) fn old_listeners(&self, stream: &StreamId) -> u32 {
+    pub(crate) fn old_listeners(&self, stream: &StreamId) -> u32 {
         lock(&self.0.publications).get(stream).map_or(0, |shared| shared.old_listeners.load(Ordering::Relaxed))
     }
 }
@@ -56,7 +57,7 @@ impl Publication {
             self.description.said = None;
             return;
         }
-        let now = self.node.now();
+        let now = self.live.0.with.clock.now();
         if self.description.is_due(now) {
             self.old(&AudioMessage::Metadata(self.description.metadata.0.clone()));
             self.description.said = Some(now);

@@ -10,7 +10,7 @@ use p2pd_core::{
 };
 
 use super::State;
-use crate::node::{Node, lock};
+use crate::{Live, lock};
 
 /// Announcements for newcomers per second, and how many at once; peers take five a second of all that we say.
 const ANNOUNCE_RATE: (u32, u32) = (1, 16);
@@ -30,13 +30,13 @@ impl Newcomers {
     }
 }
 
-impl Node {
+impl Live {
     /// Tells a peer that has begun to follow the directory what is published here. Those that do not ask heed heartbeats only of
     /// streams that they know.
-    pub(in crate::node) async fn announce_to(&self, peer: PeerId) {
+    pub(crate) async fn announce_to(&self, peer: PeerId) {
         {
             let mut state = lock(&self.0.directory);
-            let own = state.directory.iter().filter(|(key, _)| key.publisher == self.0.me);
+            let own = state.directory.iter().filter(|(key, _)| key.publisher == self.0.with.me);
             let own: Vec<_> = own.map(|(key, _)| key.stream.clone()).collect();
             let newcomers = &mut state.newcomers;
             if own.is_empty() {
@@ -55,18 +55,18 @@ impl Node {
     }
 
     /// Tells newcomers what there was no time for before.
-    pub(in crate::node) async fn announce_pending(&self) {
+    pub(crate) async fn announce_pending(&self) {
         while let Some((message, peers)) = self.next_announcement() {
             let _ = self.say_also_to(message, peers).await;
         }
     }
 
     fn next_announcement(&self) -> Option<(DirectoryMessage, Vec<PeerId>)> {
-        let now = self.now();
+        let now = self.0.with.clock.now();
         let mut state = lock(&self.0.directory);
         let State { directory, newcomers, .. } = &mut *state;
         while let Some(stream) = newcomers.streams.front() {
-            let key = StreamKey { publisher: self.0.me.clone(), stream: stream.clone() };
+            let key = StreamKey { publisher: self.0.with.me.clone(), stream: stream.clone() };
             // It may have ended meanwhile.
             let Some(metadata) = directory.get(&key).map(|entry| entry.metadata.clone()) else {
                 newcomers.streams.pop_front();

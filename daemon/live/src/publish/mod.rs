@@ -28,7 +28,9 @@ use p2pd_net::queue;
 use tokio::task::JoinHandle;
 
 use self::{grouping::Grouping, outgoing::Outgoing};
-use super::{Node, NodeError, StreamItem, lock, wall};
+use p2pd_node::clock::wall;
+
+use crate::{Live, LiveError, StreamItem, lock};
 
 /// Groups that wait for the network before the oldest is dropped.
 const OUT: usize = 32;
@@ -43,21 +45,28 @@ const LISTENERS_MS: u64 = 2_000;
 
 /// How a stream travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wire {
+pub enum Wire {
+    /// In signed groups.
     Native(StreamConfig),
+    /// In the old format.
     Json,
 }
 
 /// What a new stream is.
-pub(crate) struct Opening {
-    pub(crate) stream: StreamId,
-    pub(crate) name: String,
-    pub(crate) category: String,
-    pub(crate) wire: Wire,
-    pub(crate) metadata: Metadata,
+pub struct Opening {
+    /// Its id.
+    pub stream: StreamId,
+    /// Its name for people; empty: the id.
+    pub name: String,
+    /// Its category, if any.
+    pub category: String,
+    /// How it travels.
+    pub wire: Wire,
+    /// What else is announced of it.
+    pub metadata: Metadata,
 }
 
-pub(super) struct Shared {
+pub(crate) struct Shared {
     key: StreamKey,
     topic: String,
     /// Where listeners of the old format follow a native stream, whatever its announcement says.
@@ -72,8 +81,8 @@ pub(super) struct Shared {
 }
 
 /// A stream that this daemon publishes, until dropped.
-pub(crate) struct Publication {
-    node: Node,
+pub struct Publication {
+    live: Live,
     shared: Arc<Shared>,
     out: queue::Writer<Outgoing>,
     groups: Option<Grouping>,
@@ -97,18 +106,22 @@ impl Description {
 }
 
 /// How a publication goes.
-pub(crate) struct Progress {
-    pub(crate) frames: u64,
-    pub(crate) groups: u64,
-    pub(crate) dropped: u64,
-    pub(crate) listeners: u32,
+pub struct Progress {
+    /// Frames or chunks that were taken.
+    pub frames: u64,
+    /// Groups or messages that were made of them.
+    pub groups: u64,
+    /// Those that the network was too slow for.
+    pub dropped: u64,
+    /// Who listens, here and elsewhere.
+    pub listeners: u32,
 }
 
-fn field(field: &'static str, fault: impl Into<String>) -> NodeError {
-    NodeError::Field { field, fault: fault.into() }
+fn field(field: &'static str, fault: impl Into<String>) -> LiveError {
+    LiveError::Field { field, fault: fault.into() }
 }
 
-fn check(config: &StreamConfig) -> Result<(), NodeError> {
+fn check(config: &StreamConfig) -> Result<(), LiveError> {
     let fault = if config.codec != "opus" {
         format!("codec is `{}`, takes `opus`", text::clean(&config.codec, 32))
     } else if !(1..=2).contains(&config.channels) {
@@ -125,10 +138,10 @@ fn check(config: &StreamConfig) -> Result<(), NodeError> {
     Err(field("open.config", fault))
 }
 
-impl Node {
+impl Live {
     /// Announces a stream and takes its frames until the publication is dropped.
-    pub(crate) async fn publish_stream(&self, opening: Opening) -> Result<Publication, NodeError> {
-        let key = StreamKey { publisher: self.0.me.clone(), stream: opening.stream.clone() };
+    pub async fn publish_stream(&self, opening: Opening) -> Result<Publication, LiveError> {
+        let key = StreamKey { publisher: self.0.with.me.clone(), stream: opening.stream.clone() };
         if let Wire::Native(config) = &opening.wire {
             check(config)?;
         }
@@ -142,13 +155,13 @@ impl Node {
                 // No two streams have the same one, nearly.
                 let serial = u32::try_from(epoch & 0xffff_ffff).unwrap_or_default();
                 let links = Links::new(config.channels, config.pre_skip, serial);
-                (Some(Grouping::new(config.clone(), &self.0.signer, epoch)), Some(links))
+                (Some(Grouping::new(config.clone(), &self.0.with.signer, epoch)), Some(links))
             }
             Wire::Json => (None, None),
         };
         let sender = Some(tokio::spawn(outgoing::run(self.clone(), shared.clone(), queue)));
         let description = Description { metadata: Metadata::default(), said: None };
-        let mut publication = Publication { node: self.clone(), shared, out, groups, links, description, sender };
+        let mut publication = Publication { live: self.clone(), shared, out, groups, links, description, sender };
         self.follow(&key, json, true).await?;
         let metadata = self.describe(&publication.shared.topic, opening).await?;
         let announced =
@@ -164,16 +177,16 @@ impl Node {
         Ok(publication)
     }
 
-    fn reserve(&self, key: &StreamKey, json: bool) -> Result<Arc<Shared>, NodeError> {
-        let max = self.0.config.streams.max_publications as usize;
+    fn reserve(&self, key: &StreamKey, json: bool) -> Result<Arc<Shared>, LiveError> {
+        let max = self.0.with.max_publications as usize;
         let mut publications = lock(&self.0.publications);
         if publications.contains_key(&key.stream) {
-            return Err(NodeError::StreamExists(key.stream.to_string()));
+            return Err(LiveError::StreamExists(key.stream.to_string()));
         }
         if publications.len() >= max {
-            return Err(NodeError::Limit(format!("{max} streams are published already (streams.max_publications)")));
+            return Err(LiveError::Limit(format!("{max} streams are published already (streams.max_publications)")));
         }
-        let old = topic::audio_json(self.network(), &key.stream);
+        let old = topic::audio_json(&self.0.with.network, &key.stream);
         let (topic, old_topic) = if json { (old, None) } else { (topic::audio_native(key), Some(old)) };
         let shared = Arc::new(Shared {
             key: key.clone(),
@@ -184,13 +197,13 @@ impl Node {
             groups: AtomicU64::default(),
             dropped: AtomicU64::default(),
             listeners: AtomicU32::default(),
-            beat: Mutex::new((self.now(), 0)),
+            beat: Mutex::new((self.0.with.clock.now(), 0)),
         });
         publications.insert(key.stream.clone(), shared.clone());
         Ok(shared)
     }
 
-    async fn describe(&self, topic: &str, opening: Opening) -> Result<Metadata, NodeError> {
+    async fn describe(&self, topic: &str, opening: Opening) -> Result<Metadata, LiveError> {
         let mut metadata = opening.metadata;
         let name = if opening.name.is_empty() { opening.stream.to_string() } else { text::clean(&opening.name, 200) };
         metadata.set("name", name);
@@ -200,7 +213,7 @@ impl Node {
         metadata.set("topic", topic);
         metadata.set(
             "publisherAddrs",
-            self.0.peers.addresses().await?.iter().take(8).map(ToString::to_string).collect::<Vec<_>>(),
+            self.0.with.peers.addresses().await?.iter().take(8).map(ToString::to_string).collect::<Vec<_>>(),
         );
         match &opening.wire {
             Wire::Native(config) => metadata.set_config(config),
@@ -215,11 +228,12 @@ impl Node {
     pub(super) async fn heartbeats(&self) {
         let all: Vec<_> = lock(&self.0.publications).values().cloned().collect();
         for shared in all {
-            let remote = self.0.net.pubsub.topic_peers(&shared.topic).await.map_or(0, |peers| peers.followers.len());
+            let remote =
+                self.0.with.net.pubsub.topic_peers(&shared.topic).await.map_or(0, |peers| peers.followers.len());
             let remote = remote.saturating_add(shared.old_listeners.load(Ordering::Relaxed) as usize);
             let listeners = u32::try_from(remote.saturating_add(self.readers_of(&shared.key))).unwrap_or(u32::MAX);
             shared.listeners.store(listeners, Ordering::Relaxed);
-            let now = self.now();
+            let now = self.0.with.clock.now();
             let due = {
                 let mut beat = lock(&shared.beat);
                 let since = now.since(beat.0);
@@ -240,7 +254,7 @@ impl Node {
 
 impl Publication {
     /// Takes a frame of a native stream; it plays for so long, 0: as the configuration says.
-    pub(crate) fn frame(&mut self, data: Bytes, capture_us: u64, duration_us: u32) -> Result<(), NodeError> {
+    pub fn frame(&mut self, data: Bytes, capture_us: u64, duration_us: u32) -> Result<(), LiveError> {
         let Some(groups) = &mut self.groups else { return Err(field("frame", "this stream is in JSON; send chunks")) };
         if data.is_empty() || data.len() > MAX_FRAME {
             return Err(field("frame.data", format!("has {} bytes, takes 1 to {MAX_FRAME}", data.len())));
@@ -260,24 +274,24 @@ impl Publication {
     }
 
     /// Takes a slice of an encoded file of a JSON stream.
-    pub(crate) fn chunk(&mut self, data: Bytes) -> Result<(), NodeError> {
+    pub fn chunk(&mut self, data: Bytes) -> Result<(), LiveError> {
         if self.groups.is_some() {
             return Err(field("chunk", "this stream is native; send frames"));
         }
         if data.is_empty() || data.len() > audio_json::MAX_CHUNK {
             return Err(field("chunk", format!("has {} bytes, takes 1 to {}", data.len(), audio_json::MAX_CHUNK)));
         }
-        if self.description.is_due(self.node.now()) {
+        if self.description.is_due(self.live.0.with.clock.now()) {
             self.describe(self.description.metadata.clone());
         }
         self.shared.frames.fetch_add(1, Ordering::Relaxed);
         self.json(&AudioMessage::Audio(data.clone()));
-        self.node.push_item(&self.shared.key, &StreamItem::Chunk(data));
+        self.live.push_item(&self.shared.key, &StreamItem::Chunk(data));
         Ok(())
     }
 
     /// A title that begins with the next frame or chunk.
-    pub(crate) fn title(&mut self, title: &str) {
+    pub fn title(&mut self, title: &str) {
         let text = text::clean(title, MAX_TITLE);
         match &mut self.groups {
             Some(groups) => {
@@ -297,12 +311,12 @@ impl Publication {
     fn describe(&mut self, metadata: Metadata) {
         let message = AudioMessage::Metadata(metadata.0.clone());
         self.json(&message);
-        self.node.on_audio(self.shared.key.publisher.clone(), self.shared.key.stream.clone(), message);
-        self.description = Description { metadata, said: Some(self.node.now()) };
+        self.live.on_audio(self.shared.key.publisher.clone(), self.shared.key.stream.clone(), message);
+        self.description = Description { metadata, said: Some(self.live.0.with.clock.now()) };
     }
 
     /// Sends what is left, marked as the end.
-    pub(crate) fn finish(&mut self) {
+    pub fn finish(&mut self) {
         match &mut self.groups {
             Some(groups) => {
                 let group = groups.close(&self.shared.key, FLAG_END);
@@ -316,9 +330,9 @@ impl Publication {
     fn group(&self, group: Group) {
         let group = Arc::new(group);
         self.shared.groups.fetch_add(1, Ordering::Relaxed);
-        self.node.0.counters.groups_out.fetch_add(1, Ordering::Relaxed);
+        self.live.0.counters.groups_out.fetch_add(1, Ordering::Relaxed);
         self.send(group.signed.len(), Outgoing::Group(group.clone()));
-        self.node.on_group(&self.shared.key, group, false);
+        self.live.on_group(&self.shared.key, group, false);
     }
 
     fn json(&self, message: &AudioMessage) {
@@ -334,12 +348,12 @@ impl Publication {
     }
 
     /// The stream's name.
-    pub(crate) fn key(&self) -> &StreamKey {
+    pub fn key(&self) -> &StreamKey {
         &self.shared.key
     }
 
     /// How it goes.
-    pub(crate) fn progress(&self) -> Progress {
+    pub fn progress(&self) -> Progress {
         let shared = &self.shared;
         Progress {
             frames: shared.frames.load(Ordering::Relaxed),
@@ -352,15 +366,15 @@ impl Publication {
 
 impl Drop for Publication {
     fn drop(&mut self) {
-        let (node, shared, sender) = (self.node.clone(), self.shared.clone(), self.sender.take());
-        self.node.0.tasks.before_the_end(async move {
+        let (live, shared, sender) = (self.live.clone(), self.shared.clone(), self.sender.take());
+        self.live.0.with.tasks.before_the_end(async move {
             // The last groups go first, so that nobody hears of the end before them.
             if let Some(sender) = sender {
                 let _ = tokio::time::timeout(LAST_GROUPS, sender).await;
             }
-            let _ = node.say(DirectoryMessage::Deregister { stream: shared.key.stream.clone() }).await;
-            node.publishes_no_more(&shared.key);
-            lock(&node.0.publications).remove(&shared.key.stream);
+            let _ = live.say(DirectoryMessage::Deregister { stream: shared.key.stream.clone() }).await;
+            live.publishes_no_more(&shared.key);
+            lock(&live.0.publications).remove(&shared.key.stream);
         });
     }
 }

@@ -4,43 +4,45 @@
 use p2pd_node::disk::number;
 use p2pd_store::{Store, StoreError};
 
-use super::{Node, lock, wall};
+use p2pd_node::clock::wall;
+
+use crate::{Live, lock};
 
 /// Name of the setting that keeps the last one.
-pub(super) const EPOCH: &str = "epoch";
+pub const EPOCH: &str = "epoch";
 
 /// The last one given, and the last one on disk.
-pub(super) struct State {
+pub(crate) struct State {
     last: u64,
     written: u64,
 }
 
 impl State {
-    pub(super) fn restore(store: &Store) -> Result<Self, StoreError> {
+    pub(crate) fn restore(store: &Store) -> Result<Self, StoreError> {
         let last = number(store, EPOCH)?.unwrap_or_default();
         Ok(State { last, written: last })
     }
 }
 
-impl Node {
+impl Live {
     /// When a stream that begins now begins, in milliseconds since 1970, and later than any before it, also where the clock was set back:
     /// listeners take nothing of an earlier epoch.
-    pub(super) fn next_epoch(&self) -> u64 {
-        let last = &mut lock(&self.0.numbers).last;
+    pub(crate) fn next_epoch(&self) -> u64 {
+        let last = &mut lock(&self.0.epoch).last;
         *last = wall().0.max(last.saturating_add(1));
         *last
     }
 
     /// The last one, where it is not on disk yet.
-    pub(super) fn unwritten_epoch(&self) -> Option<u64> {
-        let state = lock(&self.0.numbers);
+    pub(crate) fn unwritten_epoch(&self) -> Option<u64> {
+        let state = lock(&self.0.epoch);
         (state.last != state.written).then_some(state.last)
     }
 
     /// This one is written.
-    pub(super) fn epoch_is_written(&self, epoch: Option<u64>) {
+    pub(crate) fn epoch_is_written(&self, epoch: Option<u64>) {
         if let Some(epoch) = epoch {
-            lock(&self.0.numbers).written = epoch;
+            lock(&self.0.epoch).written = epoch;
         }
     }
 }

@@ -15,14 +15,13 @@ use p2pd_core::{
     time::MonoMs,
     topic,
 };
-use p2pd_live::{JsonItem, JsonJudge, JsonTopic, TooLarge, native};
 use p2pd_net::queue::Reader;
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
 use p2pd_node::fanout::Fanout;
 
-use super::{Listed, Node, NodeError, lock};
+use crate::{JsonItem, JsonJudge, JsonTopic, Listed, Live, LiveError, TooLarge, lock, native};
 
 /// What a reader may be behind, in items and bytes: 64 groups are 2.5 s of the smallest ones.
 const READER: (usize, usize) = (64, 1 << 20);
@@ -37,15 +36,19 @@ const REACH_MAX_MS: u64 = 30_000;
 
 /// What a reader of a stream gets.
 #[derive(Clone, Debug)]
-pub(crate) enum StreamItem {
+pub enum StreamItem {
+    /// A group of a native stream.
     Group {
+        /// Signed by its publisher.
         group: Arc<Group>,
         /// Gossip did not bring it; a peer was asked for it.
         repaired: bool,
     },
+    /// A slice of an encoded file, in the old format.
     Chunk(Bytes),
     /// A JSON object.
     Metadata(String),
+    /// The stream is over, for this reason.
     Ended(&'static str),
 }
 
@@ -78,7 +81,7 @@ struct Native {
 }
 
 /// A reader's end: the burst, then what comes.
-pub(crate) struct StreamReader {
+pub struct StreamReader {
     burst: std::vec::IntoIter<Arc<Group>>,
     seen: HashSet<(u64, u64)>,
     live: Reader<StreamItem>,
@@ -86,7 +89,7 @@ pub(crate) struct StreamReader {
 
 impl StreamReader {
     /// The next item or gap; `None` when the daemon lets go of the stream.
-    pub(crate) async fn next(&mut self) -> Option<Next<StreamItem>> {
+    pub async fn next(&mut self) -> Option<Next<StreamItem>> {
         if let Some(group) = self.burst.next() {
             self.seen.insert((group.body.epoch, group.body.seq));
             return Some(Next::Item(StreamItem::Group { group, repaired: false }));
@@ -124,14 +127,14 @@ impl Awaited {
 }
 
 /// Holds on to what is heard of an awaited stream, until dropped.
-pub(crate) struct Waiting {
-    node: Node,
+pub struct Waiting {
+    live: Live,
     stream: StreamId,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if let Some(awaited) = lock(&self.node.0.streams).awaited.get_mut(&self.stream) {
+        if let Some(awaited) = lock(&self.live.0.streams).awaited.get_mut(&self.stream) {
             awaited.waiting = awaited.waiting.saturating_sub(1);
         }
     }
@@ -152,42 +155,42 @@ impl Followed {
     }
 }
 
-impl Node {
+impl Live {
     /// Follows a stream; returns its topic.
-    pub(super) async fn follow(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, NodeError> {
+    pub(super) async fn follow(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, LiveError> {
         let _leaving = self.0.following.lock().await;
         let native =
             if json { self.follow_json(&key.stream).await.map(|()| None) } else { self.follow_native(key).await }?;
-        let idle = self.now();
+        let idle = self.0.with.clock.now();
         let followed = &mut lock(&self.0.streams).followed;
         let new = || Followed { native, readers: Fanout::default(), publishing, idle, reach: (MonoMs(0), REACH_MS) };
         let followed = followed.entry(key.clone()).or_insert_with(new);
         followed.publishing |= publishing;
         followed.idle = idle;
-        Ok(followed.topic(self.network(), key))
+        Ok(followed.topic(&self.0.with.network, key))
     }
 
     /// Follows the topic of a stream id in the old format, unless it is followed already; `following` must be held.
-    async fn follow_json(&self, stream: &StreamId) -> Result<(), NodeError> {
-        let (json, subscription, mut heard) = JsonJudge::subscription(stream.clone(), self.0.heard_clocks.clone());
-        let topic = topic::audio_json(self.network(), stream);
-        if !self.0.net.pubsub.subscribe(&topic, subscription).await? {
+    async fn follow_json(&self, stream: &StreamId) -> Result<(), LiveError> {
+        let (json, subscription, mut heard) = JsonJudge::subscription(stream.clone(), self.0.clocks.heard.clone());
+        let topic = topic::audio_json(&self.0.with.network, stream);
+        if !self.0.with.net.pubsub.subscribe(&topic, subscription).await? {
             return Ok(());
         }
         lock(&self.0.streams).json.insert(stream.clone(), json);
-        let (node, stream) = (self.clone(), stream.clone());
-        self.0.tasks.until_stop(async move {
+        let (live, stream) = (self.clone(), stream.clone());
+        self.0.with.tasks.until_stop(async move {
             while let Some(next) = heard.next().await {
                 match next {
                     Next::Item(JsonItem::Message { sender, message }) => {
-                        node.on_audio(sender, stream.clone(), message);
+                        live.on_audio(sender, stream.clone(), message);
                     }
                     Next::Item(JsonItem::Ended { publisher, reason }) => {
                         let key = StreamKey { publisher, stream: stream.clone() };
-                        node.push_item(&key, &StreamItem::Ended(reason));
+                        live.push_item(&key, &StreamItem::Ended(reason));
                     }
-                    Next::Item(JsonItem::TooLarge(refused)) => node.refused_of_stream(&topic, &stream, &refused),
-                    Next::Gap { from, to, .. } => node.note_dropped(from, to),
+                    Next::Item(JsonItem::TooLarge(refused)) => live.refused_of_stream(&topic, &stream, &refused),
+                    Next::Gap { from, to, .. } => live.note_dropped(from, to),
                 }
             }
         });
@@ -195,36 +198,36 @@ impl Node {
     }
 
     /// Follows a stream in the native format; `None` where it is followed already. `following` must be held.
-    async fn follow_native(&self, key: &StreamKey) -> Result<Option<Native>, NodeError> {
+    async fn follow_native(&self, key: &StreamKey) -> Result<Option<Native>, LiveError> {
         if lock(&self.0.streams).followed.contains_key(key) {
             return Ok(None);
         }
         let topic = topic::audio_native(key);
-        let streams = &self.0.config.streams;
-        let settings = native::Settings { repair: streams.repair, drop_percent: streams.drop_percent };
-        let (stream, subscription, mut heard) = native::Stream::new(key.clone(), topic.clone(), settings, &self.0.net);
-        self.0.net.pubsub.subscribe(&topic, subscription).await?;
+        let settings = self.0.with.native;
+        let (stream, subscription, mut heard) =
+            native::Stream::new(key.clone(), topic.clone(), settings, &self.0.with.net);
+        self.0.with.net.pubsub.subscribe(&topic, subscription).await?;
         self.0.groups.add(key.clone(), stream.clone());
         let repair = settings.repair.then(|| {
-            let (stream, net) = (stream.clone(), self.0.net.clone());
+            let (stream, net) = (stream.clone(), self.0.with.net.clone());
             AbortOnDropHandle::new(tokio::spawn(async move {
                 stream.burst(&net).await;
                 stream.repair(&net).await;
             }))
         });
-        let (node, key) = (self.clone(), key.clone());
-        self.0.tasks.until_stop(async move {
+        let (live, key) = (self.clone(), key.clone());
+        self.0.with.tasks.until_stop(async move {
             while let Some(next) = heard.next().await {
                 match next {
                     Next::Item(native::Item::Group { group, repaired }) => {
-                        node.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
-                        node.on_group(&key, group, repaired);
+                        live.0.counters.groups_in.fetch_add(1, Ordering::Relaxed);
+                        live.on_group(&key, group, repaired);
                     }
-                    Next::Item(native::Item::Ended(reason)) => node.push_item(&key, &StreamItem::Ended(reason)),
+                    Next::Item(native::Item::Ended(reason)) => live.push_item(&key, &StreamItem::Ended(reason)),
                     Next::Item(native::Item::TooLarge(refused)) => {
-                        node.refused_of_stream(&topic, &key.stream, &refused);
+                        live.refused_of_stream(&topic, &key.stream, &refused);
                     }
-                    Next::Gap { from, to, .. } => node.note_dropped(from, to),
+                    Next::Gap { from, to, .. } => live.note_dropped(from, to),
                 }
             }
         });
@@ -257,7 +260,7 @@ impl Node {
             followed.iter().find_map(of_topic)
         };
         if let Some(stream) = stream {
-            stream.burst_from(&self.0.net, peer.clone());
+            stream.burst_from(&self.0.with.net, peer.clone());
         }
     }
 
@@ -268,12 +271,12 @@ impl Node {
     }
 
     /// Reads a stream of the directory, from `burst_ms` ago on; in the old format from when it was `waited` for.
-    pub(crate) async fn read_stream(
+    pub async fn read_stream(
         &self,
         listed: &Listed,
         burst_ms: u64,
         waited: Option<Waiting>,
-    ) -> Result<StreamReader, NodeError> {
+    ) -> Result<StreamReader, LiveError> {
         let json = listed.entry.metadata.config().is_none();
         self.follow(&listed.key, json, false).await?;
         self.reach_publishers();
@@ -281,9 +284,9 @@ impl Node {
             let Streams { followed, awaited, .. } = &mut *lock(&self.0.streams);
             let followed = followed.get_mut(&listed.key);
             let followed =
-                followed.ok_or_else(|| NodeError::Internal("a stream was let go while it was joined".into()))?;
+                followed.ok_or_else(|| LiveError::Internal("a stream was let go while it was joined".into()))?;
             if followed.readers.sweep() >= MAX_READERS {
-                return Err(NodeError::Limit(format!("this stream has {MAX_READERS} local readers already")));
+                return Err(LiveError::Limit(format!("this stream has {MAX_READERS} local readers already")));
             }
             let heard = waited.as_ref().filter(|_| json).and_then(|waited| awaited.get(&waited.stream));
             let heard = heard.map(|awaited| awaited.of(&listed.key.publisher)).unwrap_or_default();
@@ -298,11 +301,11 @@ impl Node {
     /// Sees to connections with the publishers of what is read here, also after they moved or were cut off. Waits for
     /// none: other followers may serve us meanwhile.
     pub(super) fn reach_publishers(&self) {
-        let now = self.now();
+        let now = self.0.with.clock.now();
         let wanted: Vec<StreamKey> = {
             let streams = &mut lock(&self.0.streams).followed;
             let due =
-                streams.iter_mut().filter(|(key, followed)| key.publisher != self.0.me && followed.reach.0 <= now);
+                streams.iter_mut().filter(|(key, followed)| key.publisher != self.0.with.me && followed.reach.0 <= now);
             due.map(|(key, followed)| {
                 // Until the dial has ended.
                 followed.reach.0 = MonoMs(u64::MAX);
@@ -312,15 +315,15 @@ impl Node {
         };
         for key in wanted {
             let addresses = self.addresses_of(&key);
-            let node = self.clone();
-            self.0.tasks.until_stop(async move {
-                let (net, peer) = (&node.0.net, &key.publisher);
+            let live = self.clone();
+            self.0.with.tasks.until_stop(async move {
+                let (net, peer) = (&live.0.with.net, &key.publisher);
                 let connected = net.peers.connected().await.is_ok_and(|peers| peers.contains(peer));
                 let failed = if connected { None } else { net.dial.connect_peer(peer, addresses).await.err() };
-                if let Some(followed) = lock(&node.0.streams).followed.get_mut(&key) {
+                if let Some(followed) = lock(&live.0.streams).followed.get_mut(&key) {
                     let longer = followed.reach.1.saturating_mul(2).min(REACH_MAX_MS);
                     let wait = if failed.is_some() { longer } else { REACH_MS };
-                    followed.reach = (MonoMs(node.now().0.saturating_add(wait)), wait);
+                    followed.reach = (MonoMs(live.0.with.clock.now().0.saturating_add(wait)), wait);
                 }
                 if let Some(error) = failed {
                     tracing::debug!(%error, "publisher not reached; relying on other listeners");
@@ -377,7 +380,7 @@ impl Node {
             let awaited = awaited.entry(stream.clone()).or_insert_with(Awaited::new);
             awaited.waiting = awaited.waiting.saturating_add(1);
         }
-        let waiting = Waiting { node: self.clone(), stream: stream.clone() };
+        let waiting = Waiting { live: self.clone(), stream: stream.clone() };
         // Without it, the stream is heard from a moment later on.
         self.follow_json(stream).await.ok().map(|()| waiting)
     }
@@ -401,10 +404,10 @@ impl Node {
 
     /// Lets go of streams without readers. Returns the topics to leave.
     pub(super) fn sweep_streams(&self) -> Vec<String> {
-        let now = self.now();
+        let now = self.0.with.clock.now();
         let Streams { followed: streams, awaited, json } = &mut *lock(&self.0.streams);
         let mut left = Vec::new();
-        let network = self.network();
+        let network = &self.0.with.network;
         awaited.retain(|stream, awaited| {
             if awaited.waiting == 0 {
                 left.push(topic::audio_json(network, stream));

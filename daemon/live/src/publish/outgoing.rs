@@ -6,7 +6,7 @@ use p2pd_core::{group::Group, ring::Next};
 use p2pd_net::{NetError, queue};
 
 use super::Shared;
-use crate::node::Node;
+use crate::Live;
 
 pub(super) enum Outgoing {
     Group(Arc<Group>),
@@ -23,24 +23,24 @@ impl Outgoing {
 }
 
 /// Carries groups to the network in their order; ends with the publication.
-pub(super) async fn run(node: Node, shared: Arc<Shared>, mut queue: queue::Reader<Outgoing>) {
+pub(super) async fn run(live: Live, shared: Arc<Shared>, mut queue: queue::Reader<Outgoing>) {
     while let Some(next) = queue.next().await {
         // What the queue dropped was counted when it did.
         let Next::Item(outgoing) = next else { continue };
         let lost = outgoing.is_of_the_stream();
         let sent = match outgoing {
             Outgoing::Group(group) => {
-                let sent = node.0.net.pubsub.publish(&shared.topic, group.signed.clone()).await;
+                let sent = live.0.with.net.pubsub.publish(&shared.topic, group.signed.clone()).await;
                 // For those who ask for it.
-                if let Some(stream) = node.native(&shared.key) {
+                if let Some(stream) = live.native(&shared.key) {
                     stream.keep(group);
                 }
                 sent.map(|_| ())
             }
-            Outgoing::Json(message) => node.0.net.pubsub.publish(&shared.topic, message.into()).await.map(|_| ()),
+            Outgoing::Json(message) => live.0.with.net.pubsub.publish(&shared.topic, message.into()).await.map(|_| ()),
             Outgoing::Old(message) => {
                 let topic = shared.old_topic.as_deref().unwrap_or(&shared.topic);
-                node.0.net.pubsub.publish(topic, message.into()).await.map(|_| ())
+                live.0.with.net.pubsub.publish(topic, message.into()).await.map(|_| ())
             }
         };
         match sent {

@@ -9,7 +9,7 @@ use p2pd_core::{
     id::StreamKey,
 };
 
-use crate::node::wall;
+use p2pd_node::clock::wall;
 
 /// Frames on their way into groups.
 pub(super) struct Grouping {
