@@ -103,4 +103,23 @@ mod tests {
         assert!(!take(1_000, 0), "and the first is still remembered");
         assert!(take(10_000, 100) && take(10_000, 100), "there is room again");
     }
+
+    #[test]
+    fn a_bucket_fills_by_parts_of_a_token() {
+        let mut bucket = Bucket::full(MonoMs(0), 1);
+        assert!(bucket.is_full(MonoMs(0), 10, 1) && bucket.take(MonoMs(0), 10, 1));
+        assert!(!bucket.is_full(MonoMs(99), 10, 1) && bucket.is_full(MonoMs(100), 10, 1));
+        assert!(!bucket.take(MonoMs(99), 10, 1) && bucket.take(MonoMs(100), 10, 1));
+    }
+
+    #[test]
+    fn full_buckets_are_looked_for_once_a_second() {
+        let mut buckets = Buckets::new(1);
+        let mut take = |now, key| buckets.take(MonoMs(now), &key, 1, 1);
+        assert!(take(1_000, 'a') && take(1_500, 'b') && !take(1_500, 'c'), "b and c share one");
+        assert!(!take(1_999, 'c'), "a is not full again, and the shared one is empty");
+        assert!(!take(2_499, 'c'), "a is full again, but nobody looks yet");
+        assert!(take(2_500, 'c') && !take(2_500, 'c'), "c has the place of a");
+        assert!(take(2_500, 'a') && !take(2_500, 'b'), "and a shares now");
+    }
 }
