@@ -327,6 +327,7 @@ mod tests {
         crowd.begin(other, 64).unwrap();
         crowd.end(one);
         crowd.begin(one, 64).unwrap();
+        assert!(crowd.begin(one, 64).is_err(), "one has ended, not all");
         (0..9).for_each(|_| crowd.end(one));
         crowd.end(other);
         assert!(crowd.making.is_empty());

@@ -48,7 +48,7 @@ pub struct Judgement {
 
 /// A difference for people.
 fn difference(ms: i64) -> String {
-    let (seconds, way) = (ms.unsigned_abs() / 1000, if ms < 0 { "behind" } else { "ahead of" });
+    let (seconds, way) = (ms.unsigned_abs() / 1000, if ms.is_negative() { "behind" } else { "ahead of" });
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     let parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds % 60, "s")];
     let parts: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).take(2).map(|(n, unit)| format!("{n} {unit}")).collect();
@@ -252,13 +252,16 @@ mod tests {
     }
 
     #[test]
-    fn a_time_counts_as_late_for_as_long_after_it_was_said_last() {
+    fn an_older_time_counts_as_late_for_two_minutes_after_the_last_one() {
         let mut clocks = Clocks::default();
         clocks.heard(MonoMs(0), &peer(1), said(0));
         clocks.heard(MonoMs(60_000), &peer(1), said(60_000));
         // Late by an hour, and less than two minutes after the last one.
         clocks.heard(MonoMs(130_000), &peer(1), said(130_000 - 3_600_000));
         assert_eq!(clocks.judge(MonoMs(130_000), said(130_000), |_| true).theirs, []);
+        // Two minutes after it a clock may have been set back.
+        clocks.heard(MonoMs(180_000), &peer(1), said(180_000 - 3_600_000));
+        assert_eq!(clocks.judge(MonoMs(180_000), said(180_000), |_| true).theirs, [(peer(1), -3_600_000)]);
     }
 
     #[test]

@@ -115,11 +115,17 @@ mod tests {
     #[test]
     fn full_buckets_are_looked_for_once_a_second() {
         let mut buckets = Buckets::new(1);
-        let mut take = |now, key| buckets.take(MonoMs(now), &key, 1, 1);
-        assert!(take(1_000, 'a') && take(1_500, 'b') && !take(1_500, 'c'), "b and c share one");
-        assert!(!take(1_999, 'c'), "a is not full again, and the shared one is empty");
-        assert!(!take(2_499, 'c'), "a is full again, but nobody looks yet");
-        assert!(take(2_500, 'c') && !take(2_500, 'c'), "c has the place of a");
-        assert!(take(2_500, 'a') && !take(2_500, 'b'), "and a shares now");
+        let mut take = |now, key| {
+            let taken = buckets.take(MonoMs(now), &key, 1, 1);
+            (taken, buckets.of.keys().copied().collect::<String>())
+        };
+        let of = |taken, keys: &str| (taken, keys.to_owned());
+        assert_eq!(
+            [take(1_000, 'a'), take(1_500, 'b'), take(1_500, 'c')],
+            [of(true, "a"), of(true, "a"), of(false, "a")]
+        );
+        assert_eq!(take(2_499, 'c'), of(false, "a"), "a is full again, but nobody looks yet");
+        assert_eq!([take(2_500, 'c'), take(2_500, 'c')], [of(true, "c"), of(false, "c")]);
+        assert_eq!([take(2_500, 'a'), take(2_500, 'b')], [of(true, "c"), of(false, "c")], "they share one");
     }
 }

@@ -181,6 +181,15 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_is_of_its_own_value() {
+        let read = |signed: &[u8]| SignedValue::decode(signed).unwrap();
+        let other = ValueBody { data: "there".into(), ..body() };
+        let (first, second) = (read(&sign(&body(), &[1; 32])), read(&sign(&other, &[1; 32])));
+        let mixed = SignedValue { body: second.body, signature: first.signature }.encode_to_vec();
+        assert_eq!(verify(&body().key, &mixed, NOW), None);
+    }
+
+    #[test]
     fn a_value_with_much_around_it_is_refused_unread() {
         let padded = |size: usize| {
             let signed = sign(&body(), &[1; 32]);
