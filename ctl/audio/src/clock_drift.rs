@@ -131,4 +131,34 @@ mod tests {
         let given: usize = (0..96).map(|_| drift.fit(&[0.5; 2 * 480], TARGET_US).unwrap().len()).sum();
         assert!(given.abs_diff(96 * 2 * 480) < 100, "{given}");
     }
+
+    #[test]
+    fn a_surplus_is_answered_in_proportion_and_learnt_slowly() {
+        let mut drift = ClockDrift::new(1, TARGET_US).unwrap();
+        let near = |one: f64, other: f64| assert!((one - other).abs() < 1e-9, "{one} {other}");
+        near(drift.correction(TARGET_US), 0.0);
+        let mut drift = ClockDrift::new(1, TARGET_US).unwrap();
+        near(drift.correction(70_000), 0.000_7);
+        near(drift.ppm(), 0.245);
+        near(drift.correction(70_000), 0.000_7 + 0.245e-6);
+        // A level that jumps counts as a fiftieth.
+        near(drift.correction(120_000), 0.000_77 + 0.49e-6);
+    }
+
+    #[test]
+    fn nothing_is_learnt_beyond_the_most_that_is_corrected() {
+        for (target, level, most) in [(TARGET_US, 1_000_000, MOST), (1_000_000, 0, -MOST)] {
+            let mut drift = ClockDrift::new(1, target).unwrap();
+            assert_eq!((drift.correction(level), drift.ppm()), (most, 0.0));
+        }
+    }
+
+    #[test]
+    fn what_was_just_given_counts_to_the_level() {
+        let mut drift = ClockDrift::new(2, TARGET_US).unwrap();
+        drift.fit(&[0.0; 2 * 2 * FRAME], TARGET_US).unwrap();
+        let level = drift.level.unwrap();
+        assert!((level - 0.060_4).abs() < 1e-5, "20 ms more at the second frame: {level}");
+        assert_eq!((us(48_000), us(960), seconds(1_500_000)), (1_000_000, 20_000, 1.5));
+    }
 }

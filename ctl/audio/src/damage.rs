@@ -32,3 +32,24 @@ impl Damage {
         self.places
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_side_by_side_is_one_place_and_before_the_first_sound_none() {
+        let mut damage = Damage::default();
+        let mut places = |marks: &str| {
+            for mark in marks.chars() {
+                match mark {
+                    'g' => damage.good(),
+                    'b' => damage.bad(),
+                    _ => damage.restart(),
+                }
+            }
+            damage.places()
+        };
+        assert_eq!(["bb", "g", "b", "bb", "gb", "grb", "gg", "bgb"].map(&mut places), [0, 0, 1, 1, 2, 2, 2, 4]);
+    }
+}

@@ -548,4 +548,153 @@ mod tests {
             prop_assert!(stats.played as usize == played.len());
         }
     }
+
+    fn conceals(played: &[Playout]) -> Vec<(u64, u64)> {
+        let conceal = |out: &Playout| match out {
+            Playout::Conceal { pts, ticks } => Some((*pts, *ticks)),
+            _ => None,
+        };
+        played.iter().filter_map(conceal).collect()
+    }
+
+    #[test]
+    fn what_comes_is_counted() {
+        let mut jitter = Jitter::new(2_000_000);
+        let mut insert = |epoch, seq| {
+            let out = jitter.insert(0, Arrival { epoch, ..group(seq) });
+            let Stats { groups, lost, duplicates, reordered, restarts, .. } = jitter.stats;
+            (out, [groups, lost, duplicates, reordered, restarts])
+        };
+        for (epoch, seq, counts) in [
+            (2, 5, [1, 0, 0, 0, 0]),
+            (2, 8, [2, 2, 0, 0, 0]),
+            (2, 6, [3, 1, 0, 1, 0]),
+            (2, 6, [3, 1, 1, 1, 0]),
+            (2, 3, [4, 1, 1, 2, 0]),
+            (1, 9, [4, 1, 1, 2, 0]),
+            (2, 9, [5, 1, 1, 2, 0]),
+        ] {
+            assert_eq!(insert(epoch, seq), (None, counts), "{epoch} {seq}");
+        }
+        assert_eq!(insert(3, 9), (Some(Playout::Restart), [6, 1, 1, 2, 1]));
+        assert_eq!([insert(3, 13), insert(4, 0)], [(None, [7, 4, 1, 2, 1]), (Some(Playout::Restart), [8, 4, 1, 2, 2])]);
+    }
+
+    #[test]
+    fn the_numbers_of_the_last_minute_are_remembered() {
+        let mut jitter = Jitter::new(2_000_000);
+        for seq in 0..601 {
+            jitter.insert(0, group(seq));
+        }
+        assert_eq!(jitter.held_us(), 60_000_000, "a minute is held");
+        jitter.insert(0, group(1));
+        assert_eq!(jitter.stats.duplicates, 1);
+        jitter.insert(0, group(0));
+        assert_eq!((jitter.stats.duplicates, jitter.stats.groups), (1, 602), "the first one is forgotten");
+    }
+
+    #[test]
+    fn a_frame_is_due_when_the_target_has_passed() {
+        let mut jitter = Jitter::new(2_000_000);
+        assert_eq!((jitter.pull(1_000, 0), jitter.next_due(1_000)), (vec![], 6_000), "nothing is there");
+        jitter.insert(100_000, group(0));
+        assert_eq!(jitter.target_us(), 80_000, "30 ms and half a group");
+        assert_eq!((jitter.pull(100_000, 0).len(), jitter.next_due(100_000)), (0, 180_000));
+        assert_eq!((jitter.pull(179_999, 0).len(), jitter.pull(180_000, 0).len()), (0, 1));
+        assert_eq!((jitter.next_due(180_000), jitter.next_due(200_001), jitter.held_us()), (200_000, 200_001, 80_000));
+        assert_eq!((jitter.pull(260_000, 0).len(), jitter.next_due(260_000)), (4, 280_000));
+        assert_eq!((jitter.pull(280_000, 0).len(), jitter.next_due(280_000)), (0, 285_000), "it is empty");
+        let mut low = Jitter::new(50_000);
+        low.insert(100_000, group(0));
+        assert_eq!(low.target_us(), 50_000, "the ceiling");
+    }
+
+    #[test]
+    fn a_hole_is_concealed_in_steps_that_opus_has() {
+        for (hole, expected) in [
+            (0, vec![]),
+            (100, vec![]),
+            (120, vec![(960, 120)]),
+            (300, vec![(960, 240)]),
+            (1_000, vec![(960, 960)]),
+            (1_100, vec![(960, 960), (1_920, 120)]),
+        ] {
+            let mut jitter = Jitter::new(2_000_000);
+            for (seq, pts) in [(0, 0), (1, 960 + hole)] {
+                let frames = vec![Frame { packet: vec![1], ticks: 960 }];
+                jitter.insert(0, Arrival { epoch: 1, seq, pts, capture_us: 0, frames });
+            }
+            let played = [jitter.pull(0, 0), jitter.pull(1_000_000, 0)].concat();
+            assert_eq!((conceals(&played), jitter.stats.played), (expected, 2), "{hole}");
+            assert_eq!(jitter.stats.concealed as usize, conceals(&played).len());
+        }
+    }
+
+    #[test]
+    fn a_hole_of_more_than_a_second_is_skipped() {
+        for (hole, skipped) in [(48_000, 0), (48_960, 51)] {
+            let mut jitter = Jitter::new(2_000_000);
+            let frame = |seq, pts| {
+                let frames = vec![Frame { packet: vec![1], ticks: 960 }];
+                Arrival { epoch: 1, seq, pts, capture_us: 0, frames }
+            };
+            jitter.insert(0, frame(0, 0));
+            let mut played = jitter.pull(0, 0);
+            jitter.insert(us(960 + hole), frame(1, 960 + hole));
+            (0..400).for_each(|n| played.extend(jitter.pull(n * 5_000, 0)));
+            assert_eq!((jitter.stats.skipped, jitter.stats.played), (skipped, 2), "{hole}");
+            assert_eq!(conceals(&played).is_empty(), skipped > 0, "{hole}");
+        }
+    }
+
+    #[test]
+    fn frames_that_come_too_late_or_overlap_are_counted_as_late() {
+        let mut jitter = Jitter::new(2_000_000);
+        let frame = |seq, pts| {
+            let frames = vec![Frame { packet: vec![1], ticks: 960 }];
+            Arrival { epoch: 1, seq, pts, capture_us: 0, frames }
+        };
+        jitter.insert(0, frame(0, 0));
+        jitter.pull(0, 0);
+        // The second one begins in the first, the third when that ends.
+        for (seq, pts) in [(1, 480), (2, 960), (4, 1_920 + 960)] {
+            jitter.insert(0, frame(seq, pts));
+        }
+        jitter.pull(100_000, 0);
+        assert_eq!((jitter.stats.played, jitter.stats.late, jitter.stats.concealed), (3, 1, 1));
+        jitter.insert(100_000, frame(3, 1_920));
+        assert_eq!((jitter.stats.late, jitter.stats.reordered), (2, 1));
+        // What ends as this begins is in time.
+        jitter.insert(100_000, frame(5, 2_880 + 960));
+        assert_eq!((jitter.stats.late, jitter.pull(1_000_000, 0).len()), (2, 1));
+    }
+
+    #[test]
+    fn what_a_late_group_needed_is_remembered_and_forgotten_slowly() {
+        let mut jitter = Jitter::new(2_000_000);
+        let mut at = |seq: u64, now: u64| {
+            jitter.insert(now, group(seq));
+            jitter.pull(now, now);
+            jitter.target_us()
+        };
+        for seq in (0..20).chain(21..24) {
+            assert_eq!(at(seq, leaves(seq)), 80_000);
+        }
+        assert_eq!(at(20, leaves(23)), 320_000, "300 ms late, and a frame");
+        // 0.5 ms a second is forgotten.
+        let later = (24..60).map(|seq| at(seq, leaves(seq))).last().unwrap();
+        assert_eq!(later, 320_000 - (leaves(59) - leaves(23)) * 500 / 1_000_000);
+    }
+
+    #[test]
+    fn the_spread_is_the_95th_percentile_of_what_is_beyond_the_fastest() {
+        let mut jitter = Jitter::new(2_000_000);
+        jitter.insert(leaves(0), group(0));
+        jitter.pull(leaves(0), 0);
+        for seq in 1..40 {
+            jitter.insert(leaves(seq) + seq * 1_000, group(seq));
+            jitter.pull(leaves(seq) + seq * 1_000, 0);
+        }
+        assert_eq!((jitter.stats.spread_us, jitter.stats.late), (38_000, 0));
+    }
 }

@@ -72,4 +72,25 @@ mod tests {
         assert_eq!(schedule.wait(now, 180_000 * 20_000), 0);
         assert_eq!(schedule.wait(now, 180_001 * 20_000), 20_000);
     }
+
+    #[test]
+    fn a_schedule_begins_anew_only_behind_half_a_second() {
+        for (behind, wait) in [(500_000, 20_000), (500_001, 520_001)] {
+            let mut schedule = Schedule::new(0);
+            let now = 20_000 + behind;
+            assert_eq!(schedule.wait(now, 20_000), 0);
+            // The next packet that is not due yet by the old schedule.
+            assert_eq!(schedule.wait(now, behind + 40_000), wait, "{behind}");
+        }
+    }
+
+    #[test]
+    fn only_a_source_that_was_late_fifty_times_moves_the_schedule() {
+        for (late, times, second) in [(1, 49, 1_000), (1, 50, 980), (0, 50, 1_000)] {
+            let mut schedule = Schedule::new(0);
+            (0..times).for_each(|n| assert_eq!(schedule.wait(n * 20_000 + late, n * 20_000), 0));
+            assert_eq!(schedule.wait(1_000_000, 1_001_000), 1_000);
+            assert_eq!(schedule.wait(1_000_000, 1_001_000), second, "{times} times late by {late}");
+        }
+    }
 }

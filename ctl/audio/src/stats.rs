@@ -60,3 +60,28 @@ impl Stats {
         sorted.get(sorted.len() / 2).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_of_the_newest_latencies() {
+        let mut stats = Stats::default();
+        assert_eq!(stats.median_latency_us(), None);
+        [50, 10, 30].into_iter().for_each(|us| stats.latency(us));
+        assert_eq!(stats.median_latency_us(), Some(30));
+        stats.latency(u64::MAX);
+        assert_eq!(stats.median_latency_us(), Some(50), "the upper one of two");
+        (4..4_096).for_each(|_| stats.latency(7));
+        assert_eq!(format!("{:?}", stats.latencies), "4096 of them");
+        stats.latency(9);
+        assert_eq!(
+            format!("{:?}", stats.latencies),
+            "2049 of them",
+            "half of them are forgotten when there are too many"
+        );
+        (0..2_047).for_each(|_| stats.latency(9));
+        assert_eq!((stats.latencies.0.len(), stats.median_latency_us()), (4_096, Some(9)));
+    }
+}

@@ -327,6 +327,7 @@ mod tests {
         crowd.begin(other, 64).unwrap();
         crowd.end(one);
         crowd.begin(one, 64).unwrap();
+        assert!(crowd.begin(one, 64).is_err(), "one has ended, not all");
         (0..9).for_each(|_| crowd.end(one));
         crowd.end(other);
         assert!(crowd.making.is_empty());
@@ -365,5 +366,15 @@ mod tests {
             |crowd: &mut Crowd, ms| (0..100).filter(|_| crowd.admit(MonoMs(ms), address, 8, 1).is_ok()).count();
         assert_eq!(let_in(&mut crowd, 0), 16);
         assert_eq!(let_in(&mut crowd, 3_000), 3);
+    }
+
+    #[test]
+    fn kept_rules_are_taken_up_however_many_they_are() {
+        let mut rules = Rules::default();
+        let nth = |n: usize| Subject::Range(IpAddr::from(u32::try_from(n).unwrap().to_be_bytes()).into());
+        (0..=MAX_RULES).for_each(|n| rules.restore(nth(n), n == 7));
+        assert_eq!((rules.iter().count(), rules.of(None, Some(ip("0.0.0.7")))), (MAX_RULES + 1, Some(true)));
+        assert_eq!(rules.of(None, Some(ip("0.0.3.232"))), Some(false), "the last one");
+        assert!(!rules.set(nth(MAX_RULES + 1), false) && rules.set(nth(3), true), "but no new one is set");
     }
 }

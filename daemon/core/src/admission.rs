@@ -108,4 +108,34 @@ mod tests {
         let future = judge_time(WALL, UnixMs(WALL.0 + CLOCK_TOLERANCE_MS + 1));
         assert_eq!(future, Verdict::Ignore("dated in the future"));
     }
+
+    #[test]
+    fn a_time_may_be_five_minutes_away_in_either_direction() {
+        const FIVE_MINUTES: u64 = 300_000;
+        for fine in [WALL.0 - FIVE_MINUTES, WALL.0, WALL.0 + FIVE_MINUTES] {
+            assert_eq!(judge_time(WALL, UnixMs(fine)), Verdict::Accept, "{fine}");
+        }
+        assert_eq!(judge_time(WALL, UnixMs(WALL.0 - FIVE_MINUTES - 1)), Verdict::Ignore("too old"));
+        assert_eq!(judge_time(WALL, UnixMs(WALL.0 + FIVE_MINUTES + 1)), Verdict::Ignore("dated in the future"));
+    }
+
+    #[test]
+    fn of_what_is_behind_the_newest_128_numbers_are_taken_once() {
+        let mut window = Window::default();
+        let mut admit = |seq| window.admit(WALL, &group(1, seq));
+        assert_eq!(admit(1_000), Verdict::Accept);
+        assert_eq!((admit(873), admit(872)), (Verdict::Accept, Verdict::Ignore("replayed group")));
+        // What was taken is remembered when a newer one comes, until it is 128 behind.
+        assert_eq!(admit(1_001), Verdict::Accept);
+        assert_eq!((admit(1_000), admit(1_001)), (Verdict::Ignore("taken before"), Verdict::Ignore("taken before")));
+        assert_eq!(admit(873), Verdict::Ignore("replayed group"));
+        assert_eq!((admit(874), admit(874)), (Verdict::Accept, Verdict::Ignore("taken before")));
+        // Farther ahead than the window is long.
+        assert_eq!(
+            (admit(1_200), admit(1_073), admit(1_072)),
+            (Verdict::Accept, Verdict::Accept, Verdict::Ignore("replayed group"))
+        );
+        assert_eq!((admit(u64::MAX), admit(u64::MAX - 1)), (Verdict::Accept, Verdict::Accept));
+        assert_eq!(admit(u64::MAX), Verdict::Ignore("taken before"));
+    }
 }

@@ -303,6 +303,63 @@ mod tests {
         }
     }
 
+    #[test]
+    fn fields_of_an_entry_are_read_as_what_they_are() {
+        let mut metadata = Metadata::default();
+        metadata.set("name", "\u{1b}Town");
+        metadata.set("count", 7);
+        metadata.set("publisherAddrs", (0..9).map(|n| format!("/dns4/{n}\u{7}")).collect::<Vec<_>>());
+        assert_eq!(
+            (metadata.text("name", 3), metadata.text("count", 9), metadata.text("none", 9)),
+            ("Tow".into(), "".into(), "".into())
+        );
+        assert_eq!((metadata.number("count"), metadata.number("name")), (Some(7), None));
+        assert_eq!(metadata.addresses(), (0..8).map(|n| format!("/dns4/{n}")).collect::<Vec<_>>());
+        assert_eq!(Metadata::default().addresses(), [""; 0]);
+    }
+
+    #[test]
+    fn a_filter_matches_what_has_all_that_it_names() {
+        let mut metadata = Metadata::default();
+        metadata.set("system_name", "north");
+        metadata.set("category", "news");
+        let some = |text: &str| Some(text.to_owned());
+        let me = peer(1).to_string();
+        for (publisher, system, category, matches) in [
+            (None, None, None, true),
+            (some(&me), some("north"), some("news"), true),
+            (some(&peer(2).to_string()), some("north"), some("news"), false),
+            (some(&me), some("south"), some("news"), false),
+            (some(&me), some("north"), some("music"), false),
+            (None, some("north"), None, true),
+            (None, None, some("music"), false),
+        ] {
+            let filter = Filter { publisher, system, category };
+            assert_eq!(filter.matches(&peer(1), &metadata), matches, "{filter:?}");
+        }
+        assert!(!Filter { system: some("north"), ..Filter::default() }.matches(&peer(1), &Metadata::default()));
+    }
+
+    #[test]
+    fn a_message_may_have_eight_kibibytes() {
+        // Of blanks, which JSON does not mind.
+        let padded = |size: usize| {
+            let message = DirectoryMessage::Deregister { stream: "town".parse().unwrap() };
+            let mut bytes = encode(&message, &peer(1), UnixMs(5)).unwrap();
+            bytes.resize(size, b' ');
+            decode(&bytes, &peer(1)).map(|_| ())
+        };
+        assert_eq!([padded(8_192), padded(8_193)], [Ok(()), Err(AnnounceError::Oversized)]);
+        let written = |filler: usize| {
+            let mut metadata = Metadata::default();
+            metadata.set("filler", "x".repeat(filler));
+            encode(&DirectoryMessage::Announce { stream: "town".parse().unwrap(), metadata }, &peer(1), UnixMs(5))
+        };
+        let around = written(0).unwrap().len();
+        assert_eq!(written(8_192 - around).map(|bytes| bytes.len()), Ok(8_192));
+        assert_eq!(written(8_193 - around), Err(AnnounceError::Oversized));
+    }
+
     proptest! {
         #[test]
         fn noise_never_panics(text in "\\PC{0,200}") { let _ = decode(text.as_bytes(), &peer(1)); }

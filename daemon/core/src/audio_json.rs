@@ -114,4 +114,29 @@ mod tests {
             assert_eq!(decode(bad.as_bytes(), &stream), None, "{bad}");
         }
     }
+
+    #[test]
+    fn what_a_message_weighs_is_what_it_holds() {
+        let name = size_of::<String>() + 4;
+        let metadata = |value: Value| AudioMessage::Metadata(Map::from_iter([("name".to_owned(), value)])).weight();
+        assert_eq!(metadata(Value::Null), name + size_of::<Value>());
+        assert_eq!(metadata("Town".into()), name + size_of::<Value>() + 4);
+        assert_eq!(metadata(json!([[], 1, true])), name + 4 * size_of::<Value>());
+        assert_eq!(metadata(json!({ "name": "Town" })), 2 * name + 2 * size_of::<Value>() + 4);
+        assert_eq!(AudioMessage::Audio(Bytes::from_static(b"abc")).weight(), 3);
+        assert_eq!(AudioMessage::Iq(Bytes::from_static(b"abcd")).weight(), 4);
+        assert_eq!([AudioMessage::End(Some("done!".into())), AudioMessage::End(None)].map(|end| end.weight()), [5, 0]);
+    }
+
+    #[test]
+    fn a_message_of_a_quarter_of_a_mebibyte_is_read() {
+        let stream: StreamId = "town".parse().unwrap();
+        let mut bytes = encode(&AudioMessage::End(None), &stream, UnixMs(9));
+        assert_eq!(bytes, br#"{"streamId":"town","timestamp":9,"type":"end"}"#);
+        bytes.resize(262_144, b' ');
+        assert_eq!(decode(&bytes, &stream), Some((AudioMessage::End(None), UnixMs(9))));
+        bytes.push(b' ');
+        assert_eq!(decode(&bytes, &stream), None);
+        assert_eq!(MAX_CHUNK, 32_768, "with its base64 it fits 64 KiB");
+    }
 }

@@ -48,7 +48,7 @@ pub struct Judgement {
 
 /// A difference for people.
 fn difference(ms: i64) -> String {
-    let (seconds, way) = (ms.unsigned_abs() / 1000, if ms < 0 { "behind" } else { "ahead of" });
+    let (seconds, way) = (ms.unsigned_abs() / 1000, if ms.is_negative() { "behind" } else { "ahead of" });
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     let parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds % 60, "s")];
     let parts: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).take(2).map(|(n, unit)| format!("{n} {unit}")).collect();
@@ -193,5 +193,87 @@ mod tests {
                 .for_each(|m| clocks.heard(later, &PeerId::from_ed25519(&[n, m].repeat(16).try_into().unwrap()), WALL))
         });
         assert!(clocks.0.len() <= MAX_PEERS);
+    }
+
+    #[test]
+    fn a_difference_is_told_in_its_two_largest_units() {
+        for (ms, words) in [
+            (30_999, "30 s ahead of"),
+            (-30_999, "30 s behind"),
+            (60_000, "1 min ahead of"),
+            (-3_599_000, "59 min 59 s behind"),
+            (3_600_000, "1 h ahead of"),
+            (86_399_000, "23 h 59 min ahead of"),
+            (-(2 * 86_400_000 + 5_000), "2 d 5 s behind"),
+            (3 * 86_400_000 + 90_061_000, "4 d 1 h ahead of"),
+        ] {
+            assert_eq!(difference(ms), words, "{ms}");
+        }
+    }
+
+    #[test]
+    fn whose_clock_is_wrong_is_told_with_what_to_do() {
+        let far = |n| (peer(n), 60_000);
+        let ours = Judgement { ours: Some(-60_000), theirs: vec![far(1), far(2)], agree: 2, of: 3 };
+        assert_eq!(ours.ours_for_people().as_deref(), Some("1 min behind those of 2 of 3 peers"));
+        assert_eq!((ours.theirs_for_people().count(), ours.advice().len()), (0, 1), "theirs are right then");
+        let theirs = Judgement { theirs: (1..=6).map(far).collect(), of: 20, ..Judgement::default() };
+        assert_eq!((theirs.ours_for_people(), theirs.theirs_for_people().count()), (None, 6));
+        assert_eq!(theirs.theirs_for_people().next(), Some((&peer(1), "1 min ahead of this machine's".to_owned())));
+        assert_eq!((theirs.of_peer(&peer(2)), theirs.of_peer(&peer(9))), (Some(60_000), None));
+        let advice = theirs.advice();
+        assert_eq!(advice.len(), 4, "not a line for each of many");
+        assert!(advice[0].starts_with(&format!("the clock of {} was 1 min ahead of this machine's", peer(1))));
+        assert_eq!(Judgement::default().advice(), [""; 0]);
+    }
+
+    #[test]
+    fn a_clock_is_wrong_from_its_bound_on_and_right_below_the_lower_one() {
+        let mut clocks = Clocks::default();
+        let mut wrong = |wall| !clocks_with(&mut clocks, wall).theirs.is_empty();
+        assert_eq!([29_999, 30_000, 20_000, 19_999, 20_000].map(&mut wrong), [false, true, true, false, false]);
+
+        fn clocks_with(clocks: &mut Clocks, ahead: i64) -> Judgement {
+            // What a peer says anew does not make it right.
+            clocks.heard(MonoMs(0), &peer(1), said(0));
+            clocks.judge(MonoMs(0), said(-ahead), |_| true)
+        }
+    }
+
+    #[test]
+    fn peers_agree_that_are_no_farther_apart_than_messages_take() {
+        for (second, ours) in [(90_000, Some(-90_000)), (90_001, None)] {
+            let mut clocks = Clocks::default();
+            clocks.heard(MonoMs(0), &peer(1), said(60_000));
+            clocks.heard(MonoMs(0), &peer(2), said(second));
+            let judged = clocks.judge(MonoMs(0), WALL, |_| true);
+            assert_eq!((judged.ours, judged.agree), (ours, if ours.is_some() { 2 } else { 0 }), "{second}");
+        }
+    }
+
+    #[test]
+    fn an_older_time_counts_as_late_for_two_minutes_after_the_last_one() {
+        let mut clocks = Clocks::default();
+        clocks.heard(MonoMs(0), &peer(1), said(0));
+        clocks.heard(MonoMs(60_000), &peer(1), said(60_000));
+        // Late by an hour, and less than two minutes after the last one.
+        clocks.heard(MonoMs(130_000), &peer(1), said(130_000 - 3_600_000));
+        assert_eq!(clocks.judge(MonoMs(130_000), said(130_000), |_| true).theirs, []);
+        // Two minutes after it a clock may have been set back.
+        clocks.heard(MonoMs(180_000), &peer(1), said(180_000 - 3_600_000));
+        assert_eq!(clocks.judge(MonoMs(180_000), said(180_000), |_| true).theirs, [(peer(1), -3_600_000)]);
+    }
+
+    #[test]
+    fn the_peer_that_was_silent_longest_is_forgotten_when_there_are_too_many() {
+        let nth = |n: usize| PeerId::from_ed25519(&[&n.to_le_bytes()[..], &[0; 24]].concat().try_into().unwrap());
+        let mut clocks = Clocks::default();
+        let heard = |clocks: &mut Clocks, n| clocks.heard(MonoMs(n as u64), &nth(n), said(0));
+        (0..MAX_PEERS).for_each(|n| heard(&mut clocks, n));
+        heard(&mut clocks, 7);
+        assert_eq!(clocks.0.len(), MAX_PEERS, "it was known");
+        heard(&mut clocks, MAX_PEERS);
+        assert_eq!(clocks.0.len(), MAX_PEERS);
+        assert!(!clocks.0.contains_key(&nth(0)) && [1, 7, MAX_PEERS].iter().all(|n| clocks.0.contains_key(&nth(*n))));
     }
 }

@@ -141,4 +141,27 @@ mod tests {
         let bad = TopicSettings { max_message: 0, ..TopicSettings::default() };
         assert_eq!(bad.check().unwrap_err().0, "settings.max_message_bytes");
     }
+
+    #[test]
+    fn each_range_takes_its_ends_and_nothing_beyond() {
+        type Set = fn(&mut TopicSettings, u64);
+        let fields: [(&str, Set, u64, u64); 6] = [
+            ("settings.max_message_bytes", |s, n| s.max_message = n as u32, 1, 1_048_576),
+            ("settings.judging_ms", |s, n| s.judging_ms = n as u32, 10, 3_000),
+            ("settings.keep_s", |s, n| s.keep_s = n as u32, 60, 2_592_000),
+            ("settings.keep_bytes", |s, n| s.keep_bytes = n, 65_536, 1_073_741_824),
+            ("settings.mesh", |s, n| s.mesh = n as u32, 2, 24),
+            ("settings.max_age_ms", |s, n| s.max_age_ms = n as u32, 1_000, 86_400_000),
+        ];
+        for (field, set, least, most) in fields {
+            let check = |n| {
+                let mut settings = TopicSettings::default();
+                set(&mut settings, n);
+                settings.check().map_err(|(field, _)| field)
+            };
+            assert_eq!([check(least), check(most)], [Ok(()); 2], "{field}");
+            assert_eq!([check(least - 1), check(most + 1)], [Err(field); 2]);
+        }
+        assert_eq!(TopicSettings::default().max_message, 61_440);
+    }
 }

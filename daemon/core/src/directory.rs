@@ -351,4 +351,112 @@ mod tests {
         }
         assert!(directory.departed.len() <= MAX_DEPARTED);
     }
+
+    #[test]
+    fn a_change_names_its_stream() {
+        let town = key(1, "town");
+        for change in [Change::Present(town.clone()), Change::Ended(town.clone()), Change::Stale(town.clone())] {
+            assert_eq!(change.key(), &town);
+        }
+    }
+
+    #[test]
+    fn an_entry_changes_when_what_is_said_of_it_does() {
+        let (mut directory, town) = (Directory::default(), key(1, "town"));
+        let mut say = |now: u64, fields: &[(&str, &str)]| {
+            let mut metadata = Metadata::default();
+            fields.iter().for_each(|(name, value)| metadata.set(name, *value));
+            let message = DirectoryMessage::Announce { stream: town.stream.clone(), metadata };
+            directory.apply(MonoMs(now), from(&town, now), message).len()
+        };
+        assert_eq!([say(1, &[("name", "Town")]), say(2, &[("name", "Town")])], [1, 0]);
+        assert_eq!([say(3, &[("name", "City")]), say(4, &[("title", "City")])], [1, 1]);
+        assert_eq!(
+            [say(5, &[("title", "City"), ("timestamp", "5")]), say(6, &[("title", "City"), ("timestamp", "6")])],
+            [1, 0]
+        );
+        assert_eq!(say(7, &[("title", "City")]), 1, "a field is gone");
+    }
+
+    #[test]
+    fn listeners_are_told_when_they_change() {
+        let (mut directory, town) = (Directory::default(), key(1, "town"));
+        announce(&mut directory, 0, &town);
+        let mut said = |now, listeners| {
+            let told = beat(&mut directory, now, &town, listeners).len();
+            (told, directory.get(&town).and_then(|entry| entry.listeners))
+        };
+        assert_eq!([said(1, Some(2)), said(2, Some(2)), said(3, None)], [(1, Some(2)), (0, Some(2)), (0, Some(2))]);
+        assert_eq!([said(4, Some(3)), said(3, Some(9))], [(1, Some(3)), (0, Some(3))], "the last one is late");
+        announce(&mut directory, 5, &town);
+        assert_eq!(directory.get(&town).and_then(|entry| entry.listeners), Some(3), "an announcement does not say");
+    }
+
+    #[test]
+    fn what_was_signed_before_an_entry_changes_nothing_for_as_long_as_clocks_may_differ() {
+        const BACK: u64 = 600_000;
+        let said = |late: u64| {
+            let (mut directory, town) = (Directory::default(), key(1, "town"));
+            announce(&mut directory, 10_000_000, &town);
+            let time = 10_000_000 - late;
+            let changed = announce(&mut directory, time, &town).is_empty()
+                && directory.get(&town).map(|entry| entry.time) == Some(UnixMs(10_000_000));
+            (changed, end(&mut directory, time, &town).is_empty())
+        };
+        assert_eq!(
+            [said(0), said(1), said(BACK), said(BACK + 1)],
+            [(true, false), (true, true), (true, true), (false, false)]
+        );
+    }
+
+    #[test]
+    fn an_ended_stream_stays_away_until_it_is_announced_later() {
+        let (mut directory, town) = (Directory::default(), key(1, "town"));
+        announce(&mut directory, 5, &town);
+        assert_eq!(end(&mut directory, 9, &town).len(), 1);
+        assert_eq!((end(&mut directory, 10, &town), end(&mut directory, 10, &key(2, "none"))), (vec![], vec![]));
+        assert_eq!((beat(&mut directory, 9, &town, None), announce(&mut directory, 9, &town)), (vec![], vec![]));
+        assert_eq!(beat(&mut directory, 10, &town, None), [Effect::Ask(town.publisher.clone())], "it is there again");
+        assert_eq!(announce(&mut directory, 10, &town).len(), 1);
+    }
+
+    #[test]
+    fn the_streams_that_ended_first_are_forgotten_first() {
+        let mut directory = Directory::default();
+        for n in 0..=MAX_DEPARTED as u64 {
+            let key = key(2, &format!("s{n}"));
+            announce(&mut directory, n, &key);
+            end(&mut directory, n, &key);
+        }
+        assert_eq!(directory.departed.len(), 1024);
+        let comes = |directory: &mut Directory, n: u64| announce(directory, n, &key(2, &format!("s{n}"))).len();
+        assert_eq!([comes(&mut directory, 1), comes(&mut directory, 1024), comes(&mut directory, 0)], [0, 0, 1]);
+    }
+
+    #[test]
+    fn what_was_on_disk_keeps_to_the_same_bounds() {
+        let mut directory = Directory::default();
+        let mut restore = |publisher, stream: &str| {
+            directory.restore(MonoMs(0), key(publisher, stream), Metadata::default(), UnixMs(0));
+            directory.iter().count()
+        };
+        (0..64).for_each(|n| assert_eq!(restore(1, &format!("s{n}")), n + 1));
+        assert_eq!((restore(1, "s64"), restore(1, "s63")), (64, 64));
+        for publisher in 2..=64 {
+            (0..64).for_each(|n| assert!(restore(publisher, &format!("s{n}")) > n));
+        }
+        assert_eq!((restore(65, "s0"), restore(64, "s0")), (4096, 4096));
+    }
+
+    #[test]
+    fn a_question_is_answered_and_an_answer_is_taken() {
+        let (mut directory, town) = (Directory::default(), key(1, "town"));
+        let filter = Filter { category: Some("news".into()), ..Filter::default() };
+        let query = DirectoryMessage::Query { filter: filter.clone(), request: "r".into() };
+        assert_eq!(directory.apply(MonoMs(0), from(&town, 0), query), [Effect::Answer { filter, request: "r".into() }]);
+        let streams = ["town", "city"].map(|name| (name.parse().unwrap(), Metadata::default())).into();
+        let response = DirectoryMessage::Response { request: "r".into(), streams };
+        assert_eq!(directory.apply(MonoMs(0), from(&town, 0), response).len(), 2);
+        assert_eq!(directory.iter().count(), 2);
+    }
 }

@@ -226,6 +226,33 @@ mod tests {
     }
 
     #[test]
+    fn a_group_at_its_bounds_is_read() {
+        let (signer, key) = stream();
+        let read = |frames| verify(sign(GroupBody { frames, ..body(&key) }, &signer).signed, &key).map(|_| ());
+        let frame = |size| Bytes::from(vec![1; size]);
+        // The largest Opus packet.
+        assert_eq!([read(vec![frame(3_832)]), read(vec![frame(3_833)])], [Ok(()), Err(GroupError::Malformed)]);
+        assert_eq!([read(vec![frame(1); 50]), read(vec![frame(1); 51])], [Ok(()), Err(GroupError::Malformed)]);
+        assert_eq!(read(vec![frame(1), frame(0)]), Err(GroupError::Malformed));
+        assert_eq!(read(Vec::new()), Ok(()), "as the last one may be");
+    }
+
+    #[test]
+    fn a_group_may_have_32_kibibytes() {
+        let (signer, key) = stream();
+        let group = |last: usize| {
+            let mut frames = vec![Bytes::from(vec![1; MAX_FRAME]); 8];
+            frames.push(Bytes::from(vec![1; last]));
+            sign(GroupBody { frames, ..body(&key) }, &signer).signed
+        };
+        let around = group(1_000).len() - 1_000;
+        let (fits, over) = (group(32_768 - around), group(32_769 - around));
+        assert_eq!((fits.len(), over.len()), (32_768, 32_769));
+        assert!(verify(fits, &key).is_ok());
+        assert_eq!(verify(over, &key), Err(GroupError::Oversized));
+    }
+
+    #[test]
     fn titles_cannot_drive_a_terminal() {
         let (signer, key) = stream();
         let title = Some(Title { text: "\u{1b}]0;x\u{7}News".into(), pts: 0 });

@@ -97,4 +97,26 @@ mod tests {
         }
         assert!(history.bytes <= MAX_BYTES);
     }
+
+    #[test]
+    fn a_group_is_kept_for_exactly_ten_seconds_and_once() {
+        let mut history = History::default();
+        history.insert(MonoMs(0), group(1, 5, 100));
+        history.insert(MonoMs(0), group(1, 6, 100));
+        history.insert(MonoMs(10_000), group(1, 7, 100));
+        assert_eq!((history.range(1, 0, 9).len(), history.bytes), (3, 300));
+        history.insert(MonoMs(10_001), group(1, 7, 50));
+        assert_eq!((history.range(1, 0, 9).len(), history.bytes), (1, 50), "in place of the other one");
+        assert_eq!((history.range(1, 7, 7).len(), history.range(1, 8, 7).len()), (1, 0));
+        assert_eq!((history.range(0, 0, 9).len(), history.last(MonoMs(10_301), 300).len()), (0, 1));
+        assert_eq!(history.last(MonoMs(10_302), 300).len(), 0);
+    }
+
+    #[test]
+    fn a_stream_may_take_two_mebibytes() {
+        let mut history = History::default();
+        (0..70).for_each(|n| history.insert(MonoMs(0), group(1, n, 32 * 1024)));
+        assert_eq!(history.range(1, 0, 100).first().map(|group| group.body.seq), Some(6), "64 of them");
+        assert_eq!(history.bytes, 2_097_152);
+    }
 }

@@ -178,4 +178,48 @@ mod tests {
         assert_eq!("town".parse::<StreamRef>().unwrap().publisher, None);
         assert!("town@nobody".parse::<StreamRef>().is_err());
     }
+
+    #[test]
+    fn a_multihash_says_how_long_it_is() {
+        let bytes = |declared: u8, len: usize| [&[0x16, declared][..], &vec![7; len]].concat();
+        for (declared, len) in [(32, 32), (0, 0), (62, 62)] {
+            let id = PeerId::from_bytes(&bytes(declared, len)).unwrap();
+            assert_eq!((id.as_bytes(), id.ed25519_key()), (&bytes(declared, len)[..], None));
+        }
+        for (declared, len) in [(32, 31), (32, 33), (63, 63)] {
+            assert!(PeerId::from_bytes(&bytes(declared, len)).is_err(), "{declared} {len}");
+        }
+        assert!(PeerId::from_bytes(&[0x16]).is_err() && PeerId::from_bytes(&[]).is_err());
+    }
+
+    #[test]
+    fn what_is_no_peer_id_is_shown_cut_and_clean() {
+        let fault = |text: &str| text.parse::<PeerId>().unwrap_err().to_string();
+        for (text, shown) in [
+            ("\u{1b}0OIl".to_owned(), "0OIl".to_owned()),
+            ("0".repeat(80), "0".repeat(80)),
+            ("0".repeat(81), format!("{}…", "0".repeat(80))),
+            ("z".repeat(129), format!("{}…", "z".repeat(80))),
+        ] {
+            assert!(fault(&text).starts_with(&format!("`{shown}` is not a peer id")), "{text}: {}", fault(&text));
+        }
+        let longest = PeerId::from_bytes(&[&[0xff, 62][..], &[0xff; 62]].concat()).unwrap().to_string();
+        assert_eq!(longest.parse::<PeerId>().unwrap().to_string(), longest);
+        assert_eq!(format!("{:?}", PeerId::from_ed25519(&[7; 32])), PeerId::from_ed25519(&[7; 32]).to_string());
+    }
+
+    #[test]
+    fn a_stream_id_is_told_what_is_wrong_with_it() {
+        let longest = "x".repeat(128);
+        let id: StreamId = longest.parse().unwrap();
+        assert_eq!((id.as_str(), id.to_string()), (longest.as_str(), longest.clone()));
+        let key = StreamKey { publisher: PeerId::from_ed25519(&[1; 32]), stream: "town".parse().unwrap() };
+        assert_eq!(key.to_string(), format!("town@{}", key.publisher));
+        for (text, words) in
+            [("", "empty"), (&(longest + "x"), "longer"), ("a b", "not allowed"), ("a\u{7}b", "not allowed")]
+        {
+            let fault = text.parse::<StreamId>().unwrap_err().to_string();
+            assert!(fault.contains(words), "{text}: {fault}");
+        }
+    }
 }

@@ -119,4 +119,12 @@ mod tests {
         peers.truncate(4 + 30);
         assert_eq!(surplus(&peers, 33, 20), [129], "13 are left alone, and 21 are one too many");
     }
+
+    #[test]
+    fn only_a_score_below_zero_is_a_bad_one() {
+        let worth = |score, topics| Worth { score, topics, ..Worth::default() };
+        let peers = [("good", worth(5.0, 1)), ("bad", worth(-0.1, 4)), ("none", worth(0.0, 2)), ("new", worth(0.0, 0))];
+        assert_eq!(surplus(&peers, 3, 0), ["bad", "new", "good", "none"]);
+        assert_eq!(surplus(&peers, 4, 0), [""; 0], "there are no more than may be");
+    }
 }

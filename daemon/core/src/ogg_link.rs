@@ -150,4 +150,39 @@ mod tests {
         let (pre_skip, end, _) = read(links.close().unwrap());
         assert_eq!((pre_skip, end), (3_840, 4_800));
     }
+
+    #[test]
+    fn a_link_ends_after_a_second_or_when_it_is_large() {
+        let count = |size: usize, ticks_of_it: u64| {
+            let mut links = Links::new(1, 0, 7);
+            (1..=1_000).find(|_| links.packet(Bytes::from(vec![1; size]), ticks_of_it).is_some())
+        };
+        assert_eq!((count(3, 960), count(3, 961), count(3, 48_000)), (Some(50), Some(50), Some(1)));
+        // 26,888 bytes: 32 KiB without a largest packet and two for the pages.
+        assert_eq!((count(13_444, 1), count(13_443, 1), count(26_888, 1)), (Some(2), Some(3), Some(1)));
+    }
+
+    #[test]
+    fn what_is_repeated_is_as_short_as_a_decoder_allows() {
+        let mut links = Links::new(1, 0, 7);
+        let repeated = |links: &Links| links.repeated.iter().map(|packet| packet.data.len()).collect::<Vec<_>>();
+        let add = |links: &mut Links, size: usize, ticks_of_it| {
+            links.packet(Bytes::from(vec![1; size]), ticks_of_it);
+            links.skip();
+        };
+        for size in 1..=5 {
+            add(&mut links, size, 960);
+        }
+        assert_eq!(repeated(&links), [2, 3, 4, 5], "80 ms");
+        add(&mut links, 6, 959);
+        assert_eq!(repeated(&links), [2, 3, 4, 5, 6], "without the first they would be too short by a tick");
+        // Of large ones no more than half of what a link takes, 13,444 bytes.
+        let mut large = Links::new(1, 0, 7);
+        for size in [5_000, 5_001, 3_443] {
+            add(&mut large, size, 1);
+        }
+        assert_eq!(repeated(&large), [5_000, 5_001, 3_443]);
+        add(&mut large, 1, 1);
+        assert_eq!(repeated(&large), [5_001, 3_443, 1]);
+    }
 }

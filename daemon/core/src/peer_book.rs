@@ -145,4 +145,26 @@ mod tests {
             assert_eq!(place(&address.parse().unwrap()).as_deref(), expected, "{address}");
         }
     }
+
+    #[test]
+    fn those_not_seen_for_thirty_days_are_forgotten_first_and_dialled_last() {
+        let at = |n: u32| format!("/ip4/{n}.51.100.1/tcp/4001");
+        // All dialled before; the second was seen 30 days ago, and the third a day later.
+        let seen =
+            [(1, known(&at(1), 90, 2, true)), (2, known(&at(2), 90, 30, true)), (3, known(&at(3), 90, 29, true))];
+        assert_eq!((surplus(&seen, 2, NOW), surplus(&seen, 0, NOW)), (vec![2], vec![2, 3, 1]));
+        let came = (4, known(&at(4), 5, 1, false));
+        let all: Vec<_> =
+            seen.into_iter().chain([came, (5, Known { addresses: Vec::new(), ..known(&at(5), 1, 0, true) })]).collect();
+        let dialled: Vec<_> = to_dial(all, NOW).into_iter().map(|(peer, _)| peer).collect();
+        assert_eq!(dialled, [1, 3, 4, 2], "without the one of which no address is known");
+    }
+
+    #[test]
+    fn of_those_who_only_came_the_longest_known_stay_and_are_dialled() {
+        let all: Vec<_> =
+            (1..=5).map(|n| (n, known(&format!("/ip4/{n}.51.100.1/tcp/4001"), 10 + u64::from(n), 1, false))).collect();
+        assert_eq!(surplus(&all, 3, NOW), [1, 2]);
+        assert_eq!(to_dial(all, NOW).into_iter().map(|(peer, _)| peer).collect::<Vec<u8>>(), [5, 4, 3, 2, 1]);
+    }
 }

@@ -103,4 +103,29 @@ mod tests {
         assert!(!take(1_000, 0), "and the first is still remembered");
         assert!(take(10_000, 100) && take(10_000, 100), "there is room again");
     }
+
+    #[test]
+    fn a_bucket_fills_by_parts_of_a_token() {
+        let mut bucket = Bucket::full(MonoMs(0), 1);
+        assert!(bucket.is_full(MonoMs(0), 10, 1) && bucket.take(MonoMs(0), 10, 1));
+        assert!(!bucket.is_full(MonoMs(99), 10, 1) && bucket.is_full(MonoMs(100), 10, 1));
+        assert!(!bucket.take(MonoMs(99), 10, 1) && bucket.take(MonoMs(100), 10, 1));
+    }
+
+    #[test]
+    fn full_buckets_are_looked_for_once_a_second() {
+        let mut buckets = Buckets::new(1);
+        let mut take = |now, key| {
+            let taken = buckets.take(MonoMs(now), &key, 1, 1);
+            (taken, buckets.of.keys().copied().collect::<String>())
+        };
+        let of = |taken, keys: &str| (taken, keys.to_owned());
+        assert_eq!(
+            [take(1_000, 'a'), take(1_500, 'b'), take(1_500, 'c')],
+            [of(true, "a"), of(true, "a"), of(false, "a")]
+        );
+        assert_eq!(take(2_499, 'c'), of(false, "a"), "a is full again, but nobody looks yet");
+        assert_eq!([take(2_500, 'c'), take(2_500, 'c')], [of(true, "c"), of(false, "c")]);
+        assert_eq!([take(2_500, 'a'), take(2_500, 'b')], [of(true, "c"), of(false, "c")], "they share one");
+    }
 }

@@ -208,4 +208,112 @@ mod tests {
         repair.due(MonoMs(u64::MAX));
         repair.due(MonoMs(500));
     }
+
+    /// Group `seq` of 100 ms comes so many milliseconds after its media time; whether it had been asked for.
+    fn comes(repair: &mut Repair, seq: u64, after: u64) -> bool {
+        repair.arrived(MonoMs(seq * 100 + after), 1, seq, seq * 4_800)
+    }
+
+    #[test]
+    fn what_is_missing_is_asked_for_again_and_again_for_two_seconds() {
+        let mut repair = Repair::default();
+        comes(&mut repair, 10, 0);
+        comes(&mut repair, 12, 0);
+        let asks = |now| repair.clone().due(MonoMs(now)).iter().any(|(_, range)| range.contains(&11));
+        assert_eq!([asks(1_229), asks(1_230), asks(3_199), asks(3_200)], [false, true, true, false]);
+        let mut asked = Vec::new();
+        let mut now = MonoMs(1_200);
+        // Whoever sleeps until it is time misses nothing.
+        while let Some(wake) = repair.wake(now).filter(|wake| wake.0 < 4_000) {
+            assert!(wake > now, "{wake:?} after {now:?}");
+            assert_eq!(repair.due(MonoMs(wake.0 - 1)), [], "before {wake:?}");
+            now = wake;
+            asked.extend(repair.due(now).into_iter().filter(|(_, range)| range.contains(&11)).map(|_| now.0));
+        }
+        assert_eq!(asked, (0..14).map(|n| 1_230 + n * 150).filter(|at| *at < 3_200).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_next_group_is_asked_for_alone_and_in_silence_all_that_may_have_come() {
+        let mut repair = Repair::default();
+        comes(&mut repair, 10, 0);
+        comes(&mut repair, 11, 0);
+        let mut due =
+            |now| repair.due(MonoMs(now)).into_iter().map(|(_, range)| range.into_inner()).collect::<Vec<_>>();
+        assert_eq!([due(1_229), due(1_230), due(1_379), due(1_380)], [vec![], vec![(12, 12)], vec![], vec![(12, 12)]]);
+        assert_eq!([due(1_449), due(1_530)], [vec![], vec![(12, 75)]]);
+        assert_eq!((repair.clone().due(MonoMs(16_099)).len(), repair.clone().due(MonoMs(16_100)).len()), (1, 0));
+        assert_eq!(
+            (repair.wake(MonoMs(16_099)).is_some(), repair.wake(MonoMs(16_100))),
+            (true, None),
+            "the publisher is gone"
+        );
+    }
+
+    #[test]
+    fn silence_begins_after_350_milliseconds() {
+        let mut repair = Repair::default();
+        comes(&mut repair, 10, 0);
+        assert_eq!(repair.wake(MonoMs(1_000)), Some(MonoMs(1_350)), "one group tells no period");
+        assert_eq!(repair.due(MonoMs(1_349)), []);
+        assert_eq!(repair.due(MonoMs(1_350)), [(1, 11..=74)]);
+        assert_eq!(repair.wake(MonoMs(1_350)), Some(MonoMs(1_500)));
+    }
+
+    #[test]
+    fn a_group_counts_as_repaired_only_if_it_was_asked_for() {
+        let mut repair = Repair::default();
+        assert!(!comes(&mut repair, 10, 0) && !comes(&mut repair, 13, 0));
+        assert!(!comes(&mut repair, 11, 210), "gossip brought it in time");
+        repair.due(MonoMs(1_330));
+        assert!(comes(&mut repair, 12, 140) && !comes(&mut repair, 12, 150), "once");
+        // 14 was overdue and is asked for; 15 was not.
+        assert_eq!(repair.due(MonoMs(1_440)), [(1, 14..=14)]);
+        assert!(comes(&mut repair, 14, 50) && !comes(&mut repair, 15, 0));
+        assert!(!comes(&mut repair, 9, 700), "it came before");
+    }
+
+    #[test]
+    fn of_a_long_hole_the_last_64_are_asked_for_at_once() {
+        let mut repair = Repair::default();
+        comes(&mut repair, 10, 0);
+        comes(&mut repair, 100, 0);
+        assert_eq!(repair.due(MonoMs(10_030)), [(1, 36..=99)]);
+    }
+
+    #[test]
+    fn an_epoch_begins_anew_and_one_before_it_changes_nothing() {
+        let mut repair = Repair::default();
+        comes(&mut repair, 10, 0);
+        comes(&mut repair, 12, 0);
+        assert!(!repair.arrived(MonoMs(1_210), 2, 5, 0));
+        assert_eq!(repair.due(MonoMs(1_240)), [], "what is missing of the old one is missed by nobody");
+        assert!(!repair.arrived(MonoMs(1_250), 1, 20, 96_000));
+        assert_eq!(repair.due(MonoMs(1_280)), []);
+        assert_eq!(repair.due(MonoMs(1_560)), [(2, 6..=69)], "350 ms after the newest of the new one");
+    }
+
+    #[test]
+    fn a_group_is_overdue_by_the_usual_spread() {
+        let mut repair = Repair::default();
+        comes(&mut repair, 0, 0);
+        // 80 ms late: the fastest goes up by one, and an eighth of 79 is the spread.
+        comes(&mut repair, 1, 80);
+        assert_eq!(repair.wake(MonoMs(180)), Some(MonoMs(1 + 200 + 2 * 9 + 30)));
+        comes(&mut repair, 2, 1);
+        assert_eq!(repair.wake(MonoMs(201)), Some(MonoMs(1 + 300 + 2 * 7 + 30)));
+        // One that comes earlier than any before.
+        repair.arrived(MonoMs(298), 1, 3, 14_400);
+        assert_eq!(repair.wake(MonoMs(298)), Some(MonoMs(400 - 2 + 2 * 6 + 30)));
+    }
+
+    #[test]
+    fn media_time_may_begin_at_any_time() {
+        for (began, pts) in [(1_000_000, 0), (0, 48_000_000)] {
+            let mut repair = Repair::default();
+            repair.arrived(MonoMs(began), 1, 0, pts);
+            repair.arrived(MonoMs(began + 100), 1, 1, pts + 4_800);
+            assert_eq!(repair.wake(MonoMs(began + 100)), Some(MonoMs(began + 230)), "{began} {pts}");
+        }
+    }
 }

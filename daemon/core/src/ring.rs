@@ -171,6 +171,31 @@ mod tests {
         assert_eq!(all, [gap(16, 17, Busy), gap(18, 18, TooLarge), Next::Item(9)]);
     }
 
+    #[test]
+    fn the_newest_item_stays_however_heavy_it_is() {
+        let mut ring = Ring::new(3, 10);
+        assert!(ring.push(11, 'a').is_empty());
+        assert_eq!((ring.len(), ring.is_empty()), (1, false));
+        assert_eq!(ring.push(10, 'b'), ['a']);
+        assert_eq!(ring.push(1, 'c'), ['b'], "11 bytes are too many");
+        assert!(ring.push(9, 'd').is_empty(), "10 are not");
+        assert_eq!((ring.push(0, 'e'), ring.push(0, 'f')), (vec![], vec!['c']), "nor are three items");
+        assert_eq!(ring.items().collect::<Vec<_>>(), [&'d', &'e', &'f']);
+        while ring.pop().is_some() {}
+        assert_eq!((ring.len(), ring.is_empty(), ring.bytes), (0, true, 0));
+    }
+
+    #[test]
+    fn a_ring_is_crowded_from_three_quarters_on() {
+        let crowded = |items: usize, weight: usize| {
+            let mut ring = Ring::new(100, 1_000);
+            (0..items).for_each(|_| drop(ring.push(weight, ())));
+            ring.is_crowded()
+        };
+        assert_eq!([crowded(0, 0), crowded(75, 1), crowded(76, 1)], [false, false, true]);
+        assert_eq!([crowded(2, 375), crowded(2, 376)], [false, true]);
+    }
+
     proptest! {
         /// Whatever is pushed is read in order or lies in exactly one gap.
         #[test]

@@ -63,4 +63,25 @@ mod tests {
         }
         assert!(Scope::Machine < Scope::Network && Scope::Network < Scope::World);
     }
+
+    #[test]
+    fn neighbours_of_special_addresses_are_of_the_world() {
+        for (ip, scope) in [
+            ("0.0.0.0", Scope::Machine),
+            ("::", Scope::Machine),
+            ("10.64.0.1", Scope::Network),
+            ("100.127.255.255", Scope::Network),
+            ("100.63.255.255", Scope::World),
+            ("101.64.0.1", Scope::World),
+            ("8.100.0.1", Scope::World),
+            ("172.16.0.1", Scope::Network),
+            ("172.32.0.1", Scope::World),
+            ("fe80::1", Scope::Network),
+            ("fec0::1", Scope::World),
+            ("::2", Scope::World),
+            ("::ffff:127.0.0.1", Scope::Machine),
+        ] {
+            assert_eq!(of_ip(ip.parse().unwrap()), scope, "{ip}");
+        }
+    }
 }

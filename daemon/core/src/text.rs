@@ -27,4 +27,13 @@ mod tests {
         assert!(!is_clean("a\u{200f}b"));
         assert_eq!(clean("Zürich 東京", 3), "Zür");
     }
+
+    #[test]
+    fn plain_text_stays_as_it_is() {
+        assert!(is_clean("Zürich 東京 👋") && is_clean(""));
+        assert_eq!(
+            (clean("Zürich 東京 👋", 80), clean("abc", 3), clean("abc", 0)),
+            ("Zürich 東京 👋".into(), "abc".into(), "".into())
+        );
+    }
 }

@@ -26,3 +26,18 @@ pub fn audio_native(key: &StreamKey) -> String {
     let digest = hash.finalize();
     format!("/p2pd/s/1/{}", URL_SAFE_NO_PAD.encode(digest.get(..16).unwrap_or(&digest)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::PeerId;
+
+    #[test]
+    fn topics_are_named_as_other_programs_name_them() {
+        let stream: StreamId = "town".parse().unwrap();
+        assert_eq!(directory("net"), "net/stream-directory");
+        assert_eq!(audio_json("net", &stream), "net/stream/town");
+        let key = StreamKey { publisher: PeerId::from_ed25519(&[1; 32]), stream };
+        assert_eq!(audio_native(&key), "/p2pd/s/1/U-YoX3TcvsloYYA9FL9m0A");
+    }
+}

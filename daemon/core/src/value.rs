@@ -155,6 +155,52 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_number_goes_on_for_a_minute_beyond_the_greatest_and_then_begins_there_again() {
+        // 47 hours ahead; others take two days, and their clocks may be behind.
+        let most = NOW.0 + 47 * 3_600_000;
+        for (last, next) in [(most + 59_999, most + 60_000), (most + 60_000, most), (0, NOW.0), (NOW.0 + 5, NOW.0 + 6)]
+        {
+            assert_eq!(next_seq(last, NOW, RunMs(u64::MAX)), next, "{last}");
+        }
+        assert_eq!(next_seq(0, NOW, RunMs(NOW.0 - 5)), NOW.0 - 5, "the earlier of both times");
+    }
+
+    #[test]
+    fn a_value_at_its_bounds_is_taken() {
+        const TWO_DAYS: u64 = 172_800_000;
+        let takes = |body: ValueBody| verify(&body.key, &sign(&body, &[1; 32]), NOW).is_some();
+        assert!(takes(ValueBody { expires_ms: NOW.0 + TWO_DAYS, ..body() }));
+        assert!(!takes(ValueBody { expires_ms: NOW.0 + TWO_DAYS + 1, ..body() }));
+        assert!(!takes(ValueBody { expires_ms: NOW.0, ..body() }) && !takes(ValueBody { expires_ms: 0, ..body() }));
+        assert!(takes(ValueBody { seq: NOW.0 + TWO_DAYS, ..body() }));
+        assert!(!takes(ValueBody { seq: NOW.0 + TWO_DAYS + 1, ..body() }));
+        let largest = ValueBody { key: place(1, &"n".repeat(64)), data: vec![0; 4096].into(), ..body() };
+        assert!(takes(largest), "with the longest name and the most data");
+        assert!(!takes(ValueBody { data: vec![0; 4097].into(), ..body() }));
+    }
+
+    #[test]
+    fn a_signature_is_of_its_own_value() {
+        let read = |signed: &[u8]| SignedValue::decode(signed).unwrap();
+        let other = ValueBody { data: "there".into(), ..body() };
+        let (first, second) = (read(&sign(&body(), &[1; 32])), read(&sign(&other, &[1; 32])));
+        let mixed = SignedValue { body: second.body, signature: first.signature }.encode_to_vec();
+        assert_eq!(verify(&body().key, &mixed, NOW), None);
+    }
+
+    #[test]
+    fn a_value_with_much_around_it_is_refused_unread() {
+        let padded = |size: usize| {
+            let signed = sign(&body(), &[1; 32]);
+            // A field that nobody knows, of so many bytes.
+            let around = size - signed.len() - 3;
+            [&signed[..], &[0x1a, (around & 0x7f) as u8 | 0x80, (around >> 7) as u8], &vec![0; around]].concat()
+        };
+        let takes = |size| verify(&body().key, &padded(size), NOW).is_some();
+        assert_eq!([4096 + 256, 4096 + 257].map(takes), [true, false]);
+    }
+
     proptest! {
         #[test]
         fn strange_bytes_are_no_value(key: Vec<u8>, bytes: Vec<u8>, at in 0usize..200, bit in 0u8..8) {

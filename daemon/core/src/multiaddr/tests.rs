@@ -172,6 +172,24 @@ fn an_address_that_a_peer_made_up_is_shown_safely_and_counts_for_nothing() {
     assert_eq!(split.dialled_ips().count(), 0);
 }
 
+#[test]
+fn an_address_may_have_512_bytes() {
+    let named = |bytes: usize| format!("/dns4/{}/tcp/1", "a".repeat(bytes - 12));
+    assert!(named(512).parse::<Multiaddr>().is_ok_and(|address| address.is_plain()));
+    assert_eq!(named(513).parse::<Multiaddr>(), Err(AddressError::TooLong));
+    // Each `é` is written with six characters.
+    let grows = |dots: usize| format!("/ip4/127.0.0.1/tcp/1/x-parity-ws/{}{}", "é".repeat(79), "a".repeat(dots));
+    let around = "/ip4/127.0.0.1/tcp/1/x-parity-ws/".len() + 79 * 6;
+    assert!(grows(512 - around).parse::<Multiaddr>().is_ok());
+    assert_eq!(grows(513 - around).parse::<Multiaddr>(), Err(AddressError::TooLong));
+}
+
+#[test]
+fn a_transport_is_named_as_in_the_api() {
+    let names = [Transport::Tcp, Transport::WebSocket, Transport::Quic, Transport::Other].map(|one| one.to_string());
+    assert_eq!(names, ["tcp", "ws", "quic", ""]);
+}
+
 fn ips() -> impl Strategy<Value = IpAddr> {
     prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u16; 8]>().prop_map(IpAddr::from)]
 }

@@ -262,4 +262,110 @@ mod tests {
         }
         assert!(peers[2..].iter().all(|peer| asked.contains(peer)));
     }
+
+    /// A stream, the publisher's key, and groups that it has signed.
+    fn stream() -> (State, impl Fn(u64, u64) -> Bytes) {
+        let signer = SigningKey::from_bytes(&[1; 32]);
+        let publisher = PeerId::from_ed25519(signer.verifying_key().as_bytes());
+        let key = StreamKey { publisher, stream: "s".parse().unwrap() };
+        let hash = group::stream_hash(&key);
+        let signed = move |epoch, seq: u64| {
+            let body = GroupBody { stream: hash.clone(), epoch, seq, pts: seq * 4_800, ..Default::default() };
+            group::sign(body, &signer).signed
+        };
+        (State::new(key), signed)
+    }
+
+    fn numbers(groups: &[Arc<Group>]) -> Vec<u64> {
+        groups.iter().map(|group| group.body.seq).collect()
+    }
+
+    #[test]
+    fn a_group_enters_once_and_is_kept_when_it_is_proven() {
+        let ((mut stream, signed), from, now) = (stream(), peer(1), MonoMs(0));
+        let group = stream.gossiped(signed(1, 0), now, UnixMs(0)).unwrap().group;
+        assert_eq!(stream.gossiped(signed(1, 0), now, UnixMs(0)).unwrap_err(), Verdict::Ignore("taken before"));
+        assert!(matches!(stream.gossiped(Bytes::from_static(b"?"), now, UnixMs(0)), Err(Verdict::Reject(_))));
+        let forged = Group { body: group.body.clone(), signed: Bytes::from_static(b"\x0a\0") };
+        assert!(matches!(stream.prove(Arc::new(forged), &from, now), Verdict::Reject(_)));
+        assert!(stream.recent(1_000, now).is_empty() && stream.first.is_empty());
+        assert_eq!(stream.prove(group, &from, now), Verdict::Accept);
+        assert_eq!((numbers(&stream.recent(1_000, now)), stream.first.get(&from)), (vec![0], Some(&1)));
+    }
+
+    #[test]
+    fn only_what_was_asked_for_and_fetched_counts_as_repaired() {
+        let ((mut stream, signed), from) = (stream(), peer(1));
+        let at = |seq: u64| MonoMs(seq * 100);
+        for seq in [0, 4] {
+            assert!(!stream.gossiped(signed(1, seq), at(seq), UnixMs(0)).unwrap().repaired);
+        }
+        assert!(!stream.fetched(signed(1, 1), &from, at(4), UnixMs(0)).unwrap().repaired, "it was not asked for");
+        let asks = stream.due(vec![from.clone()], MonoMs(430));
+        let asked = asks.iter().map(|ask| (ask.request.epoch, ask.request.from, ask.request.to)).collect::<Vec<_>>();
+        assert_eq!(asked, [(1, 2, 3)]);
+        assert!(asks.iter().all(|ask| ask.request.stream == *stream.hash() && ask.request.last_ms == 0));
+        assert!(!stream.gossiped(signed(1, 2), MonoMs(440), UnixMs(0)).unwrap().repaired, "gossip brought it");
+        assert!(stream.fetched(signed(1, 3), &from, MonoMs(440), UnixMs(0)).unwrap().repaired);
+        assert!(stream.fetched(signed(1, 3), &from, MonoMs(450), UnixMs(0)).is_none(), "it is known");
+        assert_eq!(numbers(&stream.recent(1_000, MonoMs(450))), [1, 3], "what was fetched is proven");
+    }
+
+    #[test]
+    fn what_a_burst_has_brought_is_not_asked_for_again() {
+        let ((mut stream, signed), from, now) = (stream(), peer(1), MonoMs(0));
+        let ask = stream.burst(from.clone()).unwrap();
+        assert_eq!((ask.peer, ask.request.last_ms, ask.request.stream), (from.clone(), 2_000, stream.hash().clone()));
+        stream.fetched(signed(5, 1), &from, now, UnixMs(0)).unwrap();
+        assert!(stream.burst(from.clone()).is_none(), "something is there");
+        stream.gossiped(signed(5, 2), now, UnixMs(0)).unwrap();
+        assert!(stream.due(vec![from.clone()], now).is_empty());
+        // Of a newer epoch what came before is asked for, unless it begins with its first group.
+        stream.gossiped(signed(6, 1), now, UnixMs(0)).unwrap();
+        assert_eq!(stream.due(vec![from.clone()], now).len(), 1);
+        stream.gossiped(signed(7, 0), now, UnixMs(0)).unwrap();
+        assert!(stream.due(vec![from], now).is_empty());
+    }
+
+    #[test]
+    fn a_follower_is_waited_for_two_seconds() {
+        for (waited, asked) in [(FOLLOWER_MS - 1, 1), (FOLLOWER_MS, 0)] {
+            let (mut stream, signed) = stream();
+            stream.gossiped(signed(1, 2), MonoMs(0), UnixMs(0)).unwrap();
+            let bursts = |asks: Vec<Ask>| asks.iter().filter(|ask| ask.request.last_ms > 0).count();
+            assert_eq!(bursts(stream.due(Vec::new(), MonoMs(waited))), 0);
+            assert_eq!(bursts(stream.due(vec![peer(1)], MonoMs(waited))), asked, "{waited}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_answered_by_time_or_by_number() {
+        let (mut stream, signed) = stream();
+        for seq in 0..5 {
+            let group = stream.gossiped(signed(1, seq), MonoMs(seq * 100), UnixMs(0)).unwrap().group;
+            stream.prove(group, &peer(1), MonoMs(seq * 100));
+        }
+        let answer = |request| {
+            let Response { groups, stream: named } = stream.answer(&request, MonoMs(400));
+            assert_eq!(named, *stream.hash());
+            groups
+        };
+        let all: Vec<Bytes> = (0..5).map(|seq| signed(1, seq)).collect();
+        assert_eq!(answer(Request { last_ms: 100, ..Default::default() }), all[3..]);
+        assert_eq!(answer(Request { epoch: 1, from: 1, to: 2, ..Default::default() }), all[1..3]);
+        assert!(answer(Request { epoch: 2, from: 1, to: 2, ..Default::default() }).is_empty());
+    }
+
+    #[test]
+    fn who_was_first_long_ago_counts_half() {
+        let ((mut stream, signed), often, once, twice) = (stream(), peer(1), peer(2), peer(3));
+        let group = stream.gossiped(signed(1, 0), MonoMs(0), UnixMs(0)).unwrap().group;
+        let mut brings = |peer: &PeerId, times| {
+            (0..times).for_each(|_| stream.keep_from(peer, group.clone(), MonoMs(0)));
+            [&often, &once, &twice].map(|peer| stream.first.get(peer).copied())
+        };
+        assert_eq!((brings(&once, 1), brings(&twice, 2)), ([None, Some(1), None], [None, Some(1), Some(2)]));
+        assert_eq!(brings(&often, 99), [Some(99), Some(1), Some(2)]);
+        assert_eq!(brings(&often, 1), [Some(50), None, Some(1)]);
+    }
 }

@@ -114,4 +114,37 @@ mod tests {
         };
         assert_eq!([until_overdue(), until_overdue(), until_overdue()], [2_000, 4_000, 8_000]);
     }
+
+    #[test]
+    fn looks_a_second_apart_are_of_one_silence() {
+        let peer = PeerId::random();
+        let let_go = |step: usize| {
+            let mut peers = SilentPeers::default();
+            (0..8_000u64).step_by(step).find(|ms| !peers.overdue(MonoMs(*ms), vec![peer], |_| true).is_empty())
+        };
+        assert_eq!([let_go(999), let_go(1_000), let_go(1_001)], [Some(2_997), Some(2_000), None]);
+    }
+
+    #[test]
+    fn the_tries_of_a_peer_that_is_away_are_forgotten_after_five_minutes() {
+        for (away, tries) in [(299_999, Some(1)), (300_000, None)] {
+            for mut peers in [SilentPeers::default(), SilentPeers::lasting()] {
+                let peer = PeerId::random();
+                [0, 1_000, 2_000].into_iter().for_each(|ms| drop(peers.overdue(MonoMs(ms), vec![peer], |_| true)));
+                peers.overdue(MonoMs(2_000 + away), Vec::new(), |_| false);
+                assert_eq!(peers.silent.get(&peer).map(|silent| silent.tries), tries, "{away}");
+            }
+        }
+    }
+
+    #[test]
+    fn patience_grows_to_two_minutes_and_no_further() {
+        let (mut peers, peer) = (SilentPeers::default(), PeerId::random());
+        let let_go: Vec<u64> = (0..520_000u64)
+            .step_by(1_000)
+            .filter(|ms| !peers.overdue(MonoMs(*ms), vec![peer], |_| true).is_empty())
+            .collect();
+        let pauses: Vec<u64> = let_go.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(pauses, [4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 128_000, 128_000]);
+    }
 }

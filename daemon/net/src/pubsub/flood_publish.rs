@@ -68,4 +68,35 @@ mod tests {
         assert!(sent as u64 <= RATE * 11, "{sent} bytes in ten seconds");
         assert_eq!(reached.len(), 60);
     }
+
+    /// Followers whom a message of so many bytes, with what is around it, may be sent to.
+    fn chosen(flood: &mut FloodPublish, followers: &[PeerId], each: usize, now: Instant) -> Vec<PeerId> {
+        flood.choose(followers.to_vec(), each - ENVELOPE, now)
+    }
+
+    #[test]
+    fn what_is_sent_comes_back_with_time_up_to_a_second_of_it() {
+        let (crowd, now): (Vec<PeerId>, _) = ((0..300).map(|_| PeerId::random()).collect(), Instant::now());
+        let mut flood = FloodPublish::new(now);
+        let mut count = |each, ms| chosen(&mut flood, &crowd, each, now + Duration::from_millis(ms)).len();
+        const MIB: usize = 1 << 20;
+        assert_eq!([count(MIB, 0), count(MIB, 0), count(MIB, 62), count(MIB, 63)], [16, 0, 0, 1]);
+        assert_eq!([count(MIB, 563), count(MIB, 3_600_000), count(MIB, 3_600_000)], [8, 16, 0]);
+        assert_eq!(count(1_000, 3_602_000), 256, "not more, however small");
+    }
+
+    #[test]
+    fn those_who_were_left_out_are_next() {
+        let (crowd, now): (Vec<PeerId>, _) = ((0..5).map(|_| PeerId::random()).collect(), Instant::now());
+        let mut flood = FloodPublish::new(now);
+        for (second, expected) in [[2, 3], [4, 0], [1, 2], [3, 4]].into_iter().enumerate() {
+            let two = chosen(&mut flood, &crowd, 8 << 20, now + Duration::from_secs(second as u64));
+            assert_eq!(two, expected.map(|n: usize| crowd[n]), "{second}");
+        }
+        let all = chosen(&mut flood, &crowd[..2], 8 << 20, now + Duration::from_secs(9));
+        assert_eq!(
+            (all, chosen(&mut flood, &[], 8 << 20, now + Duration::from_secs(9))),
+            (crowd[..2].to_vec(), vec![])
+        );
+    }
 }

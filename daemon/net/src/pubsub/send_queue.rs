@@ -227,4 +227,52 @@ mod tests {
         queue.retry(now, |_, _| None);
         assert!(queue.push("a".into(), own(1), now, full).is_none(), "and room again");
     }
+
+    fn own(bytes: usize) -> Message {
+        Message::Own { data: vec![0; bytes].into(), reply: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn each_kind_waits_as_long_as_it_is_of_use() {
+        let (mut queue, now, mut until) = (SendQueue::default(), Instant::now(), Vec::new());
+        for message in [own(1), passing(0)] {
+            queue.push("a".into(), message, now, |_, held| {
+                until.push(held.until.saturating_duration_since(now).as_millis());
+                Some(held)
+            });
+        }
+        assert_eq!(until, [1_000, 700]);
+        queue.retry(now, |_, held| {
+            until.push(held.until.saturating_duration_since(now).as_millis());
+            None
+        });
+        until.sort_unstable();
+        assert_eq!(until, [700, 700, 1_000, 1_000], "as long when it is tried again");
+    }
+
+    #[test]
+    fn messages_of_our_own_are_bounded_by_number_and_by_bytes() {
+        let now = Instant::now();
+        let held = |bytes: usize| {
+            let mut queue = SendQueue::default();
+            (0..2_000).take_while(|_| queue.push("a".into(), own(bytes), now, full).is_none()).count()
+        };
+        assert_eq!([held(0), held(1 << 20), held((1 << 20) - 1), held(17 << 20)], [1_024, 16, 17, 1]);
+    }
+
+    #[test]
+    fn what_goes_out_makes_room_for_its_own_kind() {
+        let (mut queue, now) = (SendQueue::default(), Instant::now());
+        assert_eq!(queue.due(), None);
+        (0..1_024).for_each(|_| assert!(queue.push("a".into(), own(1), now, full).is_none()));
+        assert!(queue.push("b".into(), own(1), now, full).is_some(), "of all topics together");
+        assert!(queue.push("b".into(), own(1), now, |_, _| None).is_none(), "but what need not wait goes");
+        let mut once = 0..1;
+        queue.retry(now, |_, held| if once.next().is_some() { None } else { Some(held) });
+        assert!(
+            queue.push("b".into(), own(1), now, full).is_none() && queue.push("b".into(), own(1), now, full).is_some()
+        );
+        queue.retry(now, |_, _| None);
+        assert_eq!((queue.due(), queue.held.own, queue.held.bytes, queue.held.passing), (None, 0, 0, 0));
+    }
 }

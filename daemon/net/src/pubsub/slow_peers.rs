@@ -100,4 +100,39 @@ mod tests {
         peers.gone(&peer);
         assert_eq!(peers.lost(&peer), 0);
     }
+
+    #[test]
+    fn full_queues_less_than_ten_seconds_apart_are_of_one_slowness() {
+        let slow_at = |gap: u64| {
+            let (mut peers, peer) = (SlowPeers::default(), PeerId::random());
+            (0..20).map(|n| n * gap).find(|ms| peers.slow(&peer, 0, 0, MonoMs(*ms)))
+        };
+        assert_eq!([slow_at(9_999), slow_at(10_000)], [Some(7 * 9_999), None]);
+        assert_eq!([slow_at(7_500), slow_at(7_499)], [Some(60_000), Some(9 * 7_499)], "a minute is enough");
+    }
+
+    #[test]
+    fn a_peer_reads_that_takes_64_kibibytes_between_two_looks() {
+        let is_slow = |bytes: u64| {
+            let (mut peers, peer) = (SlowPeers::default(), PeerId::random());
+            (0..=60).any(|n| peers.slow(&peer, 0, n * bytes, MonoMs(n * 1_000)))
+        };
+        assert_eq!([is_slow(65_535), is_slow(65_536)], [true, false]);
+    }
+
+    #[test]
+    fn what_each_peer_missed_is_counted_alone() {
+        let (mut peers, one, other) = (SlowPeers::default(), PeerId::random(), PeerId::random());
+        peers.missed(&[one, other]);
+        peers.missed(&[one]);
+        assert_eq!([peers.lost(&one), peers.lost(&other), peers.lost(&PeerId::random())], [2, 1, 0]);
+        // More was refused than it lost.
+        peers.refused(&[one]);
+        peers.refused(&[one]);
+        peers.slow(&one, 1, 0, MonoMs(0));
+        peers.slow(&one, 1, 0, MonoMs(0));
+        assert_eq!(peers.lost(&one), 3, "what was refused is forgotten then");
+        peers.gone(&one);
+        assert_eq!([peers.lost(&one), peers.lost(&other)], [0, 1]);
+    }
 }

@@ -1,10 +1,9 @@
 //! Who handles which protocol: one program, or several that share the load; until its call ends, or a while longer under a
-//! lease. Nobody takes a protocol from another.
+//! lease. Nobody takes a protocol from another: `leases.rs` has the rules.
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use p2pd_core::{id::PeerId, multiaddr::Multiaddr};
@@ -15,31 +14,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{super::lock, MAX_WAITING, Node, NodeError, State};
-
-/// Most programs that share one protocol.
-const MAX_SHARING: usize = 64;
-/// Longest lease.
-const MAX_LEASE: Duration = Duration::from_secs(600);
-
-/// What a program asks for.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    pub(crate) protocol: String,
-    /// Others who ask for the same may handle it too.
-    pub(crate) share: bool,
-    pub(crate) lease: Option<Lease>,
-}
-
-/// A protocol stays its user's for a while after the call has ended.
-#[derive(Clone, Debug)]
-pub(crate) struct Lease {
-    /// User id of the program.
-    pub(crate) owner: u32,
-    /// How the program calls it.
-    pub(crate) name: String,
-    pub(crate) keep: Duration,
-}
+use super::{
+    super::lock,
+    MAX_WAITING, Node, NodeError, State,
+    leases::{Claim, Holders, MAX_SHARING, Refusal},
+};
 
 /// Who handles what.
 #[derive(Default)]
@@ -100,26 +79,17 @@ fn remember<T>(waiting: &mut VecDeque<T>, next: T) {
 }
 
 struct Registration {
-    share: bool,
-    lease: Option<Lease>,
+    holders: Holders,
     /// The next to get a stream is in front.
     members: VecDeque<Member>,
     /// Came while nobody was there.
     missed: VecDeque<Arrived>,
-    /// When the last member left.
-    left: Instant,
     changed: Arc<Notify>,
     /// The protocol is free again.
     over: CancellationToken,
 }
 
 impl Registration {
-    /// Until when it is held for nobody in particular; `None` while somebody is there.
-    fn held_until(&self) -> Option<Instant> {
-        let keep = self.lease.as_ref().map_or(Duration::ZERO, |lease| lease.keep);
-        self.members.is_empty().then(|| self.left + keep)
-    }
-
     /// Hands a stream to the next member that takes it; without one it is reset.
     fn give(&mut self, waiting: PeerStream, state: &Arc<State>) {
         if self.members.is_empty() {
@@ -164,14 +134,12 @@ impl Drop for Handler {
     fn drop(&mut self) {
         if let Some(registration) = lock(&self.state.handlers.by_protocol).get_mut(&self.protocol) {
             let place = registration.members.iter().position(|member| member.number == self.member);
-            let gone = place.and_then(|place| registration.members.remove(place));
+            let Some(gone) = place.and_then(|place| registration.members.remove(place)) else { return };
+            registration.holders.leave(Instant::now());
             // What it was told of and did not take is another's, or waits for its return.
-            let left = gone.map(|member| member.announced).unwrap_or_default();
-            registration.left = Instant::now();
-            if !registration.members.is_empty() || registration.lease.is_some() {
-                left.into_iter()
-                    .filter_map(|number| self.state.take(number))
-                    .for_each(|stream| registration.give(stream, &self.state));
+            if registration.holders.expects_streams() {
+                let left = gone.announced.into_iter().filter_map(|number| self.state.take(number));
+                left.for_each(|stream| registration.give(stream, &self.state));
             }
             registration.changed.notify_one();
         }
@@ -182,18 +150,7 @@ impl Node {
     /// Handles a protocol.
     pub(crate) async fn handle_protocol(&self, claim: Claim) -> Result<Handler, NodeError> {
         self.check(&claim.protocol)?;
-        if let Some(lease) = &claim.lease {
-            let field = |field, fault: &str| Err(NodeError::Field { field, fault: fault.into() });
-            if lease.name.is_empty() || lease.name.len() > 64 {
-                return field("lease", "has 1 to 64 bytes where lease_ms is given");
-            }
-            if lease.keep > MAX_LEASE {
-                return field("lease_ms", "takes at most 600000");
-            }
-            if claim.share {
-                return field("share", "does not go with a lease");
-            }
-        }
+        claim.check().map_err(|(field, fault)| NodeError::Field { field, fault: fault.into() })?;
         let state = &self.0.protocols;
         let _one = state.handlers.claiming.lock().await;
         loop {
@@ -234,31 +191,16 @@ impl State {
     fn join(self: &Arc<Self>, claim: &Claim) -> Result<Joined, NodeError> {
         let mut all = lock(&self.handlers.by_protocol);
         let Some(registration) = all.get_mut(&claim.protocol) else { return Ok(Joined::Free) };
-        let free = registration.held_until();
-        if free.is_some_and(|until| until <= Instant::now()) {
-            return Ok(Joined::Ending(registration.over.clone()));
-        }
-        let same = |a: &Lease, b: &Lease| a.owner == b.owner && a.name == b.name;
-        let comes_back = match (&registration.lease, &claim.lease) {
-            (Some(held), Some(asked)) => free.is_some() && same(held, asked),
-            _ => false,
-        };
-        if registration.share && claim.share {
-            if registration.members.len() >= MAX_SHARING {
-                return Err(NodeError::Limit(format!("{MAX_SHARING} programs share {} already", claim.protocol)));
+        let protocol = || claim.protocol.clone();
+        match registration.holders.join(claim, Instant::now()) {
+            Ok(()) => Ok(Joined::As(self.add(protocol(), registration))),
+            Err(Refusal::Ending) => Ok(Joined::Ending(registration.over.clone())),
+            Err(Refusal::Full) => Err(NodeError::Limit(format!("{MAX_SHARING} programs share {} already", protocol()))),
+            Err(Refusal::Taken) => Err(NetError::Taken(protocol()).into()),
+            Err(Refusal::Leased(left)) => {
+                Err(NodeError::Leased { protocol: protocol(), seconds: left.as_secs().saturating_add(1) })
             }
-        } else if !comes_back {
-            let protocol = claim.protocol.clone();
-            return Err(match free {
-                Some(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    NodeError::Leased { protocol, seconds: left.as_secs().saturating_add(1) }
-                }
-                None => NetError::Taken(protocol).into(),
-            });
         }
-        registration.lease.clone_from(&claim.lease);
-        Ok(Joined::As(self.add(claim.protocol.clone(), registration)))
     }
 
     fn queue_up(&self, handler: u64) -> Result<Turn, NodeError> {
@@ -293,16 +235,14 @@ impl State {
     }
 
     fn register(self: &Arc<Self>, claim: Claim, inbound: Inbound) -> Handler {
-        let Claim { protocol, share, lease } = claim;
         let mut registration = Registration {
-            share,
-            lease,
+            holders: Holders::first(&claim),
             members: VecDeque::new(),
             missed: VecDeque::new(),
-            left: Instant::now(),
             changed: Arc::default(),
             over: CancellationToken::new(),
         };
+        let protocol = claim.protocol;
         let handler = self.add(protocol.clone(), &mut registration);
         let changed = registration.changed.clone();
         lock(&self.handlers.by_protocol).insert(protocol.clone(), registration);
@@ -313,7 +253,7 @@ impl State {
 
 /// Hands inbound streams to the programs that handle their protocol, until it is nobody's any more.
 async fn dispatch(state: Arc<State>, protocol: String, mut inbound: Inbound, changed: Arc<Notify>) {
-    let held_until = || lock(&state.handlers.by_protocol).get(&protocol).and_then(Registration::held_until);
+    let held_until = || lock(&state.handlers.by_protocol).get(&protocol).and_then(|own| own.holders.held_until());
     loop {
         let until = held_until();
         if until.is_some_and(|until| until <= Instant::now()) {

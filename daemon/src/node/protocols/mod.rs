@@ -2,6 +2,7 @@
 
 mod call;
 mod handlers;
+mod leases;
 
 use std::{
     collections::HashMap,
@@ -19,7 +20,8 @@ use p2pd_net::{NetError, PeerStream};
 use self::handlers::Handler;
 pub(crate) use self::{
     call::{Answered, MAX_CALL, Served, Serving},
-    handlers::{Arrived, Claim, Lease},
+    handlers::Arrived,
+    leases::{Claim, Lease},
 };
 use super::{Node, NodeError, lock};
 
