@@ -22,7 +22,9 @@ use p2pd_net::Sent;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Context, caller, convert,
+    Context,
+    caller::Caller,
+    convert,
     reply::{self, Followed, Gone, Out, Replies},
     status,
 };
@@ -157,7 +159,7 @@ impl Many {
 #[tonic::async_trait]
 impl PubSubService for Service {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let user = caller::uid(&request);
+        let user = Caller::of(request.extensions()).uid;
         let patient = Patient::new(&self.0.node, user, request.into_inner())?;
         Ok(Response::new(patient.publish(&self.0.node).await?))
     }
@@ -168,7 +170,7 @@ impl PubSubService for Service {
         &self,
         request: Request<Streaming<PublishManyRequest>>,
     ) -> Result<Response<Self::PublishManyStream>, Status> {
-        let many = Many::new(&self.0.node, caller::uid(&request), request.into_inner());
+        let many = Many::new(&self.0.node, Caller::of(request.extensions()).uid, request.into_inner());
         let answers = stream::unfold(many, async |mut many| Some((many.next().await?, many)));
         Ok(Response::new(reply::follow(self.0.stop.clone(), answers)))
     }

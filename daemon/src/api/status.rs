@@ -21,8 +21,12 @@ fn status_with(code: Code, reason: Reason, message: impl Into<String>, metadata:
     Status::with_error_details(code, message, details)
 }
 
-/// For a message of a call's stream that could not be read: mostly one that is too large, with the library's words for it.
+/// For a message of a call's stream that could not be read: mostly one that is too large, with the library's words for it. An error of
+/// ours says itself why.
 pub(super) fn unreadable(error: &Status) -> Status {
+    if p2pd_api::reason_of(error).is_some() {
+        return error.clone();
+    }
     field("request", &format!("could not be read, and the call ends: {}", error.message()))
 }
 
