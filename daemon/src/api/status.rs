@@ -39,7 +39,7 @@ pub(super) fn field(field: &str, fault: &str) -> Status {
 }
 
 pub(super) fn stopping() -> Status {
-    status(Code::Unavailable, Reason::Stopping, "the daemon is stopping; `p2pctl wait ready` tells when it is back")
+    status(Code::Unavailable, Reason::Stopping, "the daemon is stopping; grpc.health.v1.Health tells when it is back")
 }
 
 pub(super) fn reset(error: &std::io::Error) -> Status {
@@ -65,7 +65,7 @@ pub(super) fn of(error: NodeError) -> Status {
         NodeError::Net(error) => of_net(error, message),
         NodeError::Store(_) => {
             tracing::error!(error = message, "a call failed for the disk");
-            let what = format!("{message}; `p2pctl status` tells what to do, and when it is over");
+            let what = format!("{message}; NodeService.GetState tells what to do, and when it is over");
             status(Code::Unavailable, Reason::StorageFailed, what)
         }
         NodeError::Internal(_) => {

@@ -138,7 +138,7 @@ impl Node {
         if others < MAX_LOGS {
             return Ok(());
         }
-        Err(NodeError::Limit(format!("{MAX_LOGS} topics have logs already; `p2pctl topics forget` ends one")))
+        Err(NodeError::Limit(format!("{MAX_LOGS} topics have logs already; PubSubService.ForgetTopic ends one")))
     }
 
     /// Takes up the topics that were kept: their settings, their logs, and following what has a log.
