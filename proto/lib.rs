@@ -4,6 +4,8 @@
 mod connect;
 mod hostile;
 pub mod local;
+#[cfg(test)]
+mod methods;
 mod reason;
 
 pub use connect::{CALLS, ConnectError, MAX_FRAME, WINDOW, WINDOWS, connect, default_socket};
@@ -14,6 +16,7 @@ pub use reason::{DOMAIN, Reason, reason_of};
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 pub mod v1 {
     tonic::include_proto!("p2pd.v1");
+    include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
     /// The encoded `FileDescriptorSet`, for reflection and for turning messages into JSON.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/p2pd.v1.binpb"));

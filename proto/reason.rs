@@ -69,7 +69,7 @@ reasons! {
     StorageFailed = "STORAGE_FAILED",
     /// The daemon is stopping.
     Stopping = "STOPPING",
-    /// The caller's user may not use this socket.
+    /// The caller's user does not have the role of the method.
     CallerDenied = "CALLER_DENIED",
     /// A fault of the daemon; its log says more.
     Internal = "INTERNAL",

@@ -8,6 +8,8 @@ use p2pd_api::{ConnectError, reason_of};
 use p2pd_audio::AudioError;
 use tonic::{Code, Status};
 
+use crate::api_words::with_commands;
+
 const CLOSED: &str = "the daemon has stopped or closed the connection; see `p2pctl status`";
 const UNKNOWN_CALL: &str = "this daemon does not know what was asked; is it older than p2pctl?";
 
@@ -67,7 +69,7 @@ pub(crate) fn words(error: &anyhow::Error) -> String {
         return CLOSED.into();
     }
     let reason = reason_of(status).map(|reason| format!(" [{}]", reason.as_str())).unwrap_or_default();
-    format!("{}{reason}", status.message())
+    format!("{}{reason}", with_commands(status.message()))
 }
 
 /// The exit code of an error.

@@ -1,5 +1,6 @@
 //! `p2pctl`: the command line of p2pd, a client of its API like any other.
 
+mod api_words;
 mod cli;
 mod client;
 mod cmd;

@@ -54,9 +54,11 @@ fn the_contract() {
             for method in &service.method {
                 let stream = |yes: bool| if yes { "stream " } else { "" };
                 let name = |full: &str| full.trim_start_matches(".p2pd.v1.").to_owned();
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                let role = p2pd_api::v1::role_of(&path).unwrap().as_str_name();
                 writeln!(
                     out,
-                    "  {}({}{}) returns ({}{})",
+                    "  {}({}{}) returns ({}{}), {role}",
                     method.name(),
                     stream(method.client_streaming()),
                     name(method.input_type()),

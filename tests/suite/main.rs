@@ -8,6 +8,7 @@ mod foreign;
 mod handlers;
 mod hostile;
 mod incompatible;
+mod large_requests;
 mod limits;
 mod machines;
 mod moved;

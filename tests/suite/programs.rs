@@ -6,8 +6,8 @@ use p2pd_api::{
     v1::{
         ConnectRequest, DisconnectRequest, FindClosestPeersRequest, FindPeerRequest, FindProvidersRequest,
         GetInfoRequest, GetPeerRequest, GetStateRequest, ListClosedConnectionsRequest, ListPeersRequest,
-        ListPinsRequest, NodeState, PinPeerRequest, ProvideRequest, PublishRequest, SubscribeRequest, UnpinPeerRequest,
-        WatchEventsRequest, WatchPeersRequest, dht_service_client::DhtServiceClient,
+        ListPinsRequest, NodeState, PinPeerRequest, ProvideRequest, PublishRequest, SERVICES, SubscribeRequest,
+        UnpinPeerRequest, WatchEventsRequest, WatchPeersRequest, dht_service_client::DhtServiceClient,
         node_service_client::NodeServiceClient, pub_sub_service_client::PubSubServiceClient, subscribe_response::Event,
         watch_peers_response,
     },
@@ -15,6 +15,7 @@ use p2pd_api::{
 
 use crate::support::{self, channel, pair, peers, setup_at, start, until};
 use tonic::{Code, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_reach_the_other_daemon_and_nobody_listening_is_said() {
@@ -287,4 +288,14 @@ async fn a_pinned_peer_is_dialled_again_also_after_a_restart() {
     assert_eq!((gone.code(), reason_of(&gone)), (Code::NotFound, Some(Reason::PeerNotFound)));
     a.stop().await;
     b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_service_of_the_contract_is_served_and_said_to_be() {
+    let a = start(&[]).await;
+    let mut health = HealthClient::new(channel(&a).await);
+    for service in SERVICES {
+        let answer = health.check(HealthCheckRequest { service: (*service).into() }).await;
+        assert_eq!(answer.expect(service).into_inner().status(), ServingStatus::Serving, "{service}");
+    }
 }

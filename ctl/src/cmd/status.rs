@@ -6,13 +6,19 @@ use p2pd_api::v1::{
 };
 
 use super::context::Context;
-use crate::output::{self, Cell, Format, Tone, count, toned};
+use crate::{
+    api_words::with_commands,
+    output::{self, Cell, Format, Tone, count, toned},
+};
 
 pub(super) async fn status(context: &Context) -> anyhow::Result<()> {
     let mut node = NodeServiceClient::new(context.client.channel.clone());
     let info = context.client.answer(node.get_info(GetInfoRequest {})).await?;
     let numbers = context.client.answer(node.get_statistics(GetStatisticsRequest {})).await?;
-    let state = context.client.answer(node.get_state(GetStateRequest {})).await?;
+    let mut state = context.client.answer(node.get_state(GetStateRequest {})).await?;
+    // Texts for people, in JSON too.
+    state.advice = with_commands(&state.advice);
+    state.bootstrap_faults.iter_mut().for_each(|fault| *fault = with_commands(fault));
     if context.format == Format::Table {
         return Ok(output::show(&page(&info, &state, &numbers))?);
     }

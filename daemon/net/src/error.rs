@@ -26,7 +26,7 @@ pub enum NetError {
     #[error("{0}")]
     Protocol(String),
     /// The peer speaks none of the protocols.
-    #[error("{peer} does not speak {protocols}; `p2pctl -o json peers` lists what it does")]
+    #[error("{peer} does not speak {protocols}; PeerService.ListPeers lists what it does")]
     Unsupported {
         /// The peer.
         peer: String,
@@ -34,7 +34,9 @@ pub enum NetError {
         protocols: String,
     },
     /// Another program handles the protocol.
-    #[error("another program of this machine handles {0}; several may, where each asks to share it (`--share`)")]
+    #[error(
+        "another program of this machine handles {0}; several may, where each asks to share it (HandleProtocolRequest.share)"
+    )]
     Taken(String),
     /// Nobody who is connected follows the topic.
     #[error("no connected peer follows this topic yet")]

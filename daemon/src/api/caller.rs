@@ -2,7 +2,8 @@
 //! owner alone. The uid and the groups decide; nothing that the caller says does.
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
-use tonic::{Request, transport::server::UdsConnectInfo};
+use p2pd_api::v1::Role;
+use tonic::{codegen::http::Extensions, transport::server::UdsConnectInfo};
 
 use crate::paths::{Mode, Paths};
 
@@ -44,10 +45,35 @@ impl Admission {
     }
 }
 
-/// What the kernel says of the caller. Who cannot be told is nobody in particular.
-pub(super) fn uid<T>(request: &Request<T>) -> u32 {
-    let caller = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    caller.map_or(u32::MAX, |caller| caller.uid())
+/// Who calls, as the kernel attests it of the process that opened the connection. In the extensions of each request that reaches a
+/// service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// For the log alone: it may be another process's number by now.
+    pub(super) pid: Option<i32>,
+}
+
+/// A caller who cannot be told, which is nobody in particular.
+const NOBODY: Caller = Caller { uid: u32::MAX, gid: u32::MAX, pid: None };
+
+impl Caller {
+    /// The caller at the other end of a request's connection.
+    pub(super) fn of_connection(extensions: &Extensions) -> Option<Self> {
+        let peer = extensions.get::<UdsConnectInfo>()?.peer_cred?;
+        Some(Caller { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() })
+    }
+
+    /// The caller of a request that `roles` let through.
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        extensions.get().copied().unwrap_or(NOBODY)
+    }
+
+    /// Whether the caller has this role: today whoever is admitted has all that there are.
+    pub(super) fn may(&self, role: Role) -> bool {
+        role != Role::Unspecified
+    }
 }
 
 fn in_group(uid: u32, gid: u32) -> bool {

@@ -3,20 +3,23 @@
 mod caller;
 mod convert;
 mod dht;
+mod layer;
 mod node;
 mod peer;
 mod protocol;
 mod pubsub;
+mod quota;
 mod reply;
+mod roles;
 mod socket;
 mod status;
 mod stream;
 mod turned_away;
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use p2pd_api::{
-    CALLS, MAX_FRAME, WINDOW, WINDOWS,
+    CALLS, MAX_FRAME,
     v1::{
         DESCRIPTORS, dht_service_server::DhtServiceServer, node_service_server::NodeServiceServer,
         peer_service_server::PeerServiceServer, protocol_service_server::ProtocolServiceServer,
@@ -25,7 +28,14 @@ use p2pd_api::{
 };
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::{
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
+    transport::Server,
+};
+use tonic_health::ServingStatus;
 
 pub(crate) use socket::bind;
 
@@ -42,6 +52,52 @@ struct Context {
 const DRAIN: Duration = Duration::from_secs(3);
 /// Largest request, in bytes.
 const MAX_REQUEST: usize = 1 << 20;
+/// Bytes of requests that a call may send before anybody reads them. The daemon holds so much of every call, whether or not there is room
+/// for its message; answers have larger windows (`p2pd_api::WINDOW`).
+const REQUEST_WINDOW: u32 = 128 << 10;
+/// The same of all calls of a connection: a call that nobody reads leaves room for the others.
+const REQUEST_WINDOWS: u32 = (CALLS + 1) * REQUEST_WINDOW;
+
+/// The services as routes, and their names.
+#[derive(Default)]
+struct Services {
+    routes: RoutesBuilder,
+    names: Vec<&'static str>,
+}
+
+impl Services {
+    fn add<S>(&mut self, service: S)
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.routes.add_service(service);
+        self.names.push(S::NAME);
+    }
+}
+
+/// Each service of the contract: a new one is added here and nowhere else.
+fn services(context: &Context) -> (Routes, Vec<&'static str>) {
+    let Context { node, stop } = context;
+    let mut all = Services::default();
+    all.add(DhtServiceServer::new(dht::Service { dht: node.dht().clone(), stop: stop.clone() }));
+    all.add(NodeServiceServer::new(node::Service(context.clone())));
+    all.add(PeerServiceServer::new(peer::Service(context.clone())));
+    let protocol = ProtocolServiceServer::new(protocol::Service(context.clone()));
+    all.add(protocol.max_decoding_message_size(2 * MAX_REQUEST));
+    let pubsub = pubsub::Service { pubsub: node.pubsub().clone(), tasks: node.tasks().clone(), stop: stop.clone() };
+    let pubsub = PubSubServiceServer::new(pubsub);
+    all.add(pubsub.max_decoding_message_size(2 * MAX_REQUEST));
+    let stream = stream::Service { live: node.live().clone(), stop: stop.clone() };
+    let stream = StreamServiceServer::new(stream);
+    all.add(stream.max_decoding_message_size(MAX_REQUEST));
+    (all.routes.routes(), all.names)
+}
 
 /// Serves until `stop`; ends every stream first, so that none holds up the end.
 pub(crate) async fn serve(
@@ -52,19 +108,15 @@ pub(crate) async fn serve(
     probe: Probe,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let stream = stream::Service { live: node.live().clone(), stop: stop.clone() };
-    let dht = dht::Service { dht: node.dht().clone(), stop: stop.clone() };
-    let pubsub = pubsub::Service { pubsub: node.pubsub().clone(), tasks: node.tasks().clone(), stop: stop.clone() };
     let context = Context { node, stop: stop.clone() };
-    let incoming =
-        socket::accept(listener, caller::Admission::new(&paths), config.max_connections_per_user, probe, stop.clone());
+    let admission = caller::Admission::new(&paths);
+    let quota = quota::Quota::new(probe.clone());
+    let incoming = socket::accept(listener, admission, config.max_connections_per_user, probe, stop.clone());
+    let (routes, names) = services(&context);
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<DhtServiceServer<dht::Service>>().await;
-    health.set_serving::<NodeServiceServer<node::Service>>().await;
-    health.set_serving::<PeerServiceServer<peer::Service>>().await;
-    health.set_serving::<ProtocolServiceServer<protocol::Service>>().await;
-    health.set_serving::<PubSubServiceServer<pubsub::Service>>().await;
-    health.set_serving::<StreamServiceServer<stream::Service>>().await;
+    for name in names {
+        health.set_service_status(name, ServingStatus::Serving).await;
+    }
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -72,21 +124,16 @@ pub(crate) async fn serve(
     };
     let server = Server::builder()
         .max_concurrent_streams(CALLS)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOWS)
+        .initial_stream_window_size(REQUEST_WINDOW)
+        .initial_connection_window_size(REQUEST_WINDOWS)
         .http2_max_header_list_size(8 * 1024)
         .max_frame_size(MAX_FRAME)
+        .layer(layer::Check(roles::check))
+        .layer(layer::Check(move |request| quota.check(request)))
+        .add_routes(routes)
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(DhtServiceServer::new(dht))
-        .add_service(NodeServiceServer::new(node::Service(context.clone())))
-        .add_service(PeerServiceServer::new(peer::Service(context.clone())))
-        .add_service(
-            ProtocolServiceServer::new(protocol::Service(context.clone())).max_decoding_message_size(2 * MAX_REQUEST),
-        )
-        .add_service(PubSubServiceServer::new(pubsub).max_decoding_message_size(2 * MAX_REQUEST))
-        .add_service(StreamServiceServer::new(stream).max_decoding_message_size(MAX_REQUEST))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let drained = async {
         stop.cancelled().await;

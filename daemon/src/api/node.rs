@@ -34,14 +34,14 @@ fn in_use(Descriptors { used, most }: Descriptors) -> String {
 /// What is not as it should be, and what to do about it.
 fn advice(state: &State) -> Vec<String> {
     let alone = if state.bootstrap_missing.is_empty() {
-        "no peer is connected: give one with `p2pctl peers connect ADDRESS`, or network.bootstrap in p2pd.toml"
+        "no peer is connected: give one with PeerService.Connect, or network.bootstrap in p2pd.toml"
     } else {
-        "no peer is connected, nor was any of network.bootstrap reached; `p2pctl peers connect ADDRESS` tries another"
+        "no peer is connected, nor was any of network.bootstrap reached; PeerService.Connect tries another"
     };
     let silent = "not every address of network.listen is listened on; the log says why";
     let cut_off = state.cut_off.map(|own| {
         format!(
-            "a rule denies {own}, on which this daemon listens; `p2pctl peers rules` shows it, `peers unrule` ends it"
+            "a rule denies {own}, on which this daemon listens; PeerService.ListRules shows it, PeerService.RemoveRule ends it"
         )
     });
     let alone = (state.peers == 0).then(|| alone.to_owned());
@@ -53,7 +53,7 @@ fn advice(state: &State) -> Vec<String> {
     });
     let flood = state.flooded_by.as_ref().map(|peer| {
         format!(
-            "the directory is full, most of it brought by {peer}, or by somebody behind it, as its own `status` tells then; `p2pctl peers deny {peer}` keeps it away, with all that comes through it"
+            "the directory is full, most of it brought by {peer}, or by somebody behind it, as its own NodeService.GetState tells then; denying {peer} by PeerService.SetRule keeps it away, with all that comes through it"
         )
     });
     let mute = state.gossip_ended.iter().map(|peer| {
@@ -190,7 +190,10 @@ mod tests {
         };
         let lines = advice(&bad);
         assert_eq!(lines.len(), 3, "{lines:?}");
-        assert!(lines.iter().any(|line| line.contains(&format!("peers deny {flooder}"))), "{lines:?}");
+        assert!(
+            lines.iter().any(|line| line.contains(&format!("denying {flooder} by PeerService.SetRule"))),
+            "{lines:?}"
+        );
         assert!(lines.iter().any(|line| line.contains("No space left")), "{lines:?}");
         assert!(lines.iter().any(|line| line.contains("990 of 1024")), "{lines:?}");
     }

@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Context, caller,
+    Context,
+    caller::Caller,
     reply::{self, Gone, Out, Replies},
     status,
 };
@@ -71,7 +72,7 @@ impl ProtocolService for Service {
         request: Request<HandleProtocolRequest>,
     ) -> Result<Response<Self::HandleProtocolStream>, Status> {
         use handle_protocol_response::Event;
-        let claim = claim(caller::uid(&request), request.into_inner())?;
+        let claim = claim(Caller::of(request.extensions()).uid, request.into_inner())?;
         let mut handler = self.0.node.handle_protocol(claim).await.map_err(status::of)?;
         Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
             let send =
@@ -103,7 +104,7 @@ impl ProtocolService for Service {
         &self,
         request: Request<Streaming<ServeProtocolRequest>>,
     ) -> Result<Response<Self::ServeProtocolStream>, Status> {
-        let owner = caller::uid(&request);
+        let owner = Caller::of(request.extensions()).uid;
         let mut items = request.into_inner();
         let Some(serve_protocol_request::Item::Open(open)) = items.message().await?.and_then(|first| first.item) else {
             return Err(status::field("item", "the first message is `open`"));

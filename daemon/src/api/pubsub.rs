@@ -22,7 +22,8 @@ use p2pd_net::Sent;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    caller, convert,
+    caller::Caller,
+    convert,
     reply::{self, Followed, Gone, Out, Replies},
     status,
 };
@@ -165,7 +166,7 @@ impl Many {
 #[tonic::async_trait]
 impl PubSubService for Service {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
-        let user = caller::uid(&request);
+        let user = Caller::of(request.extensions()).uid;
         let patient = Patient::new(&self.pubsub, user, request.into_inner())?;
         Ok(Response::new(patient.publish(&self.pubsub).await?))
     }
@@ -176,7 +177,7 @@ impl PubSubService for Service {
         &self,
         request: Request<Streaming<PublishManyRequest>>,
     ) -> Result<Response<Self::PublishManyStream>, Status> {
-        let many = Many::new(&self.pubsub, caller::uid(&request), request.into_inner());
+        let many = Many::new(&self.pubsub, Caller::of(request.extensions()).uid, request.into_inner());
         let answers = stream::unfold(many, async |mut many| Some((many.next().await?, many)));
         Ok(Response::new(reply::follow(self.stop.clone(), answers)))
     }

@@ -35,7 +35,7 @@ use crate::{
 /// How long a new connection may stay silent.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 /// Most connections of all users.
-const MAX_CONNECTIONS: u32 = 512;
+pub(super) const MAX_CONNECTIONS: u32 = 512;
 /// Most connections that wait for their caller to be admitted.
 const ARRIVING: usize = 256;
 /// Most callers who are waited for while they read that there is no place; others are closed at once. A bound of their own, so that a

@@ -21,8 +21,12 @@ fn status_with(code: Code, reason: Reason, message: impl Into<String>, metadata:
     Status::with_error_details(code, message, details)
 }
 
-/// For a message of a call's stream that could not be read: mostly one that is too large, with the library's words for it.
+/// For a message of a call's stream that could not be read: mostly one that is too large, with the library's words for it. An error of
+/// ours says itself why.
 pub(super) fn unreadable(error: &Status) -> Status {
+    if p2pd_api::reason_of(error).is_some() {
+        return error.clone();
+    }
     field("request", &format!("could not be read, and the call ends: {}", error.message()))
 }
 
@@ -35,7 +39,7 @@ pub(super) fn field(field: &str, fault: &str) -> Status {
 }
 
 pub(super) fn stopping() -> Status {
-    status(Code::Unavailable, Reason::Stopping, "the daemon is stopping; `p2pctl wait ready` tells when it is back")
+    status(Code::Unavailable, Reason::Stopping, "the daemon is stopping; grpc.health.v1.Health tells when it is back")
 }
 
 pub(super) fn reset(error: &std::io::Error) -> Status {
@@ -62,7 +66,7 @@ pub(super) fn of(error: impl Into<NodeError>) -> Status {
         NodeError::Net(error) => of_net(error, message),
         NodeError::Store(_) => {
             tracing::error!(error = message, "a call failed for the disk");
-            let what = format!("{message}; `p2pctl status` tells what to do, and when it is over");
+            let what = format!("{message}; NodeService.GetState tells what to do, and when it is over");
             status(Code::Unavailable, Reason::StorageFailed, what)
         }
         NodeError::Internal(_) => {

@@ -29,7 +29,7 @@ pub(crate) enum NodeError {
         fault: String,
     },
     /// Not in the directory.
-    #[error("no stream `{0}` in the directory; `p2pctl streams` lists what is there")]
+    #[error("no stream `{0}` in the directory; StreamService.ListStreams lists what is there")]
     StreamNotFound(String),
     /// In the directory more than once.
     #[error("several publishers use `{}`; name one: {}", .0.first().map_or("?", |k| k.stream.as_str()), names(.0))]
@@ -42,7 +42,7 @@ pub(crate) enum NodeError {
     /// Nobody handles it at the moment, and it is kept for whoever did.
     #[error(
         "{protocol} is kept for another {seconds} s under a lease; a program of the same user takes it up by the lease's name \
-        (`--lease NAME`)"
+        (HandleProtocolRequest.lease)"
     )]
     Leased {
         /// Which protocol.
@@ -54,16 +54,16 @@ pub(crate) enum NodeError {
     #[error("another program of this machine judges the messages of `{0}`")]
     TopicTaken(String),
     /// Nothing is kept of it.
-    #[error("`{0}` has neither settings nor a log; `p2pctl topics` lists what there is")]
+    #[error("`{0}` has neither settings nor a log; PubSubService.ListTopics lists what there is")]
     TopicNotFound(String),
     /// Not pinned.
-    #[error("{0} is not pinned; `p2pctl peers pins` lists those that are")]
+    #[error("{0} is not pinned; PeerService.ListPins lists those that are")]
     PeerNotPinned(String),
     /// Nothing is ruled of it.
-    #[error("there is no rule for {0}; `p2pctl peers rules` lists them")]
+    #[error("there is no rule for {0}; PeerService.ListRules lists them")]
     RuleNotFound(String),
     /// Nobody gets it.
-    #[error("nobody follows `{0}` yet; wait_ms (`p2pctl pub --wait 1m`) waits for somebody")]
+    #[error("nobody follows `{0}` yet; PublishRequest.wait_ms waits for somebody")]
     NoListeners(String),
     /// Published by this daemon already.
     #[error("this daemon publishes `{0}` already; end that first or choose another id")]
@@ -80,7 +80,7 @@ pub(crate) enum NodeError {
     /// A cursor before the oldest that is kept, or after the newest.
     #[error(
         "cursor {asked} is kept no more, or is not there yet: begin anew without one, or with the oldest left, {oldest}, by \
-        --from-oldest (`from_oldest`)"
+        `from_oldest`"
     )]
     CursorExpired {
         /// As asked.
@@ -191,7 +191,7 @@ fn names(keys: &[StreamKey]) -> String {
     const NAMED: usize = 8;
     let named = keys.iter().take(NAMED).map(StreamKey::to_string).collect::<Vec<_>>().join(", ");
     let more = keys.len().saturating_sub(NAMED);
-    if more == 0 { named } else { format!("{named} and {more} more; `streams` lists them") }
+    if more == 0 { named } else { format!("{named} and {more} more; StreamService.ListStreams lists them") }
 }
 
 #[cfg(test)]
@@ -208,7 +208,11 @@ mod tests {
             StreamKey { publisher: PeerId::from_ed25519(&public), stream: "town".parse().unwrap() }
         };
         let told = |count: u16| NodeError::StreamAmbiguous((0..count).map(key).collect()).to_string();
-        assert!(told(549).len() < 2_000 && told(549).ends_with("and 541 more; `streams` lists them"), "{}", told(549));
+        assert!(
+            told(549).len() < 2_000 && told(549).ends_with("and 541 more; StreamService.ListStreams lists them"),
+            "{}",
+            told(549)
+        );
         assert!(told(2).ends_with(&key(1).to_string()));
     }
 }

@@ -8,13 +8,17 @@ import tempfile
 from pathlib import Path
 
 import grpc
+import grpc_tools
 from grpc_tools import protoc
 
-# A program of your own would keep these generated modules instead of making them at each start.
+# A program of your own would keep these generated modules instead of making them at each start. `python -m grpc_tools.protoc` adds
+# the second directory, with the files of google/protobuf, by itself.
 _proto = Path(__file__).resolve().parents[3] / "proto"
 with tempfile.TemporaryDirectory() as _stubs:
     _files = [str(file) for file in _proto.glob("p2pd/v1/*.proto")]
-    protoc.main(["protoc", f"-I{_proto}", f"--python_out={_stubs}", f"--grpc_python_out={_stubs}", *_files])
+    _google = Path(grpc_tools.__file__).parent / "_proto"
+    _options = [f"-I{_proto}", f"-I{_google}", f"--python_out={_stubs}", f"--grpc_python_out={_stubs}"]
+    protoc.main(["protoc", *_options, *_files])
     sys.path.insert(0, _stubs)
     from p2pd.v1 import dht_pb2, dht_pb2_grpc, node_pb2, node_pb2_grpc, peer_pb2, peer_pb2_grpc
     from p2pd.v1 import protocol_pb2, protocol_pb2_grpc, pubsub_pb2, pubsub_pb2_grpc, stream_pb2, stream_pb2_grpc

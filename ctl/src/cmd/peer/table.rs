@@ -5,7 +5,10 @@ use p2pd_api::v1::{
     watch_peers_response::Event,
 };
 
-use crate::output::{self, Cell, Column, Tone, count, short, toned};
+use crate::{
+    api_words::with_commands,
+    output::{self, Cell, Column, Tone, count, short, toned},
+};
 
 /// A rule in a word.
 pub(super) fn word(rule: &Rule) -> &'static str {
@@ -41,7 +44,7 @@ pub(super) fn closed(closed: &[ClosedConnection]) -> String {
         let lasted = closed.closed_ms.saturating_sub(connection.opened_ms) as f64 / 1000.0;
         let lasted = format!("{lasted:.1} s");
         let peer = if closed.peer_id.is_empty() { "-".into() } else { short(&closed.peer_id) };
-        [peer.into(), lasted.into(), connection.address.into(), closed.why.as_str().into()]
+        [peer.into(), lasted.into(), connection.address.into(), with_commands(&closed.why).into()]
     };
     output::rows(&heads, closed.iter().map(row))
 }

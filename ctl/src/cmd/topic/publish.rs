@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
+    api_words::with_commands,
     cli::Pub,
     cmd::context::Context,
     error::{Exit, closed, fail},
@@ -75,6 +76,7 @@ async fn publish_lines(
             lost += 1;
             wrong += u64::from(answer.reason == Reason::FieldInvalid.as_str());
             let PublishManyResponse { number, error, reason, .. } = &answer;
+            let error = with_commands(error);
             output::say(format_args!("p2pctl: line {} was not sent: {error} [{reason}]", number + 1));
         }
         if context.format != Format::Table {

@@ -31,7 +31,7 @@ impl Fault {
                 format!("{obtained} answered there; use that id if it is the one you want")
             }
             DialError::NoAddresses => {
-                "no address of it is known; `p2pctl peers connect` takes one that ends in /p2p/ and the peer id".into()
+                "no address of it is known; PeerService.Connect takes one that ends in /p2p/ and the peer id".into()
             }
             DialError::Denied { cause } => innermost(cause),
             DialError::Transport(faults) => {

@@ -29,7 +29,7 @@ use p2pd_core::{
 
 use crate::{Config, ids};
 
-pub(crate) const DENIED: &str = "a rule denies it; `p2pctl peers rules` lists them";
+pub(crate) const DENIED: &str = "a rule denies it; PeerService.ListRules lists them";
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

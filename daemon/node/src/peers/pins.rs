@@ -50,7 +50,7 @@ impl Peers {
         let own = address.as_ref().and_then(Multiaddr::ip);
         if lock(&self.0.rules).of(Some(&id), own) == Some(false) {
             return Err(field(
-                "is denied by a rule; `p2pctl peers rules` shows by which, `peers unrule` ends it".into(),
+                "is denied by a rule; PeerService.ListRules shows by which, PeerService.RemoveRule ends it".into(),
             ));
         }
         for tag in &tags {
@@ -77,7 +77,7 @@ impl Peers {
             let pin = pins.0.get_mut(peer).ok_or_else(|| PeersError::NotPinned(peer.to_string()))?;
             if let Some(absent) = tags.iter().find(|tag| !pin.tags.contains(tag)) {
                 let fault =
-                    format!("`{}` is none of this peer; `p2pctl peers pins` lists them", text::clean(absent, 64));
+                    format!("`{}` is none of this peer; PeerService.ListPins lists them", text::clean(absent, 64));
                 return Err(PeersError::Field { field: "tags", fault });
             }
             pin.tags.retain(|tag| !tags.contains(tag));

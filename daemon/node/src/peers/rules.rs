@@ -51,7 +51,7 @@ impl Peers {
         let cut = |own: IpAddr| {
             let way = match own.to_string().parse() == Ok(subject.clone()) {
                 true => "take it from network.listen first".into(),
-                false => format!("`p2pctl peers allow {own}` first if you mean it"),
+                false => format!("allow {own} by PeerService.SetRule first if you mean it"),
             };
             format!("{subject} holds {own}, on which this daemon listens; {way}")
         };
@@ -63,7 +63,7 @@ impl Peers {
         let subject: Subject = subject.parse().map_err(field)?;
         let cut = |own: IpAddr| {
             format!(
-                "without {subject}, {own} is denied, on which this daemon listens; `p2pctl peers rules` shows by what"
+                "without {subject}, {own} is denied, on which this daemon listens; PeerService.ListRules shows by what"
             )
         };
         self.change_rules(&subject, None, cut).await

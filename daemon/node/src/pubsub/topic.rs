@@ -165,7 +165,8 @@ impl PubSub {
             let mut topics = lock(&self.0.topics);
             let others = topics.iter().filter(|(other, topic)| *other != name && topic.settings.is_some()).count();
             if others >= MAX_SETTINGS {
-                let fault = format!("{MAX_SETTINGS} topics have settings already; `p2pctl topics forget` makes room");
+                let fault =
+                    format!("{MAX_SETTINGS} topics have settings already; PubSubService.ForgetTopic makes room");
                 return Err(PubSubError::Limit(fault));
             }
             let topic = topics.entry(name.to_owned()).or_default();

@@ -145,7 +145,7 @@ impl PubSub {
         if others < MAX_LOGS {
             return Ok(());
         }
-        Err(PubSubError::Limit(format!("{MAX_LOGS} topics have logs already; `p2pctl topics forget` ends one")))
+        Err(PubSubError::Limit(format!("{MAX_LOGS} topics have logs already; PubSubService.ForgetTopic ends one")))
     }
 
     /// Takes up the topics that were kept: their settings, their logs, and following what has a log.
