@@ -86,6 +86,12 @@ struct Reading {
     whole_by: Pin<Box<Sleep>>,
 }
 
+/// Waits for room for a message of this length.
+struct Claiming {
+    length: u32,
+    room: Pin<Box<dyn Future<Output = Claim> + Send>>,
+}
+
 /// The body.
 pub(super) struct LimitedBody {
     body: Body,
@@ -94,8 +100,7 @@ pub(super) struct LimitedBody {
     position: Position,
     /// What came of the body and was not passed on yet.
     pending: Bytes,
-    /// Waits for room for a message of this length.
-    claim: Option<(u32, Pin<Box<dyn Future<Output = Claim> + Send>>)>,
+    claim: Option<Claiming>,
     reading: Option<Reading>,
 }
 
@@ -118,7 +123,7 @@ impl LimitedBody {
             Step::Large { before, length } => {
                 // One message at a time: waiting for the next with the room of the last could wait for itself.
                 self.reading = None;
-                self.claim = Some((length, Box::pin(self.room.clone().claim(length))));
+                self.claim = Some(Claiming { length, room: Box::pin(self.room.clone().claim(length)) });
                 self.pending.split_to(before.min(self.pending.len()))
             }
         }
@@ -139,8 +144,8 @@ impl http_body::Body for LimitedBody {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         loop {
-            if let Some((length, claim)) = &mut this.claim {
-                let (length, claim) = (*length, ready!(claim.as_mut().poll(context)));
+            if let Some(Claiming { length, room }) = &mut this.claim {
+                let (length, claim) = (*length, ready!(room.as_mut().poll(context)));
                 this.claim = None;
                 this.reading = Some(Reading { length, _claim: claim, whole_by: Box::pin(sleep(this.patience)) });
             }
