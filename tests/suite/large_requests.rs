@@ -103,7 +103,7 @@ async fn large_messages_of_many_calls_are_read_within_a_bound() {
         before = now;
     }
     // 32 MiB in messages for which there is room; of each other call its window, and what the client has in hand.
-    let most = 33 * MIB + CALLS * (128 * 1024 + 4 * PART);
+    let most = 33 * MIB + CALLS * (256 * 1024 + 4 * PART);
     assert!((30 * MIB..most).contains(&before), "{} MiB of {CALLS} calls taken", before / MIB);
     for go in last_parts {
         go.send(()).unwrap();

@@ -54,7 +54,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 const MAX_REQUEST: usize = 1 << 20;
 /// Bytes of requests that a call may send before anybody reads them. The daemon holds so much of every call, whether or not there is room
 /// for its message; answers have larger windows (`p2pd_api::WINDOW`).
-const REQUEST_WINDOW: u32 = 128 << 10;
+const REQUEST_WINDOW: u32 = 256 << 10;
 /// The same of all calls of a connection: a call that nobody reads leaves room for the others.
 const REQUEST_WINDOWS: u32 = (CALLS + 1) * REQUEST_WINDOW;
 
