@@ -9,6 +9,7 @@ pub mod fanout;
 pub mod peers;
 pub mod pubsub;
 pub mod running;
+pub mod streams;
 pub mod tasks;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -88,7 +88,8 @@ fn services(context: &Context) -> (Routes, Vec<&'static str>) {
     all.add(DhtServiceServer::new(dht::Service { dht: node.dht().clone(), stop: stop.clone() }));
     all.add(NodeServiceServer::new(node::Service(context.clone())));
     all.add(PeerServiceServer::new(peer::Service(context.clone())));
-    let protocol = ProtocolServiceServer::new(protocol::Service(context.clone()));
+    let protocol = protocol::Service { streams: node.streams().clone(), stop: stop.clone() };
+    let protocol = ProtocolServiceServer::new(protocol);
     all.add(protocol.max_decoding_message_size(2 * MAX_REQUEST));
     let pubsub = pubsub::Service { pubsub: node.pubsub().clone(), tasks: node.tasks().clone(), stop: stop.clone() };
     let pubsub = PubSubServiceServer::new(pubsub);

@@ -15,14 +15,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Context,
     caller::Caller,
     reply::{self, Gone, Out, Replies},
     status,
 };
-use crate::node::{Answered, Arrived, Claim, Lease, MAX_CALL, Served, Serving};
+use p2pd_node::streams::{Answered, Arrived, Claim, Lease, MAX_CALL, Served, Serving, Streams};
+use tokio_util::sync::CancellationToken;
 
-pub(super) struct Service(pub(super) Context);
+pub(super) struct Service {
+    pub(super) streams: Streams,
+    pub(super) stop: CancellationToken,
+}
 
 /// Bytes read from a peer at once.
 const CHUNK: usize = 64 * 1024;
@@ -47,19 +50,19 @@ impl ProtocolService for Service {
             Some(Item::Open(open)) => {
                 let peer: PeerId =
                     open.peer_id.parse().map_err(|e: IdError| status::field("open.peer_id", &e.to_string()))?;
-                self.0.node.open_stream(&peer, &open.protocols).await.map_err(status::of)?
+                self.streams.open_stream(&peer, &open.protocols).await.map_err(status::of)?
             }
-            Some(Item::Accept(number)) => self.0.node.take_stream(number).map_err(status::of)?,
+            Some(Item::Accept(number)) => self.streams.take_stream(number).map_err(status::of)?,
             Some(Item::AcceptNext(handler)) => tokio::select! {
                 // Before the handler's own end, which the stop brings about.
                 biased;
-                () = self.0.stop.cancelled() => Err(status::stopping()),
-                next = self.0.node.next_stream(handler) => next.map_err(status::of),
+                () = self.stop.cancelled() => Err(status::stopping()),
+                next = self.streams.next_stream(handler) => next.map_err(status::of),
             }?,
             _ => return Err(status::field("item", "the first message is `open`, `accept` or `accept_next`")),
         };
         let opened = ProtocolStream { peer_id: peer.to_string(), protocol, address: address.to_string() };
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
             out.send(event(exchange_stream_response::Event::Opened(opened))).await?;
             exchange(stream, items, &out).await
         })))
@@ -73,8 +76,8 @@ impl ProtocolService for Service {
     ) -> Result<Response<Self::HandleProtocolStream>, Status> {
         use handle_protocol_response::Event;
         let claim = claim(Caller::of(request.extensions()).uid, request.into_inner())?;
-        let mut handler = self.0.node.handle_protocol(claim).await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+        let mut handler = self.streams.handle_protocol(claim).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
             let send =
                 async |event, handler_id| out.send(HandleProtocolResponse { event: Some(event), handler_id }).await;
             send(Event::Handling(true), handler.number()).await?;
@@ -93,7 +96,7 @@ impl ProtocolService for Service {
     ) -> Result<Response<CallProtocolResponse>, Status> {
         let CallProtocolRequest { peer_id, protocols, data } = request.into_inner();
         let peer: PeerId = peer_id.parse().map_err(|e: IdError| status::field("peer_id", &e.to_string()))?;
-        let called = self.0.node.call(&peer, &protocols, &data).await;
+        let called = self.streams.call(&peer, &protocols, &data).await;
         let Answered { data, protocol, address } = called.map_err(status::of)?;
         Ok(Response::new(CallProtocolResponse { data, protocol, address: address.to_string() }))
     }
@@ -109,8 +112,8 @@ impl ProtocolService for Service {
         let Some(serve_protocol_request::Item::Open(open)) = items.message().await?.and_then(|first| first.item) else {
             return Err(status::field("item", "the first message is `open`"));
         };
-        let serving = self.0.node.serve(claim(owner, open)?).await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| serve(serving, items, &out).await)))
+        let serving = self.streams.serve(claim(owner, open)?).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| serve(serving, items, &out).await)))
     }
 }
 

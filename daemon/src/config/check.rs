@@ -6,10 +6,10 @@ use anyhow::{Context, anyhow, bail};
 use p2pd_api::local;
 use p2pd_core::id::PeerId;
 use p2pd_net::NetError;
+use p2pd_node::streams::check_protocol;
 use tracing_subscriber::EnvFilter;
 
 use super::{ANYBODY, Config, Expose, Forward, Network, Tunnels};
-use crate::node::check_protocol;
 
 impl Config {
     /// Checks ranges.

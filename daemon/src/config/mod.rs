@@ -13,6 +13,7 @@ use confique::{
     Config as _,
     meta::{FieldKind, Meta},
 };
+pub use p2pd_node::streams::{ANYBODY, Expose, Forward};
 use serde::{Deserialize, Serialize};
 
 /// Settings of the daemon.
@@ -179,33 +180,6 @@ pub struct Tunnels {
     #[config(default = [])]
     pub expose: Vec<Expose>,
 }
-
-/// A local address that leads to a peer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Forward {
-    /// Where to listen.
-    pub listen: String,
-    /// To whom it leads.
-    pub peer: String,
-    /// On which protocol.
-    pub protocol: String,
-}
-
-/// A protocol that leads to a local address.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Expose {
-    /// Which.
-    pub protocol: String,
-    /// Where it leads.
-    pub target: String,
-    /// Who may.
-    pub allow: Vec<String>,
-}
-
-/// Lets every peer use an exposed protocol.
-pub const ANYBODY: &str = "any";
 
 /// Log lines.
 #[derive(Debug, Clone, Serialize, confique::Config)]

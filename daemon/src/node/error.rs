@@ -4,7 +4,8 @@ use p2pd_core::id::{IdError, StreamKey};
 use p2pd_live::LiveError;
 use p2pd_net::NetError;
 use p2pd_node::{
-    dht::DhtError, disk::DiskError, events::EventsError, peers::PeersError, pubsub::PubSubError, tasks::Ended,
+    dht::DhtError, disk::DiskError, events::EventsError, peers::PeersError, pubsub::PubSubError, streams::StreamsError,
+    tasks::Ended,
 };
 use p2pd_store::StoreError;
 
@@ -154,6 +155,22 @@ impl From<LiveError> for NodeError {
             LiveError::StreamExists(stream) => NodeError::StreamExists(stream),
             LiveError::Limit(fault) => NodeError::Limit(fault),
             LiveError::Internal(fault) => NodeError::Internal(fault),
+        }
+    }
+}
+
+impl From<StreamsError> for NodeError {
+    fn from(error: StreamsError) -> Self {
+        match error {
+            StreamsError::Net(error) => error.into(),
+            StreamsError::Peers(error) => error.into(),
+            StreamsError::Id(error) => error.into(),
+            StreamsError::Field { field, fault } => NodeError::Field { field, fault },
+            StreamsError::Leased { protocol, seconds } => NodeError::Leased { protocol, seconds },
+            StreamsError::StreamGone(number) => NodeError::StreamGone(number),
+            StreamsError::HandlerGone(number) => NodeError::HandlerGone(number),
+            StreamsError::Reset(error) => NodeError::Reset(error),
+            StreamsError::Limit(fault) => NodeError::Limit(fault),
         }
     }
 }

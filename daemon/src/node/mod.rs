@@ -2,17 +2,12 @@
 
 mod descriptors;
 mod error;
-mod protocols;
 mod pump;
 mod state;
 mod storage;
-mod tunnels;
 pub(crate) mod unreadable;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2pd_core::{id::PeerId, multiaddr::Multiaddr, time::UnixMs, topic};
 use p2pd_live::{Live, native};
@@ -25,6 +20,7 @@ use p2pd_node::{
     peers::Peers,
     pubsub::PubSub,
     running,
+    streams::Streams,
     tasks::Tasks,
 };
 use p2pd_store::Store;
@@ -33,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use descriptors::{Descriptors, raise_limit};
 pub(crate) use error::NodeError;
-pub(crate) use protocols::{Answered, Arrived, Claim, Lease, MAX_CALL, Served, Serving, check_protocol};
 pub(crate) use state::State;
 
 use crate::config::Config;
@@ -53,10 +48,8 @@ struct Inner {
     dht: Dht,
     pubsub: PubSub,
     live: Live,
+    streams: Streams,
     started: UnixMs,
-    protocols: Arc<protocols::State>,
-    /// Tunnels of the configuration that do not stand, and why.
-    fallen: Mutex<BTreeMap<String, String>>,
     /// Why the disk, or what is on it, fails, while that is so.
     storage_fault: Mutex<Option<String>>,
     /// How many are in use, while few are left.
@@ -120,6 +113,12 @@ impl Node {
             clock,
             events: events.clone(),
         })?;
+        let streams = Streams::new(p2pd_node::streams::Setup {
+            dht_protocol: config.network.dht_protocol.clone(),
+            net: net.clone(),
+            peers: peers.clone(),
+            tasks: tasks.clone(),
+        });
         let node = Node(Arc::new(Inner {
             config: config.clone(),
             net,
@@ -131,9 +130,8 @@ impl Node {
             dht,
             pubsub,
             live,
+            streams,
             started: wall(),
-            protocols: Arc::default(),
-            fallen: Mutex::default(),
             storage_fault: Mutex::default(),
             descriptors_short: Mutex::default(),
         }));
@@ -156,7 +154,8 @@ impl Node {
             }
         });
         node.0.peers.dial_known_peers()?;
-        node.dig();
+        let tunnels = config.tunnels.clone();
+        node.0.streams.keep_tunnels(tunnels.forward, tunnels.expose);
         Ok((node, pump))
     }
 
@@ -170,7 +169,12 @@ impl Node {
         &self.0.pubsub
     }
 
-    /// Streams.
+    /// Protocol streams.
+    pub(crate) fn streams(&self) -> &Streams {
+        &self.0.streams
+    }
+
+    /// Audio streams.
     pub(crate) fn live(&self) -> &Live {
         &self.0.live
     }

@@ -59,7 +59,7 @@ impl Node {
         Ok(State {
             peers: peers.len(),
             cut_off: self.0.peers.cut_off(&listening),
-            fallen: self.fallen(),
+            fallen: self.0.streams.fallen(),
             listeners_missing: config
                 .listen
                 .iter()

@@ -18,10 +18,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{super::lock, Claim, Handler, Node, NodeError};
+use super::{Claim, Handler, Streams, StreamsError};
+use crate::lock;
 
 /// Largest request or answer, in bytes.
-pub(crate) const MAX_CALL: usize = 1_000_000;
+pub const MAX_CALL: usize = 1_000_000;
 /// Calls that one program answers at once; what comes beyond is reset.
 const MAX_CALLS: usize = 256;
 /// How long a peer may take to send its request, and to take the answer.
@@ -53,50 +54,59 @@ async fn read(stream: &mut ByteStream) -> io::Result<Bytes> {
 }
 
 /// A peer's answer, the protocol that it came on, and the peer's address.
-pub(crate) struct Answered {
-    pub(crate) data: Bytes,
-    pub(crate) protocol: String,
-    pub(crate) address: Multiaddr,
+pub struct Answered {
+    /// What it answered.
+    pub data: Bytes,
+    /// On which protocol.
+    pub protocol: String,
+    /// Where it is.
+    pub address: Multiaddr,
 }
 
-impl Node {
+impl Streams {
     /// Asks a peer, on the first of these protocols that it speaks. Dropping this cancels.
-    pub(crate) async fn call(
-        &self,
-        peer: &PeerId,
-        protocols: &[String],
-        request: &[u8],
-    ) -> Result<Answered, NodeError> {
+    pub async fn call(&self, peer: &PeerId, protocols: &[String], request: &[u8]) -> Result<Answered, StreamsError> {
         if request.len() > MAX_CALL {
-            return Err(NodeError::Field { field: "data", fault: format!("takes at most {MAX_CALL} bytes") });
+            return Err(StreamsError::Field { field: "data", fault: format!("takes at most {MAX_CALL} bytes") });
         }
         let PeerStream { mut stream, protocol, address, .. } = self.open_stream(peer, protocols).await?;
-        write(&mut stream, request).await.map_err(NodeError::Reset)?;
-        let data = read(&mut stream).await.map_err(NodeError::Reset)?;
+        write(&mut stream, request).await.map_err(StreamsError::Reset)?;
+        let data = read(&mut stream).await.map_err(StreamsError::Reset)?;
         let _ = stream.shutdown().await;
         Ok(Answered { data, protocol, address })
     }
 
     /// Answers what peers ask on a protocol.
-    pub(crate) async fn serve(&self, claim: Claim) -> Result<Serving, NodeError> {
+    pub async fn serve(&self, claim: Claim) -> Result<Serving, StreamsError> {
         let handler = self.handle_protocol(claim).await?;
         let (told, events) = mpsc::channel(MAX_CALLS);
-        Ok(Serving { node: self.clone(), handler, open: Arc::default(), told, events, calls: JoinSet::new() })
+        Ok(Serving { owner: self.clone(), handler, open: Arc::default(), told, events, calls: JoinSet::new() })
     }
 }
 
 /// What a program that serves is told.
 #[derive(Debug)]
-pub(crate) enum Served {
-    Call { number: u64, peer: PeerId, address: Multiaddr, data: Bytes },
+pub enum Served {
+    /// A peer asks.
+    Call {
+        /// By which it is answered.
+        number: u64,
+        /// Who asks.
+        peer: PeerId,
+        /// From where.
+        address: Multiaddr,
+        /// What.
+        data: Bytes,
+    },
+    /// Nobody waits for this answer any more.
     Cancelled(u64),
 }
 
 type Open = Arc<Mutex<HashMap<u64, oneshot::Sender<Bytes>>>>;
 
 /// A protocol whose calls a program answers, until dropped; calls without an answer are then reset.
-pub(crate) struct Serving {
-    node: Node,
+pub struct Serving {
+    owner: Streams,
     handler: Handler,
     open: Open,
     told: mpsc::Sender<Served>,
@@ -106,12 +116,12 @@ pub(crate) struct Serving {
 
 impl Serving {
     /// What comes next; `None` when the network has stopped.
-    pub(crate) async fn next(&mut self) -> Option<Served> {
+    pub async fn next(&mut self) -> Option<Served> {
         loop {
             tokio::select! {
                 arrived = self.handler.next() => {
                     let number = arrived?.number;
-                    if let Ok(waiting) = self.node.take_stream(number)
+                    if let Ok(waiting) = self.owner.take_stream(number)
                         && self.calls.len() < MAX_CALLS
                     {
                         self.calls.spawn(answer(number, waiting, self.open.clone(), self.told.clone()));
@@ -124,14 +134,14 @@ impl Serving {
     }
 
     /// Answers a call. One that is over meanwhile needs none.
-    pub(crate) fn answer(&self, number: u64, data: Bytes) {
+    pub fn answer(&self, number: u64, data: Bytes) {
         if let Some(call) = lock(&self.open).remove(&number) {
             let _ = call.send(data);
         }
     }
 
     /// Resets a call.
-    pub(crate) fn refuse(&self, number: u64) {
+    pub fn refuse(&self, number: u64) {
         lock(&self.open).remove(&number);
     }
 }

@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 use p2pd_api::local::{self, LocalListener, LocalStream};
 use p2pd_core::id::PeerId;
 use p2pd_net::ByteStream;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::{Arrived, Claim, Node, NodeError, lock};
-use crate::config::{ANYBODY, Expose, Forward};
+use super::{Arrived, Claim, Streams, StreamsError};
+use crate::lock;
 
 /// Connections through one tunnel; what comes beyond is closed.
 const MAX_CONNECTIONS: usize = 256;
@@ -17,18 +18,53 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// How long after a failure a tunnel is set up again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Why a tunnel does not stand.
+#[derive(Debug, thiserror::Error)]
+enum TunnelError {
+    #[error(transparent)]
+    Local(#[from] std::io::Error),
+    #[error(transparent)]
+    Streams(#[from] StreamsError),
+}
+
+/// A local address that leads to a peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// Where to listen.
+    pub listen: String,
+    /// To whom it leads.
+    pub peer: String,
+    /// On which protocol.
+    pub protocol: String,
+}
+
+/// A protocol that leads to a local address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expose {
+    /// Which.
+    pub protocol: String,
+    /// Where it leads.
+    pub target: String,
+    /// Who may.
+    pub allow: Vec<String>,
+}
+
+/// Lets every peer use an exposed protocol.
+pub const ANYBODY: &str = "any";
+
 enum Tunnel {
     Forward(Forward),
     Expose(Expose),
 }
 
-impl Node {
+impl Streams {
     /// Keeps the tunnels up.
-    pub(crate) fn dig(&self) {
-        let tunnels = self.0.config.tunnels.clone();
-        let forward = tunnels.forward.into_iter().map(Tunnel::Forward);
-        for tunnel in forward.chain(tunnels.expose.into_iter().map(Tunnel::Expose)) {
-            self.0.tasks.until_stop(self.clone().keep_up(tunnel));
+    pub fn keep_tunnels(&self, forward: Vec<Forward>, expose: Vec<Expose>) {
+        let forward = forward.into_iter().map(Tunnel::Forward);
+        for tunnel in forward.chain(expose.into_iter().map(Tunnel::Expose)) {
+            self.0.with.tasks.until_stop(self.clone().keep_up(tunnel));
         }
     }
 
@@ -55,7 +91,7 @@ impl Node {
     /// stops.
     async fn join(&self, mut here: LocalStream, mut there: ByteStream) {
         let whole = tokio::io::copy_bidirectional(&mut here, &mut there);
-        if !matches!(self.0.tasks.stopping().run_until_cancelled(whole).await, Some(Ok(_))) {
+        if !matches!(self.0.with.tasks.stopping().run_until_cancelled(whole).await, Some(Ok(_))) {
             local::reset(here);
         }
     }
@@ -65,12 +101,12 @@ impl Node {
     }
 
     /// The tunnels that do not stand, and why.
-    pub(super) fn fallen(&self) -> Vec<(String, String)> {
+    pub fn fallen(&self) -> Vec<(String, String)> {
         lock(&self.0.fallen).clone().into_iter().collect()
     }
 
     /// Joins each connection to a local address with a new stream to the peer.
-    async fn forward(&self, tunnel: &Forward) -> anyhow::Result<()> {
+    async fn forward(&self, tunnel: &Forward) -> Result<(), TunnelError> {
         let listener = LocalListener::bind(&tunnel.listen).await?;
         self.stands(&tunnel.listen);
         tracing::info!(at = listener.place()?, tunnel.protocol, "a tunnel stands");
@@ -85,11 +121,11 @@ impl Node {
                 }
             };
             let Ok(room) = room.clone().try_acquire_owned() else { continue };
-            let (node, tunnel) = (self.clone(), tunnel.clone());
-            self.0.tasks.before_the_end(async move {
+            let (owner, tunnel) = (self.clone(), tunnel.clone());
+            self.0.with.tasks.before_the_end(async move {
                 let _room = room;
-                match node.0.tasks.stopping().run_until_cancelled(node.reach(&tunnel)).await {
-                    Some(Ok(there)) => return node.join(here, there).await,
+                match owner.0.with.tasks.stopping().run_until_cancelled(owner.reach(&tunnel)).await {
+                    Some(Ok(there)) => return owner.join(here, there).await,
                     Some(Err(error)) => tracing::warn!(%error, tunnel.listen, "a connection leads nowhere"),
                     None => {}
                 }
@@ -98,19 +134,19 @@ impl Node {
         }
     }
 
-    async fn reach(&self, tunnel: &Forward) -> Result<ByteStream, NodeError> {
+    async fn reach(&self, tunnel: &Forward) -> Result<ByteStream, StreamsError> {
         let protocols = [tunnel.protocol.clone()];
         let Ok((there, _)) = p2pd_net::peer_address(&tunnel.peer) else {
             return Ok(self.open_stream(&tunnel.peer.parse()?, &protocols).await?.stream);
         };
-        if !self.0.net.peers.connected().await?.contains(&there) {
-            self.0.peers.connect(&tunnel.peer).await?;
+        if !self.0.with.net.peers.connected().await?.contains(&there) {
+            self.0.with.peers.connect(&tunnel.peer).await?;
         }
         Ok(self.open_stream(&there, &protocols).await?.stream)
     }
 
     /// Joins each stream that an allowed peer opens with a new connection to a local address.
-    async fn expose(&self, tunnel: &Expose) -> anyhow::Result<()> {
+    async fn expose(&self, tunnel: &Expose) -> Result<(), TunnelError> {
         let claim = Claim { protocol: tunnel.protocol.clone(), share: false, lease: None };
         let mut handler = self.handle_protocol(claim).await?;
         self.stands(&tunnel.protocol);
@@ -124,11 +160,11 @@ impl Node {
                 tracing::warn!(%peer, tunnel.protocol, "a peer that tunnels.expose does not allow was turned away");
                 continue;
             }
-            let (node, target) = (self.clone(), tunnel.target.clone());
-            self.0.tasks.before_the_end(async move {
+            let (owner, target) = (self.clone(), tunnel.target.clone());
+            self.0.with.tasks.before_the_end(async move {
                 let _room = room;
-                match node.0.tasks.stopping().run_until_cancelled(local::connect(&target)).await {
-                    Some(Ok(here)) => node.join(here, there).await,
+                match owner.0.with.tasks.stopping().run_until_cancelled(local::connect(&target)).await {
+                    Some(Ok(here)) => owner.join(here, there).await,
                     Some(Err(error)) => tracing::warn!(%error, target, "a tunnel's end does not answer"),
                     None => {}
                 }

@@ -15,10 +15,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::lock,
-    MAX_WAITING, Node, NodeError, State,
+    MAX_WAITING, State, Streams, StreamsError,
     leases::{Claim, Holders, MAX_SHARING, Refusal},
 };
+use crate::lock;
 
 /// Who handles what.
 #[derive(Default)]
@@ -30,10 +30,13 @@ pub(super) struct Registry {
 
 /// A stream that waits, who opened it, and from where.
 #[derive(Clone)]
-pub(crate) struct Arrived {
-    pub(crate) number: u64,
-    pub(crate) peer: PeerId,
-    pub(crate) address: Multiaddr,
+pub struct Arrived {
+    /// By which it is taken.
+    pub number: u64,
+    /// Who opened it.
+    pub peer: PeerId,
+    /// From where.
+    pub address: Multiaddr,
 }
 
 impl Arrived {
@@ -111,7 +114,7 @@ impl Registration {
 }
 
 /// A protocol that a program handles, until dropped.
-pub(crate) struct Handler {
+pub struct Handler {
     state: Arc<State>,
     protocol: String,
     member: u64,
@@ -120,12 +123,12 @@ pub(crate) struct Handler {
 
 impl Handler {
     /// What [`Node::next_stream`] knows it by.
-    pub(crate) fn number(&self) -> u64 {
+    pub fn number(&self) -> u64 {
         self.member
     }
 
     /// Waits for the next stream. `None` when the network has stopped.
-    pub(crate) async fn next(&mut self) -> Option<Arrived> {
+    pub async fn next(&mut self) -> Option<Arrived> {
         self.arrivals.recv().await
     }
 }
@@ -146,12 +149,12 @@ impl Drop for Handler {
     }
 }
 
-impl Node {
+impl Streams {
     /// Handles a protocol.
-    pub(crate) async fn handle_protocol(&self, claim: Claim) -> Result<Handler, NodeError> {
+    pub async fn handle_protocol(&self, claim: Claim) -> Result<Handler, StreamsError> {
         self.check(&claim.protocol)?;
-        claim.check().map_err(|(field, fault)| NodeError::Field { field, fault: fault.into() })?;
-        let state = &self.0.protocols;
+        claim.check().map_err(|(field, fault)| StreamsError::Field { field, fault: fault.into() })?;
+        let state = &self.0.state;
         let _one = state.handlers.claiming.lock().await;
         loop {
             let over = match state.join(&claim)? {
@@ -161,17 +164,17 @@ impl Node {
             };
             over.cancelled().await;
         }
-        let inbound = self.0.net.streams.accept(&claim.protocol).await?;
+        let inbound = self.0.with.net.streams.accept(&claim.protocol).await?;
         Ok(state.register(claim, inbound))
     }
 
     /// Takes the oldest stream that a handler was told of, or the next that comes.
-    pub(crate) async fn next_stream(&self, handler: u64) -> Result<PeerStream, NodeError> {
-        let taker = match self.0.protocols.queue_up(handler)? {
+    pub async fn next_stream(&self, handler: u64) -> Result<PeerStream, StreamsError> {
+        let taker = match self.0.state.queue_up(handler)? {
             Turn::Now(waiting) => return Ok(waiting),
             Turn::Later(taker) => taker,
         };
-        taker.await.map_err(|_| NodeError::HandlerGone(handler))
+        taker.await.map_err(|_| StreamsError::HandlerGone(handler))
     }
 }
 
@@ -188,25 +191,27 @@ enum Joined {
 }
 
 impl State {
-    fn join(self: &Arc<Self>, claim: &Claim) -> Result<Joined, NodeError> {
+    fn join(self: &Arc<Self>, claim: &Claim) -> Result<Joined, StreamsError> {
         let mut all = lock(&self.handlers.by_protocol);
         let Some(registration) = all.get_mut(&claim.protocol) else { return Ok(Joined::Free) };
         let protocol = || claim.protocol.clone();
         match registration.holders.join(claim, Instant::now()) {
             Ok(()) => Ok(Joined::As(self.add(protocol(), registration))),
             Err(Refusal::Ending) => Ok(Joined::Ending(registration.over.clone())),
-            Err(Refusal::Full) => Err(NodeError::Limit(format!("{MAX_SHARING} programs share {} already", protocol()))),
+            Err(Refusal::Full) => {
+                Err(StreamsError::Limit(format!("{MAX_SHARING} programs share {} already", protocol())))
+            }
             Err(Refusal::Taken) => Err(NetError::Taken(protocol()).into()),
             Err(Refusal::Leased(left)) => {
-                Err(NodeError::Leased { protocol: protocol(), seconds: left.as_secs().saturating_add(1) })
+                Err(StreamsError::Leased { protocol: protocol(), seconds: left.as_secs().saturating_add(1) })
             }
         }
     }
 
-    fn queue_up(&self, handler: u64) -> Result<Turn, NodeError> {
+    fn queue_up(&self, handler: u64) -> Result<Turn, StreamsError> {
         let mut all = lock(&self.handlers.by_protocol);
         let mut members = all.values_mut().flat_map(|registration| registration.members.iter_mut());
-        let member = members.find(|member| member.number == handler).ok_or(NodeError::HandlerGone(handler))?;
+        let member = members.find(|member| member.number == handler).ok_or(StreamsError::HandlerGone(handler))?;
         while let Some(number) = member.announced.pop_front() {
             if let Some(waiting) = self.take(number) {
                 return Ok(Turn::Now(waiting));
@@ -214,7 +219,7 @@ impl State {
         }
         member.takers.retain(|taker| !taker.is_closed());
         if member.takers.len() >= MAX_WAITING {
-            return Err(NodeError::Limit(format!("{MAX_WAITING} calls of this handler wait for a stream already")));
+            return Err(StreamsError::Limit(format!("{MAX_WAITING} calls of this handler wait for a stream already")));
         }
         let (taker, waits) = oneshot::channel();
         member.takers.push_back(taker);

@@ -1,11 +1,13 @@
 //! Protocol streams of local programs: opened to peers, or opened by them and waiting until they are taken.
 
 mod call;
+mod error;
 mod handlers;
 mod leases;
+mod tunnels;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex,
@@ -15,15 +17,16 @@ use std::{
 };
 
 use p2pd_core::id::PeerId;
-use p2pd_net::{NetError, PeerStream};
+use p2pd_net::{Handle, NetError, PeerStream};
 
-use self::handlers::Handler;
-pub(crate) use self::{
+pub use self::{
     call::{Answered, MAX_CALL, Served, Serving},
-    handlers::Arrived,
+    error::StreamsError,
+    handlers::{Arrived, Handler},
     leases::{Claim, Lease},
+    tunnels::{ANYBODY, Expose, Forward},
 };
-use super::{Node, NodeError, lock};
+use crate::{lock, peers::Peers, tasks::Tasks};
 
 /// Inbound streams of a protocol that wait for their program, and those of all protocols.
 const MAX_WAITING: usize = 64;
@@ -33,8 +36,31 @@ const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
 /// Longest that opening may take.
 const OPEN_WITHIN: Duration = Duration::from_secs(20);
 
+/// What the owner of protocol streams is given.
+pub struct Setup {
+    /// Protocol of the DHT, if it is another than the network's own.
+    pub dht_protocol: String,
+    /// The network.
+    pub net: Handle,
+    /// Peers.
+    pub peers: Peers,
+    /// Work beside callers.
+    pub tasks: Tasks,
+}
+
+struct Shared {
+    with: Setup,
+    state: Arc<State>,
+    /// Tunnels of the configuration that do not stand, and why.
+    fallen: Mutex<BTreeMap<String, String>>,
+}
+
+/// The owner of protocol streams, behind a cloneable handle.
+#[derive(Clone)]
+pub struct Streams(Arc<Shared>);
+
 #[derive(Default)]
-pub(super) struct State {
+struct State {
     named: AtomicU64,
     names: RandomState,
     waiting: Mutex<HashMap<u64, PeerStream>>,
@@ -73,7 +99,7 @@ impl State {
 }
 
 /// Whether programs may speak this protocol, where `dht` is that of the hash table if it is configured; why not.
-pub(crate) fn check_protocol(protocol: &str, dht: &str) -> Result<(), String> {
+pub fn check_protocol(protocol: &str, dht: &str) -> Result<(), String> {
     if !protocol.starts_with('/') || protocol.len() > 140 || protocol.chars().any(char::is_control) {
         Err("begins with / and has at most 140 bytes, as in /chat/1.0.0".into())
     } else if p2pd_net::is_own(protocol) || protocol == dht {
@@ -83,28 +109,33 @@ pub(crate) fn check_protocol(protocol: &str, dht: &str) -> Result<(), String> {
     }
 }
 
-impl Node {
-    fn check(&self, protocol: &str) -> Result<(), NodeError> {
-        let dht = &self.0.config.network.dht_protocol;
-        check_protocol(protocol, dht).map_err(|fault| NodeError::Field { field: "protocol", fault })
+impl Streams {
+    /// An owner of no streams.
+    pub fn new(with: Setup) -> Self {
+        Streams(Arc::new(Shared { with, state: Arc::default(), fallen: Mutex::default() }))
+    }
+
+    fn check(&self, protocol: &str) -> Result<(), StreamsError> {
+        let dht = &self.0.with.dht_protocol;
+        check_protocol(protocol, dht).map_err(|fault| StreamsError::Field { field: "protocol", fault })
     }
 
     /// Opens a stream on the first of these protocols that the peer speaks.
-    pub(crate) async fn open_stream(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, NodeError> {
+    pub async fn open_stream(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, StreamsError> {
         if protocols.is_empty() || protocols.len() > 8 {
-            return Err(NodeError::Field { field: "protocols", fault: "takes 1 to 8 protocols".into() });
+            return Err(StreamsError::Field { field: "protocols", fault: "takes 1 to 8 protocols".into() });
         }
         protocols.iter().try_for_each(|p| self.check(p))?;
         self.open_any(peer, protocols).await
     }
 
     /// Likewise, on protocols of the daemon's own, too.
-    pub(in crate::node) async fn open_any(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, NodeError> {
+    pub async fn open_any(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, StreamsError> {
         let open = async {
-            match self.0.net.streams.open(peer, protocols).await {
+            match self.0.with.net.streams.open(peer, protocols).await {
                 Err(NetError::NotConnected(_)) => {
-                    self.0.peers.dial_known(peer).await?;
-                    Ok(self.0.net.streams.open(peer, protocols).await?)
+                    self.0.with.peers.dial_known(peer).await?;
+                    Ok(self.0.with.net.streams.open(peer, protocols).await?)
                 }
                 other => Ok(other?),
             }
@@ -114,7 +145,7 @@ impl Node {
     }
 
     /// Takes an inbound stream over.
-    pub(crate) fn take_stream(&self, number: u64) -> Result<PeerStream, NodeError> {
-        self.0.protocols.take(number).ok_or(NodeError::StreamGone(number))
+    pub fn take_stream(&self, number: u64) -> Result<PeerStream, StreamsError> {
+        self.0.state.take(number).ok_or(StreamsError::StreamGone(number))
     }
 }

@@ -14,21 +14,24 @@ const MAX_NAME: usize = 64;
 
 /// What a program asks for.
 #[derive(Clone, Debug)]
-pub(crate) struct Claim {
-    pub(crate) protocol: String,
+pub struct Claim {
+    /// On which protocol.
+    pub protocol: String,
     /// Others who ask for the same may handle it too.
-    pub(crate) share: bool,
-    pub(crate) lease: Option<Lease>,
+    pub share: bool,
+    /// Kept for it when it goes.
+    pub lease: Option<Lease>,
 }
 
 /// A protocol stays its user's for a while after the call has ended.
 #[derive(Clone, Debug)]
-pub(crate) struct Lease {
+pub struct Lease {
     /// User id of the program.
-    pub(crate) owner: u32,
+    pub owner: u32,
     /// How the program calls it.
-    pub(crate) name: String,
-    pub(crate) keep: Duration,
+    pub name: String,
+    /// For how long.
+    pub keep: Duration,
 }
 
 impl Claim {
