@@ -39,7 +39,10 @@ const WRITE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum EventsError {
     /// A cursor before the oldest that is kept, or after the newest.
-    #[error("cursor {asked} is not kept any more, or not there yet; the oldest is {oldest}")]
+    #[error(
+        "cursor {asked} is kept no more, or is not there yet: begin anew without one, or with the oldest left, {oldest}, by \
+        `from_oldest`"
+    )]
     CursorExpired {
         /// As asked.
         asked: u64,

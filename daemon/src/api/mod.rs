@@ -87,7 +87,8 @@ fn services(context: &Context) -> (Routes, Vec<&'static str>) {
     let mut all = Services::default();
     all.add(DhtServiceServer::new(dht::Service { dht: node.dht().clone(), stop: stop.clone() }));
     all.add(NodeServiceServer::new(node::Service(context.clone())));
-    all.add(PeerServiceServer::new(peer::Service(context.clone())));
+    let (peers, live, tasks) = (node.peers().clone(), node.live().clone(), node.tasks().clone());
+    all.add(PeerServiceServer::new(peer::Service { peers, live, tasks, stop: stop.clone() }));
     let protocol = protocol::Service { streams: node.streams().clone(), stop: stop.clone() };
     let protocol = ProtocolServiceServer::new(protocol);
     all.add(protocol.max_decoding_message_size(2 * MAX_REQUEST));

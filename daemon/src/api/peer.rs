@@ -11,22 +11,32 @@ use p2pd_api::v1::{
     peer_service_server::PeerService, watch_peers_response::Event,
 };
 use p2pd_core::{access::Subject, id::PeerId, keep};
+use p2pd_live::Live;
 use p2pd_net::{Closed, PeerInfo};
+use p2pd_node::{peers::Peers, tasks::Tasks};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Context, convert,
+    convert,
     reply::{self, Replies},
     status,
 };
 
-use crate::node::Node;
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) peers: Peers,
+    /// Knows what clocks peers have.
+    pub(super) live: Live,
+    pub(super) tasks: Tasks,
+    pub(super) stop: CancellationToken,
+}
 
-pub(super) struct Service(pub(super) Context);
-
-fn shown(node: &Node, peer: PeerInfo) -> Peer {
-    let (tags, clock) = (node.peers().tags(&peer.peer), node.live().clock_of(&peer.peer));
-    convert::peer(peer, tags, clock)
+impl Service {
+    fn shown(&self, peer: PeerInfo) -> Peer {
+        let (tags, clock) = (self.peers.tags(&peer.peer), self.live.clock_of(&peer.peer));
+        convert::peer(peer, tags, clock)
+    }
 }
 
 fn event(event: Event) -> WatchPeersResponse {
@@ -36,34 +46,32 @@ fn event(event: Event) -> WatchPeersResponse {
 #[tonic::async_trait]
 impl PeerService for Service {
     async fn list_peers(&self, _: Request<ListPeersRequest>) -> Result<Response<ListPeersResponse>, Status> {
-        let peers = self.0.node.peers().list().await.map_err(status::of)?;
-        Ok(Response::new(ListPeersResponse {
-            peers: peers.into_iter().map(|peer| shown(&self.0.node, peer)).collect(),
-        }))
+        let peers = self.peers.list().await.map_err(status::of)?;
+        Ok(Response::new(ListPeersResponse { peers: peers.into_iter().map(|peer| self.shown(peer)).collect() }))
     }
 
     async fn get_peer(&self, request: Request<GetPeerRequest>) -> Result<Response<GetPeerResponse>, Status> {
         let id = convert::peer_id(&request.into_inner().peer_id)?;
-        let peer = self.0.node.peers().get(&id).await.map_err(status::of)?;
-        Ok(Response::new(GetPeerResponse { peer: Some(shown(&self.0.node, peer)) }))
+        let peer = self.peers.get(&id).await.map_err(status::of)?;
+        Ok(Response::new(GetPeerResponse { peer: Some(self.shown(peer)) }))
     }
 
     type WatchPeersStream = Replies<WatchPeersResponse>;
 
     async fn watch_peers(&self, _: Request<WatchPeersRequest>) -> Result<Response<Self::WatchPeersStream>, Status> {
-        let node = self.0.node.clone();
+        let service = self.clone();
         // Registered before the snapshot is read, so that no change falls between; one told twice does no harm.
-        let mut changed = node.peers().watch();
-        let snapshot = node.peers().list().await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+        let mut changed = service.peers.watch();
+        let snapshot = service.peers.list().await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
             for peer in snapshot {
-                out.send(event(Event::Present(shown(&node, peer)))).await?;
+                out.send(event(Event::Present(service.shown(peer)))).await?;
             }
             out.send(event(Event::SnapshotDone(true))).await?;
             loop {
                 let Ok(Some(id)) = changed.recv().await else { return out.fail(status::lagged()).await };
-                let now = match node.peers().get(&id).await {
-                    Ok(peer) => Event::Present(shown(&node, peer)),
+                let now = match service.peers.get(&id).await {
+                    Ok(peer) => Event::Present(service.shown(peer)),
                     Err(_) => Event::Gone(id.to_string()),
                 };
                 out.send(event(now)).await?;
@@ -73,7 +81,7 @@ impl PeerService for Service {
 
     async fn connect(&self, request: Request<ConnectRequest>) -> Result<Response<ConnectResponse>, Status> {
         let address = request.into_inner().address;
-        let peer = self.0.node.peers().connect(&address).await.map_err(status::of)?;
+        let peer = self.peers.connect(&address).await.map_err(status::of)?;
         Ok(Response::new(ConnectResponse { peer_id: peer.to_string() }))
     }
 
@@ -89,15 +97,15 @@ impl PeerService for Service {
             return Err(status::field("interval_ms", "takes 10 to 60000, or 0 for 1000"));
         }
         let interval = Duration::from_millis(if interval_ms == 0 { 1000 } else { interval_ms.into() });
-        let node = self.0.node.clone();
+        let peers = self.peers.clone();
         let mut tick = tokio::time::interval(interval);
         tick.tick().await;
         // Whoever cannot be pinged at all is told before anything else.
-        let mut taken = node.peers().ping(&id).await;
+        let mut taken = peers.ping(&id).await;
         if let Err(error) = taken {
             return Err(status::of(error));
         }
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
             for left in (0..count.max(1)).rev() {
                 match taken {
                     Ok(rtt) => {
@@ -110,7 +118,7 @@ impl PeerService for Service {
                     break;
                 }
                 tick.tick().await;
-                taken = node.peers().ping(&id).await;
+                taken = peers.ping(&id).await;
             }
             Ok(())
         })))
@@ -118,27 +126,29 @@ impl PeerService for Service {
 
     async fn disconnect(&self, request: Request<DisconnectRequest>) -> Result<Response<DisconnectResponse>, Status> {
         let id = convert::peer_id(&request.into_inner().peer_id)?;
-        self.0.node.peers().disconnect(&id).await.map_err(status::of)?;
+        self.peers.disconnect(&id).await.map_err(status::of)?;
         Ok(Response::new(DisconnectResponse {}))
     }
 
     async fn pin_peer(&self, request: Request<PinPeerRequest>) -> Result<Response<PinPeerResponse>, Status> {
         let PinPeerRequest { peer, tags, passive } = request.into_inner();
-        let pinning = self.0.node.whole(|node| async move { Ok(node.peers().pin(&peer, tags, passive).await?) });
-        let pinned = pinning.await.map_err(status::of)?;
+        let peers = self.peers.clone();
+        let pinning = self.tasks.whole(async move { peers.pin(&peer, tags, passive).await });
+        let pinned = pinning.await.map_err(status::of)?.map_err(status::of)?;
         Ok(Response::new(PinPeerResponse { peer_id: pinned.to_string() }))
     }
 
     async fn unpin_peer(&self, request: Request<UnpinPeerRequest>) -> Result<Response<UnpinPeerResponse>, Status> {
         let UnpinPeerRequest { peer_id, tags } = request.into_inner();
         let peer = convert::peer_id(&peer_id)?;
-        let unpinning = self.0.node.whole(|node| async move { Ok(node.peers().unpin(&peer, &tags).await?) });
-        let pinned = unpinning.await.map_err(status::of)?;
+        let peers = self.peers.clone();
+        let unpinning = self.tasks.whole(async move { peers.unpin(&peer, &tags).await });
+        let pinned = unpinning.await.map_err(status::of)?.map_err(status::of)?;
         Ok(Response::new(UnpinPeerResponse { pinned }))
     }
 
     async fn list_pins(&self, _: Request<ListPinsRequest>) -> Result<Response<ListPinsResponse>, Status> {
-        let connected = self.0.node.peers().list().await.map_err(status::of)?;
+        let connected = self.peers.list().await.map_err(status::of)?;
         let pin = |(peer, pin): (PeerId, keep::Pin)| Pin {
             connected: connected.iter().any(|info| info.peer == peer),
             peer_id: peer.to_string(),
@@ -146,7 +156,7 @@ impl PeerService for Service {
             tags: pin.tags,
             passive: pin.passive,
         };
-        Ok(Response::new(ListPinsResponse { pins: self.0.node.peers().pins().0.into_iter().map(pin).collect() }))
+        Ok(Response::new(ListPinsResponse { pins: self.peers.pins().0.into_iter().map(pin).collect() }))
     }
 
     async fn list_closed_connections(
@@ -159,7 +169,7 @@ impl PeerService for Service {
             closed_ms: c.closed.0,
             why: c.why,
         };
-        let connections = self.0.node.peers().closed().await.map_err(status::of)?.into_iter().map(closed).collect();
+        let connections = self.peers.closed().await.map_err(status::of)?.into_iter().map(closed).collect();
         Ok(Response::new(ListClosedConnectionsResponse { connections }))
     }
 
@@ -168,7 +178,7 @@ impl PeerService for Service {
             subject: subject.to_string(),
             verdict: if allow { Verdict::Allow } else { Verdict::Deny }.into(),
         };
-        Ok(Response::new(ListRulesResponse { rules: self.0.node.peers().rules().into_iter().map(rule).collect() }))
+        Ok(Response::new(ListRulesResponse { rules: self.peers.rules().into_iter().map(rule).collect() }))
     }
 
     async fn set_rule(&self, request: Request<SetRuleRequest>) -> Result<Response<SetRuleResponse>, Status> {
@@ -178,14 +188,16 @@ impl PeerService for Service {
             Verdict::Deny => false,
             Verdict::Unspecified => return Err(status::field("rule.verdict", "takes allow or deny")),
         };
-        let ruling = self.0.node.whole(|node| async move { Ok(node.peers().rule(&rule.subject, allow).await?) });
-        ruling.await.map_err(status::of)?;
+        let peers = self.peers.clone();
+        let ruling = self.tasks.whole(async move { peers.rule(&rule.subject, allow).await });
+        ruling.await.map_err(status::of)?.map_err(status::of)?;
         Ok(Response::new(SetRuleResponse {}))
     }
 
     async fn remove_rule(&self, request: Request<RemoveRuleRequest>) -> Result<Response<RemoveRuleResponse>, Status> {
         let subject = request.into_inner().subject;
-        self.0.node.whole(|node| async move { Ok(node.peers().unrule(&subject).await?) }).await.map_err(status::of)?;
+        let peers = self.peers.clone();
+        self.tasks.whole(async move { peers.unrule(&subject).await }).await.map_err(status::of)?.map_err(status::of)?;
         Ok(Response::new(RemoveRuleResponse {}))
     }
 }

@@ -1,12 +1,15 @@
-//! The one map from errors of the node to gRPC statuses, without a catch-all arm.
+//! What the owners could not do, as gRPC statuses: one map, without a catch-all arm.
 
 use p2pd_api::{DOMAIN, Reason};
 use p2pd_core::id::{IdError, PeerId};
+use p2pd_live::LiveError;
 use p2pd_net::NetError;
+use p2pd_node::{
+    dht::DhtError, disk::DiskError, events::EventsError, peers::PeersError, pubsub::PubSubError, streams::StreamsError,
+    tasks::Ended,
+};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
-
-use crate::node::NodeError;
 
 /// A status with a reason.
 pub(super) fn status(code: Code, reason: Reason, message: impl Into<String>) -> Status {
@@ -59,61 +62,166 @@ pub(super) fn lagged() -> Status {
     status(Code::ResourceExhausted, Reason::WatchLagged, "this reader fell behind; watch again for a fresh snapshot")
 }
 
-pub(super) fn of(error: impl Into<NodeError>) -> Status {
-    let error = error.into();
-    let message = error.to_string();
-    match error {
-        NodeError::Net(error) => of_net(error, message),
-        NodeError::Store(_) => {
-            tracing::error!(error = message, "a call failed for the disk");
-            let what = format!("{message}; NodeService.GetState tells what to do, and when it is over");
-            status(Code::Unavailable, Reason::StorageFailed, what)
+/// An error of an owner, of the disk or of the network.
+pub(super) trait Refusal {
+    /// What its caller is told.
+    fn status(self) -> Status;
+}
+
+pub(super) fn of(error: impl Refusal) -> Status {
+    error.status()
+}
+
+fn internal(fault: &str) -> Status {
+    tracing::error!(error = fault, "a call failed");
+    status(Code::Internal, Reason::Internal, "internal error; the daemon's log says more")
+}
+
+fn limit(fault: String) -> Status {
+    status(Code::ResourceExhausted, Reason::LimitReached, fault)
+}
+
+fn cursor_expired(message: String, oldest: u64) -> Status {
+    status_with(Code::OutOfRange, Reason::CursorExpired, message, &[("oldest", oldest.to_string())])
+}
+
+impl Refusal for DiskError {
+    fn status(self) -> Status {
+        let message = self.to_string();
+        match self {
+            DiskError::Store(_) => {
+                tracing::error!(error = message, "a call failed for the disk");
+                let what = format!("{message}; NodeService.GetState tells what to do, and when it is over");
+                status(Code::Unavailable, Reason::StorageFailed, what)
+            }
+            DiskError::Ended(_) => internal(&message),
         }
-        NodeError::Internal(_) => {
-            tracing::error!(error = message, "call failed");
-            status(Code::Internal, Reason::Internal, "internal error; the daemon's log says more")
-        }
-        NodeError::Id(IdError::Peer(_)) => field("peer_id", &message),
-        NodeError::Id(IdError::Stream(_)) => field("stream", &message),
-        NodeError::Field { field: name, fault } => field(name, &fault),
-        NodeError::StreamNotFound(_) => status(Code::NotFound, Reason::StreamNotFound, message),
-        NodeError::StreamAmbiguous(_) => status(Code::FailedPrecondition, Reason::StreamAmbiguous, message),
-        NodeError::PeerNotPinned(_) | NodeError::PeerNotFound(_) => {
-            status(Code::NotFound, Reason::PeerNotFound, message)
-        }
-        NodeError::RuleNotFound(_) => status(Code::NotFound, Reason::RuleNotFound, message),
-        NodeError::NoListeners(_) => status(Code::FailedPrecondition, Reason::NoListeners, message),
-        NodeError::Leased { .. } => status(Code::AlreadyExists, Reason::ProtocolTaken, message),
-        NodeError::TopicTaken(_) => status(Code::AlreadyExists, Reason::TopicTaken, message),
-        NodeError::TopicNotFound(_) => status(Code::NotFound, Reason::TopicNotFound, message),
-        NodeError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),
-        NodeError::StreamGone(_) | NodeError::HandlerGone(_) => status(Code::NotFound, Reason::StreamReset, message),
-        NodeError::Reset(error) => reset(&error),
-        NodeError::CursorExpired { oldest, .. } => {
-            status_with(Code::OutOfRange, Reason::CursorExpired, message, &[("oldest", oldest.to_string())])
-        }
-        NodeError::NoLog { .. } => status(Code::OutOfRange, Reason::CursorExpired, message),
-        NodeError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),
     }
 }
 
-fn of_net(error: NetError, message: String) -> Status {
-    match error {
-        NetError::Address { .. } => field("address", &message),
-        NetError::Unreachable { .. } => status(Code::Unavailable, Reason::PeerUnreachable, message),
-        NetError::NotConnected(_) => status(Code::NotFound, Reason::PeerNotConnected, message),
-        NetError::Protocol(_) => field("protocol", &message),
-        NetError::Unsupported { .. } => status(Code::FailedPrecondition, Reason::ProtocolUnsupported, message),
-        NetError::Taken(_) => status(Code::AlreadyExists, Reason::ProtocolTaken, message),
-        NetError::NoListeners => status(Code::FailedPrecondition, Reason::NoListeners, message),
-        NetError::Duplicate => status(Code::AlreadyExists, Reason::DuplicateMessage, message),
-        NetError::Busy => status(Code::Unavailable, Reason::NetworkBusy, message),
-        NetError::TooLarge => field("data", &message),
-        NetError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),
-        NetError::Stopped => stopping(),
-        NetError::Identity(_) | NetError::InUse(_) | NetError::Setup(_) => {
-            tracing::error!(error = message, "call failed");
-            status(Code::Internal, Reason::Internal, "internal error; the daemon's log says more")
+impl Refusal for Ended {
+    fn status(self) -> Status {
+        internal(&self.to_string())
+    }
+}
+
+impl Refusal for IdError {
+    fn status(self) -> Status {
+        let name = match self {
+            IdError::Peer(_) => "peer_id",
+            IdError::Stream(_) => "stream",
+        };
+        field(name, &self.to_string())
+    }
+}
+
+impl Refusal for EventsError {
+    fn status(self) -> Status {
+        let message = self.to_string();
+        match self {
+            EventsError::CursorExpired { oldest, .. } => cursor_expired(message, oldest),
+            EventsError::Disk(error) => error.status(),
+        }
+    }
+}
+
+impl Refusal for PeersError {
+    fn status(self) -> Status {
+        let message = self.to_string();
+        match self {
+            PeersError::Net(error) => error.status(),
+            PeersError::Disk(error) => error.status(),
+            PeersError::Field { field: name, fault } => field(name, &fault),
+            PeersError::NotPinned(_) => status(Code::NotFound, Reason::PeerNotFound, message),
+            PeersError::RuleNotFound(_) => status(Code::NotFound, Reason::RuleNotFound, message),
+            PeersError::Reset(error) => reset(&error),
+            PeersError::Limit(fault) => limit(fault),
+        }
+    }
+}
+
+impl Refusal for DhtError {
+    fn status(self) -> Status {
+        let message = self.to_string();
+        match self {
+            DhtError::Net(error) => error.status(),
+            DhtError::Peers(error) => error.status(),
+            DhtError::Field { field: name, fault } => field(name, &fault),
+            DhtError::PeerNotFound(_) => status(Code::NotFound, Reason::PeerNotFound, message),
+        }
+    }
+}
+
+impl Refusal for PubSubError {
+    fn status(self) -> Status {
+        let message = self.to_string();
+        match self {
+            PubSubError::Net(error) => error.status(),
+            PubSubError::Disk(error) => error.status(),
+            PubSubError::Field { field: name, fault } => field(name, &fault),
+            PubSubError::Judged(_) => status(Code::AlreadyExists, Reason::TopicTaken, message),
+            PubSubError::NotFound(_) => status(Code::NotFound, Reason::TopicNotFound, message),
+            PubSubError::NoListeners(_) => status(Code::FailedPrecondition, Reason::NoListeners, message),
+            PubSubError::CursorExpired { oldest, .. } => cursor_expired(message, oldest),
+            PubSubError::NoLog { .. } => status(Code::OutOfRange, Reason::CursorExpired, message),
+            PubSubError::Limit(fault) => limit(fault),
+            PubSubError::Internal(_) => internal(&message),
+        }
+    }
+}
+
+impl Refusal for StreamsError {
+    fn status(self) -> Status {
+        let message = self.to_string();
+        match self {
+            StreamsError::Net(error) => error.status(),
+            StreamsError::Peers(error) => error.status(),
+            StreamsError::Id(error) => error.status(),
+            StreamsError::Field { field: name, fault } => field(name, &fault),
+            StreamsError::Leased { .. } => status(Code::AlreadyExists, Reason::ProtocolTaken, message),
+            StreamsError::StreamGone(_) | StreamsError::HandlerGone(_) => {
+                status(Code::NotFound, Reason::StreamReset, message)
+            }
+            StreamsError::Reset(error) => reset(&error),
+            StreamsError::Limit(fault) => limit(fault),
+        }
+    }
+}
+
+impl Refusal for LiveError {
+    fn status(self) -> Status {
+        let message = self.to_string();
+        match self {
+            LiveError::Net(error) => error.status(),
+            LiveError::Disk(error) => error.status(),
+            LiveError::Peers(error) => error.status(),
+            LiveError::Field { field: name, fault } => field(name, &fault),
+            LiveError::StreamNotFound(_) => status(Code::NotFound, Reason::StreamNotFound, message),
+            LiveError::StreamAmbiguous(_) => status(Code::FailedPrecondition, Reason::StreamAmbiguous, message),
+            LiveError::StreamExists(_) => status(Code::AlreadyExists, Reason::StreamExists, message),
+            LiveError::Limit(fault) => limit(fault),
+            LiveError::Internal(_) => internal(&message),
+        }
+    }
+}
+
+impl Refusal for NetError {
+    fn status(self) -> Status {
+        let message = self.to_string();
+        match self {
+            NetError::Address { .. } => field("address", &message),
+            NetError::Unreachable { .. } => status(Code::Unavailable, Reason::PeerUnreachable, message),
+            NetError::NotConnected(_) => status(Code::NotFound, Reason::PeerNotConnected, message),
+            NetError::Protocol(_) => field("protocol", &message),
+            NetError::Unsupported { .. } => status(Code::FailedPrecondition, Reason::ProtocolUnsupported, message),
+            NetError::Taken(_) => status(Code::AlreadyExists, Reason::ProtocolTaken, message),
+            NetError::NoListeners => status(Code::FailedPrecondition, Reason::NoListeners, message),
+            NetError::Duplicate => status(Code::AlreadyExists, Reason::DuplicateMessage, message),
+            NetError::Busy => status(Code::Unavailable, Reason::NetworkBusy, message),
+            NetError::TooLarge => field("data", &message),
+            NetError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),
+            NetError::Stopped => stopping(),
+            NetError::Identity(_) | NetError::InUse(_) | NetError::Setup(_) => internal(&message),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! What the daemon can do, in the words of the domain. It joins network, store and pure state; it knows no API type.
 
 mod descriptors;
-mod error;
 mod pump;
 mod state;
 mod storage;
@@ -17,7 +16,7 @@ use p2pd_node::{
     dht::Dht,
     disk::Disk,
     events::Events,
-    peers::Peers,
+    peers::{Peers, PeersError},
     pubsub::PubSub,
     running,
     streams::Streams,
@@ -28,7 +27,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use descriptors::{Descriptors, raise_limit};
-pub(crate) use error::NodeError;
 pub(crate) use state::State;
 
 use crate::config::Config;
@@ -210,17 +208,8 @@ impl Node {
     }
 
     /// Own multiaddrs once every listener stands, or those that do after two seconds.
-    pub(crate) async fn listening(&self) -> Result<Vec<Multiaddr>, NodeError> {
-        Ok(self.0.peers.listening(self.0.config.network.listen.len()).await?)
-    }
-
-    /// Makes a change whole, also when whoever asked for it goes away in the middle of it.
-    pub(crate) async fn whole<T, F>(&self, change: impl FnOnce(Node) -> F) -> Result<T, NodeError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, NodeError>> + Send + 'static,
-    {
-        self.0.tasks.whole(change(self.clone())).await?
+    pub(crate) async fn listening(&self) -> Result<Vec<Multiaddr>, PeersError> {
+        self.0.peers.listening(self.0.config.network.listen.len()).await
     }
 
     /// Ends every publication, lets peers hear of it, and writes what is kept.
@@ -228,7 +217,7 @@ impl Node {
         self.0.tasks.say_farewell().await;
         tokio::join!(self.0.peers.hear_everyone(), self.0.pubsub.flush_logs());
         self.0.tasks.finish_changes().await;
-        let written: [Result<(), NodeError>; 4] = [
+        let written: [anyhow::Result<()>; 4] = [
             self.0.events.write().await.map_err(Into::into),
             self.0.dht.write().await.map_err(Into::into),
             self.0.live.write().await.map_err(Into::into),

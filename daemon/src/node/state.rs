@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use p2pd_core::{clock::Judgement, id::PeerId, multiaddr::Multiaddr};
-use p2pd_net::BootstrapFault;
+use p2pd_live::LiveError;
+use p2pd_net::{BootstrapFault, NetError};
 
-use super::{Descriptors, Node, NodeError, lock};
+use super::{Descriptors, Node, lock};
 
 /// Numbers of the daemon.
 pub(crate) struct Statistics {
@@ -43,7 +44,7 @@ pub(crate) struct State {
 
 impl Node {
     /// What the daemon is able to do now.
-    pub(crate) async fn state(&self) -> Result<State, NodeError> {
+    pub(crate) async fn state(&self) -> Result<State, LiveError> {
         let peers = self.0.net.peers.list().await?;
         let config = &self.0.config.network;
         let listening = self.0.peers.addresses().await?;
@@ -76,7 +77,7 @@ impl Node {
     }
 
     /// How the daemon fares.
-    pub(crate) async fn statistics(&self) -> Result<Statistics, NodeError> {
+    pub(crate) async fn statistics(&self) -> Result<Statistics, NetError> {
         let live = self.0.live.statistics();
         Ok(Statistics {
             peers: self.0.net.peers.connected().await?.len(),

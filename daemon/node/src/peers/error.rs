@@ -23,10 +23,10 @@ pub enum PeersError {
         fault: String,
     },
     /// Not pinned.
-    #[error("{0} is not pinned")]
+    #[error("{0} is not pinned; PeerService.ListPins lists those that are")]
     NotPinned(String),
     /// Nothing is ruled of it.
-    #[error("there is no rule for {0}")]
+    #[error("there is no rule for {0}; PeerService.ListRules lists them")]
     RuleNotFound(String),
     /// By the peer.
     #[error("the stream was reset: {0}")]

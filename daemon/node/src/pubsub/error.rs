@@ -26,13 +26,16 @@ pub enum PubSubError {
     #[error("another program of this machine judges the messages of `{0}`")]
     Judged(String),
     /// Nothing is kept of it.
-    #[error("`{0}` has neither settings nor a log")]
+    #[error("`{0}` has neither settings nor a log; PubSubService.ListTopics lists what there is")]
     NotFound(String),
     /// Nobody gets it.
-    #[error("nobody follows `{0}` yet")]
+    #[error("nobody follows `{0}` yet; PublishRequest.wait_ms waits for somebody")]
     NoListeners(String),
     /// A cursor before the oldest that is kept, or after the newest.
-    #[error("cursor {asked} is not kept any more, or not there yet; the oldest is {oldest}")]
+    #[error(
+        "cursor {asked} is kept no more, or is not there yet: begin anew without one, or with the oldest left, {oldest}, by \
+        `from_oldest`"
+    )]
     CursorExpired {
         /// As asked.
         asked: u64,
@@ -40,7 +43,7 @@ pub enum PubSubError {
         oldest: u64,
     },
     /// A cursor of a topic that has no log.
-    #[error("`{topic}` has no log that cursor {asked} could be of")]
+    #[error("`{topic}` has no log that cursor {asked} could be of: begin without a cursor")]
     NoLog {
         /// The topic.
         topic: String,

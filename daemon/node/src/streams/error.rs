@@ -26,7 +26,10 @@ pub enum StreamsError {
         fault: String,
     },
     /// Nobody handles it at the moment, and it is kept for whoever did.
-    #[error("{protocol} is kept for another {seconds} s under a lease")]
+    #[error(
+        "{protocol} is kept for another {seconds} s under a lease; a program of the same user takes it up by the lease's name \
+        (HandleProtocolRequest.lease)"
+    )]
     Leased {
         /// Which protocol.
         protocol: String,
@@ -34,10 +37,10 @@ pub enum StreamsError {
         seconds: u64,
     },
     /// Not accepted in time, or never there.
-    #[error("no inbound stream {0} waits")]
+    #[error("no inbound stream {0} waits; one is reset when it is not accepted within 10 s")]
     StreamGone(u64),
     /// Its call has ended, or never was.
-    #[error("no handler {0}")]
+    #[error("no handler {0}: it ends with its HandleProtocol call")]
     HandlerGone(u64),
     /// By the peer.
     #[error("the stream was reset: {0}")]

@@ -122,7 +122,7 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// What [`Node::next_stream`] knows it by.
+    /// What [`Streams::next_stream`] knows it by.
     pub fn number(&self) -> u64 {
         self.member
     }
