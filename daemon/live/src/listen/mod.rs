@@ -1,26 +1,31 @@
 //! Following streams: one subscription of the network for all local readers of a stream, kept while any is left.
 
+mod awaited;
+mod reader;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
 };
 
-use bytes::Bytes;
 use p2pd_core::{
     audio_json::AudioMessage,
     group::Group,
     id::{PeerId, StreamId, StreamKey},
-    ring::{Cause, Next, Ring},
+    ring::{Cause, Next},
     text,
     time::MonoMs,
     topic,
 };
-use p2pd_net::queue::Reader;
+use p2pd_node::fanout::Fanout;
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
-use p2pd_node::fanout::Fanout;
-
+use self::awaited::Awaited;
+pub use self::{
+    awaited::Waiting,
+    reader::{StreamItem, StreamReader},
+};
 use crate::{JsonItem, JsonJudge, JsonTopic, Listed, Live, LiveError, TooLarge, lock, native};
 
 /// What a reader may be behind, in items and bytes: 64 groups are 2.5 s of the smallest ones.
@@ -33,34 +38,6 @@ const LINGER_MS: u64 = 5_000;
 /// the second. A hostile publisher may announce a stranger's address.
 const REACH_MS: u64 = 1_000;
 const REACH_MAX_MS: u64 = 30_000;
-
-/// What a reader of a stream gets.
-#[derive(Clone, Debug)]
-pub enum StreamItem {
-    /// A group of a native stream.
-    Group {
-        /// Signed by its publisher.
-        group: Arc<Group>,
-        /// Gossip did not bring it; a peer was asked for it.
-        repaired: bool,
-    },
-    /// A slice of an encoded file, in the old format.
-    Chunk(Bytes),
-    /// A JSON object.
-    Metadata(String),
-    /// The stream is over, for this reason.
-    Ended(&'static str),
-}
-
-impl StreamItem {
-    fn weight(&self) -> usize {
-        match self {
-            StreamItem::Chunk(chunk) => chunk.len(),
-            StreamItem::Metadata(json) => json.len(),
-            StreamItem::Group { .. } | StreamItem::Ended(_) => 0,
-        }
-    }
-}
 
 /// A stream that is followed. Two publishers of one id in JSON share a topic, but are two of these.
 pub(super) struct Followed {
@@ -78,66 +55,6 @@ pub(super) struct Followed {
 struct Native {
     stream: native::Stream,
     _repair: Option<AbortOnDropHandle<()>>,
-}
-
-/// A reader's end: the burst, then what comes.
-pub struct StreamReader {
-    burst: std::vec::IntoIter<Arc<Group>>,
-    seen: HashSet<(u64, u64)>,
-    live: Reader<StreamItem>,
-}
-
-impl StreamReader {
-    /// The next item or gap; `None` when the daemon lets go of the stream.
-    pub async fn next(&mut self) -> Option<Next<StreamItem>> {
-        if let Some(group) = self.burst.next() {
-            self.seen.insert((group.body.epoch, group.body.seq));
-            return Some(Next::Item(StreamItem::Group { group, repaired: false }));
-        }
-        loop {
-            let next = self.live.next().await?;
-            match &next {
-                // Came live while the burst was being read.
-                Next::Item(StreamItem::Group { group, .. })
-                    if self.seen.remove(&(group.body.epoch, group.body.seq)) => {}
-                _ => return Some(next),
-            }
-        }
-    }
-}
-
-/// What is heard in the old format of a stream that somebody here waits for, before it is told who publishes it.
-struct Awaited {
-    waiting: usize,
-    heard: Ring<(PeerId, StreamItem)>,
-}
-
-impl Awaited {
-    fn new() -> Self {
-        Awaited { waiting: 0, heard: Ring::new(READER.0, READER.1) }
-    }
-
-    /// What was heard of a publisher since it ended the stream last.
-    fn of(&self, publisher: &PeerId) -> Vec<(usize, StreamItem)> {
-        let heard: Vec<_> = self.heard.items().filter(|(of, _)| of == publisher).collect();
-        let ended = heard.iter().rposition(|(_, item)| matches!(item, StreamItem::Ended(_)));
-        let since = heard.into_iter().skip(ended.map_or(0, |ended| ended + 1));
-        since.map(|(_, item)| (item.weight(), item.clone())).collect()
-    }
-}
-
-/// Holds on to what is heard of an awaited stream, until dropped.
-pub struct Waiting {
-    live: Live,
-    stream: StreamId,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if let Some(awaited) = lock(&self.live.0.streams).awaited.get_mut(&self.stream) {
-            awaited.waiting = awaited.waiting.saturating_sub(1);
-        }
-    }
 }
 
 /// The streams that are followed, and those that are waited for in the old format.
@@ -443,29 +360,5 @@ impl Live {
 
     pub(super) fn local_readers(&self) -> usize {
         lock(&self.0.streams).followed.values_mut().map(|followed| followed.readers.sweep()).sum()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_awaited_stream_begins_after_its_last_end() {
-        let (one, other) = (PeerId::from_ed25519(&[1; 32]), PeerId::from_ed25519(&[2; 32]));
-        let mut awaited = Awaited::new();
-        let chunk = |text: &'static str| StreamItem::Chunk(text.into());
-        for (of, item) in [
-            (&one, chunk("old")),
-            (&one, StreamItem::Ended("ended")),
-            (&other, chunk("other")),
-            (&one, chunk("new")),
-            (&other, StreamItem::Ended("ended")),
-        ] {
-            awaited.heard.push(item.weight(), (of.clone(), item));
-        }
-        let heard = |of| awaited.of(of).into_iter().map(|(_, item)| format!("{item:?}")).collect::<Vec<_>>();
-        assert_eq!(heard(&one), [r#"Chunk(b"new")"#]);
-        assert!(heard(&other).is_empty());
     }
 }
