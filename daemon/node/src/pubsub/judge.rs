@@ -86,9 +86,9 @@ impl PubSub {
         let (judges, heard) = (self.0.judges.clone(), Arc::new(heard));
         let judge = Box::new(TopicJudge { topic: topic.to_owned(), settings, judges, heard });
         let subscription = Subscription { kind: "messages", class: Class::Messages, judge };
-        self.0.net.subscribe(topic, subscription).await?;
+        self.0.with.net.pubsub.subscribe(topic, subscription).await?;
         let (owner, topic) = (self.clone(), topic.to_owned());
-        self.0.tasks.until_stop(async move { owner.hear_topic(&topic, reader).await });
+        self.0.with.tasks.until_stop(async move { owner.hear_topic(&topic, reader).await });
         Ok(())
     }
 
@@ -108,7 +108,7 @@ impl PubSub {
 
     /// Decides on what no validator has judged in time, for as long as it is polled.
     pub(super) async fn judge_late(&self) {
-        let clock = self.0.net.clock();
+        let clock = self.0.with.net.pubsub.clock();
         loop {
             let due = lock(&self.0.judges.validators).wake().and_then(|at| clock.instant(at));
             tokio::select! {
@@ -126,6 +126,6 @@ impl PubSub {
     pub(super) async fn conclude(&self, Ruled { topic, ticket, ruling }: Ruled) {
         let decision = Decision { ticket, verdict: ruling.into() };
         // It has stopped otherwise.
-        let _ = self.0.net.decide(&topic, decision).await;
+        let _ = self.0.with.net.pubsub.decide(&topic, decision).await;
     }
 }

@@ -95,12 +95,7 @@ pub struct Setup {
 }
 
 struct Shared {
-    me: PeerId,
-    reserved: Vec<String>,
-    net: p2pd_net::PubSub,
-    disk: Disk,
-    tasks: Tasks,
-    clock: Clock,
+    with: Setup,
     topics: Mutex<HashMap<String, Topic>>,
     /// Told when a topic gets or loses a follower, here or elsewhere.
     changed: Notify,
@@ -113,8 +108,16 @@ struct Shared {
     writing: tokio::sync::Mutex<()>,
     /// Held while a topic begins or ends to be followed.
     following: tokio::sync::Mutex<()>,
+    lost: Lost,
+}
+
+/// What was not handed on.
+#[derive(Default)]
+struct Lost {
+    /// For want of room.
     dropped: AtomicU64,
     too_large: AtomicU64,
+    /// Topics whose messages too large the log has told of.
     said_too_large: Mutex<HashSet<String>>,
 }
 
@@ -127,26 +130,18 @@ pub struct ToDisk(queue::Reader<ToWrite>);
 
 impl PubSub {
     /// An owner without topics; `restore` takes up those that were kept.
-    pub fn new(setup: Setup) -> (Self, ToDisk) {
-        let Setup { me, reserved, net, disk, tasks, clock } = setup;
+    pub fn new(with: Setup) -> (Self, ToDisk) {
         let (to_log, to_disk) = queue::bounded(log::WAITING.0, log::WAITING.1);
         let shared = Shared {
-            me,
-            reserved,
-            waiting: Waiting::new(net.peers.held()),
-            net: net.pubsub,
-            disk,
-            tasks,
-            clock,
+            waiting: Waiting::new(with.net.peers.held()),
+            with,
             topics: Mutex::default(),
             changed: Notify::new(),
             to_log,
             judges: Judges::default(),
             writing: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),
-            dropped: AtomicU64::default(),
-            too_large: AtomicU64::default(),
-            said_too_large: Mutex::default(),
+            lost: Lost::default(),
         };
         (PubSub(Arc::new(shared)), ToDisk(to_disk))
     }
@@ -166,7 +161,7 @@ impl PubSub {
             tick.tick().await;
             let _following = self.0.following.lock().await;
             for topic in self.sweep_topics() {
-                let _ = self.0.net.unsubscribe(&topic).await;
+                let _ = self.0.with.net.pubsub.unsubscribe(&topic).await;
             }
         }
     }
@@ -178,19 +173,19 @@ impl PubSub {
 
     /// Messages that this daemon was too slow for.
     pub fn dropped(&self) -> u64 {
-        self.0.dropped.load(Ordering::Relaxed)
+        self.0.lost.dropped.load(Ordering::Relaxed)
     }
 
     /// Messages that were refused because they are larger than their topics take.
     pub fn too_large(&self) -> u64 {
-        self.0.too_large.load(Ordering::Relaxed)
+        self.0.lost.too_large.load(Ordering::Relaxed)
     }
 
     /// Counts a message that was refused for its size, and logs the first of a topic.
     fn note_too_large(&self, topic: &str, sender: Option<&PeerId>, bytes: usize, most: usize) {
-        self.0.too_large.fetch_add(1, Ordering::Relaxed);
+        self.0.lost.too_large.fetch_add(1, Ordering::Relaxed);
         let from = sender.map_or_else(|| "nobody".to_owned(), ToString::to_string);
-        let mut said = lock(&self.0.said_too_large);
+        let mut said = lock(&self.0.lost.said_too_large);
         if said.len() >= MAX_SAID {
             said.clear();
         }
@@ -208,7 +203,7 @@ impl PubSub {
     fn check_topic(&self, topic: &str) -> Result<(), PubSubError> {
         let fault = if topic.is_empty() || topic.len() > 256 {
             "takes 1 to 256 bytes".into()
-        } else if self.0.reserved.iter().any(|reserved| topic.starts_with(reserved)) {
+        } else if self.0.with.reserved.iter().any(|reserved| topic.starts_with(reserved)) {
             format!("`{topic}` belongs to p2pd's own protocols; use the stream calls")
         } else {
             return Ok(());
@@ -260,7 +255,7 @@ impl PubSub {
         let by_content = sender.is_none() || found.settings.is_some_and(|s| s.identity == Identity::Content);
         let item = TopicItem { sender, data, received_ms: wall().0 };
         if let Some(log) = &mut found.log
-            && let Some(number) = log.admit(&id, by_content, self.0.clock.running())
+            && let Some(number) = log.admit(&id, by_content, self.0.with.clock.running())
         {
             let write = ToWrite { topic: topic.to_owned(), number, item: Some(item.clone()), id };
             self.0.to_log.push(weight, write);
@@ -270,7 +265,7 @@ impl PubSub {
 
     /// Tells readers that this daemon was too slow for so many messages of their topic.
     pub(super) fn lost_messages(&self, topic: &str, count: u64) {
-        self.0.dropped.fetch_add(count, Ordering::Relaxed);
+        self.0.lost.dropped.fetch_add(count, Ordering::Relaxed);
         if let Some(topic) = lock(&self.0.topics).get_mut(topic) {
             topic.readers.lose(count, Cause::Busy);
             if let Some(log) = &mut topic.log {
@@ -314,7 +309,7 @@ impl PubSub {
 
     /// The connected peers that follow a topic.
     pub async fn topic_peers(&self, topic: &str) -> Result<Vec<PeerId>, PubSubError> {
-        Ok(self.0.net.topic_peers(topic).await?.followers)
+        Ok(self.0.with.net.pubsub.topic_peers(topic).await?.followers)
     }
 
     /// The settings of a topic, for its judge.

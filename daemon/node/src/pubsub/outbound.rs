@@ -64,7 +64,7 @@ impl Drop for Outbound {
         let messages = std::mem::take(&mut self.messages);
         if !messages.is_empty() {
             let mut left = Outbound { owner: self.owner.clone(), messages };
-            self.owner.0.tasks.before_the_end(async move { while left.next().await.is_some() {} });
+            self.owner.0.with.tasks.before_the_end(async move { while left.next().await.is_some() {} });
         }
     }
 }
@@ -83,7 +83,7 @@ impl PubSub {
             return Err(PubSubError::Field { field: "data", fault });
         }
         self.wait_for_room(topic).await;
-        Ok(self.0.net.publish_ahead(topic, data.clone()).await?)
+        Ok(self.0.with.net.pubsub.publish_ahead(topic, data.clone()).await?)
     }
 
     /// Waits until the readers who are to be waited for have caught up, or for as long as each of them may cost.
@@ -123,7 +123,7 @@ impl PubSub {
             Err(NetError::NoListeners) => return Err(PubSubError::NoListeners(topic.to_owned())),
             sent => sent?,
         };
-        self.on_message(topic, Some(self.0.me.clone()), data, sent.id.clone());
+        self.on_message(topic, Some(self.0.with.me.clone()), data, sent.id.clone());
         Ok(sent)
     }
 

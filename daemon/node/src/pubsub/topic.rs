@@ -120,7 +120,7 @@ impl PubSub {
     /// A topic, also one that nobody uses here.
     pub async fn topic(&self, name: &str) -> Result<TopicStatus, PubSubError> {
         self.check_topic(name)?;
-        let peers = self.0.net.topic_peers(name).await?;
+        let peers = self.0.with.net.pubsub.topic_peers(name).await?;
         let mut topics = lock(&self.0.topics);
         let mut unused = Topic::default();
         let topic = topics.get_mut(name).unwrap_or(&mut unused);
@@ -139,7 +139,7 @@ impl PubSub {
     /// The topics that this daemon follows or has settings for, ordered; those of p2pd's own protocols by name only.
     pub async fn topics(&self) -> Result<(Vec<String>, Vec<TopicStatus>), PubSubError> {
         let used: Vec<String> = lock(&self.0.topics).keys().cloned().collect();
-        let mut names = self.0.net.topics().await?;
+        let mut names = self.0.with.net.pubsub.topics().await?;
         names.extend(used.iter().cloned());
         names.sort();
         names.dedup();
@@ -174,7 +174,7 @@ impl PubSub {
             topic.record()
         };
         self.keep_topic(name, record).await?;
-        self.0.net.set_topic(name, Some(settings)).await?;
+        self.0.with.net.pubsub.set_topic(name, Some(settings)).await?;
         self.0.changed.notify_waiters();
         Ok(())
     }
@@ -187,7 +187,7 @@ impl PubSub {
             topic.log = None;
         })
         .await?;
-        Ok(self.0.net.set_topic(name, None).await?)
+        Ok(self.0.with.net.pubsub.set_topic(name, None).await?)
     }
 
     /// Forgets what `forget` takes from a topic, its log at least; what is left is kept.
@@ -201,7 +201,7 @@ impl PubSub {
             topic.record()
         };
         let topic = name.to_owned();
-        self.0.disk.run(move |store| store.end_log(&topic, &left)).await?;
+        self.0.with.disk.run(move |store| store.end_log(&topic, &left)).await?;
         self.0.changed.notify_waiters();
         Ok(())
     }
@@ -209,7 +209,7 @@ impl PubSub {
     /// Writes what is kept of a topic; `writing_logs` must be held.
     pub(super) async fn keep_topic(&self, name: &str, record: TopicRecord) -> Result<(), PubSubError> {
         let name = name.to_owned();
-        Ok(self.0.disk.run(move |store| store.put_topic(&name, &record)).await?)
+        Ok(self.0.with.disk.run(move |store| store.put_topic(&name, &record)).await?)
     }
 }
 

@@ -122,9 +122,9 @@ impl PubSub {
                 // No log begins for a cursor of none.
                 return Err(PubSubError::NoLog { topic: topic.to_owned(), asked });
             }
-            let log = found.log.get_or_insert_with(|| Log::begin(self.0.clock.running()));
+            let log = found.log.get_or_insert_with(|| Log::begin(self.0.with.clock.running()));
             let next = begin_at(log, from)?;
-            log.record.read = self.0.clock.running().0;
+            log.record.read = self.0.with.clock.running().0;
             let reader = LogReader::new(self.clone(), topic, next, log.written.subscribe());
             Ok::<_, PubSubError>((found.record(), reader))
         })?;
@@ -150,10 +150,10 @@ impl PubSub {
 
     /// Takes up the topics that were kept: their settings, their logs, and following what has a log.
     pub async fn restore(&self) -> Result<(), PubSubError> {
-        for (name, mut record) in self.0.disk.run(|store| store.topics()).await? {
+        for (name, mut record) in self.0.with.disk.run(|store| store.topics()).await? {
             let newest = if record.log.is_some() {
-                let (topic, now) = (name.clone(), self.0.clock.running());
-                let taken_up = self.0.disk.run(move |store| take_up(store, &topic, record, now)).await?;
+                let (topic, now) = (name.clone(), self.0.with.clock.running());
+                let taken_up = self.0.with.disk.run(move |store| take_up(store, &topic, record, now)).await?;
                 record = taken_up.0;
                 taken_up.1
             } else {
@@ -162,7 +162,7 @@ impl PubSub {
             let log = record.log.map(|log| Log::restored(log, newest));
             let follow = log.is_some();
             let topic = Topic::restored(&name, &record, log)?;
-            self.0.net.set_topic(&name, topic.settings).await?;
+            self.0.with.net.pubsub.set_topic(&name, topic.settings).await?;
             lock(&self.0.topics).insert(name.clone(), topic);
             if follow {
                 self.follow_topic(&name).await?;

@@ -95,7 +95,7 @@ impl LogReader {
             let written = *self.written.borrow_and_update();
             if self.next < written {
                 let (topic, from) = (self.topic.clone(), self.next);
-                match self.owner.0.disk.run(move |store| store.messages_from(&topic, from, PAGE.0, PAGE.1)).await {
+                match self.owner.0.with.disk.run(move |store| store.messages_from(&topic, from, PAGE.0, PAGE.1)).await {
                     Ok(page) if page.is_empty() => return Some(Ok(self.gap(written).await)),
                     Ok(page) => self.page = page.into(),
                     Err(error) => return Some(Err(error.into())),

@@ -66,7 +66,7 @@ pub(in crate::pubsub) async fn write_logs(owner: PubSub, mut waiting: queue::Rea
             batch
                 .entry(to_write.topic.clone())
                 .or_default()
-                .push((to_write.number, to_write.record(owner.0.clock.running())));
+                .push((to_write.number, to_write.record(owner.0.with.clock.running())));
         }
         for (topic, messages) in batch {
             if let Err(error) = owner.write_log(&topic, messages, 0).await {
@@ -114,7 +114,7 @@ impl PubSub {
             let topics = lock(&self.0.topics);
             let Some(topic) = topics.get(name).filter(|topic| topic.log.is_some()) else { return Ok(()) };
             let settings = topic.settings.unwrap_or_default();
-            let since = self.0.clock.running().0.saturating_sub(u64::from(settings.keep_s).saturating_mul(1000));
+            let since = self.0.with.clock.running().0.saturating_sub(u64::from(settings.keep_s).saturating_mul(1000));
             (topic.record(), Keep { bytes: settings.keep_bytes, since })
         };
         let first = record.log.map_or(0, |log| log.next);
@@ -123,8 +123,12 @@ impl PubSub {
         let next = messages.last().map_or(next, |(number, _)| number.saturating_add(1));
         record.log.iter_mut().for_each(|log| log.next = log.next.max(next));
         let topic = name.to_owned();
-        let appended =
-            self.0.disk.run(move |store| store.append(&topic, &mut record, &messages, keep).map(|()| record)).await;
+        let appended = self
+            .0
+            .with
+            .disk
+            .run(move |store| store.append(&topic, &mut record, &messages, keep).map(|()| record))
+            .await;
         let mut topics = lock(&self.0.topics);
         let Some(log) = topics.get_mut(name).and_then(|topic| topic.log.as_mut()) else { return Ok(()) };
         let (record, failed) = match appended {
@@ -142,7 +146,7 @@ impl PubSub {
 
     /// Drops what is too old, and logs that nobody has read for long.
     async fn sweep_logs(&self) {
-        let now = self.0.clock.running();
+        let now = self.0.with.clock.running();
         let logs: Vec<(String, bool)> = {
             let mut topics = lock(&self.0.topics);
             let logs = topics.iter_mut().filter_map(|(name, topic)| Some((name, topic.log.as_mut()?)));
