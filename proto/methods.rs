@@ -9,11 +9,11 @@ const PACKAGE: &str = "p2pd.v1";
 /// The option that `role.proto` declares.
 const OPTION: &str = "p2pd.v1.role";
 
-/// Rust source of `SERVICES` and `role_of`.
+/// Rust source of `SERVICES`, `role_of` and `takes_many`.
 pub(crate) fn source(pool: &DescriptorPool) -> Result<String, String> {
     let option = pool.get_extension_by_name(OPTION).ok_or_else(|| format!("no option {OPTION} in the protos"))?;
     let Kind::Enum(roles) = option.kind() else { return Err(format!("{OPTION} is no enum")) };
-    let (mut services, mut methods) = (String::new(), String::new());
+    let (mut services, mut methods, mut many) = (String::new(), String::new(), String::new());
     for service in pool.services().filter(|service| service.package_name() == PACKAGE) {
         let _ = writeln!(services, "    {:?},", service.full_name());
         for method in service.methods() {
@@ -25,12 +25,17 @@ pub(crate) fn source(pool: &DescriptorPool) -> Result<String, String> {
             })?;
             let path = format!("/{}/{}", service.full_name(), method.name());
             let _ = writeln!(methods, "        {path:?} => Role::{},", variant(role.name()));
+            if method.is_client_streaming() {
+                let _ = writeln!(many, "        {path:?},");
+            }
         }
     }
     Ok(format!(
         "/// Every service, by its full name.\npub const SERVICES: &[&str] = &[\n{services}];\n\n\
          /// The role that a method's callers need, by the path of its calls; `None` where the API has no such method.\n\
-         pub fn role_of(path: &str) -> Option<Role> {{\n    Some(match path {{\n{methods}        _ => return None,\n    }})\n}}\n"
+         pub fn role_of(path: &str) -> Option<Role> {{\n    Some(match path {{\n{methods}        _ => return None,\n    }})\n}}\n\n\
+         /// Whether a call of the method of this path may have more than one request.\n\
+         pub fn takes_many(path: &str) -> bool {{\n    const METHODS: &[&str] = &[\n{many}    ];\n    METHODS.contains(&path)\n}}\n"
     ))
 }
 
@@ -46,7 +51,7 @@ mod tests {
     use prost_types::FileDescriptorProto;
 
     use super::*;
-    use crate::v1::{DESCRIPTORS, Role, SERVICES, role_of};
+    use crate::v1::{DESCRIPTORS, Role, SERVICES, role_of, takes_many};
 
     #[test]
     fn a_method_without_a_role_is_refused_by_its_name() {
@@ -71,6 +76,7 @@ mod tests {
         assert_eq!(role_of("/p2pd.v1.PeerService/SetRule"), Some(Role::Admin));
         assert_eq!(role_of("/p2pd.v1.PeerService/Nothing"), None);
         assert!(SERVICES.contains(&"p2pd.v1.StreamService"), "{SERVICES:?}");
+        assert!(takes_many("/p2pd.v1.PubSubService/PublishMany") && !takes_many("/p2pd.v1.PubSubService/Publish"));
     }
 
     #[test]

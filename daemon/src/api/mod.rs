@@ -52,6 +52,8 @@ struct Context {
 const DRAIN: Duration = Duration::from_secs(3);
 /// Largest request, in bytes.
 const MAX_REQUEST: usize = 1 << 20;
+/// Largest request of a service that carries no data of programs.
+const SMALL_REQUEST: usize = 64 << 10;
 /// Bytes of requests that a call may send before anybody reads them. The daemon holds so much of every call, whether or not there is room
 /// for its message; answers have larger windows (`p2pd_api::WINDOW`).
 const REQUEST_WINDOW: u32 = 256 << 10;
@@ -85,10 +87,12 @@ impl Services {
 fn services(context: &Context) -> (Routes, Vec<&'static str>) {
     let Context { node, stop } = context;
     let mut all = Services::default();
-    all.add(DhtServiceServer::new(dht::Service { dht: node.dht().clone(), stop: stop.clone() }));
-    all.add(NodeServiceServer::new(node::Service(context.clone())));
+    let dht = DhtServiceServer::new(dht::Service { dht: node.dht().clone(), stop: stop.clone() });
+    all.add(dht.max_decoding_message_size(SMALL_REQUEST));
+    all.add(NodeServiceServer::new(node::Service(context.clone())).max_decoding_message_size(SMALL_REQUEST));
     let (peers, live, tasks) = (node.peers().clone(), node.live().clone(), node.tasks().clone());
-    all.add(PeerServiceServer::new(peer::Service { peers, live, tasks, stop: stop.clone() }));
+    let peer = PeerServiceServer::new(peer::Service { peers, live, tasks, stop: stop.clone() });
+    all.add(peer.max_decoding_message_size(SMALL_REQUEST));
     let protocol = protocol::Service { streams: node.streams().clone(), stop: stop.clone() };
     let protocol = ProtocolServiceServer::new(protocol);
     all.add(protocol.max_decoding_message_size(2 * MAX_REQUEST));
@@ -133,9 +137,9 @@ pub(crate) async fn serve(
         .layer(layer::Check(roles::check))
         .layer(layer::Check(move |request| quota.check(request)))
         .add_routes(routes)
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .add_service(health_service.max_decoding_message_size(SMALL_REQUEST))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(SMALL_REQUEST))
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(SMALL_REQUEST))
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let drained = async {
         stop.cancelled().await;

@@ -1,4 +1,4 @@
-//! What one user may take of the daemon's API: calls a second, and bytes of messages that are being read. More calls are refused; a
+//! What one user may take of the daemon's API: calls a second, calls at once, and bytes of messages that are being read. More calls are refused; a
 //! message waits for room, and nothing of it is read meanwhile but what its call's window holds.
 
 mod body;
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use p2pd_api::Reason;
+use p2pd_api::{Reason, v1::takes_many};
 use p2pd_core::{rate::Buckets, time::MonoMs};
 use tonic::{Code, Status, body::Body};
 
@@ -49,7 +49,9 @@ impl Quota {
             return Err(status::status(Code::ResourceExhausted, Reason::LimitReached, message));
         }
         let room = self.0.rooms.of(caller.uid);
-        Ok(request.map(|body| Body::new(LimitedBody::new(body, room, PATIENCE))))
+        let call = room.call().map_err(|fault| status::status(Code::ResourceExhausted, Reason::LimitReached, fault))?;
+        let many = takes_many(request.uri().path());
+        Ok(request.map(|body| Body::new(LimitedBody::new(body, (room, call), many, PATIENCE))))
     }
 
     fn take_call(&self, user: u32) -> bool {

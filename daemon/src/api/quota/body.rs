@@ -2,7 +2,8 @@
 //! before each message, so the length is known from its first bytes. Without this, tonic makes room for every message that begins.
 //!
 //! The room is free again when the message is whole, since its service has it then. A service that passes it on slowly, such as one
-//! that writes to a peer, would else keep the user's other calls waiting.
+//! that writes to a peer, would else keep the user's other calls waiting. Where a call has one request, its service has it when the
+//! body has ended, and the room is free then.
 
 use std::{
     future::Future,
@@ -17,7 +18,7 @@ use p2pd_api::Reason;
 use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status, body::Body};
 
-use super::room::{Claim, Room};
+use super::room::{Call, Claim, LARGEST, Room};
 use crate::api::{REQUEST_WINDOW, status};
 
 /// Bytes before each message: whether it is compressed, and its length.
@@ -67,7 +68,8 @@ impl Position {
             let length = u32::try_from(self.head & u64::from(u32::MAX)).unwrap_or(u32::MAX);
             (self.head, self.known) = (0, 0);
             self.left = usize::try_from(length).unwrap_or(usize::MAX);
-            if length > SMALL {
+            // What is larger than any service reads waits for nothing: its head ends the call.
+            if length > SMALL && length <= LARGEST {
                 self.large = true;
                 // The head is passed on with its message.
                 self.left = self.left.saturating_add(at.saturating_sub(head_at));
@@ -102,20 +104,23 @@ pub(super) struct LimitedBody {
     pending: Bytes,
     claim: Option<Claiming>,
     reading: Option<Reading>,
+    /// The call may have more than one request.
+    many: bool,
+    _call: Call,
 }
 
 impl LimitedBody {
-    /// Of a user; a large message may take so long from the room that it got to its last byte.
-    pub(super) fn new(body: Body, room: Room, patience: Duration) -> Self {
-        let position = Position::default();
-        LimitedBody { body, room, patience, position, pending: Bytes::new(), claim: None, reading: None }
+    /// Of a user's call; a large message may take so long from the room that it got to its last byte.
+    pub(super) fn new(body: Body, (room, call): (Room, Call), many: bool, patience: Duration) -> Self {
+        let (position, pending) = (Position::default(), Bytes::new());
+        LimitedBody { body, room, patience, position, pending, claim: None, reading: None, many, _call: call }
     }
 
     /// What may be passed on of what is pending; nothing where a large message begins with it.
     fn pass(&mut self) -> Bytes {
         match self.position.walk(&self.pending) {
             Step::Pass => {
-                if !self.position.large {
+                if !self.position.large && self.many {
                     self.reading = None;
                 }
                 std::mem::take(&mut self.pending)
@@ -156,21 +161,27 @@ impl http_body::Body for LimitedBody {
                 }
                 return Poll::Ready(Some(Ok(Frame::data(passed))));
             }
-            if let Some(reading) = &mut this.reading
-                && reading.whole_by.as_mut().poll(context).is_ready()
-            {
-                return Poll::Ready(Some(Err(late(reading.length, this.patience))));
-            }
-            let next = ready!(Pin::new(&mut this.body).poll_frame(context));
-            match next.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => this.pending = data,
-                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => {
+            let next = match Pin::new(&mut this.body).poll_frame(context) {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
+                    let Some(reading) = &mut this.reading else { return Poll::Pending };
+                    ready!(reading.whole_by.as_mut().poll(context));
+                    let length = reading.length;
                     this.reading = None;
-                    return Poll::Ready(None);
+                    return Poll::Ready(Some(Err(late(length, this.patience))));
                 }
-            }
+            };
+            let end = match next.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => {
+                    this.pending = data;
+                    continue;
+                }
+                Some(Ok(Err(trailers))) => Some(Ok(trailers)),
+                Some(Err(error)) => Some(Err(error)),
+                None => None,
+            };
+            this.reading = None;
+            return Poll::Ready(end);
         }
     }
 
@@ -227,13 +238,31 @@ mod tests {
         }
     }
 
+    fn call_of(rooms: &Rooms) -> (Room, Call) {
+        (rooms.of(1), rooms.of(1).call().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_call_of_one_request_has_room_until_its_body_ends() {
+        for (many, free) in [(true, 32), (false, 31)] {
+            let rooms = Rooms::new(512);
+            let endless = Body::new(Unfinished(message(1 << 20).into()));
+            let mut body = LimitedBody::new(endless, call_of(&rooms), many, Duration::from_secs(3600));
+            let first = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.unwrap().unwrap();
+            assert_eq!(first.into_data().unwrap().len(), (1 << 20) + 5);
+            assert!(poll_fn(|context| Pin::new(&mut body).poll_frame(context)).now_or_never().is_none());
+            let left: Vec<_> = std::iter::from_fn(|| rooms.of(1).claim(1 << 20).now_or_never()).collect();
+            assert_eq!(left.len(), free);
+        }
+    }
+
     #[tokio::test]
     async fn a_message_waits_for_room_and_ends_its_call_when_it_is_not_finished() {
         let rooms = Rooms::new(512);
         let held: Vec<_> = std::iter::from_fn(|| rooms.of(1).claim(4 << 20).now_or_never()).collect();
         let bytes = [message(3), message(1 << 20)].concat();
         let unfinished = Body::new(Unfinished(Bytes::from(bytes).slice(..100_000)));
-        let mut body = LimitedBody::new(unfinished, rooms.of(1), Duration::ZERO);
+        let mut body = LimitedBody::new(unfinished, call_of(&rooms), true, Duration::ZERO);
         let mut next = async || poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await.unwrap();
         assert_eq!(next().await.unwrap().into_data().unwrap().len(), 8, "the small message");
         assert!(next().now_or_never().is_none(), "there is no room");

@@ -10,6 +10,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes of one user. The first of them no other user can take: the largest message fits.
 const OF_USER: u32 = 32 << 20;
 const LEAST: u32 = 4 << 20;
+/// The largest message that any service reads.
+pub(super) const LARGEST: u32 = LEAST;
+/// Calls of one user whose requests have not ended. Each may hold a message, and its window.
+const CALLS: usize = 2048;
 /// Bytes of all users, beside the least of each.
 const OF_ALL: u32 = 96 << 20;
 
@@ -20,6 +24,7 @@ fn semaphore(bytes: u32) -> Arc<Semaphore> {
 struct User {
     least: Arc<Semaphore>,
     rest: Arc<Semaphore>,
+    calls: Arc<Semaphore>,
 }
 
 /// The room of all users.
@@ -35,6 +40,14 @@ pub(super) struct Rooms {
 pub(super) struct Room {
     user: Arc<User>,
     all: Arc<Semaphore>,
+}
+
+/// A call whose requests have not ended, until dropped.
+#[expect(dead_code, reason = "held")]
+pub(super) struct Call {
+    permit: OwnedSemaphorePermit,
+    /// Known as long as it has calls.
+    user: Arc<User>,
 }
 
 /// What a message takes of the room, until dropped. A semaphore that is never closed always gives.
@@ -59,18 +72,26 @@ impl Rooms {
             users.retain(|_, user| user.strong_count() > 0);
         }
         let rest = semaphore(OF_USER.saturating_sub(LEAST));
-        let new = Arc::new(User { least: semaphore(LEAST), rest });
+        let new = Arc::new(User { least: semaphore(LEAST), rest, calls: Arc::new(Semaphore::new(CALLS)) });
         users.insert(user, Arc::downgrade(&new));
         Room { user: new, all: self.all.clone() }
     }
 }
 
 impl Room {
+    /// Counts a call; why not, where the user has too many.
+    pub(super) fn call(&self) -> Result<Call, String> {
+        let permit = self.user.calls.clone().try_acquire_owned();
+        let permit =
+            permit.map_err(|_| format!("{CALLS} calls of this user wait for more requests; end some of them"))?;
+        Ok(Call { permit, user: self.user.clone() })
+    }
+
     /// Takes so many bytes as soon as they are free, of what is the user's alone or of what all share.
     pub(super) async fn claim(self, bytes: u32) -> Claim {
         // No service reads a message that is larger.
         let bytes = bytes.min(LEAST);
-        let User { least, rest } = &*self.user;
+        let User { least, rest, .. } = &*self.user;
         let shared = async {
             let rest = rest.clone().acquire_many_owned(bytes).await.ok();
             [rest, self.all.clone().acquire_many_owned(bytes).await.ok()]
@@ -120,6 +141,15 @@ mod tests {
         assert!((&mut small).now_or_never().is_none());
         drop(held);
         assert!((&mut large).now_or_never().is_some() && small.now_or_never().is_some());
+    }
+
+    #[test]
+    fn calls_of_a_user_are_bounded_and_free_again_when_they_end() {
+        let rooms = Rooms::new(512);
+        let calls: Vec<_> = (0..CALLS).map(|_| rooms.of(1).call().unwrap()).collect();
+        assert!(rooms.of(1).call().is_err() && rooms.of(2).call().is_ok());
+        drop(calls);
+        assert!(rooms.of(1).call().is_ok());
     }
 
     #[tokio::test]
