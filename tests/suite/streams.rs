@@ -234,6 +234,35 @@ async fn the_old_json_format_is_carried_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_comes_back_in_another_format_is_heard() {
+    let (a, b) = pair().await;
+    for (format, n) in [(WireFormat::Json, 1), (WireFormat::Native, 2), (WireFormat::Json, 3), (WireFormat::Native, 4)]
+    {
+        let config = open("town").config.filter(|_| format == WireFormat::Native);
+        let publishing = publish(&a, OpenStream { wire: format.into(), config, ..open("town") }).await.unwrap();
+        until("the entry", async || list(&b).await.into_iter().find(|entry| entry.wire() == format)).await;
+        let mut replies = listen(&b, "town", 0).await;
+        let heard = tokio::spawn(async move { next(&mut replies).await });
+        until("something of it", async || {
+            let item = if format == WireFormat::Json {
+                Item::Chunk(vec![n; 9].into())
+            } else {
+                Item::Frame(Frame { data: frame(n.into()).into(), capture_us: 0, duration_us: 0 })
+            };
+            publishing.send(item).await;
+            heard.is_finished().then_some(())
+        })
+        .await;
+        match heard.await.unwrap() {
+            Event::Chunk(chunk) => assert!(format == WireFormat::Json && chunk == vec![n; 9]),
+            Event::Group(_) => assert_eq!(format, WireFormat::Native),
+            other => panic!("{other:?}"),
+        }
+        publishing.send(Item::Finish(true)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mistakes_of_a_publisher_are_named() {
     let a = start(&[]).await;
     let held = publish(&a, open("town")).await.unwrap();

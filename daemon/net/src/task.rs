@@ -76,6 +76,9 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     Ok(Running { handle: Handle::new(&commands, held, clock), events, task })
 }
 
+/// Turns that others may have before what is due, when the swarm always has something to tell.
+const MAX_LATE: u8 = 8;
+
 struct Task {
     swarm: Swarm<Behaviour>,
     context: Context,
@@ -98,8 +101,14 @@ impl Task {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut late = 0_u8;
         loop {
             let at = self.pubsub.due(&self.context);
+            late = if at.is_some_and(|at| at <= Instant::now()) { late.saturating_add(1) } else { 0 };
+            if late > MAX_LATE {
+                self.pubsub.on_due(&mut self.context, wire(self.swarm.behaviour_mut()));
+                late = 0;
+            }
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.on_tick(),

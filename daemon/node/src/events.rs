@@ -79,6 +79,8 @@ struct State {
     unwritten: Vec<Happened>,
     strangers: Bucket,
     of_one: Buckets<PeerId>,
+    /// Apart, since whoever comes when there are many shares a bucket.
+    of_chosen: Buckets<PeerId>,
     left_out: Option<LeftOut>,
     /// Peers that people chose, by who says so: their events are not lost in a flood of others.
     chosen: HashMap<&'static str, HashSet<PeerId>>,
@@ -112,6 +114,7 @@ impl Events {
             unwritten: Vec::new(),
             strangers: Bucket::full(MonoMs(0), STRANGERS.1),
             of_one: Buckets::new(MAX_BUCKETS),
+            of_chosen: Buckets::new(MAX_BUCKETS),
             left_out: None,
             chosen: HashMap::new(),
         });
@@ -140,7 +143,8 @@ impl Events {
         let admitted = {
             let state = &mut *lock(&self.0.state);
             let chosen = peer.is_some_and(|peer| state.chosen.values().any(|chosen| chosen.contains(peer)));
-            let admitted = peer.is_none_or(|peer| state.of_one.take(now, peer, OF_ONE.0, OF_ONE.1))
+            let of_one = if chosen { &mut state.of_chosen } else { &mut state.of_one };
+            let admitted = peer.is_none_or(|peer| of_one.take(now, peer, OF_ONE.0, OF_ONE.1))
                 && (chosen || state.strangers.take(now, STRANGERS.0, STRANGERS.1));
             if !admitted {
                 let left_out = state.left_out.get_or_insert(LeftOut { since: now, count: 0 });

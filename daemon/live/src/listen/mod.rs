@@ -17,7 +17,7 @@ use p2pd_core::{
     time::MonoMs,
     topic,
 };
-use p2pd_node::fanout::Fanout;
+use p2pd_node::{fanout::Fanout, tasks::Ended};
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -73,9 +73,18 @@ impl Followed {
 }
 
 impl Live {
-    /// Follows a stream; returns its topic.
+    /// Follows a stream; returns its topic. Done whole, also when whoever asked goes away.
     pub(super) async fn follow(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, LiveError> {
+        let (live, key) = (self.clone(), key.clone());
+        let following = async move { live.follow_in(&key, json, publishing).await };
+        self.0.with.tasks.whole(following).await.map_err(|Ended(why)| LiveError::Internal(why))?
+    }
+
+    async fn follow_in(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, LiveError> {
         let _leaving = self.0.following.lock().await;
+        if let Some(topic) = self.end_other_format(key, json) {
+            let _ = self.0.with.net.pubsub.unsubscribe(&topic).await;
+        }
         let native =
             if json { self.follow_json(&key.stream).await.map(|()| None) } else { self.follow_native(key).await }?;
         let idle = self.0.with.clock.now();
@@ -85,6 +94,27 @@ impl Live {
         followed.publishing |= publishing;
         followed.idle = idle;
         Ok(followed.topic(&self.0.with.network, key))
+    }
+
+    /// Lets go of a stream that is followed in another format than its publisher uses now. Returns the topic to leave.
+    fn end_other_format(&self, key: &StreamKey, json: bool) -> Option<String> {
+        let network = &self.0.with.network;
+        let Streams { followed, awaited, json: topics } = &mut *lock(&self.0.streams);
+        let other = |followed: &Followed| followed.native.is_some() == json && !followed.publishing;
+        followed.get(key).filter(|followed| other(followed))?;
+        let ended = followed.remove(key)?;
+        ended.readers.push(0, &StreamItem::Ended("ended"));
+        let topic = ended.topic(network, key);
+        self.0.groups.remove(key);
+        if ended.native.is_none() {
+            // Others may publish this id in the old format.
+            let mut others = followed.iter();
+            if awaited.contains_key(&key.stream) || others.any(|(key, other)| other.topic(network, key) == topic) {
+                return None;
+            }
+            topics.remove(&key.stream);
+        }
+        Some(topic)
     }
 
     /// Follows the topic of a stream id in the old format, unless it is followed already; `following` must be held.
@@ -287,6 +317,11 @@ impl Live {
 
     /// Follows a stream in the old format before anybody has announced it, and keeps what is heard of it.
     pub(super) async fn wait_in_old_format(&self, stream: &StreamId) -> Option<Waiting> {
+        let (live, stream) = (self.clone(), stream.clone());
+        self.0.with.tasks.whole(async move { live.wait_in_old_format_in(&stream).await }).await.ok()?
+    }
+
+    async fn wait_in_old_format_in(&self, stream: &StreamId) -> Option<Waiting> {
         const MAX_AWAITED: usize = 32;
         let _leaving = self.0.following.lock().await;
         {

@@ -115,15 +115,22 @@ impl Peers {
 
     /// Writes the peer book, and sees to what is due, until the daemon ends.
     pub async fn run(&self, mut told: ToRemember) {
-        let mut tick = tokio::time::interval(TICK);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => self.on_moved(),
-                Some(peer) = told.0.recv() => if let Err(error) = self.remember(&peer).await {
+        let write = async {
+            while let Some(peer) = told.0.recv().await {
+                if let Err(error) = self.remember(&peer).await {
                     tracing::debug!(%error, "peer not written to the peer book");
-                },
+                }
             }
-        }
+        };
+        // Beside it: connections do not wait for a disk that hangs.
+        let look = async {
+            let mut tick = tokio::time::interval(TICK);
+            loop {
+                tick.tick().await;
+                self.on_moved();
+            }
+        };
+        tokio::join!(write, look);
     }
 
     /// Takes up what the network tells.

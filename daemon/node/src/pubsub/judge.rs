@@ -86,9 +86,11 @@ impl PubSub {
         let (judges, heard) = (self.0.judges.clone(), Arc::new(heard));
         let judge = Box::new(TopicJudge { topic: topic.to_owned(), settings, judges, heard });
         let subscription = Subscription { kind: "messages", class: Class::Messages, judge };
+        let (owner, heard) = (self.clone(), topic.to_owned());
+        // Before the network is asked: whoever asks for the topic may go away in the middle of it, and the judge is there. Where it is
+        // not taken, this ends with it.
+        self.0.with.tasks.until_stop(async move { owner.hear_topic(&heard, reader).await });
         self.0.with.net.pubsub.subscribe(topic, subscription).await?;
-        let (owner, topic) = (self.clone(), topic.to_owned());
-        self.0.with.tasks.until_stop(async move { owner.hear_topic(&topic, reader).await });
         Ok(())
     }
 
