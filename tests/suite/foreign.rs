@@ -1,6 +1,9 @@
 //! Peers that are not ours, where others differ from us, or say what they should not.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
@@ -150,18 +153,18 @@ async fn a_peer_whose_gossip_stream_has_ended_is_connected_anew() {
     let peer = *swarm.local_peer_id();
     let driving = tokio::spawn(async move { while swarm.next().await.is_some() {} });
     let daemon = start(&[format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}")]).await;
-    let mut client = PubSubServiceClient::new(channel(&daemon).await);
+    let client = PubSubServiceClient::new(channel(&daemon).await);
     until("the subscription", async || {
         let data = "is anybody there?".into();
         client.clone().publish(PublishRequest { topic: TOPIC.into(), data, wait_ms: 0 }).await.ok()
     })
     .await;
-    // Each is a control message.
-    for n in 0..20 {
-        let subscribe = SubscribeRequest { topic: format!("topic {n}"), contract: None };
-        client.subscribe(subscribe).await.unwrap().into_inner().message().await.unwrap();
-    }
+    let topics = AtomicU32::new(0);
     until("the word", async || {
+        // Each is a control message. Those that are sent before the end of the stream is seen end no more than one.
+        let topic = format!("topic {}", topics.fetch_add(1, Ordering::Relaxed) % 50);
+        let subscribe = SubscribeRequest { topic, contract: None };
+        client.clone().subscribe(subscribe).await.unwrap().into_inner().message().await.unwrap();
         let closed = peers(&daemon).await.list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap();
         closed.into_inner().connections.iter().any(|closed| closed.why == "its gossip stream had ended").then_some(())
     })

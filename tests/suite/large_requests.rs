@@ -12,11 +12,15 @@ use std::{
 
 use bytes::Bytes;
 use http_body::Frame;
-use p2pd_api::v1::{GetInfoRequest, node_service_client::NodeServiceClient};
+use p2pd_api::v1::{ConnectRequest, GetInfoRequest, node_service_client::NodeServiceClient};
 use tokio::{sync::oneshot, task::JoinSet};
-use tonic::{body::Body, codegen::http, transport::Channel};
+use tonic::{Code, body::Body, codegen::http, transport::Channel};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest,
+};
 
-use crate::support::{channel, start};
+use crate::support::{channel, peers, start};
 
 const MIB: usize = 1 << 20;
 const CALLS: usize = 120;
@@ -111,4 +115,19 @@ async fn large_messages_of_many_calls_are_read_within_a_bound() {
     // Each was read in the end: too large for its topic (INVALID_ARGUMENT), or too many at once for the network (RESOURCE_EXHAUSTED).
     let statuses = calls.join_all().await;
     assert!(statuses.iter().all(|status| status == "3" || status == "8"), "{statuses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_carries_no_data_of_programs_takes_no_large_request() {
+    let a = start(&[]).await;
+    let address = "x".repeat(100 << 10);
+    let refused = peers(&a).await.connect(ConnectRequest { address: address.clone() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    // Reflection answers with what it was asked.
+    let question = MessageRequest::ListServices(address);
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+    let mut reflection = ServerReflectionClient::new(channel(&a).await);
+    let answers = reflection.server_reflection_info(futures::stream::iter([request])).await;
+    let answer = async { answers?.into_inner().message().await };
+    assert!(!matches!(answer.await, Ok(Some(_))), "it ends its call without a word");
 }

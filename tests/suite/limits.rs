@@ -184,7 +184,8 @@ async fn silent_sockets_from_a_few_places_hold_up_nobody_else() {
     let addresses: Vec<_> = SILENT.into_iter().chain([HERE]).collect();
     let Some(machine) = Machine::with(&addresses, "silent sockets").await else { return };
     let a = machine.start(HERE, &[]).await;
-    let address = a.addresses.iter().find(|address| address.contains(HERE)).unwrap().clone();
+    let here = async || support::addresses(&a).await.into_iter().find(|address| address.contains(HERE));
+    let address = until("an address of the interface", here).await;
     let port: u16 = address.split('/').nth(4).unwrap().parse().unwrap();
     let held = machine.run(async move {
         let mut held = Vec::new();

@@ -68,7 +68,8 @@ impl Town {
     async fn new() -> Option<Self> {
         let (here, there) = two().await?;
         let a = here.start(PUBLISHER, &[]).await;
-        let address = a.addresses.iter().find(|address| address.contains(PUBLISHER)).unwrap().clone();
+        let own = async || support::addresses(&a).await.into_iter().find(|address| address.contains(PUBLISHER));
+        let address = until("an address of the interface", own).await;
         let b = there.start(LISTENER, &[address]).await;
         let published = publish(&a, support::open("radio")).await.unwrap();
         let on_air = tokio::spawn(async move { published.frames(0..u32::MAX).await });
