@@ -134,7 +134,7 @@ impl PeerService for Service {
         let PinPeerRequest { peer, tags, passive } = request.into_inner();
         let peers = self.peers.clone();
         let pinning = self.tasks.whole(async move { peers.pin(&peer, tags, passive).await });
-        let pinned = pinning.await.map_err(status::of)?.map_err(status::of)?;
+        let pinned = status::whole(pinning.await)?;
         Ok(Response::new(PinPeerResponse { peer_id: pinned.to_string() }))
     }
 
@@ -143,7 +143,7 @@ impl PeerService for Service {
         let peer = convert::peer_id(&peer_id)?;
         let peers = self.peers.clone();
         let unpinning = self.tasks.whole(async move { peers.unpin(&peer, &tags).await });
-        let pinned = unpinning.await.map_err(status::of)?.map_err(status::of)?;
+        let pinned = status::whole(unpinning.await)?;
         Ok(Response::new(UnpinPeerResponse { pinned }))
     }
 
@@ -190,14 +190,14 @@ impl PeerService for Service {
         };
         let peers = self.peers.clone();
         let ruling = self.tasks.whole(async move { peers.rule(&rule.subject, allow).await });
-        ruling.await.map_err(status::of)?.map_err(status::of)?;
+        status::whole(ruling.await)?;
         Ok(Response::new(SetRuleResponse {}))
     }
 
     async fn remove_rule(&self, request: Request<RemoveRuleRequest>) -> Result<Response<RemoveRuleResponse>, Status> {
         let subject = request.into_inner().subject;
         let peers = self.peers.clone();
-        self.tasks.whole(async move { peers.unrule(&subject).await }).await.map_err(status::of)?.map_err(status::of)?;
+        status::whole(self.tasks.whole(async move { peers.unrule(&subject).await }).await)?;
         Ok(Response::new(RemoveRuleResponse {}))
     }
 }

@@ -212,7 +212,7 @@ impl PubSubService for Service {
                 let name = topic.clone();
                 let pubsub = self.pubsub.clone();
                 let subscribing = async move { pubsub.subscribe_durable(&name, start).await };
-                let reader = self.tasks.whole(subscribing).await.map_err(status::of)?.map_err(status::of)?;
+                let reader = status::whole(self.tasks.whole(subscribing).await)?;
                 return Ok(Response::new(reply::follow(stop, read_log(reader, topic))));
             }
         };
@@ -280,7 +280,7 @@ impl PubSubService for Service {
         let settings = convert::settings_in(settings.unwrap_or_default())?;
         let pubsub = self.pubsub.clone();
         let setting = async move { pubsub.set_topic(&topic, settings).await };
-        self.tasks.whole(setting).await.map_err(status::of)?.map_err(status::of)?;
+        status::whole(self.tasks.whole(setting).await)?;
         Ok(Response::new(SetTopicResponse { settings: Some(convert::settings(settings)) }))
     }
 
@@ -291,7 +291,7 @@ impl PubSubService for Service {
         let topic = request.into_inner().topic;
         let pubsub = self.pubsub.clone();
         let forgetting = async move { pubsub.forget_topic(&topic).await };
-        self.tasks.whole(forgetting).await.map_err(status::of)?.map_err(status::of)?;
+        status::whole(self.tasks.whole(forgetting).await)?;
         Ok(Response::new(ForgetTopicResponse {}))
     }
 

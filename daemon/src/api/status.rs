@@ -72,6 +72,11 @@ pub(super) fn of(error: impl Refusal) -> Status {
     error.status()
 }
 
+/// For a change that is made whole, whoever goes away.
+pub(super) fn whole<T>(made: Result<Result<T, impl Refusal>, Ended>) -> Result<T, Status> {
+    made.map_err(of)?.map_err(of)
+}
+
 fn internal(fault: &str) -> Status {
     tracing::error!(error = fault, "a call failed");
     status(Code::Internal, Reason::Internal, "internal error; the daemon's log says more")
