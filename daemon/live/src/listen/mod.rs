@@ -17,7 +17,7 @@ use p2pd_core::{
     time::MonoMs,
     topic,
 };
-use p2pd_node::{fanout::Fanout, tasks::Ended};
+use p2pd_node::fanout::Fanout;
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -76,11 +76,12 @@ impl Live {
     /// Follows a stream; returns its topic. Done whole, also when whoever asked goes away.
     pub(super) async fn follow(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, LiveError> {
         let (live, key) = (self.clone(), key.clone());
-        let following = async move { live.follow_in(&key, json, publishing).await };
-        self.0.with.tasks.whole(following).await.map_err(|Ended(why)| LiveError::Internal(why))?
+        // Not one of the changes that `Tasks` counts: those wait for the disk, and nobody who listens does.
+        let following = tokio::spawn(async move { live.begin_to_follow(&key, json, publishing).await });
+        following.await.map_err(|ended| LiveError::Internal(ended.to_string()))?
     }
 
-    async fn follow_in(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, LiveError> {
+    async fn begin_to_follow(&self, key: &StreamKey, json: bool, publishing: bool) -> Result<String, LiveError> {
         let _leaving = self.0.following.lock().await;
         if let Some(topic) = self.end_other_format(key, json) {
             let _ = self.0.with.net.pubsub.unsubscribe(&topic).await;
@@ -318,10 +319,10 @@ impl Live {
     /// Follows a stream in the old format before anybody has announced it, and keeps what is heard of it.
     pub(super) async fn wait_in_old_format(&self, stream: &StreamId) -> Option<Waiting> {
         let (live, stream) = (self.clone(), stream.clone());
-        self.0.with.tasks.whole(async move { live.wait_in_old_format_in(&stream).await }).await.ok()?
+        tokio::spawn(async move { live.begin_to_wait(&stream).await }).await.ok()?
     }
 
-    async fn wait_in_old_format_in(&self, stream: &StreamId) -> Option<Waiting> {
+    async fn begin_to_wait(&self, stream: &StreamId) -> Option<Waiting> {
         const MAX_AWAITED: usize = 32;
         let _leaving = self.0.following.lock().await;
         {
