@@ -1,7 +1,7 @@
 //! The owner of streams: its state, and its loop.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -17,7 +17,7 @@ use p2pd_core::{
     time::MonoMs,
 };
 use p2pd_net::{Event, Handle, queue};
-use p2pd_node::{clock::Clock, disk::Disk, events::Events, peers::Peers, tasks::Tasks};
+use p2pd_node::{clock::Clock, disk::Disk, events::Events, oversized::Oversized, peers::Peers, tasks::Tasks};
 use p2pd_store::StoreError;
 use tokio::time::MissedTickBehavior;
 
@@ -31,8 +31,6 @@ use crate::{
 
 /// How often it is seen to what is due, and what changed is written.
 const TICK: Duration = Duration::from_secs(1);
-/// Most topics of which is remembered that the log told of a message that was too large.
-const MAX_SAID: usize = 256;
 
 /// What the owner of streams is given.
 #[derive(Clone)]
@@ -67,9 +65,7 @@ pub(crate) struct Counters {
     pub(crate) groups_in: AtomicU64,
     pub(crate) groups_out: AtomicU64,
     pub(crate) dropped: AtomicU64,
-    pub(crate) too_large: AtomicU64,
-    /// Topics of which the log says that messages were too large.
-    said_too_large: Mutex<HashSet<String>>,
+    pub(crate) too_large: Oversized,
 }
 
 /// The clocks of this machine and of peers.
@@ -248,31 +244,12 @@ impl Live {
             groups_in: load(&self.0.counters.groups_in),
             groups_out: load(&self.0.counters.groups_out),
             dropped: load(&self.0.counters.dropped),
-            too_large: load(&self.0.counters.too_large),
+            too_large: self.0.counters.too_large.count(),
         }
     }
 
     /// Counts what was lost before it came here.
     pub(crate) fn note_dropped(&self, from: u64, to: u64) {
         self.0.counters.dropped.fetch_add(to.saturating_sub(from).saturating_add(1), Ordering::Relaxed);
-    }
-
-    /// Counts a message that was refused for its size, and logs the first of a topic.
-    pub(crate) fn note_too_large(&self, topic: &str, sender: Option<&PeerId>, bytes: usize, most: usize) {
-        self.0.counters.too_large.fetch_add(1, Ordering::Relaxed);
-        let from = sender.map_or_else(|| "nobody".to_owned(), ToString::to_string);
-        let mut said = lock(&self.0.counters.said_too_large);
-        if said.len() >= MAX_SAID {
-            said.clear();
-        }
-        if said.insert(topic.to_owned()) {
-            tracing::warn!(
-                topic,
-                from,
-                bytes,
-                most,
-                "a message was refused, since it is larger than the topic takes; more are only counted"
-            );
-        }
     }
 }

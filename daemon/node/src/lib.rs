@@ -6,6 +6,7 @@ pub mod dht;
 pub mod disk;
 pub mod events;
 pub mod fanout;
+pub mod oversized;
 pub mod peers;
 pub mod pubsub;
 pub mod running;

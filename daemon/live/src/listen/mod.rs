@@ -188,7 +188,7 @@ impl Live {
         if let Some(publisher) = sender {
             self.lose_of_stream(&StreamKey { publisher: publisher.clone(), stream: stream.clone() });
         }
-        self.note_too_large(topic, sender.as_ref(), *bytes, *most);
+        self.0.counters.too_large.note(topic, sender.as_ref(), *bytes, *most);
     }
 
     /// A stream that is followed in the native format.

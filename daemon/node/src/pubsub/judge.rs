@@ -86,10 +86,10 @@ impl PubSub {
         let (judges, heard) = (self.0.judges.clone(), Arc::new(heard));
         let judge = Box::new(TopicJudge { topic: topic.to_owned(), settings, judges, heard });
         let subscription = Subscription { kind: "messages", class: Class::Messages, judge };
-        let (owner, heard) = (self.clone(), topic.to_owned());
+        let (owner, name) = (self.clone(), topic.to_owned());
         // Before the network is asked: whoever asks for the topic may go away in the middle of it, and the judge is there. Where it is
         // not taken, this ends with it.
-        self.0.with.tasks.until_stop(async move { owner.hear_topic(&heard, reader).await });
+        self.0.with.tasks.until_stop(async move { owner.hear_topic(&name, reader).await });
         self.0.with.net.pubsub.subscribe(topic, subscription).await?;
         Ok(())
     }
@@ -101,7 +101,7 @@ impl PubSub {
                 Next::Item(Heard::Message { sender, data, id }) => self.on_message(topic, sender, data, id),
                 Next::Item(Heard::TooLarge { sender, bytes, most }) => {
                     self.refused_message(topic);
-                    self.note_too_large(topic, sender.as_ref(), bytes, most);
+                    self.0.too_large.note(topic, sender.as_ref(), bytes, most);
                 }
                 Next::Gap { from, to, .. } => self.lost_messages(topic, to.saturating_sub(from).saturating_add(1)),
             }

@@ -9,7 +9,7 @@ mod validators;
 mod waiting;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -35,12 +35,10 @@ pub use self::{
     waiting::{Room, RoomSoon},
 };
 use self::{judge::Judges, log::ToWrite, topic::Topic, waiting::Waiting};
-use crate::{clock::Clock, clock::wall, disk::Disk, lock, tasks::Tasks};
+use crate::{clock::Clock, clock::wall, disk::Disk, lock, oversized::Oversized, tasks::Tasks};
 
 /// How often topics that nobody uses are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Topics of which the log says that messages were too large.
-const MAX_SAID: usize = 256;
 /// What a reader may be behind, in items and bytes, unless it says otherwise.
 const READER: (usize, usize) = (256, 1 << 20);
 /// What a reader may be behind for whom local publishers wait.
@@ -108,17 +106,9 @@ struct Shared {
     writing: tokio::sync::Mutex<()>,
     /// Held while a topic begins or ends to be followed.
     following: tokio::sync::Mutex<()>,
-    lost: Lost,
-}
-
-/// What was not handed on.
-#[derive(Default)]
-struct Lost {
-    /// For want of room.
+    /// Messages that were not handed on for want of room.
     dropped: AtomicU64,
-    too_large: AtomicU64,
-    /// Topics whose messages too large the log has told of.
-    said_too_large: Mutex<HashSet<String>>,
+    too_large: Oversized,
 }
 
 /// The owner of topics, behind a cloneable handle.
@@ -141,7 +131,8 @@ impl PubSub {
             judges: Judges::default(),
             writing: tokio::sync::Mutex::default(),
             following: tokio::sync::Mutex::default(),
-            lost: Lost::default(),
+            dropped: AtomicU64::default(),
+            too_large: Oversized::default(),
         };
         (PubSub(Arc::new(shared)), ToDisk(to_disk))
     }
@@ -173,31 +164,12 @@ impl PubSub {
 
     /// Messages that this daemon was too slow for.
     pub fn dropped(&self) -> u64 {
-        self.0.lost.dropped.load(Ordering::Relaxed)
+        self.0.dropped.load(Ordering::Relaxed)
     }
 
     /// Messages that were refused because they are larger than their topics take.
     pub fn too_large(&self) -> u64 {
-        self.0.lost.too_large.load(Ordering::Relaxed)
-    }
-
-    /// Counts a message that was refused for its size, and logs the first of a topic.
-    fn note_too_large(&self, topic: &str, sender: Option<&PeerId>, bytes: usize, most: usize) {
-        self.0.lost.too_large.fetch_add(1, Ordering::Relaxed);
-        let from = sender.map_or_else(|| "nobody".to_owned(), ToString::to_string);
-        let mut said = lock(&self.0.lost.said_too_large);
-        if said.len() >= MAX_SAID {
-            said.clear();
-        }
-        if said.insert(topic.to_owned()) {
-            tracing::warn!(
-                topic,
-                from,
-                bytes,
-                most,
-                "a message was refused, since it is larger than the topic takes; more are only counted"
-            );
-        }
+        self.0.too_large.count()
     }
 
     fn check_topic(&self, topic: &str) -> Result<(), PubSubError> {
@@ -265,7 +237,7 @@ impl PubSub {
 
     /// Tells readers that this daemon was too slow for so many messages of their topic.
     pub(super) fn lost_messages(&self, topic: &str, count: u64) {
-        self.0.lost.dropped.fetch_add(count, Ordering::Relaxed);
+        self.0.dropped.fetch_add(count, Ordering::Relaxed);
         if let Some(topic) = lock(&self.0.topics).get_mut(topic) {
             topic.readers.lose(count, Cause::Busy);
             if let Some(log) = &mut topic.log {
