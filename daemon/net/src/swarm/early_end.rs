@@ -4,69 +4,45 @@
 
 use std::{
     io,
-    pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use futures::{AsyncRead, AsyncWrite};
+use super::watched::{Watch, Watched};
 
 /// So many bytes of the peer are those of agreeing, or of the handshake behind that.
 const EARLY: usize = 192;
 
 /// A connection, or what has been made of it.
-pub(crate) struct Early<C> {
-    inner: C,
-    received: usize,
-}
+pub(crate) type Early<C> = Watched<C, EarlyEnd>;
+
+/// How many bytes have come.
+pub(crate) struct EarlyEnd(usize);
 
 impl<C> Early<C> {
     pub(crate) fn new(inner: C) -> Self {
-        Early { inner, received: 0 }
+        Watched::by(EarlyEnd(0), inner)
     }
 
     /// One whose end is read as it is. Of a muxer that we propose lazily, the peer's refusal may be lost in its hanging up.
     pub(crate) fn late(inner: C) -> Self {
-        Early { inner, received: usize::MAX }
+        Watched::by(EarlyEnd(usize::MAX), inner)
     }
 }
 
-impl<C: AsyncRead + Unpin> AsyncRead for Early<C> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+impl Watch for EarlyEnd {
+    fn on_read(&mut self, _: &mut Context<'_>, room: usize, read: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, room));
-        let early = self.received <= EARLY;
-        Poll::Ready(match read {
-            Ok(0) if early && !room.is_empty() => Err(UnexpectedEof.into()),
+        let early = self.0 <= EARLY;
+        Poll::Ready(match ready!(read) {
+            Ok(0) if early && room > 0 => Err(UnexpectedEof.into()),
             Err(error) if early && matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset) => {
                 Err(UnexpectedEof.into())
             }
             Ok(count) => {
-                self.received = self.received.saturating_add(count);
+                self.0 = self.0.saturating_add(count);
                 Ok(count)
             }
             Err(error) => Err(error),
         })
-    }
-}
-
-impl<C: AsyncWrite + Unpin> AsyncWrite for Early<C> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_close(cx)
     }
 }

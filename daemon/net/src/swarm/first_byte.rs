@@ -9,16 +9,17 @@ use std::{
     time::Duration,
 };
 
-use futures::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep};
+
+use super::watched::{Watch, Watched};
 
 const FIRST_WORD: Duration = Duration::from_secs(3);
 
-pub(crate) struct Prompt<C> {
-    inner: C,
-    /// Until the first word.
-    deadline: Option<Pin<Box<Sleep>>>,
-}
+/// The socket.
+pub(crate) type Prompt<C> = Watched<C, FirstByte>;
+
+/// Until when the first word has to come, as long as it has not.
+pub(crate) struct FirstByte(Option<Pin<Box<Sleep>>>);
 
 impl<C> Prompt<C> {
     /// A socket; `inbound`: the peer has dialled.
@@ -27,44 +28,21 @@ impl<C> Prompt<C> {
     }
 
     fn within(inner: C, time: Option<Duration>) -> Self {
-        Prompt { inner, deadline: time.map(|time| Box::pin(sleep(time))) }
+        Watched::by(FirstByte(time.map(|time| Box::pin(sleep(time)))), inner)
     }
 }
 
-impl<C: AsyncRead + Unpin> AsyncRead for Prompt<C> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
-        let read = Pin::new(&mut self.inner).poll_read(cx, room);
-        match &mut self.deadline {
+impl Watch for FirstByte {
+    fn on_read(&mut self, cx: &mut Context<'_>, _: usize, read: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
             Some(deadline) if read.is_pending() => {
                 deadline.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
             }
             _ => {
-                self.deadline = None;
+                self.0 = None;
                 read
             }
         }
-    }
-}
-
-impl<C: AsyncWrite + Unpin> AsyncWrite for Prompt<C> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_close(cx)
     }
 }
 

@@ -9,3 +9,4 @@ mod first_byte;
 pub(crate) mod listeners;
 mod protocol_detect;
 mod transport;
+mod watched;
