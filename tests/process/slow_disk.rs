@@ -8,8 +8,9 @@ use std::{
 };
 
 use p2pd_api::v1::{
-    Durable, PublishManyRequest, PublishRequest, SubscribeRequest, SubscribeResponse,
-    pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
+    Durable, PublishManyRequest, PublishRequest, SubscribeRequest, SubscribeResponse, SubscribeStreamRequest,
+    pub_sub_service_client::PubSubServiceClient, stream_service_client::StreamServiceClient,
+    subscribe_request::Contract, subscribe_response::Event,
 };
 
 use crate::support::{Daemon, Start, library, said, until};
@@ -131,6 +132,31 @@ fn what_is_live_goes_on_while_the_disk_hangs() {
         soon("the other log", log).await.unwrap();
         drop(c);
     });
+}
+
+#[test]
+fn who_listens_does_not_wait_for_changes_that_wait_for_the_disk() {
+    let place = tempfile::tempdir().unwrap();
+    let disk = Disk::new(place.path());
+    let a = Daemon::start(place.path(), "a", &[]);
+    let b = disk.daemon(place.path(), "b", &["--bootstrap", &a.address]);
+    let tone = a.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
+    b.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    disk.hang();
+    // More than are made at once.
+    let changes: Vec<_> =
+        (0..100).map(|n| b.ctl(&["topics", "set", &format!("topic {n}"), "--max-message", "1000"]).start()).collect();
+    until("the word in status", || b.good(&["status"]).contains("the disk has not answered for").then_some(()));
+    Runtime::new().unwrap().block_on(async {
+        let mut client = StreamServiceClient::new(p2pd_api::connect(&b.socket).await.unwrap());
+        let request = SubscribeStreamRequest { stream: "tone".into(), ..SubscribeStreamRequest::default() };
+        let mut events = soon("a stream", client.subscribe_stream(request)).await.unwrap().into_inner();
+        for _ in 0..3 {
+            assert!(soon("sound", events.message()).await.unwrap().is_some());
+        }
+    });
+    disk.go_on();
+    drop((tone, changes));
 }
 
 #[test]
