@@ -524,15 +524,18 @@ async fn a_topic_has_the_mesh_it_was_given_after_a_restart() {
 async fn a_subscriber_that_goes_away_while_it_begins_leaves_nobody_deaf() {
     let (a, b) = pair().await;
     let (here, there) = (client(&b).await, client(&a).await);
-    for n in 0..40 {
-        let topic = format!("topic {n}");
-        let follow = || SubscribeRequest { topic: topic.clone(), contract: None };
-        let mut gone = here.clone();
-        let _ = tokio::time::timeout(Duration::from_micros(50 * n), gone.subscribe(follow())).await;
-        let mut messages = here.clone().subscribe(follow()).await.unwrap().into_inner();
+    let follow = |n: u64| {
+        let mut client = here.clone();
+        async move { client.subscribe(SubscribeRequest { topic: format!("topic {n}"), contract: None }).await }
+    };
+    // All at once, so that some go away between the network's question and its answer.
+    let gone = (0..60).map(|n| tokio::time::timeout(Duration::from_micros(50 * n), follow(n)));
+    futures::future::join_all(gone).await;
+    for n in 0..60 {
+        let mut messages = follow(n).await.unwrap().into_inner();
         assert_eq!(next(&mut messages).await.0, Event::Subscribed(true));
-        let sent = PublishRequest { topic: topic.clone(), data: "day".into(), wait_ms: 20_000 };
+        let sent = PublishRequest { topic: format!("topic {n}"), data: "day".into(), wait_ms: 20_000 };
         there.clone().publish(sent).await.unwrap();
-        assert_eq!(text(&mut messages).await.0, "day", "{topic}");
+        assert_eq!(text(&mut messages).await.0, "day", "topic {n}");
     }
 }
