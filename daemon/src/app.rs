@@ -5,7 +5,7 @@ use std::{
     backtrace::{Backtrace, BacktraceStatus},
     fs,
     io::{self, Write},
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -21,7 +21,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    VERSION, api,
+    VERSION,
+    api::{self, SocketFile},
     config::{Config, Dht},
     lock::{self, Lock},
     node::{self, Node, unreadable},
@@ -94,6 +95,7 @@ pub struct Daemon {
     probe: Probe,
     stop_api: CancellationToken,
     stop_network: CancellationToken,
+    _socket_file: SocketFile,
     _lock: Lock,
     temporary: Option<TempDir>,
 }
@@ -143,7 +145,7 @@ impl Daemon {
         let meshes = p2pd_node::pubsub::meshes(&store)?;
         let net = p2pd_net::start(&net_config(&config, meshes), &identity, stop_network.clone())?;
         let (node, pump) = Node::start(&config, &identity, store, net.handle, net.events, stop_network.clone()).await?;
-        let listener = api::bind(&paths)?;
+        let (listener, socket_file) = api::bind(&paths)?;
         let probe = Probe::default();
         let server = tokio::spawn(api::serve(
             listener,
@@ -164,6 +166,7 @@ impl Daemon {
             probe,
             stop_api,
             stop_network,
+            _socket_file: socket_file,
             _lock: lock,
             temporary,
         })
@@ -183,9 +186,6 @@ impl Daemon {
             tracing::warn!("not everything stopped within 10 s");
             self.stop_network.cancel();
             self.server.abort();
-        }
-        if fs::symlink_metadata(&self.socket).is_ok_and(|found| found.file_type().is_socket()) {
-            let _ = fs::remove_file(&self.socket);
         }
     }
 

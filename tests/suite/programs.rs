@@ -1,6 +1,11 @@
 //! What other programs use: pub/sub, peers, events, health and reflection.
 
-use p2pd::config::Dht;
+use std::{
+    future::{Future, poll_fn},
+    task::Poll,
+};
+
+use p2pd::{app::Daemon, config::Dht};
 use p2pd_api::{
     Reason, reason_of,
     v1::{
@@ -42,6 +47,22 @@ async fn messages_reach_the_other_daemon_and_nobody_listening_is_said() {
             "{topic}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_is_broken_off_leaves_no_socket() {
+    let place = tempfile::tempdir().unwrap();
+    let setup = setup_at(place.path(), &[]);
+    let socket = setup.paths.socket.clone();
+    let mut starting = Box::pin(Daemon::start(setup));
+    let bound = poll_fn(|context| match starting.as_mut().poll(context) {
+        Poll::Ready(_) => Poll::Ready(false),
+        Poll::Pending if socket.exists() => Poll::Ready(true),
+        Poll::Pending => Poll::Pending,
+    });
+    assert!(bound.await, "it is broken off after it has made its socket");
+    drop(starting);
+    assert!(!socket.exists(), "nobody is led to a socket without a daemon");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,7 +37,7 @@ use tonic::{
 };
 use tonic_health::ServingStatus;
 
-pub(crate) use socket::bind;
+pub(crate) use socket::{SocketFile, bind};
 
 use crate::{config::Api, node::Node, paths::Paths, systemd::Probe};
 

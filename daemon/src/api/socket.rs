@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -51,8 +51,23 @@ const BACK_OFF: Duration = Duration::from_millis(200);
 /// How often it is logged that connections are not accepted.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
+/// The file of a bound socket. It goes with this value, so that nobody is led to a socket without a daemon; what stands in its place by
+/// then stays.
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.device_and_inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// Makes the socket with mode 0660, in system mode for group p2pd. A stale one is replaced, a living one is not.
-pub(crate) fn bind(paths: &Paths) -> anyhow::Result<UnixListener> {
+pub(crate) fn bind(paths: &Paths) -> anyhow::Result<(UnixListener, SocketFile)> {
     let path = &paths.socket;
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
@@ -73,8 +88,9 @@ pub(crate) fn bind(paths: &Paths) -> anyhow::Result<UnixListener> {
     if paths.mode == Mode::System {
         give_to_group(&unready)?;
     }
+    let made = fs::symlink_metadata(&unready)?;
     fs::rename(&unready, path).with_context(|| format!("cannot make the socket {}", path.display()))?;
-    Ok(listener)
+    Ok((listener, SocketFile { path: path.clone(), device_and_inode: (made.dev(), made.ino()) }))
 }
 
 /// Lets group p2pd use the socket. Under systemd the group is the daemon's own already, and `chown` is forbidden there.
