@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use nix::unistd::{Uid, User};
-use p2pd_net::{DhtMode, Identity, WaterMarks};
+use p2pd_net::Identity;
 use p2pd_store::{Store, StoreError};
 use sd_notify::NotifyState;
 use tempfile::TempDir;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     VERSION,
     api::{self, SocketFile},
-    config::{Config, Dht},
+    config::Config,
     lock::{self, Lock},
     node::{self, Node, unreadable},
     paths::{Mode, Named, Paths},
@@ -143,7 +143,13 @@ impl Daemon {
         let store = opened.await??;
         let (stop_api, stop_network) = (CancellationToken::new(), CancellationToken::new());
         let meshes = p2pd_node::pubsub::meshes(&store)?;
-        let net = p2pd_net::start(&net_config(&config, meshes), &identity, stop_network.clone())?;
+        let network = p2pd_net::Config {
+            network: config.network.clone(),
+            topic_of_all: p2pd_core::topic::directory(&config.network.name),
+            meshes,
+            agent: format!("p2pd/{VERSION}"),
+        };
+        let net = p2pd_net::start(&network, &identity, stop_network.clone())?;
         let (node, pump) = Node::start(&config, &identity, store, net.handle, net.events, stop_network.clone()).await?;
         let (listener, socket_file) = api::bind(&paths)?;
         let probe = Probe::default();
@@ -208,38 +214,6 @@ fn identity(paths: &Paths) -> anyhow::Result<Identity> {
     identity.save_new(&file)?;
     tracing::info!(peer = %identity.peer_id(), "made a new identity");
     Ok(identity)
-}
-
-fn net_config(config: &Config, meshes: Vec<(String, usize)>) -> p2pd_net::Config {
-    let network = &config.network;
-    p2pd_net::Config {
-        network: network.name.clone(),
-        listen: network.listen.clone(),
-        bootstrap: network.bootstrap.clone(),
-        mdns: network.mdns,
-        max_connections: network.max_connections,
-        water_marks: WaterMarks {
-            high: network.connections_high as usize,
-            low: network.connections_low as usize,
-            grace_ms: u64::from(network.connections_grace_s) * 1000,
-        },
-        max_connections_per_peer: network.max_connections_per_peer,
-        max_connections_per_address: network.max_connections_per_address,
-        new_connections_per_address: network.new_connections_per_address,
-        max_pending_connections: network.max_pending_connections,
-        topic_of_all: p2pd_core::topic::directory(&network.name),
-        meshes,
-        max_streams_per_connection: network.max_streams_per_connection,
-        memory_budget: Some(u64::from(network.memory_mib) << 20).filter(|budget| *budget > 0),
-        dht_protocol: Some(network.dht_protocol.clone()).filter(|name| !name.is_empty()),
-        dht: match network.dht {
-            Dht::Auto => DhtMode::Auto,
-            Dht::Client => DhtMode::Client,
-            Dht::Server => DhtMode::Server,
-        },
-        mplex: network.mplex,
-        agent: format!("p2pd/{VERSION}"),
-    }
 }
 
 /// Ends the process when any part of it panics: a daemon that has lost a part, or a lock, would only look alive.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -159,14 +159,14 @@ fn setup(flags: Run) -> anyhow::Result<Setup> {
     let named = Named { config: given(flags.config), data: given(flags.data), socket: given(flags.socket) };
     let mut setup = if flags.dev {
         let config = match &named.config {
-            Some(file) => Config::load(Some(file), file)?,
-            None => Config::load(None, std::path::Path::new(""))?,
+            Some(file) => load(Some(file), file)?,
+            None => load(None, Path::new(""))?,
         };
         Setup::temporary(config)?.moved(named)?
     } else {
         let file = named.config.clone();
         let paths = Paths::find(named)?;
-        let config = Config::load(file.as_deref(), &paths.config)?;
+        let config = load(file.as_deref(), &paths.config)?;
         Setup::new(config, paths)
     };
     if !flags.listen.is_empty() {
@@ -178,6 +178,13 @@ fn setup(flags: Run) -> anyhow::Result<Setup> {
     }
     setup.config.check()?;
     Ok(setup)
+}
+
+/// Reads the configuration, and tells what is set by an old name.
+fn load(named: Option<&Path>, usual: &Path) -> anyhow::Result<Config> {
+    let (config, notes) = Config::load(named, usual)?;
+    notes.iter().for_each(|note| telemetry::say(format_args!("p2pd: configuration: {note}")));
+    Ok(config)
 }
 
 /// Takes an empty path too, as an empty variable is.
@@ -204,13 +211,13 @@ fn config(command: ConfigCommand) -> anyhow::Result<()> {
         ConfigCommand::Check { file } => {
             let usual = paths::usual_config();
             let file = given(file);
-            Config::load(file.as_deref(), &usual)?;
+            load(file.as_deref(), &usual)?;
             let file = file.unwrap_or(usual);
             let absent = if file.exists() { "" } else { " is not there, so the defaults hold" };
             say(&format!("good: {}{absent}\n", file.display()))
         }
         ConfigCommand::Show { config } => {
-            say(&toml::to_string(&Config::load(given(config).as_deref(), &paths::usual_config())?)?)
+            say(&toml::to_string(&load(given(config).as_deref(), &paths::usual_config())?)?)
         }
     }
 }

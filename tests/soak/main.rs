@@ -32,7 +32,7 @@ use town::Town;
 
 /// Most of the sound that may be missing at the honest listener.
 const CONCEALED: f64 = 0.01;
-/// Most memory of a daemon: what network.memory_mib is by default.
+/// Most memory of a daemon: what network.memory is by default.
 const MEMORY_MIB: u64 = 512;
 /// Usual, in minutes.
 const MINUTES: &str = "10";

@@ -9,6 +9,7 @@ use p2pd_api::v1::{
     exchange_stream_request::Item, exchange_stream_response::Event, handle_protocol_response,
     protocol_service_client::ProtocolServiceClient,
 };
+use p2pd_core::setting::Size;
 
 use crate::support::{channel, id, peers, setup, start, tcp, until};
 use tokio::sync::mpsc;
@@ -137,7 +138,7 @@ async fn a_connection_has_so_many_streams_and_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_memory_is_short_the_least_useful_peers_go() {
     let mut setup = setup(&[]);
-    setup.config.network.memory_mib = 64;
+    setup.config.network.memory = Size(64 << 20);
     // This process, which the daemon is a part of, has more than that.
     let ballast = vec![1u8; 128 << 20];
     let a = Daemon::start(setup).await.unwrap();
@@ -153,7 +154,7 @@ async fn while_memory_is_short_the_least_useful_peers_go() {
     })
     .await;
     assert_eq!(closed.peer_id, id(&other));
-    assert!(closed.why.contains("network.memory_mib"), "{closed:?}");
+    assert!(closed.why.contains("network.memory"), "{closed:?}");
     let left: HashSet<_> = [peer(&a, &pinned).await.is_some(), peer(&a, &other).await.is_some()].into();
     assert_eq!(left, [true, false].into());
     drop(ballast);

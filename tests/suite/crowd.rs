@@ -8,11 +8,12 @@ use std::{
 };
 
 use futures::future::join_all;
-use p2pd::{app::Daemon, config::Dht};
+use p2pd::app::Daemon;
 use p2pd_api::v1::{
     ListPeersRequest, ListTopicPeersRequest, PublishManyRequest, PublishRequest, SubscribeRequest,
     pub_sub_service_client::PubSubServiceClient, subscribe_response::Event,
 };
+use p2pd_net::DhtMode;
 use tokio::{
     sync::mpsc,
     time::{interval, sleep},
@@ -39,7 +40,7 @@ impl Follower {
     /// One that finds nobody but the publisher.
     async fn start(hub: &Daemon) -> Self {
         let mut setup = setup(&hub.addresses[..1]);
-        setup.config.network.dht = Dht::Client;
+        setup.config.network.dht = DhtMode::Client;
         let daemon = Daemon::start(setup).await.unwrap();
         let mut client = PubSubServiceClient::new(channel(&daemon).await);
         let request = SubscribeRequest { topic: "town".into(), contract: None };

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use p2pd::{app::Daemon, config::Forward};
+use p2pd::app::Daemon;
+use p2pd::config::Forward;
 use p2pd_api::{
     Reason, reason_of,
     v1::{

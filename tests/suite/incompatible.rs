@@ -103,7 +103,8 @@ async fn a_publisher_without_a_transport_in_common_is_told_as_that() {
     let hub = start(&[]).await;
     let a = start(&[tcp_of(&hub)]).await;
     // It listens nowhere, and says that it is where nobody here can dial.
-    let config = p2pd_net::Config { listen: Vec::new(), ..stranger(&tcp_of(&hub), DhtMode::Client) };
+    let mut config = stranger(&tcp_of(&hub), DhtMode::Client);
+    config.network.listen.clear();
     let identity = Identity::generate();
     let publisher = p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap();
     let directory = topic::directory(topic::DEFAULT_NETWORK);

@@ -209,7 +209,7 @@ async fn of_a_crowd_of_new_peers_some_are_left_alone_and_who_was_there_stays() {
     let network = &mut crowded.config.network;
     (network.connections_high, network.connections_low) = (4, 2);
     // Who was there has outlived this, and the others never do.
-    network.connections_grace_s = 2;
+    network.connections_grace = p2pd_core::setting::Span(Duration::from_secs(2));
     let a = Daemon::start(crowded).await.unwrap();
     let mut old = guest();
     let id = old.local_peer_id().to_string();

@@ -5,7 +5,7 @@ use std::{
     task::Poll,
 };
 
-use p2pd::{app::Daemon, config::Dht};
+use p2pd::app::Daemon;
 use p2pd_api::{
     Reason, reason_of,
     v1::{
@@ -17,6 +17,7 @@ use p2pd_api::{
         watch_peers_response,
     },
 };
+use p2pd_net::DhtMode;
 
 use crate::support::{self, channel, pair, peers, setup_at, start, until};
 use tonic::{Code, transport::Channel};
@@ -223,7 +224,7 @@ async fn the_dht_finds_providers_and_peers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_the_dht_asks_and_answers_nobody() {
     let mut setup = support::setup(&[]);
-    setup.config.network.dht = Dht::Client;
+    setup.config.network.dht = DhtMode::Client;
     let quiet = p2pd::app::Daemon::start(setup).await.unwrap();
     let (hub, server) = (start(&[]).await, start(&[]).await);
     // Over QUIC it may take a minute until a peer hears of a new protocol.

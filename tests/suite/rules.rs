@@ -9,7 +9,7 @@ use p2pd_api::{
         Verdict, node_service_client::NodeServiceClient, peer_service_client::PeerServiceClient,
     },
 };
-use p2pd_core::id::PeerId;
+use p2pd_core::{id::PeerId, setting::Span};
 
 use crate::support::{self, channel, id, pair, peers, setup_at, start, until};
 use tonic::{Code, transport::Channel};
@@ -141,7 +141,8 @@ async fn a_peer_that_denies_us_is_not_said_to_be_connected() {
 async fn above_the_high_water_mark_the_least_useful_peers_are_let_go_of() {
     let mut crowded = support::setup(&[]);
     let network = &mut crowded.config.network;
-    (network.connections_high, network.connections_low, network.connections_grace_s) = (4, 2, 0);
+    (network.connections_high, network.connections_low, network.connections_grace) =
+        (4, 2, Span(std::time::Duration::ZERO));
     let a = p2pd::app::Daemon::start(crowded).await.unwrap();
     let pinned = start(&a.addresses[..1]).await;
     let id = support::id(&pinned);

@@ -259,6 +259,7 @@ async fn a_stream_that_comes_back_in_another_format_is_heard() {
             other => panic!("{other:?}"),
         }
         publishing.send(Item::Finish(true)).await;
+        until("its end", async || list(&a).await.is_empty().then_some(())).await;
     }
 }
 

@@ -17,7 +17,8 @@ use p2pd_api::v1::{
     peer_service_client::PeerServiceClient, protocol_service_client::ProtocolServiceClient,
     publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
-use p2pd_net::{Class, DhtMode, Identity, Judge, Running, Subscription, Time, Verdict, WaterMarks, queue};
+use p2pd_core::setting::Size;
+use p2pd_net::{Class, DhtMode, Identity, Judge, Network, Running, Subscription, Time, Verdict, queue};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,7 @@ pub fn setup(bootstrap: &[String]) -> Setup {
     let mut config = Config::defaults().unwrap();
     config.network.bootstrap = bootstrap.to_vec();
     // All daemons of the suite share one process: its memory says nothing of any one of them.
-    config.network.memory_mib = 0;
+    config.network.memory = Size(0);
     Setup::temporary(config).unwrap()
 }
 
@@ -91,33 +92,27 @@ pub async fn list(daemon: &Daemon) -> Vec<Stream> {
 
 /// A network floor without a daemon above it, which keeps none of its rules.
 pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
-    p2pd_net::Config {
-        network: p2pd_core::topic::DEFAULT_NETWORK.into(),
+    let defaults = Network::defaults().unwrap();
+    let topic_of_all = p2pd_core::topic::directory(&defaults.name);
+    let network = Network {
         listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
         bootstrap: vec![bootstrap.into()],
-        mdns: false,
         max_connections: 64,
-        water_marks: WaterMarks { high: 64, low: 64, grace_ms: 0 },
-        max_connections_per_peer: 4,
-        max_connections_per_address: 16,
-        new_connections_per_address: 1,
-        max_pending_connections: 64,
+        connections_high: 64,
+        connections_low: 64,
         max_streams_per_connection: 64,
-        memory_budget: None,
-        topic_of_all: p2pd_core::topic::directory(p2pd_core::topic::DEFAULT_NETWORK),
-        meshes: Vec::new(),
+        memory: Size(0),
         dht,
-        dht_protocol: None,
-        mplex: false,
-        agent: "rogue".into(),
-    }
+        ..defaults
+    };
+    p2pd_net::Config { network, topic_of_all, meshes: Vec::new(), agent: "rogue".into() }
 }
 
 /// A network floor alone that dials this address, and who it is.
 pub fn floor(bootstrap: Option<&str>) -> (Running, Identity) {
     let identity = Identity::generate();
     let mut config = stranger(bootstrap.unwrap_or_default(), DhtMode::Client);
-    config.bootstrap.retain(|address| !address.is_empty());
+    config.network.bootstrap.retain(|address| !address.is_empty());
     (p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap(), identity)
 }
 

@@ -22,6 +22,7 @@ pub mod rate;
 pub mod repair;
 pub mod ring;
 pub mod scope;
+pub mod setting;
 pub mod text;
 pub mod time;
 pub mod topic;

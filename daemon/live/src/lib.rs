@@ -2,6 +2,7 @@
 //! that gossip did not bring are fetched, and what is published. It knows no API type.
 
 mod clocks;
+mod config;
 mod directory;
 pub mod epoch;
 mod error;
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use p2pd_core::{clock, id::PeerId};
 use p2pd_net::Clock;
 
+pub use config::StreamSettings;
 pub use directory::{DirectoryJudge, Heard, Listed, Publishers, StreamChange};
 pub use error::LiveError;
 pub use json_audio::{JsonItem, JsonJudge, JsonTopic};

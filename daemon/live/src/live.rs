@@ -22,7 +22,7 @@ use p2pd_store::StoreError;
 use tokio::time::MissedTickBehavior;
 
 use crate::{
-    Clocks, LiveError,
+    Clocks, LiveError, StreamSettings,
     directory::{self, Heard, Publishers, ToDisk},
     epoch,
     listen::Streams,
@@ -41,10 +41,8 @@ pub struct Setup {
     pub signer: [u8; 32],
     /// Name of the network.
     pub network: String,
-    /// Most streams that are published here.
-    pub max_publications: u32,
-    /// How native streams are followed.
-    pub native: native::Settings,
+    /// Bounds, and how streams are followed.
+    pub settings: StreamSettings,
     /// The network.
     pub net: Handle,
     /// Peers.

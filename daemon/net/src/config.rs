@@ -1,59 +1,118 @@
-//! What the swarm is told at its start.
+//! What the swarm is told at its start: the settings of `[network]`, and what the daemon adds.
 
-/// Settings of the swarm; all bounds are per process.
+use std::time::Duration;
+
+use confique::Config as _;
+use p2pd_core::setting::{self, Fault, Size, Span, within};
+use serde::{Deserialize, Serialize};
+
+use crate::{NetError, check_listen, check_peer};
+
+/// What the swarm is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Name of the network: prefix of its topics and of its Kademlia protocol.
-    pub network: String,
-    /// Multiaddrs to listen on.
-    pub listen: Vec<String>,
-    /// Multiaddrs with a peer id, dialled until connected, again whenever the connection is lost.
-    pub bootstrap: Vec<String>,
-    /// Find peers on the LAN by multicast DNS, which announces this peer's addresses there.
-    pub mdns: bool,
-    /// Most established connections.
-    pub max_connections: u32,
-    /// When the least useful peers are let go of.
-    pub water_marks: WaterMarks,
-    /// Most connections to one peer.
-    pub max_connections_per_peer: u32,
-    /// Most inbound connections from one address: an IPv4 one, or an IPv6 /56; eight times as many from a /48.
-    pub max_connections_per_address: u32,
-    /// New inbound connections per second from one such place.
-    pub new_connections_per_address: u32,
-    /// Connections that are being made, in each direction.
-    pub max_pending_connections: u32,
-    /// Most streams of one connection that the peer opened.
-    pub max_streams_per_connection: u32,
-    /// From so many bytes of resident memory on, the least useful peers are let go of; `None`: never for that.
-    pub memory_budget: Option<u64>,
+    /// Settings.
+    pub network: Network,
     /// Topic that every daemon of the network follows: a peer of it that has not said so was not heard, and is connected anew.
     pub topic_of_all: String,
     /// Topics whose mesh has so many peers, where that is not 6.
     pub meshes: Vec<(String, usize)>,
-    /// Part in the distributed hash table.
-    pub dht: DhtMode,
-    /// Protocol of the distributed hash table; `None`: the network's own.
-    pub dht_protocol: Option<String>,
-    /// Take the muxer mplex, too, where a peer has no yamux.
-    pub mplex: bool,
     /// Sent to other peers by identify.
     pub agent: String,
 }
 
-/// When the least useful peers are let go of.
-#[derive(Clone, Copy, Debug)]
-pub struct WaterMarks {
-    /// From more connected peers than this on.
-    pub high: usize,
-    /// Until so many remain.
-    pub low: usize,
-    /// Those connected for less are left alone, in milliseconds.
-    pub grace_ms: u64,
+/// The peer-to-peer network.
+#[derive(Debug, Clone, Serialize, confique::Config)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct Network {
+    /// Name of the network. Peers of one name find each other's streams; it is the prefix of topics and of the DHT.
+    #[config(default = "argus-defense", env = "P2PD_NETWORK_NAME", parse_env = setting::text)]
+    pub name: String,
+
+    /// Multiaddrs to listen on. /tcp/0 and /udp/0 take any free port. A machine without IPv6, or without IPv4, does
+    /// without the addresses of that kind; one that it gets later is listened on then.
+    #[config(
+        default = [
+            "/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4002/ws",
+            "/ip6/::/tcp/4001", "/ip6/::/udp/4001/quic-v1", "/ip6/::/tcp/4002/ws",
+        ],
+        env = "P2PD_NETWORK_LISTEN", parse_env = setting::list
+    )]
+    pub listen: Vec<String>,
+
+    /// Peers to stay connected to, as multiaddrs that end in /p2p/ and the peer id. The variable takes several, separated by
+    /// commas.
+    #[config(default = [], env = "P2PD_NETWORK_BOOTSTRAP", parse_env = setting::list)]
+    pub bootstrap: Vec<String>,
+
+    /// Find peers on the LAN by multicast DNS. This announces the peer id and addresses of this machine there.
+    #[config(default = false, env = "P2PD_NETWORK_MDNS")]
+    pub mdns: bool,
+
+    /// Part in the distributed hash table: "client" asks only, "server" answers too, "auto" is a client until a peer has
+    /// dialled this daemon.
+    #[config(default = "auto", env = "P2PD_NETWORK_DHT")]
+    pub dht: DhtMode,
+
+    /// Protocol of the hash table; empty: /p2pd/<network.name>/kad/1.0.0. /ipfs/kad/1.0.0 is that of IPFS, whose peers and
+    /// providers are then found, and which then finds this daemon.
+    #[config(default = "", env = "P2PD_NETWORK_DHT_PROTOCOL")]
+    pub dht_protocol: String,
+
+    /// Most connections in all, 8 to 65535. An eighth of them is kept for those that this daemon dials.
+    #[config(default = 256, env = "P2PD_NETWORK_MAX_CONNECTIONS")]
+    pub max_connections: u32,
+
+    /// Above this number of connected peers the least useful are disconnected, 4 to max_connections; see connections_low.
+    #[config(default = 192, env = "P2PD_NETWORK_CONNECTIONS_HIGH")]
+    pub connections_high: u32,
+
+    /// How many connected peers then remain, 1 to connections_high. Pinned peers and those of network.bootstrap always
+    /// remain.
+    #[config(default = 160, env = "P2PD_NETWORK_CONNECTIONS_LOW")]
+    pub connections_low: u32,
+
+    /// For how long a new peer is not disconnected for that, 0 to 1h; of many, as many as connections_high is above
+    /// connections_low.
+    #[config(default = "30s", env = "P2PD_NETWORK_CONNECTIONS_GRACE")]
+    pub connections_grace: Span,
+
+    /// Most connections to one peer, 1 to 64.
+    #[config(default = 4, env = "P2PD_NETWORK_MAX_CONNECTIONS_PER_PEER")]
+    pub max_connections_per_peer: u32,
+
+    /// Most inbound connections from one address, 1 to 65535: an IPv4 address or an IPv6 /56; a /48 may have eight times
+    /// as many. Loopback and addresses allowed by `p2pctl peers allow` are not counted.
+    #[config(default = 16, env = "P2PD_NETWORK_MAX_CONNECTIONS_PER_ADDRESS")]
+    pub max_connections_per_address: u32,
+
+    /// New inbound connections per second from one such address, 1 to 1000; sixteen times as many may come at once.
+    #[config(default = 1, env = "P2PD_NETWORK_NEW_CONNECTIONS_PER_ADDRESS")]
+    pub new_connections_per_address: u32,
+
+    /// Most inbound connections in the making at once, and most outbound ones, 8 to 4096. One address may have an eighth of
+    /// them, and whoever says nothing over TCP for three seconds is given up.
+    #[config(default = 64, env = "P2PD_NETWORK_MAX_PENDING_CONNECTIONS")]
+    pub max_pending_connections: u32,
+
+    /// Most streams of one connection that the peer opened, 16 to 4096; what comes beyond is reset.
+    #[config(default = 1024, env = "P2PD_NETWORK_MAX_STREAMS_PER_CONNECTION")]
+    pub max_streams_per_connection: u32,
+
+    /// Accept the muxer mplex from peers without yamux, as old networks have them. Mplex has no flow control: a stream that
+    /// sends faster than it is read is reset, and one connection may take 256 MiB of memory before that.
+    #[config(default = false, env = "P2PD_NETWORK_MPLEX")]
+    pub mplex: bool,
+
+    /// While the daemon has more resident memory than this, beside messages of programs that wait, it lets go of an eighth of its
+    /// peers every five seconds, the least useful first, as long as that helps; 64MiB to 1TiB, or 0 for no bound.
+    #[config(default = "512MiB", env = "P2PD_NETWORK_MEMORY")]
+    pub memory: Size,
 }
 
 /// Part in the distributed hash table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DhtMode {
     /// Asks only, until a peer has dialled this one; then answers, too.
     Auto,
@@ -61,4 +120,67 @@ pub enum DhtMode {
     Client,
     /// Asks and answers.
     Server,
+}
+
+impl Network {
+    /// What is in force where nothing is set.
+    pub fn defaults() -> Result<Self, Fault> {
+        Network::builder().load().map_err(|error| Fault(error.to_string()))
+    }
+
+    /// Checks every value.
+    pub fn check(&self) -> Result<(), Fault> {
+        within("max_connections", &self.max_connections, &(8..=65_535))?;
+        within("connections_high", &self.connections_high, &(4..=65_535))?;
+        within("connections_low", &self.connections_low, &(1..=65_535))?;
+        within(
+            "connections_grace",
+            &self.connections_grace,
+            &(Span(Duration::ZERO)..=Span(Duration::from_secs(3600))),
+        )?;
+        within("max_connections_per_peer", &self.max_connections_per_peer, &(1..=64))?;
+        within("max_connections_per_address", &self.max_connections_per_address, &(1..=65_535))?;
+        within("new_connections_per_address", &self.new_connections_per_address, &(1..=1000))?;
+        within("max_pending_connections", &self.max_pending_connections, &(8..=4096))?;
+        within("max_streams_per_connection", &self.max_streams_per_connection, &(16..=4096))?;
+        if self.memory != Size(0) {
+            within("memory", &self.memory, &(Size(64 << 20)..=Size(1 << 40)))?;
+        }
+        self.check_water_marks()?;
+        let all = |key: &str, addresses: &[String], check: fn(&str) -> Result<(), NetError>| {
+            let fault = |error: NetError| Fault(format!("{key}: {error}"));
+            addresses.iter().try_for_each(|address| check(address).map_err(fault))
+        };
+        all("listen", &self.listen, check_listen)?;
+        all("bootstrap", &self.bootstrap, check_peer)?;
+        let protocol = &self.dht_protocol;
+        if !protocol.is_empty() && (!protocol.starts_with('/') || protocol.len() > 128) {
+            let fault = format!("dht_protocol is `{protocol}`; it takes a name such as /ipfs/kad/1.0.0, or nothing");
+            return Err(Fault(fault));
+        }
+        let name = &self.name;
+        if name.is_empty() || name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            return Err(Fault(format!("name is `{name}`; it takes 1 to 64 letters, digits, `-`, `_` and `.`")));
+        }
+        Ok(())
+    }
+
+    fn check_water_marks(&self) -> Result<(), Fault> {
+        let Network { connections_low: low, connections_high: high, max_connections: all, .. } = *self;
+        // Named is the one that was set; where both were, the upper one.
+        if low > high && high == Network::defaults()?.connections_high {
+            return Err(Fault(format!("connections_low is {low}; it takes 1 to connections_high ({high})")));
+        }
+        if !(low..=all).contains(&high) {
+            let fault =
+                format!("connections_high is {high}; it takes connections_low ({low}) to max_connections ({all})");
+            return Err(Fault(fault));
+        }
+        Ok(())
+    }
+
+    /// From so many bytes of resident memory on, the least useful peers are let go of; `None`: never for that.
+    pub(crate) fn memory_budget(&self) -> Option<u64> {
+        Some(self.memory.0).filter(|budget| *budget > 0)
+    }
 }

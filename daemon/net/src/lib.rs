@@ -21,7 +21,7 @@ mod swarm;
 mod task;
 
 pub use clock::Clock;
-pub use config::{Config, DhtMode, WaterMarks};
+pub use config::{Config, DhtMode, Network};
 pub use dht::Found;
 pub use dial::{BootstrapFault, check_listen, check_peer, peer_address};
 pub use error::NetError;

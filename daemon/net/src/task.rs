@@ -55,8 +55,8 @@ pub struct Running {
 /// Builds the swarm, listens, and spawns its task, which ends when `stop` is cancelled.
 pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> Result<Running, NetError> {
     let (commands, queue) = mpsc::channel(COMMANDS);
-    let (settings, held, kad) = (Settings::default(), Held::default(), kad_protocol(config)?);
-    let meters = Meters::new(config.max_streams_per_connection as usize, kad.as_ref());
+    let (settings, held, kad) = (Settings::default(), Held::default(), kad_protocol(&config.network)?);
+    let meters = Meters::new(config.network.max_streams_per_connection as usize, kad.as_ref());
     let (swarm, missing) = build::build(config, identity, settings.clone(), &meters)?;
     let own = *swarm.local_peer_id();
     let (context, events) = Context::new();
@@ -66,10 +66,10 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         swarm,
         context,
         listeners: Listeners::new(missing),
-        peers: Peers::new(config, meters, held.clone()),
-        dial: Dial::new(config, own)?,
+        peers: Peers::new(&config.network, meters, held.clone()),
+        dial: Dial::new(&config.network, own)?,
         pubsub,
-        dht: Lookups::new(config, kad),
+        dht: Lookups::new(&config.network, kad),
         say_protocols: false,
     };
     let task = tokio::spawn(task.run(queue, stop));

@@ -9,7 +9,7 @@ pub(crate) mod unreadable;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use p2pd_core::{id::PeerId, multiaddr::Multiaddr, time::UnixMs, topic};
-use p2pd_live::{Live, native};
+use p2pd_live::Live;
 use p2pd_net::{Event, Handle, Identity, queue};
 use p2pd_node::{
     clock::{Clock, wall},
@@ -102,8 +102,7 @@ impl Node {
             me: identity.peer_id(),
             signer,
             network: network.clone(),
-            max_publications: config.streams.max_publications,
-            native: native::Settings { repair: config.streams.repair, drop_percent: config.streams.drop_percent },
+            settings: config.streams.clone(),
             net: net.clone(),
             peers: peers.clone(),
             disk: disk.clone(),
@@ -152,8 +151,7 @@ impl Node {
             }
         });
         node.0.peers.dial_known_peers()?;
-        let tunnels = config.tunnels.clone();
-        node.0.streams.keep_tunnels(tunnels.forward, tunnels.expose);
+        node.0.streams.keep_tunnels(config.tunnels.clone());
         Ok((node, pump))
     }
 

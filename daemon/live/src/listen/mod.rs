@@ -151,9 +151,9 @@ impl Live {
             return Ok(None);
         }
         let topic = topic::audio_native(key);
-        let settings = self.0.with.native;
+        let settings = &self.0.with.settings;
         let (stream, subscription, mut heard) =
-            native::Stream::new(key.clone(), topic.clone(), settings, &self.0.with.net);
+            native::Stream::new(key.clone(), topic.clone(), settings.drop_percent, &self.0.with.net);
         self.0.with.net.pubsub.subscribe(&topic, subscription).await?;
         self.0.groups.add(key.clone(), stream.clone());
         let repair = settings.repair.then(|| {

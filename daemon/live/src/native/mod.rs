@@ -37,15 +37,6 @@ pub enum Item {
     Ended(&'static str),
 }
 
-/// How streams are followed.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Fetch groups that gossip did not bring.
-    pub repair: bool,
-    /// Of one hundred groups, how many are dropped on purpose; for tests of repair.
-    pub drop_percent: u8,
-}
-
 /// A stream that is followed, until its subscription ends and all of these are dropped.
 #[derive(Clone)]
 pub struct Stream(Arc<Shared>);
@@ -64,14 +55,14 @@ impl Stream {
     pub fn new(
         key: StreamKey,
         topic: String,
-        settings: Settings,
+        drop_percent: u8,
         net: &Handle,
     ) -> (Self, Subscription, queue::Reader<Item>) {
         let (heard, reader) = queue::bounded(WAITING, WAITING_BYTES);
         let state = Mutex::new(State::new(key));
         let shared = Shared { topic, clock: net.pubsub.clock(), state, heard, changed: Notify::new() };
         let stream = Stream(Arc::new(shared));
-        let judge = Box::new(NativeJudge::new(stream.clone(), settings.drop_percent));
+        let judge = Box::new(NativeJudge::new(stream.clone(), drop_percent));
         (stream, Subscription { kind: "native audio", class: Class::Live, judge }, reader)
     }
 

@@ -178,7 +178,7 @@ impl Live {
     }
 
     fn reserve(&self, key: &StreamKey, json: bool) -> Result<Arc<Shared>, LiveError> {
-        let max = self.0.with.max_publications as usize;
+        let max = self.0.with.settings.max_publications as usize;
         let mut publications = lock(&self.0.publications);
         if publications.contains_key(&key.stream) {
             return Err(LiveError::StreamExists(key.stream.to_string()));

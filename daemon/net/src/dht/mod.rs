@@ -33,7 +33,7 @@ use self::{
     refresh::Refresh,
 };
 use crate::{
-    Config, DhtMode, NetError,
+    DhtMode, NetError, Network,
     context::{Context, Effect},
     dial::Reply,
     ids,
@@ -107,9 +107,9 @@ pub(crate) struct Lookups {
 }
 
 impl Lookups {
-    pub(crate) fn new(config: &Config, protocol: StreamProtocol) -> Self {
+    pub(crate) fn new(network: &Network, protocol: StreamProtocol) -> Self {
         let (running, announcing) = (HashMap::new(), HashMap::new());
-        Lookups { running, announcing, protocol, mode: config.dht, refresh: Refresh::new() }
+        Lookups { running, announcing, protocol, mode: network.dht, refresh: Refresh::new() }
     }
 
     pub(crate) fn on_command(&mut self, dht: &mut Dht, command: Command) {

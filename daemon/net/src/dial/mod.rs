@@ -24,7 +24,7 @@ pub(crate) use fault::innermost;
 
 use self::fault::Fault;
 use crate::{
-    Config, NetError,
+    NetError, Network,
     context::{Context, Effect},
     handle::Commands,
     ids,
@@ -142,9 +142,9 @@ impl Wanted {
 }
 
 impl Dial {
-    pub(crate) fn new(config: &Config, own: libp2p::PeerId) -> Result<Self, NetError> {
+    pub(crate) fn new(network: &Network, own: libp2p::PeerId) -> Result<Self, NetError> {
         // Not those that would have to go again.
-        Self::build(own, &config.bootstrap, ENOUGH.min(config.water_marks.low))
+        Self::build(own, &network.bootstrap, ENOUGH.min(network.connections_low as usize))
     }
 
     fn build(own: libp2p::PeerId, bootstrap: &[String], enough: usize) -> Result<Self, NetError> {

@@ -27,7 +27,7 @@ use p2pd_core::{
     time::MonoMs,
 };
 
-use crate::{Config, ids};
+use crate::{Network, ids};
 
 pub(crate) const DENIED: &str = "a rule denies it; PeerService.ListRules lists them";
 
@@ -93,13 +93,13 @@ fn denied(rules: &Rules, peer: Option<&CoreId>, mut ips: impl Iterator<Item = Ip
 }
 
 impl Gater {
-    pub(crate) fn new(config: &Config, rules: SharedRules) -> Self {
+    pub(crate) fn new(network: &Network, rules: SharedRules) -> Self {
         Gater {
             rules,
             crowd: Crowd::default(),
-            per_address: config.max_connections_per_address,
-            new_per_address: config.new_connections_per_address,
-            making: config.max_pending_connections,
+            per_address: network.max_connections_per_address,
+            new_per_address: network.new_connections_per_address,
+            making: network.max_pending_connections,
             begun: HashMap::new(),
             counted: HashMap::new(),
             began: Instant::now(),

@@ -78,12 +78,12 @@ impl Governor {
         };
         if self.in_vain >= IN_VAIN {
             if self.in_vain == IN_VAIN {
-                tracing::warn!(resident, budget, "more memory than network.memory_mib, which peers do not hold");
+                tracing::warn!(resident, budget, "more memory than network.memory, which peers do not hold");
             }
             return None;
         }
         self.last = Some(resident);
-        tracing::warn!(resident, budget, peers, "more memory than network.memory_mib; letting go of the least useful");
+        tracing::warn!(resident, budget, peers, "more memory than network.memory; letting go of the least useful");
         Some(peers.saturating_sub(peers.div_ceil(SHARE)))
     }
 }

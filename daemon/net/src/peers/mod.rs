@@ -9,7 +9,7 @@ mod prune;
 mod silent_peers;
 pub(crate) mod table;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -24,11 +24,12 @@ use self::{
     connection_gater::Gater,
     incompatible::{Incompatibilities, Unshared},
     memory_limit::{Governor, Held},
+    prune::WaterMarks,
     silent_peers::SilentPeers,
     table::{Closed, PeerInfo, Table},
 };
 use crate::{
-    Config, Event, NetError, WaterMarks,
+    Event, NetError, Network,
     context::{Context, Effect, HangUp},
     dial::innermost,
     handle::Commands,
@@ -80,14 +81,14 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(config: &Config, meters: Meters, held: Held) -> Self {
+    pub(crate) fn new(network: &Network, meters: Meters, held: Held) -> Self {
         Peers {
             table: Table::default(),
             meters,
-            protocol_version: protocol_version(&config.network),
-            mplex: config.mplex,
-            water_marks: config.water_marks,
-            governor: Governor::new(config.memory_budget, held),
+            protocol_version: protocol_version(&network.name),
+            mplex: network.mplex,
+            water_marks: WaterMarks::of(network),
+            governor: Governor::new(network.memory_budget(), held),
             silent: SilentPeers::default(),
             mute: SilentPeers::lasting(),
             closing: HashMap::new(),
@@ -249,8 +250,8 @@ impl Peers {
         let marks = self.water_marks;
         self.prune(context, marks, &standings, "more peers than wanted, and of little use");
         if let Some(room) = self.governor.room(now, self.table.len()) {
-            let marks = WaterMarks { high: room, low: room, grace_ms: 0 };
-            self.prune(context, marks, &standings, "more memory than network.memory_mib, and of little use");
+            let marks = WaterMarks { high: room, low: room, grace: Duration::ZERO };
+            self.prune(context, marks, &standings, "more memory than network.memory, and of little use");
         }
     }
 

@@ -10,7 +10,7 @@ use libp2p::{
 };
 
 use crate::{
-    Config, DhtMode, NetError,
+    Config, DhtMode, NetError, Network,
     dht::{
         address_filter::{Dht, Kad},
         record_store,
@@ -66,10 +66,11 @@ pub(crate) struct Behaviour {
 }
 
 /// Name of our Kademlia: the network's own, so that it never mixes with another, unless it was given one.
-pub(crate) fn kad_protocol(config: &Config) -> Result<StreamProtocol, NetError> {
-    let own = || format!("/p2pd/{}/kad/1.0.0", config.network);
-    let name = config.dht_protocol.clone().unwrap_or_else(own);
-    StreamProtocol::try_from_owned(name).map_err(|e| NetError::Setup(format!("protocol of the DHT: {e}")))
+pub(crate) fn kad_protocol(network: &Network) -> Result<StreamProtocol, NetError> {
+    let own = || format!("/p2pd/{}/kad/1.0.0", network.name);
+    let set = Some(network.dht_protocol.clone()).filter(|name| !name.is_empty());
+    StreamProtocol::try_from_owned(set.unwrap_or_else(own))
+        .map_err(|e| NetError::Setup(format!("protocol of the DHT: {e}")))
 }
 
 /// What identify says of a daemon of this network.
@@ -84,33 +85,34 @@ pub(crate) fn build(
     meters: &Meters,
     rules: SharedRules,
 ) -> Result<Behaviour, NetError> {
+    let network = &config.network;
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let id = identity.0.public().to_peer_id();
     let limits = connection_limits::ConnectionLimits::default()
-        .with_max_pending_incoming(Some(config.max_pending_connections))
-        .with_max_pending_outgoing(Some(config.max_pending_connections))
-        .with_max_established(Some(config.max_connections))
-        .with_max_established_incoming(Some(config.max_connections - config.max_connections / OUTBOUND_SHARE))
-        .with_max_established_per_peer(Some(config.max_connections_per_peer));
-    let identify = identify::Config::new(protocol_version(&config.network), identity.0.public())
+        .with_max_pending_incoming(Some(network.max_pending_connections))
+        .with_max_pending_outgoing(Some(network.max_pending_connections))
+        .with_max_established(Some(network.max_connections))
+        .with_max_established_incoming(Some(network.max_connections - network.max_connections / OUTBOUND_SHARE))
+        .with_max_established_per_peer(Some(network.max_connections_per_peer));
+    let identify = identify::Config::new(protocol_version(&network.name), identity.0.public())
         .with_agent_version(config.agent.clone())
         // Where peers are, the peer book and the DHT know, and leave out what is of no use here.
         .with_cache_size(0)
         // Also because pushes are lost over QUIC: lazily negotiated, they are closed before the peer has answered.
         .with_interval(Duration::from_secs(60));
-    let mut kad = kad::Config::new(kad_protocol(config)?);
+    let mut kad = kad::Config::new(kad_protocol(network)?);
     kad.set_max_packet_size(MAX_KAD_PACKET).set_record_filtering(kad::StoreInserts::FilterBoth);
     // `dht/refresh.rs` says when.
     kad.set_periodic_bootstrap_interval(None);
-    let mdns = if config.mdns {
+    let mdns = if network.mdns {
         Some(mdns::tokio::Behaviour::new(mdns::Config::default(), id).map_err(|e| setup(&e))?)
     } else {
         None
     };
     let mut kad = Kad::with_config(id, record_store::store(id), kad);
-    kad.set_mode(Some(if config.dht == DhtMode::Server { kad::Mode::Server } else { kad::Mode::Client }));
+    kad.set_mode(Some(if network.dht == DhtMode::Server { kad::Mode::Server } else { kad::Mode::Client }));
     Ok(Behaviour {
-        gater: Gater::new(config, rules),
+        gater: Gater::new(network, rules),
         limits: connection_limits::Behaviour::new(limits),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING)),

@@ -65,7 +65,7 @@ pub(crate) fn build(
     let mut swarm = SwarmBuilder::with_existing_identity(identity.0.clone())
         .with_tokio()
         .with_other_transport(|keys| {
-            transport::build(keys, meters, &rules, config.mplex)
+            transport::build(keys, meters, &rules, config.network.mplex)
                 .map_err(Box::<dyn std::error::Error + Send + Sync>::from)
         })
         .map_err(|e| setup(&e))?
@@ -80,7 +80,7 @@ pub(crate) fn build(
                 .with_idle_connection_timeout(Duration::from_secs(3600))
         })
         .build();
-    let missing = listen(&mut swarm, &config.listen)?;
+    let missing = listen(&mut swarm, &config.network.listen)?;
     Ok((swarm, missing))
 }
 

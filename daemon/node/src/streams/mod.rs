@@ -1,6 +1,7 @@
 //! Protocol streams of local programs: opened to peers, or opened by them and waiting until they are taken.
 
 mod call;
+mod config;
 mod error;
 mod handlers;
 mod leases;
@@ -21,10 +22,10 @@ use p2pd_net::{Handle, NetError, PeerStream};
 
 pub use self::{
     call::{Answered, MAX_CALL, Served, Serving},
+    config::{ANYBODY, Expose, Forward, Tunnels},
     error::StreamsError,
     handlers::{Arrived, Handler},
     leases::{Claim, Lease},
-    tunnels::{ANYBODY, Expose, Forward},
 };
 use crate::{lock, peers::Peers, tasks::Tasks};
 

@@ -5,10 +5,9 @@ use std::{sync::Arc, time::Duration};
 use p2pd_api::local::{self, LocalListener, LocalStream};
 use p2pd_core::id::PeerId;
 use p2pd_net::ByteStream;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::{Arrived, Claim, Streams, StreamsError};
+use super::{ANYBODY, Arrived, Claim, Expose, Forward, Streams, StreamsError, Tunnels};
 use crate::lock;
 
 /// Connections through one tunnel; what comes beyond is closed.
@@ -27,33 +26,6 @@ enum TunnelError {
     Streams(#[from] StreamsError),
 }
 
-/// A local address that leads to a peer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Forward {
-    /// Where to listen.
-    pub listen: String,
-    /// To whom it leads.
-    pub peer: String,
-    /// On which protocol.
-    pub protocol: String,
-}
-
-/// A protocol that leads to a local address.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Expose {
-    /// Which.
-    pub protocol: String,
-    /// Where it leads.
-    pub target: String,
-    /// Who may.
-    pub allow: Vec<String>,
-}
-
-/// Lets every peer use an exposed protocol.
-pub const ANYBODY: &str = "any";
-
 enum Tunnel {
     Forward(Forward),
     Expose(Expose),
@@ -61,9 +33,9 @@ enum Tunnel {
 
 impl Streams {
     /// Keeps the tunnels up.
-    pub fn keep_tunnels(&self, forward: Vec<Forward>, expose: Vec<Expose>) {
-        let forward = forward.into_iter().map(Tunnel::Forward);
-        for tunnel in forward.chain(expose.into_iter().map(Tunnel::Expose)) {
+    pub fn keep_tunnels(&self, tunnels: Tunnels) {
+        let forward = tunnels.forward.into_iter().map(Tunnel::Forward);
+        for tunnel in forward.chain(tunnels.expose.into_iter().map(Tunnel::Expose)) {
             self.0.with.tasks.until_stop(self.clone().keep_up(tunnel));
         }
     }
