@@ -10,7 +10,7 @@ use std::{
 use prost::Message;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options,
-    WriteBatch, WriteOptions,
+    WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use crate::{
@@ -21,6 +21,11 @@ use crate::{
     schema::{EVENTS, MAX_EVENTS, SETTINGS, TABLES, VERSION, VERSION_KEY, key_text},
 };
 
+/// Bytes of what was read last, of all tables together.
+const BLOCK_CACHE: usize = 8 << 20;
+/// Bytes that wait in memory to be written into files, of all tables together.
+const WRITE_BUFFERS: usize = 8 << 20;
+
 /// The store; one process at a time has it open.
 pub struct Store {
     pub(crate) path: PathBuf,
@@ -29,12 +34,28 @@ pub struct Store {
     pub(crate) health: Health,
 }
 
-fn options() -> Options {
-    let cache = Cache::new_lru_cache(4 << 20);
+/// Memory that all tables share.
+struct Memory {
+    /// What was read last.
+    cache: Cache,
+    /// What is not yet in a table's files; beyond it, the table that holds most is written out.
+    written: WriteBufferManager,
+}
+
+impl Memory {
+    fn new() -> Self {
+        // Nobody waits for what is written out.
+        let written = WriteBufferManager::new_write_buffer_manager(WRITE_BUFFERS, false);
+        Memory { cache: Cache::new_lru_cache(BLOCK_CACHE), written }
+    }
+}
+
+fn options(memory: &Memory) -> Options {
     let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(&cache);
+    blocks.set_block_cache(&memory.cache);
     let mut options = Options::default();
     options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_manager(&memory.written);
     options.set_write_buffer_size(1 << 20);
     options.set_max_write_buffer_number(2);
     options.set_max_total_wal_size(8 << 20);
@@ -61,19 +82,20 @@ fn known_version(db: &DB, path: &Path) -> Result<u32, StoreError> {
 /// Refuses a newer database that has other tables. RocksDB opens none without all its tables, and makes those that it lacks.
 fn refuse_other_tables(path: &Path) -> Result<(), StoreError> {
     // There is none yet, or opening it tells the fault.
-    let Ok(names) = DB::list_cf(&options(), path) else { return Ok(()) };
+    let Ok(names) = DB::list_cf(&Options::default(), path) else { return Ok(()) };
     let ours = |name: &String| name == "default" || TABLES.contains(&name.as_str());
     if names.iter().all(ours) && TABLES.iter().all(|table| names.iter().any(|name| name == table)) {
         return Ok(());
     }
-    known_version(&DB::open_cf_for_read_only(&options(), path, names, false)?, path).map(drop)
+    known_version(&DB::open_cf_for_read_only(&options(&Memory::new()), path, names, false)?, path).map(drop)
 }
 
 /// Opens the database and brings it to this version's schema. Where there is none, makes one, or fails.
 pub(crate) fn open(path: &Path, may_create: bool) -> Result<DB, StoreError> {
     refuse_other_tables(path)?;
-    let tables = TABLES.map(|name| ColumnFamilyDescriptor::new(name, options()));
-    let mut options = options();
+    let memory = Memory::new();
+    let tables = TABLES.map(|name| ColumnFamilyDescriptor::new(name, options(&memory)));
+    let mut options = options(&memory);
     options.create_if_missing(may_create);
     options.create_missing_column_families(may_create);
     let db = DB::open_cf_descriptors(&options, path, tables)?;
@@ -292,12 +314,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         {
             let mut db = open(directory.path(), true).unwrap();
-            db.create_cf("to-come", &options()).unwrap();
+            db.create_cf("to-come", &Options::default()).unwrap();
             db.drop_cf(EVENTS).unwrap();
             db.put(VERSION_KEY, 99u32.to_be_bytes()).unwrap();
         }
-        let before = DB::list_cf(&options(), directory.path()).unwrap();
+        let before = DB::list_cf(&Options::default(), directory.path()).unwrap();
         assert!(matches!(Store::open(directory.path()), Err(StoreError::Newer { found: 99, .. })));
-        assert_eq!(DB::list_cf(&options(), directory.path()).unwrap(), before);
+        assert_eq!(DB::list_cf(&Options::default(), directory.path()).unwrap(), before);
     }
 }
