@@ -16,9 +16,8 @@ use p2pd_net::Identity;
 use crate::{
     app::{self, Setup},
     config::Config,
-    node::unreadable,
     paths::{self, Named, Paths},
-    telemetry,
+    process, telemetry, unreadable,
 };
 
 const AFTER: &str = "Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage, 70 a part of the daemon died, 78 bad configuration.\n\
@@ -150,7 +149,7 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 
 fn run(flags: Run) -> ExitCode {
     match setup(flags) {
-        Ok(setup) => app::main(setup),
+        Ok(setup) => process::main(setup),
         Err(error) => fail(&error, 78),
     }
 }

@@ -1,16 +1,18 @@
 //! The libp2p system daemon: assembly of the floors below it. `app` starts them in order and stops them in reverse,
-//! `node` is what the daemon can do, `api` is how programs ask for it.
+//! `api` is how programs ask for what the owners can do, `observe` tells how they fare.
 
 mod api;
 pub mod app;
 pub mod config;
 pub mod flags;
 mod lock;
-mod node;
+mod observe;
 mod paths;
+pub mod process;
 mod signals;
 mod systemd;
 mod telemetry;
+mod unreadable;
 
 /// Version of p2pd.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

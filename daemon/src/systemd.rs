@@ -1,5 +1,5 @@
 //! What systemd hears: ready, stopping, and a watchdog that is fed only after swarm and API have both answered. Not the store: a disk that
-//! fails is told by `node/storage.rs`, and a restart would end what is live and mend nothing.
+//! fails is told by `observe/storage.rs`, and a restart would end what is live and mend nothing.
 
 use std::{
     path::PathBuf,

@@ -9,10 +9,8 @@ use p2pd_api::v1::{
     PublishRequest, SubscribeRequest, WatchEventsRequest, node_service_client::NodeServiceClient,
     pub_sub_service_client::PubSubServiceClient, subscribe_response, subscribe_stream_response,
 };
-use p2pd_core::{
-    directory::{MAX_ENTRIES, MAX_PER_PUBLISHER},
-    ring::Next,
-};
+use p2pd_core::ring::Next;
+use p2pd_live::directory::{MAX_ENTRIES, MAX_PER_PUBLISHER};
 use p2pd_net::Message;
 use tokio::time::{Instant, sleep, timeout};
 

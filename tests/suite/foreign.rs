@@ -22,16 +22,18 @@ use p2pd_api::v1::{
     SubscribeRequest, SubscribeResponse, dht_service_client::DhtServiceClient,
     pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
 };
-use p2pd_core::topic::DEFAULT_NETWORK;
-
-use crate::machines::Machine;
-use crate::support::{DEADLINE, channel, peers, setup, setup_at, start, until};
+use p2pd_live::topic::DEFAULT_NETWORK;
 use tokio::{
     net::TcpListener,
     sync::mpsc,
     time::{interval, timeout},
 };
 use tonic::Streaming;
+
+use crate::{
+    machines::Machine,
+    support::{DEADLINE, channel, peers, setup, setup_at, start, until},
+};
 
 const TOPIC: &str = "chat";
 /// So many that gossipsub's patience with a peer that does not send what it has offered (3 s) is over before the last.

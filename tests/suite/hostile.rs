@@ -8,11 +8,10 @@ use p2pd_api::v1::{
     publish_stream_request::Item, subscribe_response, subscribe_stream_response,
 };
 use p2pd_core::{
-    group::GroupBody,
     id::{PeerId, StreamKey},
     ring::Next,
-    topic,
 };
+use p2pd_live::{group::GroupBody, topic};
 use p2pd_net::{Event, Handle, Identity, Message, Running, queue};
 use serde_json::json;
 
@@ -143,7 +142,7 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
     .await;
     let (_beyond, mut beyond) = observer(&b, &audio).await;
     let body = GroupBody {
-        stream: p2pd_core::group::stream_hash(&key),
+        stream: p2pd_live::group::stream_hash(&key),
         epoch: u64::MAX / 2,
         seq: 0,
         capture_us: now() * 1000,
@@ -151,7 +150,7 @@ async fn forged_and_replayed_audio_is_neither_heard_nor_forgiven() {
         ..Default::default()
     };
     let signer = ed25519_dalek::SigningKey::from_bytes(&identity.secret().unwrap());
-    let forged = p2pd_core::group::sign(body, &signer);
+    let forged = p2pd_live::group::sign(body, &signer);
     honest.frames(0..10).await;
     let subscribe_stream_response::Event::Group(genuine) = next(&mut replies).await else { panic!("a group") };
     let old = genuine.signed.clone();
@@ -197,9 +196,9 @@ async fn what_a_publisher_has_not_signed_for_good_goes_no_further() {
         .await;
     let (_beyond, mut beyond) = observer(&b, &audio).await;
     let group = |seq, secret| {
-        let (stream, frames) = (p2pd_core::group::stream_hash(&key), vec![Bytes::from_static(b"noise")]);
+        let (stream, frames) = (p2pd_live::group::stream_hash(&key), vec![Bytes::from_static(b"noise")]);
         let body = GroupBody { stream, epoch: 1, seq, capture_us: now() * 1000, frames, ..Default::default() };
-        p2pd_core::group::sign(body, &ed25519_dalek::SigningKey::from_bytes(&secret)).signed
+        p2pd_live::group::sign(body, &ed25519_dalek::SigningKey::from_bytes(&secret)).signed
     };
     // Gossip's envelope proves for both that they are the publisher's.
     let (forged, signed) = (group(0, [1; 32]), group(1, identity.secret().unwrap()));

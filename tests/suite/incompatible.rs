@@ -21,7 +21,7 @@ use p2pd_api::v1::{
     ConnectRequest, GetPeerRequest, HandleProtocolRequest, ListClosedConnectionsRequest, PingPeerRequest,
     WatchEventsRequest, node_service_client::NodeServiceClient,
 };
-use p2pd_core::topic;
+use p2pd_live::topic;
 use p2pd_net::{DhtMode, Identity};
 use serde_json::json;
 use tokio::{

@@ -10,7 +10,8 @@ use p2pd_api::v1::{
     node_service_client::NodeServiceClient, pub_sub_service_client::PubSubServiceClient, publish_stream_request::Item,
     subscribe_request::Contract, subscribe_response, subscribe_stream_response,
 };
-use p2pd_core::{ring::Next, topic};
+use p2pd_core::ring::Next;
+use p2pd_live::topic;
 use p2pd_net::{Identity, Message, Running, queue};
 use serde_json::{Value, json};
 use tokio::time::timeout;

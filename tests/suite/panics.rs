@@ -25,7 +25,7 @@ fn child() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
-    p2pd::app::end_on_panic();
+    p2pd::process::end_on_panic();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     // Nobody waits for the task.
     runtime.spawn(async { panic!("a part has failed") });

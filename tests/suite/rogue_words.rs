@@ -3,10 +3,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use p2pd_core::{
-    announce::{self, DirectoryMessage, Filter, Metadata},
-    id::PeerId,
-    time::UnixMs,
+use p2pd_core::{id::PeerId, time::UnixMs};
+use p2pd_live::{
+    directory::message::{self, DirectoryMessage, Filter, Metadata},
     topic,
 };
 
@@ -23,7 +22,7 @@ pub fn directory() -> String {
 fn word(signer: &Signer, number: u64, message: &DirectoryMessage) -> Published {
     let me = PeerId::from_bytes(&signer.id().to_bytes()).unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-    signer.sign(&directory(), number, announce::encode(message, &me, UnixMs(now)).unwrap())
+    signer.sign(&directory(), number, message::encode(message, &me, UnixMs(now)).unwrap())
 }
 
 /// So many streams of a publisher that exists for nothing else.

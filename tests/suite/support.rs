@@ -93,7 +93,7 @@ pub async fn list(daemon: &Daemon) -> Vec<Stream> {
 /// A network floor without a daemon above it, which keeps none of its rules.
 pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
     let defaults = Network::defaults().unwrap();
-    let topic_of_all = p2pd_core::topic::directory(&defaults.name);
+    let topic_of_all = p2pd_live::topic::directory(&defaults.name);
     let network = Network {
         listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
         bootstrap: vec![bootstrap.into()],

@@ -6,7 +6,7 @@ use p2pd_api::v1::{
     WireFormat, pub_sub_service_client::PubSubServiceClient, publish_stream_request::Item,
     subscribe_stream_response::Event,
 };
-use p2pd_core::topic;
+use p2pd_live::topic;
 use tonic::Streaming;
 
 use crate::support::{channel, config, floor, frame, next, open, pair, publish, streams, until};

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use bytes::{Buf, Bytes};
 
-use crate::{admission::Verdict, time::UnixMs};
+use crate::{time::UnixMs, verdict::Verdict};
 
 /// Largest message that any topic may allow, in bytes: go-libp2p's own bound.
 pub const MAX_MESSAGE: u32 = 1024 * 1024;

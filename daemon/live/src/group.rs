@@ -8,7 +8,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::{
+use p2pd_core::{
     id::{PeerId, StreamKey},
     text,
 };

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use p2pd_core::{
-    admission,
-    audio_json::{self, AudioMessage},
     id::{PeerId, StreamId},
+    verdict,
 };
 use p2pd_net::{Class, Judge, Message, Subscription, Time, Verdict, queue};
 
-use crate::{Clocks, TooLarge, lock};
+use crate::{
+    Clocks, TooLarge,
+    json_format::{self, AudioMessage},
+    lock,
+};
 
 /// What waits for the subscriber, in messages and bytes.
 const WAITING: usize = 64;
@@ -67,20 +70,20 @@ impl JsonJudge {
 
 impl Judge for JsonJudge {
     fn judge(&mut self, message: Message, time: Time) -> Verdict {
-        let (bytes, most) = (message.data.len(), audio_json::MAX_MESSAGE);
+        let (bytes, most) = (message.data.len(), json_format::MAX_MESSAGE);
         if bytes > most {
             // Other networks may allow more, and whoever passed it on did nothing wrong.
             self.heard.push(0, JsonItem::TooLarge(TooLarge { sender: message.sender, bytes, most }));
             return Verdict::Ignore;
         }
         let Some(sender) = message.sender else { return Verdict::Reject("unsigned") };
-        let Some((said, at)) = audio_json::decode(&message.data, &self.stream) else {
+        let Some((said, at)) = json_format::decode(&message.data, &self.stream) else {
             return Verdict::Reject("not a message of this stream");
         };
         if sender == message.source {
             lock(&self.clocks.0).heard(time.now, &sender, at);
         }
-        let timely = Verdict::from(admission::judge_time(time.wall, at));
+        let timely = Verdict::from(verdict::judge_time(time.wall, at));
         if timely == Verdict::Accept {
             self.heard.push(said.weight(), JsonItem::Message { sender, message: said });
         }

@@ -5,12 +5,12 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::{id::StreamId, time::UnixMs};
+use p2pd_core::{id::StreamId, time::UnixMs};
 
 /// Largest message read, in bytes: others send a slice as their source delivers it, such as 60 KiB.
-pub const MAX_MESSAGE: usize = 256 * 1024;
+pub(crate) const MAX_MESSAGE: usize = 256 * 1024;
 /// Most bytes of audio in a chunk that is written, so that the message fits the 64 KiB that most peers take.
-pub const MAX_CHUNK: usize = 32 * 1024;
+pub(crate) const MAX_CHUNK: usize = 32 * 1024;
 
 /// One message of the format.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +27,7 @@ pub enum AudioMessage {
 
 impl AudioMessage {
     /// Bytes it holds, roughly.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         match self {
             AudioMessage::Audio(chunk) | AudioMessage::Iq(chunk) => chunk.len(),
             AudioMessage::Metadata(fields) => fields.iter().map(field_weight).sum(),
@@ -52,7 +52,7 @@ fn value_weight(value: &Value) -> usize {
 }
 
 /// Reads a message about `stream`; `None` if it is malformed, oversized or about another stream.
-pub fn decode(data: &[u8], stream: &StreamId) -> Option<(AudioMessage, UnixMs)> {
+pub(crate) fn decode(data: &[u8], stream: &StreamId) -> Option<(AudioMessage, UnixMs)> {
     if data.len() > MAX_MESSAGE {
         return None;
     }
@@ -76,7 +76,7 @@ pub fn decode(data: &[u8], stream: &StreamId) -> Option<(AudioMessage, UnixMs)> 
 }
 
 /// Writes a message about `stream`.
-pub fn encode(message: &AudioMessage, stream: &StreamId, now: UnixMs) -> Vec<u8> {
+pub(crate) fn encode(message: &AudioMessage, stream: &StreamId, now: UnixMs) -> Vec<u8> {
     let (kind, name, value) = match message {
         AudioMessage::Metadata(map) => ("metadata", "metadata", Value::Object(map.clone())),
         AudioMessage::Audio(chunk) => ("audio", "chunk", STANDARD.encode(chunk).into()),

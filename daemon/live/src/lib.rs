@@ -3,14 +3,17 @@
 
 mod clocks;
 mod config;
-mod directory;
+pub mod directory;
 pub mod epoch;
 mod error;
+pub mod group;
 mod json_audio;
+mod json_format;
 mod listen;
 mod live;
 pub mod native;
 mod publish;
+pub mod topic;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +24,7 @@ pub use config::StreamSettings;
 pub use directory::{DirectoryJudge, Heard, Listed, Publishers, StreamChange};
 pub use error::LiveError;
 pub use json_audio::{JsonItem, JsonJudge, JsonTopic};
+pub use json_format::AudioMessage;
 pub use listen::{StreamItem, StreamReader, Waiting};
 pub use live::{Live, Setup, Statistics};
 pub use publish::{Opening, Progress, Publication, Wire};

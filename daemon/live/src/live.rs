@@ -10,7 +10,6 @@ use std::{
 };
 
 use p2pd_core::{
-    announce::Filter,
     clock::Judgement,
     id::{PeerId, StreamId},
     multiaddr::Multiaddr,
@@ -23,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     Clocks, LiveError, StreamSettings,
-    directory::{self, Heard, Publishers, ToDisk},
+    directory::{self, Heard, Publishers, ToDisk, message::Filter},
     epoch,
     listen::Streams,
     lock, native, publish,

@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::id::{StreamId, StreamKey};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use p2pd_core::id::{StreamId, StreamKey};
 
 /// Name of the network that the existing JavaScript peers are on.
 pub const DEFAULT_NETWORK: &str = "argus-defense";
@@ -30,7 +30,7 @@ pub fn audio_native(key: &StreamKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::PeerId;
+    use p2pd_core::id::PeerId;
 
     #[test]
     fn topics_are_named_as_other_programs_name_them() {

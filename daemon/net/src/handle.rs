@@ -6,7 +6,14 @@ use std::marker::PhantomData;
 use p2pd_core::multiaddr::Multiaddr;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{NetError, clock::Clock, dht, dial, peers, pubsub, streams};
+use crate::{
+    NetError,
+    clock::Clock,
+    dht, dial,
+    peers::{self, memory_limit::Held},
+    pubsub,
+    streams::{self, reserved::Reserved},
+};
 
 /// What waits for the task.
 pub(crate) enum Command {
@@ -114,13 +121,13 @@ pub struct Handle {
 }
 
 impl Handle {
-    pub(crate) fn new(queue: &mpsc::Sender<Command>, held: peers::memory_limit::Held, clock: Clock) -> Self {
+    pub(crate) fn new(queue: &mpsc::Sender<Command>, held: Held, reserved: Reserved, clock: Clock) -> Self {
         Handle {
             peers: peers::Handle { commands: Commands::new(queue), held },
             dial: dial::Handle(Commands::new(queue)),
             pubsub: pubsub::Handle { commands: Commands::new(queue), clock },
             dht: dht::Handle(Commands::new(queue)),
-            streams: streams::Handle(Commands::new(queue)),
+            streams: streams::Handle { commands: Commands::new(queue), reserved },
             queue: queue.clone(),
         }
     }

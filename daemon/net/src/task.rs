@@ -28,7 +28,8 @@ use crate::{
         flow_control::Drained,
         message_id::{Gossipsub, Settings},
     },
-    queue, streams,
+    queue,
+    streams::{self, reserved::Reserved},
     swarm::{
         bandwidth::Meters,
         behaviour::{Behaviour, BehaviourEvent, kad_protocol},
@@ -56,8 +57,10 @@ pub struct Running {
 pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> Result<Running, NetError> {
     let (commands, queue) = mpsc::channel(COMMANDS);
     let (settings, held, kad) = (Settings::default(), Held::default(), kad_protocol(&config.network)?);
-    let meters = Meters::new(config.network.max_streams_per_connection as usize, kad.as_ref());
-    let (swarm, missing) = build::build(config, identity, settings.clone(), &meters)?;
+    let reserved = Reserved::default();
+    reserved.add(kad.as_ref(), streams::Class::Bulk);
+    let meters = Meters::new(config.network.max_streams_per_connection as usize, reserved.clone());
+    let (swarm, missing) = build::build(config, identity, settings.clone(), &meters, &reserved)?;
     let own = *swarm.local_peer_id();
     let (context, events) = Context::new();
     let pubsub = PubSub::new(config, settings, own);
@@ -73,7 +76,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         say_protocols: false,
     };
     let task = tokio::spawn(task.run(queue, stop));
-    Ok(Running { handle: Handle::new(&commands, held, clock), events, task })
+    Ok(Running { handle: Handle::new(&commands, held, reserved, clock), events, task })
 }
 
 /// Turns that others may have before what is due, when the swarm always has something to tell.

@@ -2,20 +2,21 @@
 
 use p2pd_api::v1 as pb;
 use p2pd_core::{
-    announce::Metadata,
     contract::{Identity, TopicSettings},
-    group::{Group, StreamConfig},
     id::PeerId,
     multiaddr::Multiaddr,
     text,
 };
+use p2pd_live::{
+    Listed, Opening, Wire,
+    directory::message::Metadata,
+    group::{Group, StreamConfig},
+};
 use p2pd_net::PeerInfo;
+use p2pd_node::pubsub::{LogStatus, TopicStatus};
 use tonic::Status;
 
 use super::status;
-use p2pd_node::pubsub::{LogStatus, TopicStatus};
-
-use p2pd_live::{Listed, Opening, Wire};
 
 pub(super) fn peer_id(text: &str) -> Result<PeerId, Status> {
     text.parse().map_err(|e: p2pd_core::id::IdError| status::field("peer_id", &e.to_string()))

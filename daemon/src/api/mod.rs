@@ -1,4 +1,4 @@
-//! The gRPC API: it verifies the caller, converts, calls the node, converts. No decision of the domain is made here.
+//! The gRPC API: it verifies the caller, converts, calls the owners, converts. No decision of the domain is made here.
 
 mod caller;
 mod convert;
@@ -39,14 +39,7 @@ use tonic_health::ServingStatus;
 
 pub(crate) use socket::{SocketFile, bind};
 
-use crate::{config::Api, node::Node, paths::Paths, systemd::Probe};
-
-/// What every service needs.
-#[derive(Clone)]
-struct Context {
-    node: Node,
-    stop: CancellationToken,
-}
+use crate::{app::Owners, config::Api, paths::Paths, systemd::Probe};
 
 /// How long calls may take to end after a stop before their connections are cut.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -84,23 +77,21 @@ impl Services {
 }
 
 /// Each service of the contract: a new one is added here and nowhere else.
-fn services(context: &Context) -> (Routes, Vec<&'static str>) {
-    let Context { node, stop } = context;
+fn services(owners: Owners, stop: &CancellationToken) -> (Routes, Vec<&'static str>) {
+    let Owners { tasks, events, peers, dht, pubsub, live, streams, health, .. } = owners;
+    let stop = || stop.clone();
     let mut all = Services::default();
-    let dht = DhtServiceServer::new(dht::Service { dht: node.dht().clone(), stop: stop.clone() });
+    let dht = DhtServiceServer::new(dht::Service { dht, stop: stop() });
     all.add(dht.max_decoding_message_size(SMALL_REQUEST));
-    all.add(NodeServiceServer::new(node::Service(context.clone())).max_decoding_message_size(SMALL_REQUEST));
-    let (peers, live, tasks) = (node.peers().clone(), node.live().clone(), node.tasks().clone());
-    let peer = PeerServiceServer::new(peer::Service { peers, live, tasks, stop: stop.clone() });
-    all.add(peer.max_decoding_message_size(SMALL_REQUEST));
-    let protocol = protocol::Service { streams: node.streams().clone(), stop: stop.clone() };
-    let protocol = ProtocolServiceServer::new(protocol);
+    let node = NodeServiceServer::new(node::Service { health, peers: peers.clone(), events, stop: stop() });
+    all.add(node.max_decoding_message_size(SMALL_REQUEST));
+    let peer = peer::Service { peers, live: live.clone(), tasks: tasks.clone(), stop: stop() };
+    all.add(PeerServiceServer::new(peer).max_decoding_message_size(SMALL_REQUEST));
+    let protocol = ProtocolServiceServer::new(protocol::Service { streams, stop: stop() });
     all.add(protocol.max_decoding_message_size(2 * MAX_REQUEST));
-    let pubsub = pubsub::Service { pubsub: node.pubsub().clone(), tasks: node.tasks().clone(), stop: stop.clone() };
-    let pubsub = PubSubServiceServer::new(pubsub);
+    let pubsub = PubSubServiceServer::new(pubsub::Service { pubsub, tasks, stop: stop() });
     all.add(pubsub.max_decoding_message_size(2 * MAX_REQUEST));
-    let stream = stream::Service { live: node.live().clone(), stop: stop.clone() };
-    let stream = StreamServiceServer::new(stream);
+    let stream = StreamServiceServer::new(stream::Service { live, stop: stop() });
     all.add(stream.max_decoding_message_size(MAX_REQUEST));
     (all.routes.routes(), all.names)
 }
@@ -108,17 +99,16 @@ fn services(context: &Context) -> (Routes, Vec<&'static str>) {
 /// Serves until `stop`; ends every stream first, so that none holds up the end.
 pub(crate) async fn serve(
     listener: UnixListener,
-    node: Node,
+    owners: Owners,
     config: Api,
     paths: Paths,
     probe: Probe,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let context = Context { node, stop: stop.clone() };
     let admission = caller::Admission::new(&paths);
     let quota = quota::Quota::new(probe.clone());
     let incoming = socket::accept(listener, admission, config.max_connections_per_user, probe, stop.clone());
-    let (routes, names) = services(&context);
+    let (routes, names) = services(owners, &stop);
     let (health, health_service) = tonic_health::server::health_reporter();
     for name in names {
         health.set_service_status(name, ServingStatus::Serving).await;

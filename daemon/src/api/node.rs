@@ -4,20 +4,29 @@ use p2pd_api::v1::{
     GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse, GetStatisticsRequest, GetStatisticsResponse,
     NodeState, WatchEventsRequest, WatchEventsResponse, node_service_server::NodeService,
 };
-use p2pd_node::events::Happened;
+use p2pd_node::{
+    events::{Events, Happened},
+    peers::Peers,
+};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Context, convert,
+    convert,
     reply::{self, Replies},
     status,
 };
 use crate::{
     VERSION,
-    node::{Descriptors, State},
+    observe::{Health, InUse, State},
 };
 
-pub(super) struct Service(pub(super) Context);
+pub(super) struct Service {
+    pub(super) health: Health,
+    pub(super) peers: Peers,
+    pub(super) events: Events,
+    pub(super) stop: CancellationToken,
+}
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
@@ -27,7 +36,7 @@ fn event(e: Happened) -> WatchEventsResponse {
     WatchEventsResponse { cursor: e.cursor, time_ms: e.time_ms, kind: e.kind, subject: e.subject }
 }
 
-fn in_use(Descriptors { used, most }: Descriptors) -> String {
+fn in_use(InUse { used, most }: InUse) -> String {
     format!("{used} of {most} file descriptors are in use")
 }
 
@@ -81,20 +90,19 @@ fn advice(state: &State) -> Vec<String> {
 #[tonic::async_trait]
 impl NodeService for Service {
     async fn get_info(&self, _: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
-        let node = &self.0.node;
         Ok(Response::new(GetInfoResponse {
-            peer_id: node.me().to_string(),
+            peer_id: self.peers.me().to_string(),
             version: VERSION.into(),
-            network: node.network().into(),
-            addresses: convert::texts(&node.peers().addresses().await.map_err(status::of)?),
-            started_ms: node.started().0,
+            network: self.health.network().into(),
+            addresses: convert::texts(&self.peers.addresses().await.map_err(status::of)?),
+            started_ms: self.health.started.0,
         }))
     }
 
     async fn get_state(&self, _: Request<GetStateRequest>) -> Result<Response<GetStateResponse>, Status> {
-        let state = self.0.node.state().await.map_err(status::of)?;
+        let state = self.health.state().await.map_err(status::of)?;
         let word = match state.peers {
-            _ if self.0.stop.is_cancelled() => NodeState::Stopping,
+            _ if self.stop.is_cancelled() => NodeState::Stopping,
             0 => NodeState::Alone,
             _ => NodeState::Connected,
         };
@@ -117,7 +125,7 @@ impl NodeService for Service {
         &self,
         _: Request<GetStatisticsRequest>,
     ) -> Result<Response<GetStatisticsResponse>, Status> {
-        let statistics = self.0.node.statistics().await.map_err(status::of)?;
+        let statistics = self.health.statistics().await.map_err(status::of)?;
         Ok(Response::new(GetStatisticsResponse {
             peers: count(statistics.peers),
             streams: count(statistics.streams),
@@ -142,8 +150,8 @@ impl NodeService for Service {
             return Err(status::field("after", "must be unset where from_oldest is set"));
         }
         let past = from_oldest || after.is_some();
-        let (kept, mut told) = self.0.node.events().watch(after, past).await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.0.stop.clone(), async move |out| {
+        let (kept, mut told) = self.events.watch(after, past).await.map_err(status::of)?;
+        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
             let mut last = after;
             for happened in kept {
                 last = Some(happened.cursor);
@@ -185,7 +193,7 @@ mod tests {
         let bad = State {
             flooded_by: Some(flooder.clone()),
             storage_fault: Some("No space left".into()),
-            descriptors_short: Some(Descriptors { used: 990, most: 1024 }),
+            descriptors_short: Some(InUse { used: 990, most: 1024 }),
             ..good()
         };
         let lines = advice(&bad);

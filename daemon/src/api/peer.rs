@@ -148,9 +148,9 @@ impl PeerService for Service {
     }
 
     async fn list_pins(&self, _: Request<ListPinsRequest>) -> Result<Response<ListPinsResponse>, Status> {
-        let connected = self.peers.list().await.map_err(status::of)?;
+        let connected = self.peers.connected().await.map_err(status::of)?;
         let pin = |(peer, pin): (PeerId, keep::Pin)| Pin {
-            connected: connected.iter().any(|info| info.peer == peer),
+            connected: connected.contains(&peer),
             peer_id: peer.to_string(),
             addresses: convert::texts(&pin.addresses),
             tags: pin.tags,

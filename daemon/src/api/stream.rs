@@ -10,11 +10,12 @@ use p2pd_api::v1::{
     publish_stream_response, stream_service_server::StreamService, subscribe_stream_response, watch_streams_response,
 };
 use p2pd_core::{
-    group::MAX_FRAMES,
     id::{IdError, StreamKey, StreamRef},
     ring::Next,
 };
+use p2pd_live::{Live, Publication, StreamChange, StreamItem, group::MAX_FRAMES};
 use prost::Message;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -23,8 +24,6 @@ use super::{
     reply::{self, Followed, Gone, Out, Replies},
     status,
 };
-use p2pd_live::{Live, Publication, StreamChange, StreamItem};
-use tokio_util::sync::CancellationToken;
 
 pub(super) struct Service {
     pub(super) live: Live,

@@ -1,21 +1,20 @@
-//! Assembly: lock, store, network, node, API, in this order, and stopped in reverse within ten seconds. A long-lived
+//! Assembly: lock, store, network, owners, API, in this order, and stopped in reverse within ten seconds. A long-lived
 //! task that ends by itself ends the process; systemd starts it again.
 
+mod owners;
+
 use std::{
-    backtrace::{Backtrace, BacktraceStatus},
     fs,
-    io::{self, Write},
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use nix::unistd::{Uid, User};
+pub(crate) use owners::Owners;
 use p2pd_net::Identity;
 use p2pd_store::{Store, StoreError};
-use sd_notify::NotifyState;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,17 +24,13 @@ use crate::{
     api::{self, SocketFile},
     config::Config,
     lock::{self, Lock},
-    node::{self, Node, unreadable},
     paths::{Mode, Named, Paths},
-    signals::Signals,
-    systemd::{self, Probe},
-    telemetry,
+    systemd::Probe,
+    unreadable,
 };
 
 /// Name of the identity's file in the data directory.
 pub const IDENTITY_FILE: &str = "identity.key";
-/// Exit code when a part of the daemon has died.
-const PART_DIED: u8 = 70;
 const STOP: Duration = Duration::from_secs(10);
 
 /// What a daemon is started with.
@@ -88,16 +83,16 @@ pub struct Daemon {
     pub socket: PathBuf,
     /// Own multiaddrs.
     pub addresses: Vec<String>,
-    node: Node,
+    owners: Owners,
     network: JoinHandle<()>,
-    pump: JoinHandle<()>,
+    running: JoinHandle<()>,
     server: JoinHandle<anyhow::Result<()>>,
-    probe: Probe,
-    stop_api: CancellationToken,
+    pub(crate) probe: Probe,
+    pub(crate) stop_api: CancellationToken,
     stop_network: CancellationToken,
     _socket_file: SocketFile,
     _lock: Lock,
-    temporary: Option<TempDir>,
+    pub(crate) temporary: Option<TempDir>,
 }
 
 /// Makes the directory of identity and database, for its owner's eyes alone. Root may write into another user's, whose daemon
@@ -143,31 +138,33 @@ impl Daemon {
         let store = opened.await??;
         let (stop_api, stop_network) = (CancellationToken::new(), CancellationToken::new());
         let meshes = p2pd_node::pubsub::meshes(&store)?;
+        let listeners = config.network.listen.len();
         let network = p2pd_net::Config {
             network: config.network.clone(),
-            topic_of_all: p2pd_core::topic::directory(&config.network.name),
+            topic_of_all: p2pd_live::topic::directory(&config.network.name),
             meshes,
             agent: format!("p2pd/{VERSION}"),
         };
         let net = p2pd_net::start(&network, &identity, stop_network.clone())?;
-        let (node, pump) = Node::start(&config, &identity, store, net.handle, net.events, stop_network.clone()).await?;
+        let (owners, running) =
+            owners::start(&config, &identity, store, net.handle, net.events, stop_network.clone()).await?;
         let (listener, socket_file) = api::bind(&paths)?;
         let probe = Probe::default();
         let server = tokio::spawn(api::serve(
             listener,
-            node.clone(),
+            owners.clone(),
             config.api.clone(),
             paths.clone(),
             probe.clone(),
             stop_api.clone(),
         ));
-        let addresses = node.listening().await?.iter().map(ToString::to_string).collect();
+        let addresses = owners.peers.listening(listeners).await?.iter().map(ToString::to_string).collect();
         Ok(Daemon {
             socket: paths.socket,
             addresses,
-            node,
+            owners,
             network: net.task,
-            pump,
+            running,
             server,
             probe,
             stop_api,
@@ -183,10 +180,10 @@ impl Daemon {
         let clean = async {
             self.stop_api.cancel();
             let _ = (&mut self.server).await;
-            self.node.finish().await;
+            self.owners.finish().await;
             self.stop_network.cancel();
             let _ = (&mut self.network).await;
-            let _ = (&mut self.pump).await;
+            let _ = (&mut self.running).await;
         };
         if tokio::time::timeout(STOP, clean).await.is_err() {
             tracing::warn!("not everything stopped within 10 s");
@@ -196,10 +193,10 @@ impl Daemon {
     }
 
     /// Waits for a part to end, which none does by itself.
-    async fn part_ended(&mut self) -> &'static str {
+    pub(crate) async fn part_ended(&mut self) -> &'static str {
         tokio::select! {
             _ = &mut self.network => "network",
-            _ = &mut self.pump => "node",
+            _ = &mut self.running => "owners",
             _ = &mut self.server => "API",
         }
     }
@@ -214,83 +211,4 @@ fn identity(paths: &Paths) -> anyhow::Result<Identity> {
     identity.save_new(&file)?;
     tracing::info!(peer = %identity.peer_id(), "made a new identity");
     Ok(identity)
-}
-
-/// Ends the process when any part of it panics: a daemon that has lost a part, or a lock, would only look alive.
-pub fn end_on_panic() {
-    std::panic::set_hook(Box::new(|panic| {
-        let stack = Backtrace::capture();
-        match stack.status() {
-            BacktraceStatus::Captured => telemetry::say(format_args!("p2pd: {panic}\n{stack}")),
-            _ => telemetry::say(format_args!("p2pd: {panic}")),
-        }
-        std::process::exit(i32::from(PART_DIED));
-    }));
-}
-
-/// Runs a daemon until it is told to stop, and says how it ended.
-pub fn main(setup: Setup) -> ExitCode {
-    let fail = |error: anyhow::Error, code: u8| {
-        telemetry::say(format_args!("p2pd: {error:#}"));
-        ExitCode::from(code)
-    };
-    if let Err(error) = telemetry::start(&setup.config.log) {
-        return fail(error, 78);
-    }
-    end_on_panic();
-    node::raise_limit();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(error.into(), 1),
-    };
-    let code = runtime.block_on(async {
-        // Before all else, so that none ends the process out of order.
-        let mut signals = match Signals::new() {
-            Ok(signals) => signals,
-            Err(error) => return fail(error.into(), 1),
-        };
-        let started = tokio::select! {
-            started = Daemon::start(setup) => started,
-            () = signals.stop() => return ExitCode::SUCCESS,
-        };
-        match started {
-            Ok(daemon) => until_stopped(daemon, signals).await,
-            Err(error) => fail(error, 1),
-        }
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    telemetry::flush();
-    code
-}
-
-async fn until_stopped(mut daemon: Daemon, mut signals: Signals) -> ExitCode {
-    let watchdog = systemd::watchdog(daemon.socket.clone(), daemon.probe.clone(), daemon.stop_api.clone());
-    let watchdog = tokio::spawn(watchdog);
-    systemd::notify(NotifyState::Ready);
-    announce(&daemon);
-    let died = tokio::select! {
-        () = signals.stop() => None,
-        part = daemon.part_ended() => Some(part),
-    };
-    if let Some(part) = died {
-        telemetry::say(format_args!("p2pd: the {part} part has died; the log above says why"));
-        return ExitCode::from(PART_DIED);
-    }
-    systemd::notify(NotifyState::Stopping);
-    daemon.stop().await;
-    let _ = watchdog.await;
-    ExitCode::SUCCESS
-}
-
-/// Tells a terminal or a script where we are. Whoever reads it may have gone: that is no reason to stop.
-fn announce(daemon: &Daemon) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "ready: socket {}", daemon.socket.display());
-    for address in &daemon.addresses {
-        let _ = writeln!(out, "address: {address}");
-    }
-    if daemon.temporary.is_some() {
-        let _ = writeln!(out, "for p2pctl in another terminal: export P2PD_SOCKET={}", daemon.socket.display());
-    }
-    let _ = out.flush();
 }

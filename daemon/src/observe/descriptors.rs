@@ -1,14 +1,17 @@
 //! File descriptors: each connection, stream of a tunnel and file takes one, and without any left nobody is let in, not even those who
 //! would see why.
 
-use std::{fs, io, time::Duration};
+use std::{
+    fs, io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use nix::{
     errno::Errno,
     sys::resource::{Resource, getrlimit, setrlimit},
 };
-
-use super::{Node, lock};
+use p2pd_node::events::Events;
 
 /// How often they are counted.
 const LOOK: Duration = Duration::from_secs(5);
@@ -17,12 +20,12 @@ const ENOUGH: u64 = 65_536;
 
 /// How many are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Descriptors {
+pub(crate) struct InUse {
     pub(crate) used: u64,
     pub(crate) most: u64,
 }
 
-impl Descriptors {
+impl InUse {
     /// Whether few are left: a tenth, and a little more once that was told, so that it is not told again and again.
     fn are_short(self, told: bool) -> bool {
         let left = self.most.saturating_sub(self.used);
@@ -38,7 +41,7 @@ impl Descriptors {
             Err(error) if is_full(&error) => most,
             Err(_) => return None,
         };
-        Some(Descriptors { used, most })
+        Some(InUse { used, most })
     }
 }
 
@@ -56,26 +59,45 @@ pub(crate) fn raise_limit() {
     }
 }
 
-/// Counts them until the daemon ends.
-pub(super) async fn watch(node: Node) {
-    let mut tick = tokio::time::interval(LOOK);
-    loop {
-        tick.tick().await;
-        let before = *lock(&node.0.descriptors_short);
-        // On a thread for what blocks: with tens of thousands the walk takes tens of milliseconds, and this task carries sound, too.
-        let now = tokio::task::spawn_blocking(Descriptors::count).await.ok().flatten();
-        let now = now.filter(|now| now.are_short(before.is_some()));
-        *lock(&node.0.descriptors_short) = now;
-        match (before, now) {
-            (None, Some(Descriptors { used, most })) => {
-                tracing::warn!(used, most, "few file descriptors are left");
-                node.0.events.happened("descriptors-short", &format!("{used} of {most} are in use"));
+/// Counts them.
+#[derive(Clone)]
+pub(crate) struct Descriptors {
+    events: Events,
+    /// How many are in use, while few are left.
+    short: Arc<Mutex<Option<InUse>>>,
+}
+
+impl Descriptors {
+    pub(crate) fn new(events: Events) -> Self {
+        Descriptors { events, short: Arc::default() }
+    }
+
+    /// How many are in use, where few are left.
+    pub(crate) fn short(&self) -> Option<InUse> {
+        *self.short.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts them until the daemon ends.
+    pub(crate) async fn watch(&self) {
+        let mut tick = tokio::time::interval(LOOK);
+        loop {
+            tick.tick().await;
+            let before = self.short();
+            // On a thread for what blocks: with tens of thousands the walk takes tens of milliseconds, and this task carries sound, too.
+            let now = tokio::task::spawn_blocking(InUse::count).await.ok().flatten();
+            let now = now.filter(|now| now.are_short(before.is_some()));
+            *self.short.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            match (before, now) {
+                (None, Some(InUse { used, most })) => {
+                    tracing::warn!(used, most, "few file descriptors are left");
+                    self.events.happened("descriptors-short", &format!("{used} of {most} are in use"));
+                }
+                (Some(_), None) => {
+                    tracing::info!("there are enough file descriptors again");
+                    self.events.happened("descriptors-enough", "");
+                }
+                (Some(_), Some(_)) | (None, None) => {}
             }
-            (Some(_), None) => {
-                tracing::info!("there are enough file descriptors again");
-                node.0.events.happened("descriptors-enough", "");
-            }
-            (Some(_), Some(_)) | (None, None) => {}
         }
     }
 }
@@ -86,9 +108,9 @@ mod tests {
 
     #[test]
     fn a_tenth_is_short_and_a_seventh_is_enough_again() {
-        let used = |used| Descriptors { used, most: 1_000 };
+        let used = |used| InUse { used, most: 1_000 };
         assert_eq!([800, 870, 901].map(|n| used(n).are_short(false)), [false, false, true]);
         assert_eq!([800, 870, 901].map(|n| used(n).are_short(true)), [false, true, true]);
-        assert!(Descriptors::count().is_some_and(|now| now.used > 2 && now.used < now.most));
+        assert!(InUse::count().is_some_and(|now| now.used > 2 && now.used < now.most));
     }
 }

@@ -2,11 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use p2pd_core::{clock::Judgement, id::PeerId, multiaddr::Multiaddr};
-use p2pd_live::LiveError;
-use p2pd_net::{BootstrapFault, NetError};
+use p2pd_core::{clock::Judgement, id::PeerId, multiaddr::Multiaddr, time::UnixMs};
+use p2pd_live::{Live, LiveError};
+use p2pd_net::{BootstrapFault, Handle, NetError, Network};
+use p2pd_node::{clock::wall, disk::Disk, events::Events, peers::Peers, pubsub::PubSub, streams::Streams};
 
-use super::{Descriptors, Node, lock};
+use super::{
+    descriptors::{Descriptors, InUse},
+    storage::Storage,
+};
 
 /// Numbers of the daemon.
 pub(crate) struct Statistics {
@@ -39,28 +43,67 @@ pub(crate) struct State {
     /// Why the disk, or what is on it, fails.
     pub(crate) storage_fault: Option<String>,
     /// Where few are left.
-    pub(crate) descriptors_short: Option<Descriptors>,
+    pub(crate) descriptors_short: Option<InUse>,
 }
 
-impl Node {
+/// Of whom it is asked how the daemon fares.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) network: Network,
+    pub(crate) net: Handle,
+    pub(crate) disk: Disk,
+    pub(crate) events: Events,
+    pub(crate) peers: Peers,
+    pub(crate) pubsub: PubSub,
+    pub(crate) live: Live,
+    pub(crate) streams: Streams,
+}
+
+/// Asks every part how it fares.
+#[derive(Clone)]
+pub(crate) struct Health {
+    of: Setup,
+    storage: Storage,
+    descriptors: Descriptors,
+    /// When the daemon began.
+    pub(crate) started: UnixMs,
+}
+
+impl Health {
+    pub(crate) fn new(of: Setup) -> Self {
+        let storage = Storage::new(of.disk.clone(), of.events.clone());
+        let descriptors = Descriptors::new(of.events.clone());
+        Health { of, storage, descriptors, started: wall() }
+    }
+
+    /// Looks at what nobody else looks at, until the daemon ends.
+    pub(crate) async fn run(&self) {
+        tokio::join!(self.storage.watch(), self.descriptors.watch());
+    }
+
+    /// Name of the network.
+    pub(crate) fn network(&self) -> &str {
+        &self.of.network.name
+    }
+
     /// What the daemon is able to do now.
     pub(crate) async fn state(&self) -> Result<State, LiveError> {
-        let peers = self.0.net.peers.list().await?;
-        let config = &self.0.config.network;
-        let listening = self.0.peers.addresses().await?;
+        let peers = self.of.net.peers.list().await?;
+        let config = &self.of.network;
+        let listening = self.of.peers.addresses().await?;
         let missing = |address: &&String| {
             let peer = address.parse().ok().and_then(|address: Multiaddr| address.peer());
             !peers.iter().any(|info| Some(&info.peer) == peer.as_ref())
         };
-        let faults = self.0.net.dial.bootstrap_faults().await?;
+        let faults = self.of.net.dial.bootstrap_faults().await?;
         let why = |address: &String| {
             let known = faults.iter().find(|fault| fault.address == *address).cloned();
             known.unwrap_or_else(|| BootstrapFault { address: address.clone(), why: String::new() })
         };
         Ok(State {
             peers: peers.len(),
-            cut_off: self.0.peers.cut_off(&listening),
-            fallen: self.0.streams.fallen(),
+            cut_off: self.of.peers.cut_off(&listening),
+            fallen: self.of.streams.fallen(),
             listeners_missing: config
                 .listen
                 .iter()
@@ -68,27 +111,27 @@ impl Node {
                 .filter(|wanted| has_family(wanted) && !listening.iter().any(|own| own.is_of_listener(wanted)))
                 .count(),
             bootstrap_missing: config.bootstrap.iter().filter(missing).map(why).collect(),
-            clocks: self.0.live.clocks().await?,
-            flooded_by: self.0.live.flooded_by(),
+            clocks: self.of.live.clocks().await?,
+            flooded_by: self.of.live.flooded_by(),
             gossip_ended: peers.iter().filter(|peer| peer.gossip_ended).map(|peer| peer.peer.clone()).collect(),
-            storage_fault: lock(&self.0.storage_fault).clone(),
-            descriptors_short: *lock(&self.0.descriptors_short),
+            storage_fault: self.storage.fault(),
+            descriptors_short: self.descriptors.short(),
         })
     }
 
     /// How the daemon fares.
     pub(crate) async fn statistics(&self) -> Result<Statistics, NetError> {
-        let live = self.0.live.statistics();
+        let live = self.of.live.statistics();
         Ok(Statistics {
-            peers: self.0.net.peers.connected().await?.len(),
+            peers: self.of.net.peers.connected().await?.len(),
             streams: live.streams,
             publications: live.publications,
             listeners: live.listeners,
             groups_in: live.groups_in,
             groups_out: live.groups_out,
-            dropped: live.dropped.saturating_add(self.0.pubsub.dropped()),
-            too_large: live.too_large.saturating_add(self.0.pubsub.too_large()),
-            gossip_ended: self.0.peers.gossip_ended(),
+            dropped: live.dropped.saturating_add(self.of.pubsub.dropped()),
+            too_large: live.too_large.saturating_add(self.of.pubsub.too_large()),
+            gossip_ended: self.of.peers.gossip_ended(),
         })
     }
 }

@@ -5,16 +5,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use p2pd_core::{
-    admission,
-    announce::{self, DirectoryMessage},
-    id::PeerId,
-    rate::Buckets,
-    time::UnixMs,
-};
+use p2pd_core::{id::PeerId, rate::Buckets, time::UnixMs, verdict};
 use p2pd_net::{Class, Judge, Message, Subscription, Time, Verdict, queue};
 
-use crate::{Clocks, lock};
+use crate::{
+    Clocks,
+    directory::message::{self, DirectoryMessage},
+    lock,
+};
 
 /// Directory messages per second that one peer may sign, and how many at once.
 const SIGNED_RATE: (u32, u32) = (5, 40);
@@ -81,7 +79,7 @@ impl Judge for DirectoryJudge {
     fn judge(&mut self, message: Message, time: Time) -> Verdict {
         let Message { sender, source: via, connected, data, .. } = message;
         let Some(sender) = sender else { return Verdict::Reject("unsigned") };
-        if data.len() > announce::MAX_MESSAGE {
+        if data.len() > message::MAX_MESSAGE {
             return Verdict::Reject("larger than directory messages are");
         }
         // What is ignored is not heard from others either: a flooder must not have it so for publishers of ours.
@@ -89,13 +87,13 @@ impl Judge for DirectoryJudge {
         if !ours && !self.brought.take(time.now, &via, BROUGHT_RATE.0, BROUGHT_RATE.1) {
             return Verdict::Ignore;
         }
-        let Ok((message, said)) = announce::decode(&data, &sender) else {
+        let Ok((message, said)) = message::decode(&data, &sender) else {
             return Verdict::Reject("not a truthful directory message");
         };
         if sender == via {
             lock(&self.clocks.0).heard(time.now, &sender, said);
         }
-        let timely = Verdict::from(admission::judge_time(time.wall, said));
+        let timely = Verdict::from(verdict::judge_time(time.wall, said));
         if timely != Verdict::Accept {
             return timely;
         }

@@ -5,8 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{
-    group::StreamConfig,
+use crate::group::StreamConfig;
+use p2pd_core::{
     id::{PeerId, StreamId},
     text,
     time::UnixMs,

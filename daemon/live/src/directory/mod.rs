@@ -1,36 +1,43 @@
 //! The directory of streams: the pure state, those who watch it, and the talk with other peers about it.
 
 mod judge;
+pub mod message;
 mod newcomers;
 mod own_addresses;
 mod questions;
+pub(crate) mod state;
 mod unwritten;
 
 use std::{collections::HashSet, time::Duration};
 
-pub use self::judge::{DirectoryJudge, Heard, Publishers};
 use bytes::Bytes;
-use p2pd_core::ring::Next;
 use p2pd_core::{
-    admission::CLOCK_TOLERANCE_MS,
-    announce::{self, AnnounceError, DirectoryMessage, Metadata},
-    directory::{Change, Directory, Effect, Entry, MAX_ENTRIES, Origin},
     id::{PeerId, StreamId, StreamKey, StreamRef},
     multiaddr::Multiaddr,
+    ring::Next,
     time::{MonoMs, UnixMs},
-    topic,
+    verdict::CLOCK_TOLERANCE_MS,
 };
 use p2pd_net::queue;
+use p2pd_node::{clock::wall, peers::readable};
 use p2pd_store::{Learnt, Store, StoreError};
 use tokio::sync::broadcast;
 
 pub(super) use self::unwritten::ToDisk;
+pub use self::{
+    judge::{DirectoryJudge, Heard, Publishers},
+    state::{Entry, MAX_ENTRIES, MAX_PER_PUBLISHER},
+};
 use self::{newcomers::Newcomers, questions::Questions, unwritten::Unwritten};
-use p2pd_node::peers::readable;
-
-use p2pd_node::clock::wall;
-
-use crate::{Live, LiveError, listen::Waiting, lock};
+use crate::{
+    Live, LiveError,
+    directory::{
+        message::{AnnounceError, DirectoryMessage, Metadata},
+        state::{Change, Directory, Effect, Origin},
+    },
+    listen::Waiting,
+    lock, topic,
+};
 
 /// How often a flood of the directory is told, in milliseconds.
 const FLOOD_MS: u64 = 60_000;
@@ -231,13 +238,13 @@ impl Live {
             let mut state = lock(&self.0.directory);
             (state.next_time(), state.said_here)
         };
-        let bytes = announce::encode(&message, &self.0.with.me, time)?;
+        let bytes = message::encode(&message, &self.0.with.me, time)?;
         let sent =
             self.0.with.net.pubsub.publish_also_to(&self.directory_topic(), Bytes::from(bytes.clone()), peers).await;
         if let Err(error) = sent {
             tracing::debug!(%error, "directory message not sent");
         }
-        if let Ok((message, _)) = announce::decode(&bytes, &self.0.with.me) {
+        if let Ok((message, _)) = message::decode(&bytes, &self.0.with.me) {
             let me = &self.0.with.me;
             Box::pin(self.apply(Origin { signer: me, via: me, time: here }, message)).await;
         }

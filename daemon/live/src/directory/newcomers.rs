@@ -3,14 +3,13 @@
 use std::collections::VecDeque;
 
 use p2pd_core::{
-    announce::DirectoryMessage,
     id::{PeerId, StreamId, StreamKey},
     rate::Bucket,
     time::MonoMs,
 };
 
 use super::State;
-use crate::{Live, lock};
+use crate::{Live, directory::message::DirectoryMessage, lock};
 
 /// Announcements for newcomers per second, and how many at once; peers take five a second of all that we say.
 const ANNOUNCE_RATE: (u32, u32) = (1, 16);

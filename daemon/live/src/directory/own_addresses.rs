@@ -1,8 +1,8 @@
 //! Streams tell where their publisher is now.
 
-use p2pd_core::{announce::DirectoryMessage, multiaddr::Multiaddr};
+use p2pd_core::multiaddr::Multiaddr;
 
-use crate::{Live, lock};
+use crate::{Live, directory::message::DirectoryMessage, lock};
 
 /// Addresses that a stream tells.
 const MAX_TOLD: usize = 8;

@@ -3,16 +3,21 @@
 use std::collections::{HashMap, VecDeque};
 
 use p2pd_core::{
-    announce::{self, DirectoryMessage, Filter},
-    directory::HEARTBEAT_MS,
     id::{PeerId, StreamId, StreamKey},
     rate::Bucket,
     time::MonoMs,
 };
+use p2pd_node::clock::wall;
 
 use super::State;
-use crate::{Live, lock};
-use p2pd_node::clock::wall;
+use crate::{
+    Live,
+    directory::{
+        message::{self, DirectoryMessage, Filter},
+        state::HEARTBEAT_MS,
+    },
+    lock,
+};
 
 /// Least time between two questions of ours, in milliseconds.
 const ASK_EVERY_MS: u64 = 300;
@@ -53,7 +58,7 @@ impl Live {
             questions.asked = Some(now);
         }
         let message = DirectoryMessage::Query { filter, request: format!("{}-{}", self.0.with.me, wall().0) };
-        if let Ok(bytes) = announce::encode(&message, &self.0.with.me, wall())
+        if let Ok(bytes) = message::encode(&message, &self.0.with.me, wall())
             && let Err(error) = self.0.with.net.pubsub.publish(&self.directory_topic(), bytes.into()).await
         {
             tracing::debug!(%error, "directory not asked");
@@ -100,7 +105,7 @@ impl Live {
     /// Answers what had to wait.
     pub(crate) async fn answer_pending(&self) {
         while let Some(message) = self.next_answer() {
-            if let Ok(bytes) = announce::encode(&message, &self.0.with.me, wall()) {
+            if let Ok(bytes) = message::encode(&message, &self.0.with.me, wall()) {
                 let _ = self.0.with.net.pubsub.publish(&self.directory_topic(), bytes.into()).await;
             }
         }

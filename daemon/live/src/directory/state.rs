@@ -5,18 +5,19 @@ mod shares;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use self::shares::Shares;
-use crate::{
-    admission::CLOCK_TOLERANCE_MS,
-    announce::{DirectoryMessage, Filter, Metadata},
+use p2pd_core::{
     id::{PeerId, StreamKey, StreamRef},
     time::{MonoMs, UnixMs},
+    verdict::CLOCK_TOLERANCE_MS,
 };
 
+use self::shares::Shares;
+use crate::directory::message::{DirectoryMessage, Filter, Metadata};
+
 /// How often a publisher says that a stream is still there, in milliseconds.
-pub const HEARTBEAT_MS: u64 = 30_000;
+pub(crate) const HEARTBEAT_MS: u64 = 30_000;
 /// An entry that was not heard of for so long is dropped, in milliseconds.
-pub const STALE_MS: u64 = 120_000;
+pub(crate) const STALE_MS: u64 = 120_000;
 /// Most entries of one publisher.
 pub const MAX_PER_PUBLISHER: usize = 64;
 /// Most entries in all.
@@ -45,7 +46,7 @@ pub struct Entry {
 
 /// What happened to an entry.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+pub(crate) enum Change {
     /// New, or announced anew.
     Present(StreamKey),
     /// Its publisher ended it.
@@ -56,7 +57,7 @@ pub enum Change {
 
 impl Change {
     /// Whose.
-    pub fn key(&self) -> &StreamKey {
+    pub(crate) fn key(&self) -> &StreamKey {
         match self {
             Change::Present(key) | Change::Ended(key) | Change::Stale(key) => key,
         }
@@ -65,7 +66,7 @@ impl Change {
 
 /// What a message led to.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// An entry changed.
     Change(Change),
     /// A heartbeat of a stream we have no entry for: ask its publisher.
@@ -81,18 +82,18 @@ pub enum Effect {
 
 /// Where a message of the directory comes from.
 #[derive(Clone, Copy, Debug)]
-pub struct Origin<'a> {
+pub(crate) struct Origin<'a> {
     /// Who signed it. Keys cost nothing: one neighbour may bring the words of thousands.
-    pub signer: &'a PeerId,
+    pub(crate) signer: &'a PeerId,
     /// The neighbour that brought it.
-    pub via: &'a PeerId,
+    pub(crate) via: &'a PeerId,
     /// When it was signed.
-    pub time: UnixMs,
+    pub(crate) time: UnixMs,
 }
 
 /// The entries.
 #[derive(Debug, Default)]
-pub struct Directory {
+pub(crate) struct Directory {
     entries: BTreeMap<StreamKey, Entry>,
     departed: HashMap<StreamKey, UnixMs>,
     shares: Shares,
@@ -100,7 +101,7 @@ pub struct Directory {
 
 impl Directory {
     /// Takes an entry that was kept on disk: shown at once, marked as not yet heard again.
-    pub fn restore(&mut self, now: MonoMs, key: StreamKey, metadata: Metadata, time: UnixMs) {
+    pub(crate) fn restore(&mut self, now: MonoMs, key: StreamKey, metadata: Metadata, time: UnixMs) {
         if self.has_room(&key) {
             let (since, via) = (now, None);
             self.insert(key, Entry { metadata, heard: now, confirmed: false, time, listeners: None, since, via });
@@ -109,17 +110,17 @@ impl Directory {
 
     /// Has streams of publishers stay: `kept` in any case, this daemon's own and those it follows; `favoured` as long as there are
     /// others, those it is connected to.
-    pub fn favour(&mut self, kept: HashSet<PeerId>, favoured: HashSet<PeerId>) {
+    pub(crate) fn favour(&mut self, kept: HashSet<PeerId>, favoured: HashSet<PeerId>) {
         self.shares.favour(kept, favoured, &self.entries);
     }
 
     /// Who brought most when entries found no room since this was asked last, and how many did not.
-    pub fn take_crowded_out(&mut self) -> Option<(PeerId, u64)> {
+    pub(crate) fn take_crowded_out(&mut self) -> Option<(PeerId, u64)> {
         self.shares.take_crowded_out()
     }
 
     /// Applies a message.
-    pub fn apply(&mut self, now: MonoMs, origin: Origin<'_>, message: DirectoryMessage) -> Vec<Effect> {
+    pub(crate) fn apply(&mut self, now: MonoMs, origin: Origin<'_>, message: DirectoryMessage) -> Vec<Effect> {
         let key = |stream| StreamKey { publisher: origin.signer.clone(), stream };
         match message {
             DirectoryMessage::Announce { stream, metadata } => self.announce(now, key(stream), metadata, origin),
@@ -205,7 +206,7 @@ impl Directory {
     }
 
     /// Drops what was not heard of for two minutes.
-    pub fn sweep(&mut self, now: MonoMs) -> Vec<Change> {
+    pub(crate) fn sweep(&mut self, now: MonoMs) -> Vec<Change> {
         let stale: Vec<StreamKey> =
             self.entries.iter().filter(|(_, e)| now.since(e.heard) >= STALE_MS).map(|(key, _)| key.clone()).collect();
         for key in &stale {
@@ -222,17 +223,17 @@ impl Directory {
     }
 
     /// All entries, ordered by publisher and name.
-    pub fn iter(&self) -> impl Iterator<Item = (&StreamKey, &Entry)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&StreamKey, &Entry)> {
         self.entries.iter()
     }
 
     /// The entry of exactly this stream.
-    pub fn get(&self, key: &StreamKey) -> Option<&Entry> {
+    pub(crate) fn get(&self, key: &StreamKey) -> Option<&Entry> {
         self.entries.get(key)
     }
 
     /// Every entry that a person's reference fits.
-    pub fn find(&self, wanted: &StreamRef) -> Vec<StreamKey> {
+    pub(crate) fn find(&self, wanted: &StreamRef) -> Vec<StreamKey> {
         let fits = |key: &&StreamKey| {
             key.stream == wanted.stream && wanted.publisher.as_ref().is_none_or(|peer| *peer == key.publisher)
         };

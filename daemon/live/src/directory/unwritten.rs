@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use p2pd_core::{
-    directory::{Entry, MAX_ENTRIES},
-    id::StreamKey,
-};
+use p2pd_core::id::StreamKey;
 use p2pd_store::{DirectoryChange, DirectoryRecord};
 
-use crate::{Live, lock};
+use crate::{
+    Live,
+    directory::state::{Entry, MAX_ENTRIES},
+    lock,
+};
 
 /// The streams that changed since they were written.
 #[derive(Debug, PartialEq)]

@@ -9,13 +9,10 @@ use std::{
 };
 
 use p2pd_core::{
-    audio_json::AudioMessage,
-    group::Group,
     id::{PeerId, StreamId, StreamKey},
     ring::{Cause, Next},
     text,
     time::MonoMs,
-    topic,
 };
 use p2pd_node::fanout::Fanout;
 use serde_json::Value;
@@ -26,7 +23,10 @@ pub use self::{
     awaited::Waiting,
     reader::{StreamItem, StreamReader},
 };
-use crate::{JsonItem, JsonJudge, JsonTopic, Listed, Live, LiveError, TooLarge, lock, native};
+use crate::{
+    JsonItem, JsonJudge, JsonTopic, Listed, Live, LiveError, TooLarge, group::Group, json_format::AudioMessage, lock,
+    native, topic,
+};
 
 /// What a reader may be behind, in items and bytes: 64 groups are 2.5 s of the smallest ones.
 const READER: (usize, usize) = (64, 1 << 20);
@@ -266,7 +266,7 @@ impl Live {
             let live = self.clone();
             self.0.with.tasks.until_stop(async move {
                 let (net, peer) = (&live.0.with.net, &key.publisher);
-                let connected = net.peers.connected().await.is_ok_and(|peers| peers.contains(peer));
+                let connected = net.peers.is_connected(peer).await.unwrap_or_default();
                 let failed = if connected { None } else { net.dial.connect_peer(peer, addresses).await.err() };
                 if let Some(followed) = lock(&live.0.streams).followed.get_mut(&key) {
                     let longer = followed.reach.1.saturating_mul(2).min(REACH_MAX_MS);

@@ -3,8 +3,10 @@
 use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
-use p2pd_core::{group::Group, ring::Next};
+use p2pd_core::ring::Next;
 use p2pd_net::queue::Reader;
+
+use crate::group::Group;
 
 /// What a reader of a stream gets.
 #[derive(Clone, Debug)]

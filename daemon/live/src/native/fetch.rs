@@ -11,7 +11,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Its name.
-pub(super) const PROTOCOL: &str = "/p2pd/stream/1";
+pub(crate) const PROTOCOL: &str = "/p2pd/stream/1";
 const MAX_REQUEST: u64 = 1024;
 const MAX_RESPONSE: u64 = 2 * 1024 * 1024 + 64 * 1024;
 /// How long a request and its response may take together.

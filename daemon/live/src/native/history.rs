@@ -1,19 +1,20 @@
 //! The last seconds of a stream, kept by every node that follows it: for a newcomer's burst and for groups that
 //! somebody missed.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{group::Group, time::MonoMs};
+use p2pd_core::time::MonoMs;
+
+use crate::group::Group;
 
 /// How long groups are kept, in milliseconds.
-pub const KEPT_MS: u64 = 10_000;
+pub(super) const KEPT_MS: u64 = 10_000;
 /// Most bytes kept of one stream.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// Groups of the newest epoch by number, with the time they came.
 #[derive(Debug, Default)]
-pub struct History {
+pub(super) struct History {
     epoch: u64,
     groups: BTreeMap<u64, (MonoMs, Arc<Group>)>,
     bytes: usize,
@@ -21,7 +22,7 @@ pub struct History {
 
 impl History {
     /// Keeps a group; a newer epoch replaces what was kept, an older one is left out.
-    pub fn insert(&mut self, now: MonoMs, group: Arc<Group>) {
+    pub(super) fn insert(&mut self, now: MonoMs, group: Arc<Group>) {
         let (epoch, seq) = (group.body.epoch, group.body.seq);
         if epoch < self.epoch {
             return;
@@ -47,12 +48,12 @@ impl History {
     }
 
     /// The groups of the last `ms` milliseconds by arrival, oldest first.
-    pub fn last(&self, now: MonoMs, ms: u64) -> Vec<Arc<Group>> {
+    pub(super) fn last(&self, now: MonoMs, ms: u64) -> Vec<Arc<Group>> {
         self.groups.values().filter(|(at, _)| now.since(*at) <= ms).map(|(_, group)| group.clone()).collect()
     }
 
     /// The groups of `epoch` numbered `from` to `to`, as far as they are kept.
-    pub fn range(&self, epoch: u64, from: u64, to: u64) -> Vec<Arc<Group>> {
+    pub(super) fn range(&self, epoch: u64, from: u64, to: u64) -> Vec<Arc<Group>> {
         if epoch != self.epoch || from > to {
             return Vec::new();
         }
@@ -60,7 +61,7 @@ impl History {
     }
 
     /// Epoch and number of the newest group.
-    pub fn newest(&self) -> Option<(u64, u64)> {
+    pub(super) fn newest(&self) -> Option<(u64, u64)> {
         self.groups.last_key_value().map(|(seq, _)| (self.epoch, *seq))
     }
 }

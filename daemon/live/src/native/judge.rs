@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use p2pd_core::{
-    group::{self, Group},
-    id::PeerId,
-    time::MonoMs,
-};
+use p2pd_core::{id::PeerId, time::MonoMs};
 use p2pd_net::{Decision, Judge, Message, Ticket, Time, Verdict};
 
 use super::{Item, Stream};
-use crate::{TooLarge, lock};
+use crate::{
+    TooLarge,
+    group::{self, Group},
+    lock,
+};
 
 /// A group whose own signature nobody has checked yet.
 struct Unproven {

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
-use crate::time::MonoMs;
+use p2pd_core::time::MonoMs;
 
 /// How long a missing number may still come by gossip before it is asked for, in milliseconds.
 const PATIENCE_MS: u64 = 30;
@@ -76,7 +76,7 @@ impl Clock {
 
 /// The missing numbers of one stream.
 #[derive(Clone, Debug, Default)]
-pub struct Repair {
+pub(super) struct Repair {
     epoch: u64,
     newest: Option<u64>,
     heard: MonoMs,
@@ -89,7 +89,7 @@ pub struct Repair {
 
 impl Repair {
     /// Notes a group that was taken, and its media time in 48 kHz ticks. Tells whether it had been asked for.
-    pub fn arrived(&mut self, now: MonoMs, epoch: u64, seq: u64, pts: u64) -> bool {
+    pub(super) fn arrived(&mut self, now: MonoMs, epoch: u64, seq: u64, pts: u64) -> bool {
         let newest = match self.newest {
             Some(newest) if epoch == self.epoch => newest,
             Some(_) if epoch < self.epoch => return false,
@@ -111,7 +111,7 @@ impl Repair {
     }
 
     /// When `due` may have something next.
-    pub fn wake(&self, now: MonoMs) -> Option<MonoMs> {
+    pub(super) fn wake(&self, now: MonoMs) -> Option<MonoMs> {
         let missing = self.missing.values().map(Missing::next).min();
         let retry = MonoMs(self.asked_ahead.0.saturating_add(RETRY_MS));
         let silence = MonoMs(self.heard.0.saturating_add(SILENCE_MS));
@@ -121,7 +121,7 @@ impl Repair {
     }
 
     /// The epoch and the numbers to ask for now, each range at most 64 long.
-    pub fn due(&mut self, now: MonoMs) -> Vec<(u64, RangeInclusive<u64>)> {
+    pub(super) fn due(&mut self, now: MonoMs) -> Vec<(u64, RangeInclusive<u64>)> {
         self.missing.retain(|_, m| now.since(m.since) < GIVE_UP_MS);
         let mut ranges: Vec<RangeInclusive<u64>> = Vec::new();
         for (seq, missing) in &mut self.missing {

@@ -2,20 +2,24 @@
 //! them.
 
 mod fetch;
+mod history;
 mod judge;
+mod missing;
 mod repair;
 mod serve;
 mod state;
+mod window;
 
 use std::sync::{Arc, Mutex};
 
-use p2pd_core::{group::Group, id::StreamKey};
+use p2pd_core::id::StreamKey;
 use p2pd_net::{Class, Clock, Handle, Subscription, queue};
 use tokio::sync::Notify;
 
+pub(crate) use self::fetch::PROTOCOL;
 pub use self::serve::Server;
 use self::{judge::NativeJudge, state::State};
-use crate::{TooLarge, lock};
+use crate::{TooLarge, group::Group, lock};
 
 /// Groups that wait for the subscriber, and their bytes: 64 are 2.5 s of the smallest ones.
 const WAITING: usize = 64;

@@ -5,15 +5,18 @@ use std::{cmp::Reverse, collections::HashMap, ops::RangeInclusive, sync::Arc};
 
 use bytes::Bytes;
 use p2pd_core::{
-    admission::{Verdict, Window},
-    group::{self, Group},
-    history::History,
     id::{PeerId, StreamKey},
-    repair::Repair,
     time::{MonoMs, UnixMs},
+    verdict::Verdict,
 };
 
-use super::fetch::{Request, Response};
+use super::{
+    fetch::{Request, Response},
+    history::History,
+    missing::Repair,
+    window::Window,
+};
+use crate::group::{self, Group};
 
 /// Milliseconds of audio that a newcomer asks for.
 const BURST_MS: u32 = 2_000;
@@ -200,8 +203,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use crate::group::GroupBody;
     use ed25519_dalek::SigningKey;
-    use p2pd_core::group::GroupBody;
 
     use super::*;
 

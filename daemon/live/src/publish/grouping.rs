@@ -4,12 +4,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
-use p2pd_core::{
-    group::{self, Group, GroupBody, StreamConfig, Title},
-    id::StreamKey,
-};
-
+use p2pd_core::id::StreamKey;
 use p2pd_node::clock::wall;
+
+use crate::group::{self, Group, GroupBody, StreamConfig, Title};
 
 /// Frames on their way into groups.
 pub(super) struct Grouping {

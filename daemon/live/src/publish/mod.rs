@@ -1,6 +1,7 @@
 //! Publishing a stream: what may be published, its announcement and heartbeats, its frames and titles, and their way out.
 
 mod grouping;
+mod ogg_link;
 mod old_format;
 mod outgoing;
 
@@ -14,23 +15,25 @@ use std::{
 
 use bytes::Bytes;
 use p2pd_core::{
-    announce::{DirectoryMessage, Metadata},
-    audio_json::{self, AudioMessage},
-    directory::HEARTBEAT_MS,
-    group::{FLAG_END, Group, MAX_FRAME, MAX_TITLE, StreamConfig},
     id::{StreamId, StreamKey},
-    ogg_link::Links,
     text,
     time::MonoMs,
-    topic,
 };
 use p2pd_net::queue;
+use p2pd_node::clock::wall;
 use tokio::task::JoinHandle;
 
-use self::{grouping::Grouping, outgoing::Outgoing};
-use p2pd_node::clock::wall;
-
-use crate::{Live, LiveError, StreamItem, lock};
+use self::{grouping::Grouping, ogg_link::Links, outgoing::Outgoing};
+use crate::{
+    Live, LiveError, StreamItem,
+    directory::{
+        message::{DirectoryMessage, Metadata},
+        state::HEARTBEAT_MS,
+    },
+    group::{FLAG_END, Group, MAX_FRAME, MAX_TITLE, StreamConfig},
+    json_format::{self, AudioMessage},
+    lock, topic,
+};
 
 /// Groups that wait for the network before the oldest is dropped.
 const OUT: usize = 32;
@@ -278,8 +281,8 @@ impl Publication {
         if self.groups.is_some() {
             return Err(field("chunk", "this stream is native; send frames"));
         }
-        if data.is_empty() || data.len() > audio_json::MAX_CHUNK {
-            return Err(field("chunk", format!("has {} bytes, takes 1 to {}", data.len(), audio_json::MAX_CHUNK)));
+        if data.is_empty() || data.len() > json_format::MAX_CHUNK {
+            return Err(field("chunk", format!("has {} bytes, takes 1 to {}", data.len(), json_format::MAX_CHUNK)));
         }
         if self.description.is_due(self.live.0.with.clock.now()) {
             self.describe(self.description.metadata.clone());
@@ -337,7 +340,7 @@ impl Publication {
 
     fn json(&self, message: &AudioMessage) {
         self.shared.groups.fetch_add(1, Ordering::Relaxed);
-        let bytes = audio_json::encode(message, &self.shared.key.stream, wall());
+        let bytes = json_format::encode(message, &self.shared.key.stream, wall());
         self.send(bytes.len(), Outgoing::Json(bytes));
     }
 

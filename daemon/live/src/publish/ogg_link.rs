@@ -7,7 +7,7 @@ use std::{collections::VecDeque, io};
 use bytes::Bytes;
 use ogg::{PacketWriteEndInfo, PacketWriter};
 
-use crate::{audio_json::MAX_CHUNK, group::MAX_FRAME};
+use crate::{group::MAX_FRAME, json_format::MAX_CHUNK};
 
 /// Length of a link, in 48 kHz ticks.
 const LINK: u64 = 48_000;
@@ -24,7 +24,7 @@ struct Packet {
 }
 
 /// Packets on their way into links.
-pub struct Links {
+pub(super) struct Links {
     channels: u8,
     serial: u32,
     /// To drop at the start of the next link, where it repeats nothing.
@@ -44,20 +44,20 @@ fn bytes<'a>(packets: impl IntoIterator<Item = &'a Packet>) -> usize {
 
 impl Links {
     /// None yet, of a stream with so many channels that drops so many samples at its start.
-    pub fn new(channels: u32, pre_skip: u32, serial: u32) -> Self {
+    pub(super) fn new(channels: u32, pre_skip: u32, serial: u32) -> Self {
         let channels = u8::try_from(channels).unwrap_or(1);
         Links { channels, serial, pre_skip: pre_skip.into(), repeated: VecDeque::new(), packets: Vec::new() }
     }
 
     /// Adds a packet that plays for so many ticks of 48 kHz. Returns the link that it fills.
-    pub fn packet(&mut self, data: Bytes, ticks_of_it: u64) -> Option<Vec<u8>> {
+    pub(super) fn packet(&mut self, data: Bytes, ticks_of_it: u64) -> Option<Vec<u8>> {
         self.packets.push(Packet { data, ticks: ticks_of_it });
         let full = bytes(self.repeated.iter().chain(&self.packets)) >= MAX_BYTES;
         if full || ticks(&self.packets) >= LINK { self.close() } else { None }
     }
 
     /// The link of what is there; `None` if there is nothing.
-    pub fn close(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn close(&mut self) -> Option<Vec<u8>> {
         // Writing to memory does not fail.
         let link = self.write().ok().filter(|_| !self.packets.is_empty());
         self.serial = self.serial.wrapping_add(1);
@@ -66,7 +66,7 @@ impl Links {
     }
 
     /// Lets go of what is there, as if it had been sent.
-    pub fn skip(&mut self) {
+    pub(super) fn skip(&mut self) {
         self.repeated.extend(self.packets.drain(..));
         while ticks(self.repeated.iter().skip(1)) >= CONVERGENCE || bytes(&self.repeated) > MAX_BYTES / 2 {
             self.repeated.pop_front();

@@ -3,15 +3,15 @@
 use std::{collections::HashSet, sync::atomic::Ordering};
 
 use bytes::Bytes;
-use p2pd_core::{
-    audio_json::{self, AudioMessage},
-    id::{PeerId, StreamId},
-    ogg_link::Links,
-};
-
-use super::{Outgoing, Publication};
-use crate::{Live, lock};
+use p2pd_core::id::{PeerId, StreamId};
 use p2pd_node::clock::wall;
+
+use super::{Outgoing, Publication, ogg_link::Links};
+use crate::{
+    Live,
+    json_format::{self, AudioMessage},
+    lock, native,
+};
 
 impl Live {
     /// Counts who follows native streams of ours in the old format: all, or the one of this topic. Daemons like this one do so
@@ -35,10 +35,10 @@ impl Live {
         }
     }
 
-    /// The connected daemons like this one, as they say.
+    /// The connected peers that take native streams, as they say.
     async fn daemons(&self) -> HashSet<PeerId> {
-        let peers = self.0.with.net.peers.list().await.unwrap_or_default();
-        peers.into_iter().filter(|peer| peer.agent.starts_with("p2pd/")).map(|peer| peer.peer).collect()
+        let speaking = self.0.with.net.peers.speaking(native::PROTOCOL).await;
+        speaking.unwrap_or_default().into_iter().collect()
     }
 
     /// How many connected peers follow a stream of ours in the old format though it is native.
@@ -68,7 +68,7 @@ impl Publication {
     }
 
     fn old(&self, message: &AudioMessage) {
-        let bytes = audio_json::encode(message, &self.shared.key.stream, wall());
+        let bytes = json_format::encode(message, &self.shared.key.stream, wall());
         self.send(bytes.len(), Outgoing::Old(bytes));
     }
 

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use p2pd_core::{group::Group, ring::Next};
+use p2pd_core::ring::Next;
 use p2pd_net::{NetError, queue};
 
 use super::Shared;
-use crate::Live;
+use crate::{Live, group::Group};
 
 pub(super) enum Outgoing {
     Group(Arc<Group>),

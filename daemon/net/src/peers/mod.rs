@@ -9,7 +9,10 @@ mod prune;
 mod silent_peers;
 pub(crate) mod table;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -43,7 +46,10 @@ use crate::{
 pub(crate) enum Command {
     Disconnect { peer: PeerId, why: HangUp, reply: oneshot::Sender<Result<(), NetError>> },
     List { reply: oneshot::Sender<Vec<PeerInfo>> },
+    Get { peer: PeerId, reply: oneshot::Sender<Option<PeerInfo>> },
     Connected { reply: oneshot::Sender<Vec<id::PeerId>> },
+    IsConnected { peer: PeerId, reply: oneshot::Sender<bool> },
+    Speaking { protocol: String, reply: oneshot::Sender<Vec<id::PeerId>> },
     Closed { reply: oneshot::Sender<Vec<Closed>> },
     SetRules { rules: Rules },
 }
@@ -114,6 +120,9 @@ impl Peers {
                 self.hang_up(context, peer, why);
             }
             Command::List { reply } => drop(reply.send(self.table.list(&standings()))),
+            Command::Get { peer, reply } => drop(reply.send(self.table.get(&peer, &standings()))),
+            Command::IsConnected { peer, reply } => drop(reply.send(self.table.contains(&peer))),
+            Command::Speaking { protocol, reply } => drop(reply.send(self.table.speaking(&protocol))),
             Command::Connected { reply } => {
                 let _ = reply.send(self.table.ids().map(ids::from_libp2p).collect());
             }
@@ -243,7 +252,12 @@ impl Peers {
     }
 
     /// Sees to what changes by itself. `followers` of the topic that every daemon of our network follows.
-    pub(crate) fn on_tick(&mut self, context: &mut Context, followers: &[PeerId], standings: impl Fn() -> Standings) {
+    pub(crate) fn on_tick(
+        &mut self,
+        context: &mut Context,
+        followers: &HashSet<PeerId>,
+        standings: impl Fn() -> Standings,
+    ) {
         let now = context.now();
         self.hang_up_silent(context, followers, now);
         self.hang_up_mute(context, now);
@@ -256,7 +270,7 @@ impl Peers {
     }
 
     /// Hangs up on peers that ought to follow the topic of all and have not said so.
-    fn hang_up_silent(&mut self, context: &mut Context, followers: &[PeerId], now: MonoMs) {
+    fn hang_up_silent(&mut self, context: &mut Context, followers: &HashSet<PeerId>, now: MonoMs) {
         let silent = self.table.ours().filter(|peer| !followers.contains(peer)).collect();
         for peer in self.silent.overdue(now, silent, |peer| self.table.contains(peer)) {
             tracing::info!(%peer, "its subscriptions were not heard; connecting anew");
@@ -310,6 +324,23 @@ impl Handle {
     /// The connected peers.
     pub async fn list(&self) -> Result<Vec<PeerInfo>, NetError> {
         self.commands.ask(|reply| Command::List { reply }).await
+    }
+
+    /// One of them, if it is connected.
+    pub async fn get(&self, peer: &id::PeerId) -> Result<Option<PeerInfo>, NetError> {
+        let Some(peer) = ids::to_libp2p(peer) else { return Ok(None) };
+        self.commands.ask(|reply| Command::Get { peer, reply }).await
+    }
+
+    /// Whether a peer is connected.
+    pub async fn is_connected(&self, peer: &id::PeerId) -> Result<bool, NetError> {
+        let Some(peer) = ids::to_libp2p(peer) else { return Ok(false) };
+        self.commands.ask(|reply| Command::IsConnected { peer, reply }).await
+    }
+
+    /// Those that have said that they speak a protocol.
+    pub async fn speaking(&self, protocol: &str) -> Result<Vec<id::PeerId>, NetError> {
+        self.commands.ask(|reply| Command::Speaking { protocol: protocol.to_owned(), reply }).await
     }
 
     /// Who is connected, without more about them.

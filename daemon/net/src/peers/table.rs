@@ -298,31 +298,42 @@ impl Table {
         self.closed.iter().cloned().collect()
     }
 
+    /// Those that have said that they speak a protocol.
+    pub(crate) fn speaking(&self, protocol: &str) -> Vec<PeerId> {
+        let speaking = self.peers.iter().filter(|(_, entry)| entry.protocols.iter().any(|p| p == protocol));
+        speaking.map(|(peer, _)| ids::from_libp2p(peer)).collect()
+    }
+
     pub(crate) fn list(&self, standings: &Standings) -> Vec<PeerInfo> {
-        let none = Standing::default();
-        let info = |(id, peer): (&libp2p::PeerId, &Peer)| {
-            let standing = standings.get(id).unwrap_or(&none);
-            let topics = match standing {
-                Standing { in_mesh: true, .. } => Some("mesh"),
-                Standing { topics: 1.., .. } => Some("topic"),
-                Standing { .. } => None,
-            };
-            let busy = peer.is_busy().then_some("stream");
-            PeerInfo {
-                peer: ids::from_libp2p(id),
-                connections: peer.connections.values().map(Open::now).collect(),
-                agent: peer.agent.clone(),
-                protocols: peer.protocols.clone(),
-                addresses: peer.addresses.clone(),
-                rtt: peer.rtt,
-                score: standing.score,
-                gossip_ended: peer.is_mute(),
-                by_protocol: by_protocol(peer),
-                lost: standing.lost,
-                kept: standing.wanted.iter().copied().chain(topics).chain(busy).collect(),
-            }
-        };
-        self.peers.iter().map(info).collect()
+        self.peers.iter().map(|(id, peer)| info(id, peer, standings)).collect()
+    }
+
+    pub(crate) fn get(&self, id: &libp2p::PeerId, standings: &Standings) -> Option<PeerInfo> {
+        self.peers.get(id).map(|peer| info(id, peer, standings))
+    }
+}
+
+fn info(id: &libp2p::PeerId, peer: &Peer, standings: &Standings) -> PeerInfo {
+    let none = Standing::default();
+    let standing = standings.get(id).unwrap_or(&none);
+    let topics = match standing {
+        Standing { in_mesh: true, .. } => Some("mesh"),
+        Standing { topics: 1.., .. } => Some("topic"),
+        Standing { .. } => None,
+    };
+    let busy = peer.is_busy().then_some("stream");
+    PeerInfo {
+        peer: ids::from_libp2p(id),
+        connections: peer.connections.values().map(Open::now).collect(),
+        agent: peer.agent.clone(),
+        protocols: peer.protocols.clone(),
+        addresses: peer.addresses.clone(),
+        rtt: peer.rtt,
+        score: standing.score,
+        gossip_ended: peer.is_mute(),
+        by_protocol: by_protocol(peer),
+        lost: standing.lost,
+        kept: standing.wanted.iter().copied().chain(topics).chain(busy).collect(),
     }
 }
 

@@ -309,6 +309,7 @@ impl ConnectionHandler for Handler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::streams::reserved::Reserved;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -316,7 +317,7 @@ mod tests {
 
     /// So many peers, to each of whom messages were sent until it is full and asked.
     fn full(count: usize, now: Instant) -> (Behaviour, Vec<PeerId>) {
-        let mut pace = Behaviour::new(Meters::new(1, ""));
+        let mut pace = Behaviour::new(Meters::new(1, Reserved::default()));
         let peers: Vec<PeerId> = (0..count).map(|_| PeerId::random()).collect();
         pace.peers = peers.iter().map(|id| (*id, Peer::default())).collect();
         fill(&mut pace, &peers, now);
@@ -354,7 +355,7 @@ mod tests {
     #[test]
     fn a_peer_for_which_large_messages_wait_is_full_for_others() {
         let (now, large) = (Instant::now(), FULL_BYTES / 2);
-        let mut pace = Behaviour::new(Meters::new(1, ""));
+        let mut pace = Behaviour::new(Meters::new(1, Reserved::default()));
         let peer = PeerId::random();
         pace.peers.insert(peer, Peer::default());
         for _ in 0..2 {

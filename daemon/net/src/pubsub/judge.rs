@@ -45,12 +45,12 @@ pub enum Verdict {
     Later,
 }
 
-impl From<p2pd_core::admission::Verdict> for Verdict {
-    fn from(verdict: p2pd_core::admission::Verdict) -> Self {
+impl From<p2pd_core::verdict::Verdict> for Verdict {
+    fn from(verdict: p2pd_core::verdict::Verdict) -> Self {
         match verdict {
-            p2pd_core::admission::Verdict::Accept => Verdict::Accept,
-            p2pd_core::admission::Verdict::Ignore(_) => Verdict::Ignore,
-            p2pd_core::admission::Verdict::Reject(why) => Verdict::Reject(why),
+            p2pd_core::verdict::Verdict::Accept => Verdict::Accept,
+            p2pd_core::verdict::Verdict::Ignore(_) => Verdict::Ignore,
+            p2pd_core::verdict::Verdict::Reject(why) => Verdict::Reject(why),
         }
     }
 }

@@ -11,7 +11,7 @@ mod send_queue;
 pub(crate) mod slow_peers;
 mod topics;
 
-use std::time::Instant;
+use std::{collections::HashSet, time::Instant};
 
 use bytes::Bytes;
 use libp2p::gossipsub::{IdentTopic, TopicHash};
@@ -155,16 +155,16 @@ impl PubSub {
     }
 
     /// The connected peers that follow what every daemon of our network does.
-    pub(crate) fn followers_of_all(&self, gossipsub: &Gossipsub) -> Vec<libp2p::PeerId> {
-        followers(gossipsub, &self.of_all)
+    pub(crate) fn followers_of_all(&self, gossipsub: &Gossipsub) -> HashSet<libp2p::PeerId> {
+        followers(gossipsub, &self.of_all).into_iter().collect()
     }
 
     /// Adds what pub/sub knows of each peer.
     pub(crate) fn add_standings(&self, gossipsub: &Gossipsub, standings: &mut Standings) {
-        let ours: Vec<&TopicHash> = gossipsub.topics().collect();
+        let ours: HashSet<&TopicHash> = gossipsub.topics().collect();
         for (peer, topics) in gossipsub.all_peers() {
             let standing: &mut Standing = standings.entry(*peer).or_default();
-            let followed = topics.iter().filter(|topic| ours.contains(topic)).count();
+            let followed = topics.iter().filter(|topic| ours.contains(*topic)).count();
             standing.topics = u32::try_from(followed).unwrap_or(u32::MAX);
             standing.score = gossipsub.peer_score(peer).unwrap_or(0.0);
             standing.lost = self.slow.lost(peer);

@@ -24,6 +24,7 @@ use libp2p::{
 use p2pd_core::multiaddr::Multiaddr as Address;
 use tokio::sync::{mpsc, oneshot};
 
+use super::reserved::{Class, Reserved};
 use crate::NetError;
 
 /// Inbound streams of one protocol that wait to be looked at; what comes beyond is reset.
@@ -86,14 +87,18 @@ pub(crate) enum Ask {
     Look,
 }
 
-#[derive(Default)]
 pub(crate) struct Behaviour {
     acceptors: Acceptors,
+    reserved: Reserved,
     connections: HashSet<(PeerId, ConnectionId)>,
     asks: VecDeque<(PeerId, NotifyHandler, Ask)>,
 }
 
 impl Behaviour {
+    pub(crate) fn new(reserved: Reserved) -> Self {
+        Behaviour { acceptors: Acceptors::default(), reserved, connections: HashSet::new(), asks: VecDeque::new() }
+    }
+
     /// Opens a stream on the first of the protocols that the peer speaks. It is ready to be written to at once if `said`
     /// is what the peer has said it speaks, and after a round trip otherwise.
     pub(crate) fn open(
@@ -115,8 +120,18 @@ impl Behaviour {
         }
     }
 
-    /// Accepts streams of a protocol until the receiver is dropped; `look` has to follow either.
-    pub(crate) fn accept(&mut self, protocol: StreamProtocol) -> Result<mpsc::Receiver<Arrived>, NetError> {
+    /// Accepts streams of a protocol until the receiver is dropped; `look` has to follow either. It is a program's, or reserved for
+    /// this daemon from now on.
+    pub(crate) fn accept(
+        &mut self,
+        protocol: StreamProtocol,
+        reserved: Option<Class>,
+    ) -> Result<mpsc::Receiver<Arrived>, NetError> {
+        match reserved {
+            Some(class) => self.reserved.add(protocol.as_ref(), class),
+            None if self.reserved.contains(protocol.as_ref()) => return Err(NetError::Taken(protocol.to_string())),
+            None => {}
+        }
         let mut acceptors = self.acceptors.lock();
         if acceptors.contains_key(&protocol) {
             return Err(NetError::Taken(protocol.to_string()));

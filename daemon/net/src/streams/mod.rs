@@ -2,18 +2,27 @@
 //! program, and yamux' or QUIC's windows hold back the writer.
 
 pub(crate) mod behaviour;
+pub(crate) mod reserved;
 
-use std::io;
+use std::{
+    io,
+    pin::Pin,
+    task::{self, Poll},
+};
 
 use libp2p::{StreamProtocol, core::upgrade::NegotiationError};
 use p2pd_core::{id::PeerId, multiaddr::Multiaddr};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::mpsc,
 };
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
-use self::behaviour::{Arrived, Behaviour, OpenReply, Refused};
+pub use self::reserved::{Class, Reservation, is_own};
+use self::{
+    behaviour::{Arrived, Behaviour, OpenReply, Refused},
+    reserved::{Reserved, Slot, Slots},
+};
 use crate::{
     NetError,
     context::{Context, Effect},
@@ -42,12 +51,30 @@ pub struct PeerStream {
     pub stream: ByteStream,
 }
 
-/// Protocols that the daemon speaks itself.
-const OWN: [&str; 7] = ["/p2pd/", "/meshsub/", "/floodsub/", "/ipfs/id/", "/ipfs/ping/", "/ipfs/kad/", "/libp2p/"];
+/// A stream, and its place among those of a reserved protocol.
+struct Held<S> {
+    stream: S,
+    _slot: Option<Slot>,
+}
 
-/// Whether a protocol is one that the daemon speaks itself, so that no program may.
-pub fn is_own(protocol: &str) -> bool {
-    OWN.iter().any(|own| protocol.starts_with(own))
+impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 pub(crate) enum Command {
@@ -58,6 +85,8 @@ pub(crate) enum Command {
     },
     Accept {
         protocol: StreamProtocol,
+        /// What it carries, where a part of this daemon speaks it.
+        reserved: Option<Class>,
         reply: Reply<mpsc::Receiver<Arrived>>,
     },
     /// An [`Inbound`] was dropped.
@@ -76,8 +105,8 @@ pub(crate) fn on_command(
             let said = protocols.iter().find(|protocol| speaks(&peer, protocol)).cloned();
             streams.open(peer, said, protocols, reply);
         }
-        Command::Accept { protocol, reply } => {
-            let _ = reply.send(streams.accept(protocol));
+        Command::Accept { protocol, reserved, reply } => {
+            let _ = reply.send(streams.accept(protocol, reserved));
             changed(context, streams);
         }
         Command::Changed => changed(context, streams),
@@ -95,19 +124,34 @@ fn changed(context: &mut Context, streams: &mut Behaviour) {
 pub struct Inbound {
     protocol: String,
     streams: mpsc::Receiver<Arrived>,
+    /// Room for them, where the protocol is reserved.
+    slots: Option<Slots>,
     commands: WeakCommands<Command>,
 }
 
 impl Inbound {
     /// The next one; `None` when the network has stopped.
     pub async fn next(&mut self) -> Option<PeerStream> {
-        let (peer, address, stream) = self.streams.recv().await?;
-        Some(PeerStream {
-            peer: ids::from_libp2p(&peer),
-            address,
-            protocol: self.protocol.clone(),
-            stream: Box::new(stream.compat()),
-        })
+        loop {
+            let place = match &self.slots {
+                Some(slots) => slots.wait().await,
+                None => None,
+            };
+            let (peer, address, stream) = self.streams.recv().await?;
+            let peer = ids::from_libp2p(&peer);
+            let slot = match (&self.slots, place) {
+                (Some(slots), Some(place)) => match slots.take(&peer, place) {
+                    None => {
+                        tracing::debug!(%peer, self.protocol, "stream reset: it has as many open as it may");
+                        continue;
+                    }
+                    slot => slot,
+                },
+                _ => None,
+            };
+            let (protocol, stream) = (self.protocol.clone(), Held { stream: stream.compat(), _slot: slot });
+            return Some(PeerStream { peer, address, protocol, stream: Box::new(stream) });
+        }
     }
 }
 
@@ -131,7 +175,10 @@ fn parse(protocol: &str) -> Result<StreamProtocol, NetError> {
 
 /// Opens streams, and takes those that peers open.
 #[derive(Clone)]
-pub struct Handle(pub(crate) Commands<Command>);
+pub struct Handle {
+    pub(crate) commands: Commands<Command>,
+    pub(crate) reserved: Reserved,
+}
 
 impl Handle {
     /// Opens a stream to a connected peer on the first of these protocols that it speaks, in one round trip, or in none if
@@ -141,7 +188,7 @@ impl Handle {
         let id = ids::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(name()))?;
         let wanted = protocols.iter().map(|p| parse(p)).collect::<Result<_, _>>()?;
         let lost = || NetError::Unreachable { peer: name(), fault: "the connection closed meanwhile".into() };
-        let opened = self.0.ask_or(|reply| Command::Open { peer: id, protocols: wanted, reply }, lost).await?;
+        let opened = self.commands.ask_or(|reply| Command::Open { peer: id, protocols: wanted, reply }, lost).await?;
         match opened {
             Ok((stream, protocol, address)) => Ok(PeerStream {
                 peer: peer.clone(),
@@ -155,10 +202,26 @@ impl Handle {
         }
     }
 
-    /// Takes the streams that peers open on a protocol.
+    /// Takes the streams that peers open on a protocol of a program, which must not be a reserved one.
     pub async fn accept(&self, protocol: &str) -> Result<Inbound, NetError> {
-        let wanted = parse(protocol)?;
-        let streams = self.0.ask(|reply| Command::Accept { protocol: wanted, reply }).await??;
-        Ok(Inbound { protocol: protocol.to_owned(), streams, commands: self.0.downgrade() })
+        self.take(protocol, None).await
+    }
+
+    /// Reserves a protocol for a part of this daemon, and takes the streams that peers open on it.
+    pub async fn reserve(&self, reservation: Reservation) -> Result<Inbound, NetError> {
+        self.take(reservation.protocol, Some(reservation)).await
+    }
+
+    async fn take(&self, protocol: &str, reserved: Option<Reservation>) -> Result<Inbound, NetError> {
+        let (wanted, class) = (parse(protocol)?, reserved.map(|reservation| reservation.class));
+        let accept = |reply| Command::Accept { protocol: wanted, reserved: class, reply };
+        let streams = self.commands.ask(accept).await??;
+        let (slots, commands) = (reserved.as_ref().map(Slots::new), self.commands.downgrade());
+        Ok(Inbound { protocol: protocol.to_owned(), streams, slots, commands })
+    }
+
+    /// Whether a part of this daemon speaks a protocol, so that no program may.
+    pub fn is_reserved(&self, protocol: &str) -> bool {
+        self.reserved.contains(protocol)
     }
 }

@@ -24,7 +24,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::stream::MeteredStream;
-use crate::{dial::without_peer, streams::is_own};
+use crate::{dial::without_peer, streams::reserved::Reserved};
 
 /// The muxer of TCP and WebSocket.
 pub(crate) const YAMUX: &str = "yamux";
@@ -114,8 +114,7 @@ pub(crate) struct Meter {
     muxer: OnceLock<&'static str>,
     pub(crate) address: Multiaddr,
     max_inbound: usize,
-    /// The protocol of the DHT, which may have any name.
-    dht: Arc<str>,
+    reserved: Reserved,
     total: Counter,
     protocols: Mutex<HashMap<String, Arc<Counter>>>,
     inbound: AtomicUsize,
@@ -149,10 +148,10 @@ impl Meter {
         protocols.iter().map(|(name, counter)| (name.clone(), counter.read())).collect()
     }
 
-    /// Whether a stream is open that a program here speaks.
+    /// Whether a stream is open for which the peer is kept: one of a program, above all.
     pub(crate) fn busy(&self) -> bool {
         let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
-        protocols.iter().any(|(name, counter)| !is_own(name) && **name != *self.dht && counter.open() > 0)
+        protocols.iter().any(|(name, counter)| counter.open() > 0 && self.reserved.is_kept_for(name))
     }
 
     /// Of gossipsub's streams that either side opened, the peer's first: whether there was one, and whether one is open.
@@ -195,13 +194,13 @@ struct New {
 pub(crate) struct Meters {
     new: Arc<Mutex<Vec<New>>>,
     max_inbound: usize,
-    dht: Arc<str>,
+    reserved: Reserved,
 }
 
 impl Meters {
-    /// Connections may have so many streams that the peer opened. `dht` is the protocol of the DHT.
-    pub(crate) fn new(max_inbound: usize, dht: &str) -> Self {
-        Meters { new: Arc::default(), max_inbound, dht: dht.into() }
+    /// Connections may have so many streams that the peer opened.
+    pub(crate) fn new(max_inbound: usize, reserved: Reserved) -> Self {
+        Meters { new: Arc::default(), max_inbound, reserved }
     }
 
     /// A meter for a new connection.
@@ -211,7 +210,7 @@ impl Meters {
             muxer: OnceLock::new(),
             address: without_peer(address.clone()),
             max_inbound: self.max_inbound,
-            dht: self.dht.clone(),
+            reserved: self.reserved.clone(),
             total: Counter::default(),
             protocols: Mutex::default(),
             inbound: AtomicUsize::new(0),

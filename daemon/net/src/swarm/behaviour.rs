@@ -23,7 +23,7 @@ use crate::{
         resubscribe::Resubscribe,
         slow_peers,
     },
-    streams,
+    streams::{self, reserved::Reserved},
     swarm::bandwidth::Meters,
 };
 
@@ -83,6 +83,7 @@ pub(crate) fn build(
     identity: &Identity,
     settings: Settings,
     meters: &Meters,
+    reserved: &Reserved,
     rules: SharedRules,
 ) -> Result<Behaviour, NetError> {
     let network = &config.network;
@@ -120,7 +121,7 @@ pub(crate) fn build(
         flow: flow_control::Behaviour::new(meters.clone()),
         kad: Dht::new(id, kad),
         mdns: mdns.into(),
-        streams: streams::behaviour::Behaviour::default(),
+        streams: streams::behaviour::Behaviour::new(reserved.clone()),
     })
 }
 

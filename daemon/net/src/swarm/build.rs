@@ -8,17 +8,22 @@ use std::{
 };
 
 use libp2p::{Multiaddr, Swarm, SwarmBuilder, core::upgrade::Version, multiaddr::Protocol};
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt},
+};
 
 use crate::{
     Config, NetError,
     identity::Identity,
     peers::connection_gater::SharedRules,
     pubsub::message_id::Settings,
-    swarm::bandwidth::Meters,
-    swarm::behaviour::{self, Behaviour},
-    swarm::transport,
+    streams::reserved::Reserved,
+    swarm::{
+        bandwidth::Meters,
+        behaviour::{self, Behaviour},
+        transport,
+    },
 };
 
 /// An error with all its causes; the library's own words leave out the system's, or say them once a layer.
@@ -58,10 +63,11 @@ pub(crate) fn build(
     identity: &Identity,
     settings: Settings,
     meters: &Meters,
+    reserved: &Reserved,
 ) -> Result<(Swarm<Behaviour>, Vec<Multiaddr>), NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let rules = SharedRules::default();
-    let behaviour = behaviour::build(config, identity, settings, meters, rules.clone())?;
+    let behaviour = behaviour::build(config, identity, settings, meters, reserved, rules.clone())?;
     let mut swarm = SwarmBuilder::with_existing_identity(identity.0.clone())
         .with_tokio()
         .with_other_transport(|keys| {

@@ -20,13 +20,13 @@ use libp2p_mplex as mplex;
 
 use crate::{
     NetError,
-    peers::connection_gater::SharedRules,
-    peers::dial_filter::Guarded,
-    peers::incompatible as unshared,
-    swarm::bandwidth::{Meter, Metered, Meters, YAMUX},
-    swarm::dns::Names,
-    swarm::early_end::Early,
-    swarm::first_byte::Prompt,
+    peers::{connection_gater::SharedRules, dial_filter::Guarded, incompatible as unshared},
+    swarm::{
+        bandwidth::{Meter, Metered, Meters, YAMUX},
+        dns::Names,
+        early_end::Early,
+        first_byte::Prompt,
+    },
 };
 
 type Ways = Boxed<(PeerId, StreamMuxerBox)>;
@@ -275,6 +275,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::streams::reserved::Reserved;
 
     /// A peer that speaks TLS alone, as some of go-libp2p do.
     fn only_tls(keys: &Keypair) -> Ways {
@@ -314,7 +315,7 @@ mod tests {
     async fn peers_without_noise_are_met_both_ways() {
         let [us, them] = [(); 2].map(|()| Keypair::generate_ed25519());
         let ids = [&us, &them].map(|keys| keys.public().to_peer_id());
-        let ours = || build(&us, &Meters::new(16, ""), &SharedRules::default(), false).unwrap();
+        let ours = || build(&us, &Meters::new(16, Reserved::default()), &SharedRules::default(), false).unwrap();
         assert_eq!(meet(ours(), only_tls(&them)).await, (ids[1], ids[0]));
         assert_eq!(meet(only_tls(&them), ours()).await, (ids[0], ids[1]));
     }

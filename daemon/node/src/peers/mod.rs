@@ -107,6 +107,11 @@ impl Peers {
         self.restore_pins().await
     }
 
+    /// Who this daemon is.
+    pub fn me(&self) -> &PeerId {
+        &self.0.with.me
+    }
+
     /// Dials who was connected before, without waiting.
     pub fn dial_known_peers(&self) -> Result<(), PeersError> {
         self.redial(self.known_peers()?);
@@ -193,9 +198,14 @@ impl Peers {
         Ok(peers)
     }
 
+    /// Who is connected, without more about them.
+    pub async fn connected(&self) -> Result<Vec<PeerId>, PeersError> {
+        Ok(self.0.with.net.peers.connected().await?)
+    }
+
     /// One connected peer.
     pub async fn get(&self, peer: &PeerId) -> Result<PeerInfo, PeersError> {
-        let found = self.list().await?.into_iter().find(|info| info.peer == *peer);
+        let found = self.0.with.net.peers.get(peer).await?;
         found.ok_or_else(|| NetError::NotConnected(peer.to_string()).into())
     }
 

@@ -73,8 +73,8 @@ impl Peers {
     /// Takes one round trip to every peer, so that each connection has had its turn with all that was sent before. Over QUIC, or
     /// to a peer that is slow to read, that may be on its way all the same.
     pub async fn hear_everyone(&self) {
-        let Ok(peers) = self.list().await else { return };
-        let _ = timeout(LAST, join_all(peers.iter().map(|info| self.answer_over_what_stands(&info.peer)))).await;
+        let Ok(peers) = self.0.with.net.peers.connected().await else { return };
+        let _ = timeout(LAST, join_all(peers.iter().map(|peer| self.answer_over_what_stands(peer)))).await;
     }
 
     /// Takes one round trip, and dials nobody for that.

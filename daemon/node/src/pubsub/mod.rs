@@ -23,7 +23,7 @@ use p2pd_core::{
     id::PeerId,
     ring::Cause,
 };
-use p2pd_net::{Handle, queue, queue::Reader};
+use p2pd_net::{Event, Handle, queue, queue::Reader};
 use tokio::sync::{Notify, mpsc};
 
 pub use self::{
@@ -35,7 +35,13 @@ pub use self::{
     waiting::{Room, RoomSoon},
 };
 use self::{judge::Judges, log::ToWrite, topic::Topic, waiting::Waiting};
-use crate::{clock::Clock, clock::wall, disk::Disk, lock, oversized::Oversized, tasks::Tasks};
+use crate::{
+    clock::{Clock, wall},
+    disk::Disk,
+    lock,
+    oversized::Oversized,
+    tasks::Tasks,
+};
 
 /// How often topics that nobody uses are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -157,8 +163,15 @@ impl PubSub {
         }
     }
 
-    /// A peer has begun or ended to follow some topic.
-    pub fn note_change(&self) {
+    /// Takes up what the network tells.
+    pub fn on_event(&self, event: &Event) {
+        if matches!(event, Event::Joined { .. } | Event::Left { .. } | Event::Disconnected { .. }) {
+            self.0.changed.notify_waiters();
+        }
+    }
+
+    /// What the network told was lost.
+    pub fn on_gap(&self) {
         self.0.changed.notify_waiters();
     }
 

@@ -73,6 +73,11 @@ impl Tunnels {
     }
 }
 
+/// Whether programs may speak a protocol, as far as that is known before the daemon runs.
+fn check_name(protocol: &str, dht: &str) -> Result<(), String> {
+    check_protocol(protocol, |name| p2pd_net::is_own(name) || name == dht)
+}
+
 impl Forward {
     fn check(&self, dht: &str) -> Result<(), String> {
         let Forward { listen, peer, protocol } = self;
@@ -83,7 +88,7 @@ impl Forward {
         if peer.parse::<PeerId>().is_err() {
             p2pd_net::check_peer(peer).map_err(|fault| format!("peer of {listen}: {fault}"))?;
         }
-        check_protocol(protocol, dht).map_err(|fault| format!("protocol of {listen}: {fault}"))
+        check_name(protocol, dht).map_err(|fault| format!("protocol of {listen}: {fault}"))
     }
 }
 
@@ -93,7 +98,7 @@ impl Expose {
         if allow.is_empty() {
             return Err(format!("allow of {protocol}: names nobody; takes peer ids, or `{ANYBODY}`"));
         }
-        check_protocol(protocol, dht).map_err(|fault| format!("protocol: {fault}"))?;
+        check_name(protocol, dht).map_err(|fault| format!("protocol: {fault}"))?;
         local::check(target).map_err(|fault| format!("target of {protocol}: {fault}"))?;
         match allow.iter().find(|allowed| *allowed != ANYBODY && allowed.parse::<PeerId>().is_err()) {
             Some(bad) => Err(format!("allow of {protocol}: `{bad}` is neither a peer id nor `{ANYBODY}`")),

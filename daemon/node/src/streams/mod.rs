@@ -39,8 +39,6 @@ const OPEN_WITHIN: Duration = Duration::from_secs(20);
 
 /// What the owner of protocol streams is given.
 pub struct Setup {
-    /// Protocol of the DHT, if it is another than the network's own.
-    pub dht_protocol: String,
     /// The network.
     pub net: Handle,
     /// Peers.
@@ -99,11 +97,11 @@ impl State {
     }
 }
 
-/// Whether programs may speak this protocol, where `dht` is that of the hash table if it is configured; why not.
-pub fn check_protocol(protocol: &str, dht: &str) -> Result<(), String> {
+/// Whether programs may speak this protocol; why not.
+fn check_protocol(protocol: &str, is_reserved: impl Fn(&str) -> bool) -> Result<(), String> {
     if !protocol.starts_with('/') || protocol.len() > 140 || protocol.chars().any(char::is_control) {
         Err("begins with / and has at most 140 bytes, as in /chat/1.0.0".into())
-    } else if p2pd_net::is_own(protocol) || protocol == dht {
+    } else if is_reserved(protocol) {
         Err(format!("`{protocol}` is reserved for the daemon itself"))
     } else {
         Ok(())
@@ -117,8 +115,9 @@ impl Streams {
     }
 
     fn check(&self, protocol: &str) -> Result<(), StreamsError> {
-        let dht = &self.0.with.dht_protocol;
-        check_protocol(protocol, dht).map_err(|fault| StreamsError::Field { field: "protocol", fault })
+        let streams = &self.0.with.net.streams;
+        check_protocol(protocol, |name| streams.is_reserved(name))
+            .map_err(|fault| StreamsError::Field { field: "protocol", fault })
     }
 
     /// Opens a stream on the first of these protocols that the peer speaks.

@@ -111,7 +111,7 @@ impl Streams {
         let Ok((there, _)) = p2pd_net::peer_address(&tunnel.peer) else {
             return Ok(self.open_stream(&tunnel.peer.parse()?, &protocols).await?.stream);
         };
-        if !self.0.with.net.peers.connected().await?.contains(&there) {
+        if !self.0.with.net.peers.is_connected(&there).await? {
             self.0.with.peers.connect(&tunnel.peer).await?;
         }
         Ok(self.open_stream(&there, &protocols).await?.stream)

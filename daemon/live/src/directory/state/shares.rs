@@ -5,8 +5,9 @@ use std::{
     hash::Hash,
 };
 
+use p2pd_core::id::{PeerId, StreamKey};
+
 use super::{Entry, MAX_PER_PUBLISHER};
-use crate::id::{PeerId, StreamKey};
 
 type Entries = BTreeMap<StreamKey, Entry>;
 /// Entries by the neighbour that brought them.
