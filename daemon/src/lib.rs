@@ -7,6 +7,7 @@ pub mod config;
 pub mod flags;
 mod lock;
 mod observe;
+mod owners;
 mod paths;
 pub mod process;
 mod signals;

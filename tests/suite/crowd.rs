@@ -10,8 +10,8 @@ use std::{
 use futures::future::join_all;
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
-    ListPeersRequest, ListTopicPeersRequest, PublishManyRequest, PublishRequest, SubscribeRequest,
-    pub_sub_service_client::PubSubServiceClient, subscribe_response::Event,
+    ListClosedConnectionsRequest, ListPeersRequest, ListTopicPeersRequest, PublishManyRequest, PublishRequest,
+    SubscribeRequest, pub_sub_service_client::PubSubServiceClient, subscribe_response::Event,
 };
 use p2pd_net::DhtMode;
 use tokio::{
@@ -150,7 +150,12 @@ async fn sixty_followers_of_a_fast_publisher_each_get_all_or_it_is_told_what_the
         if account.iter().all(whole) {
             break account;
         }
-        assert!(began.elapsed() < DEADLINE, "of {} accepted, {} behind: {account:?}", sent.accepted, sent.behind);
+        if began.elapsed() > DEADLINE {
+            // Who was connected anew has missed what was said meanwhile.
+            let closed = peers(&hub).await.list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap();
+            let why: Vec<_> = closed.into_inner().connections.into_iter().map(|closed| closed.why).collect();
+            panic!("of {} accepted, {} behind: {account:?}; closed: {why:?}", sent.accepted, sent.behind);
+        }
         sleep(Duration::from_millis(50)).await;
     };
     let lost: u64 = account.iter().map(|((heard, gaps), _)| sent.accepted as u64 - *heard as u64 - gaps).sum();

@@ -17,7 +17,7 @@ use p2pd_api::{
         pub_sub_service_client::PubSubServiceClient, subscribe_request::Contract, subscribe_response::Event,
     },
 };
-use p2pd_core::{contract::dated, time::UnixMs};
+use p2pd_core::{time::UnixMs, topic_settings::dated};
 
 use crate::support::{DEADLINE, channel, now_ms, pair, setup_at, standstill, start, until};
 use tokio::sync::mpsc;

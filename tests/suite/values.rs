@@ -9,8 +9,8 @@ use p2pd_api::{
     v1::{GetValueRequest, GetValueResponse, PutValueRequest, dht_service_client::DhtServiceClient},
 };
 use p2pd_core::{
+    dht_value::{self, ValueBody},
     id::PeerId,
-    value::{self, ValueBody},
 };
 use p2pd_net::{DhtMode, Event, Identity, Running};
 
@@ -104,10 +104,10 @@ async fn nobody_fills_the_place_of_another() {
     let (rogue, secret) = rogue(&hub).await;
     let peer: PeerId = owner.parse().unwrap();
     for name in ["home", "empty"] {
-        let key = value::key(&peer, name).unwrap();
+        let key = dht_value::key(&peer, name).unwrap();
         let body =
             ValueBody { key: key.clone(), data: "forged".into(), seq: seq + 1_000, expires_ms: now_ms() + 60_000 };
-        let forged = value::sign(&body, &secret);
+        let forged = dht_value::sign(&body, &secret);
         until("a peer that takes it", async || {
             rogue.handle.dht.put_value(key.clone(), forged.clone(), Duration::from_secs(60)).await.ok()
         })

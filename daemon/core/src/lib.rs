@@ -4,18 +4,18 @@
 //! Nothing here opens a socket, touches a disk, reads a clock or spawns a task: time comes in as an argument, effects
 //! go out as return values. That is what makes every decision testable without a network.
 
-pub mod access;
+pub mod address_scope;
+pub mod bucket;
 pub mod clock;
-pub mod contract;
+pub mod connection_rules;
+pub mod dht_value;
 pub mod id;
-pub mod keep;
 pub mod multiaddr;
 pub mod peer_book;
-pub mod rate;
+pub mod pins;
 pub mod ring;
-pub mod scope;
 pub mod setting;
 pub mod text;
 pub mod time;
-pub mod value;
+pub mod topic_settings;
 pub mod verdict;

@@ -9,8 +9,8 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use multiaddr::Protocol;
 
 use crate::{
+    address_scope::{self, Scope},
     id::PeerId,
-    scope::{self, Scope},
     text,
 };
 
@@ -158,7 +158,7 @@ impl Multiaddr {
 
     /// From where it can be dialled: of a circuit address, from where the relay can. A name counts as known everywhere.
     pub fn reach(&self) -> Scope {
-        self.dialled_ips().map(scope::of_ip).min().unwrap_or(Scope::World)
+        self.dialled_ips().map(address_scope::of_ip).min().unwrap_or(Scope::World)
     }
 
     /// How near the peer is that is connected at this address. One behind a relay may be anywhere.

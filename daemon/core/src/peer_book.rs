@@ -4,8 +4,8 @@
 use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
 
 use crate::{
+    address_scope::Scope,
     multiaddr::{Host, Multiaddr},
-    scope::Scope,
     time::RunMs,
 };
 

@@ -12,7 +12,6 @@ use std::{
 use p2pd_core::{
     clock::Judgement,
     id::{PeerId, StreamId},
-    multiaddr::Multiaddr,
     time::MonoMs,
 };
 use p2pd_net::{Event, Handle, queue};
@@ -22,7 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     Clocks, LiveError, StreamSettings,
-    directory::{self, Heard, Publishers, ToDisk, message::Filter},
+    directory::{self, Heard, ToDisk, message::Filter},
     epoch,
     listen::Streams,
     lock, native, publish,
@@ -83,10 +82,6 @@ pub(crate) struct Shared {
     pub(crate) following: tokio::sync::Mutex<()>,
     /// The streams whose groups peers may ask for.
     pub(crate) groups: native::Server,
-    /// Own addresses as they were a second ago.
-    pub(crate) own_addresses: Mutex<Vec<Multiaddr>>,
-    /// Who publishes what is followed here, for the directory's judge.
-    pub(crate) followed_publishers: Publishers,
     pub(crate) clocks: ClockCheck,
     pub(crate) counters: Counters,
 }
@@ -124,8 +119,6 @@ impl Live {
             epoch: Mutex::new(epoch::State::restore(with.disk.store())?),
             following: tokio::sync::Mutex::default(),
             groups: native::Server::default(),
-            own_addresses: Mutex::default(),
-            followed_publishers: Publishers::default(),
             clocks: ClockCheck::default(),
             counters: Counters::default(),
             with,

@@ -179,6 +179,11 @@ impl Network {
         Ok(())
     }
 
+    /// What identify says of a daemon of this network.
+    pub(crate) fn protocol_version(&self) -> String {
+        format!("/p2pd/{}/1", self.name)
+    }
+
     /// From so many bytes of resident memory on, the least useful peers are let go of; `None`: never for that.
     pub(crate) fn memory_budget(&self) -> Option<u64> {
         Some(self.memory.0).filter(|budget| *budget > 0)

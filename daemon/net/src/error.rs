@@ -70,3 +70,12 @@ pub enum NetError {
     #[error("the network task has stopped")]
     Stopped,
 }
+
+/// The last cause of an error; the ones above it only say that something below failed.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

@@ -1,9 +1,10 @@
 //! The swarm of p2pd behind a handle. This crate alone names libp2p; it knows neither the API nor the store.
 //!
-//! `start` spawns the task that owns the swarm. Commands reach it through `Handle`, what comes from the network leaves
-//! through two bounded queues: `Incoming` (messages, drop oldest) and `Event` (state, re-read after a lag).
+//! `start` spawns the task that owns the swarm. Commands reach its drivers through `Handle`. What comes from the network leaves through
+//! bounded queues: `Event` (state, read anew after a gap), and one for whoever follows a topic or takes the streams of a protocol.
 
 pub mod clock;
+mod commands;
 pub mod config;
 mod context;
 mod dht;
@@ -16,6 +17,7 @@ mod ids;
 mod peers;
 mod pubsub;
 pub mod queue;
+mod standing;
 pub mod streams;
 mod swarm;
 mod task;

@@ -13,7 +13,7 @@ use libp2p::{
     identify,
     swarm::{ConnectionError, ConnectionId, DialError, SwarmEvent, dial_opts::DialOpts},
 };
-use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
+use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,14 +21,15 @@ use crate::{
     context::{Context, Effect},
     dht::{Connected, Lookups},
     dial::Dial,
-    handle::Command,
-    peers::{Peers, Standings, incompatible::Unshared, memory_limit::Held},
+    handle::{self, Command, Queues},
+    peers::{Peers, incompatible::Unshared, memory_limit::Held},
     pubsub::{
         PubSub, Wire,
         flow_control::Drained,
         message_id::{Gossipsub, Settings},
     },
     queue,
+    standing::Standings,
     streams::{self, reserved::Reserved},
     swarm::{
         bandwidth::Meters,
@@ -38,8 +39,6 @@ use crate::{
     },
 };
 
-/// Commands that wait before their callers do.
-const COMMANDS: usize = 64;
 /// How often drivers see to what changes by itself.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -55,7 +54,6 @@ pub struct Running {
 
 /// Builds the swarm, listens, and spawns its task, which ends when `stop` is cancelled.
 pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> Result<Running, NetError> {
-    let (commands, queue) = mpsc::channel(COMMANDS);
     let (settings, held, kad) = (Settings::default(), Held::default(), kad_protocol(&config.network)?);
     let reserved = Reserved::default();
     reserved.add(kad.as_ref(), streams::Class::Bulk);
@@ -64,19 +62,19 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
     let own = *swarm.local_peer_id();
     let (context, events) = Context::new();
     let pubsub = PubSub::new(config, settings, own);
-    let clock = context.clock();
+    let (handle, queues) = handle::new(held.clone(), reserved, context.clock());
     let task = Task {
         swarm,
         context,
         listeners: Listeners::new(missing),
-        peers: Peers::new(&config.network, meters, held.clone()),
+        peers: Peers::new(&config.network, meters, held),
         dial: Dial::new(&config.network, own)?,
         pubsub,
         dht: Lookups::new(&config.network, kad),
         say_protocols: false,
     };
-    let task = tokio::spawn(task.run(queue, stop));
-    Ok(Running { handle: Handle::new(&commands, held, reserved, clock), events, task })
+    let task = tokio::spawn(task.run(queues, stop));
+    Ok(Running { handle, events, task })
 }
 
 /// Turns that others may have before what is due, when the swarm always has something to tell.
@@ -101,7 +99,7 @@ fn wire(behaviour: &mut Behaviour) -> Wire<'_> {
 }
 
 impl Task {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, stop: CancellationToken) {
+    async fn run(mut self, mut queues: Queues, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut late = 0_u8;
@@ -116,7 +114,7 @@ impl Task {
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.on_tick(),
                 () = due(at) => self.pubsub.on_due(&mut self.context, wire(self.swarm.behaviour_mut())),
-                Some(command) = commands.recv() => self.on_command(command),
+                Some(command) = queues.next() => self.on_command(command),
                 event = self.swarm.select_next_some() => self.on_swarm(event),
             }
             self.dht.look(&mut self.swarm.behaviour_mut().kad);
@@ -129,7 +127,7 @@ impl Task {
     fn on_command(&mut self, command: Command) {
         let (context, swarm) = (&mut self.context, &mut self.swarm);
         match command {
-            Command::Listeners(reply) => drop(reply.send(listeners::addresses(swarm))),
+            Command::Listeners(listeners::Command(reply)) => drop(reply.send(listeners::addresses(swarm))),
             Command::Peers(command) => {
                 let Behaviour { gater, gossipsub, .. } = swarm.behaviour_mut();
                 let standings = || standings(&self.dial, &self.pubsub, gossipsub);

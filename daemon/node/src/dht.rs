@@ -11,10 +11,10 @@ use futures::{
     stream::{self, BoxStream},
 };
 use p2pd_core::{
+    dht_value::{self, MAX_DATA, MAX_NAME, MAX_TTL_MS, ValueBody},
     id::PeerId,
     multiaddr::Multiaddr,
     time::UnixMs,
-    value::{self, MAX_DATA, MAX_NAME, MAX_TTL_MS, ValueBody},
 };
 use p2pd_net::{Found, Handle, NetError};
 use p2pd_store::StoreError;
@@ -105,7 +105,7 @@ fn check(key: &[u8]) -> Result<Vec<u8>, DhtError> {
 /// Where a peer's value of this name belongs.
 fn place(peer: &PeerId, name: &str) -> Result<Bytes, DhtError> {
     let fault = || format!("takes 1 to {MAX_NAME} printable characters of ASCII without `/` and space");
-    value::key(peer, name).ok_or_else(|| DhtError::Field { field: "name", fault: fault() })
+    dht_value::key(peer, name).ok_or_else(|| DhtError::Field { field: "name", fault: fault() })
 }
 
 /// With addresses that each end in the peer's id, as dialling takes them, and each once.
@@ -164,7 +164,7 @@ impl Dht {
     fn next_number(&self, now: UnixMs) -> u64 {
         let running = self.0.clock.running();
         let numbers = &mut lock(&self.0.numbers);
-        numbers.last = value::next_seq(numbers.last, now, running);
+        numbers.last = dht_value::next_seq(numbers.last, now, running);
         numbers.last
     }
 
@@ -238,7 +238,7 @@ impl Dht {
         let now = wall().0;
         let seq = self.next_number(UnixMs(now));
         let expires_ms = now.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(MAX_TTL_MS));
-        let signed = value::sign(&ValueBody { key: key.clone(), data, seq, expires_ms }, &self.0.signer);
+        let signed = dht_value::sign(&ValueBody { key: key.clone(), data, seq, expires_ms }, &self.0.signer);
         within_a_minute(self.0.net.dht.put_value(key, signed, ttl)).await?;
         Ok(seq)
     }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use p2pd_core::{
+    bucket::{Bucket, Buckets},
     id::PeerId,
-    rate::{Bucket, Buckets},
     time::MonoMs,
 };
 use p2pd_store::{EventRecord, StoreError};

@@ -2,10 +2,10 @@
 
 use p2pd_api::v1 as pb;
 use p2pd_core::{
-    contract::{Identity, TopicSettings},
     id::PeerId,
     multiaddr::Multiaddr,
     text,
+    topic_settings::{Identity, TopicSettings},
 };
 use p2pd_live::{
     Listed, Opening, Wire,

@@ -8,7 +8,7 @@ use p2pd_api::v1::{
     FindProvidersResponse, GetValueRequest, GetValueResponse, ProvideRequest, ProvideResponse, PutValueRequest,
     PutValueResponse, StopProvidingRequest, StopProvidingResponse, dht_service_server::DhtService,
 };
-use p2pd_core::value::ValueBody;
+use p2pd_core::dht_value::ValueBody;
 use p2pd_net::Found;
 use p2pd_node::dht::Dht;
 use tokio_util::sync::CancellationToken;

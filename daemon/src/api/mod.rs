@@ -39,7 +39,7 @@ use tonic_health::ServingStatus;
 
 pub(crate) use socket::{SocketFile, bind};
 
-use crate::{app::Owners, config::Api, paths::Paths, systemd::Probe};
+use crate::{config::Api, owners::Owners, paths::Paths, systemd::Probe};
 
 /// How long calls may take to end after a stop before their connections are cut.
 const DRAIN: Duration = Duration::from_secs(3);

@@ -10,7 +10,7 @@ use p2pd_api::v1::{
     UnpinPeerRequest, UnpinPeerResponse, Verdict, WatchPeersRequest, WatchPeersResponse,
     peer_service_server::PeerService, watch_peers_response::Event,
 };
-use p2pd_core::{access::Subject, id::PeerId, keep};
+use p2pd_core::{connection_rules::Subject, id::PeerId, pins};
 use p2pd_live::Live;
 use p2pd_net::{Closed, PeerInfo};
 use p2pd_node::{peers::Peers, tasks::Tasks};
@@ -149,7 +149,7 @@ impl PeerService for Service {
 
     async fn list_pins(&self, _: Request<ListPinsRequest>) -> Result<Response<ListPinsResponse>, Status> {
         let connected = self.peers.connected().await.map_err(status::of)?;
-        let pin = |(peer, pin): (PeerId, keep::Pin)| Pin {
+        let pin = |(peer, pin): (PeerId, pins::Pin)| Pin {
             connected: connected.contains(&peer),
             peer_id: peer.to_string(),
             addresses: convert::texts(&pin.addresses),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use p2pd_api::{Reason, v1::takes_many};
-use p2pd_core::{rate::Buckets, time::MonoMs};
+use p2pd_core::{bucket::Buckets, time::MonoMs};
 use tonic::{Code, Status, body::Body};
 
 use self::{body::LimitedBody, room::Rooms};

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use p2pd_core::{rate::Bucket, time::MonoMs};
+use p2pd_core::{bucket::Bucket, time::MonoMs};
 use tracing::{Event, Level, Metadata, Subscriber, callsite::Identifier};
 use tracing_subscriber::layer::{Context, Filter};
 

@@ -9,16 +9,17 @@ use std::{
 
 use prost::Message;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options,
-    WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, Options, WriteBatch,
+    WriteBufferManager,
 };
 
 use crate::{
-    Rows, StoreError, Unreadable,
+    Rows, StoreError,
     health::Health,
     migrate::MIGRATIONS,
     record::EventRecord,
-    schema::{EVENTS, MAX_EVENTS, SETTINGS, TABLES, VERSION, VERSION_KEY, key_text},
+    schema::{EVENTS, MAX_EVENTS, SETTINGS, TABLES, VERSION, VERSION_KEY},
+    table::{Reach, table, unreadable, written},
 };
 
 /// Bytes of what was read last, of all tables together.
@@ -110,14 +111,6 @@ pub(crate) fn open(path: &Path, may_create: bool) -> Result<DB, StoreError> {
         db.put_opt(VERSION_KEY, VERSION.to_be_bytes(), &written(Reach::Disk))?;
     }
     Ok(db)
-}
-
-pub(crate) fn table<'a>(db: &'a DB, name: &'static str) -> Result<&'a ColumnFamily, StoreError> {
-    db.cf_handle(name).ok_or(StoreError::Damaged(name))
-}
-
-pub(crate) fn unreadable(table: &'static str, key: &[u8], fault: String) -> Unreadable {
-    Unreadable { table, key: key_text(table, key), fault }
 }
 
 fn event_number(key: &[u8]) -> Result<u64, StoreError> {
@@ -234,21 +227,6 @@ impl Store {
             self.write(db, batch, Reach::System)
         })
     }
-}
-
-/// How far a write has come when it returns.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// It survives the end of this process.
-    System,
-    /// It survives power loss.
-    Disk,
-}
-
-fn written(reach: Reach) -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.set_sync(reach == Reach::Disk);
-    options
 }
 
 #[cfg(test)]

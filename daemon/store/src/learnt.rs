@@ -5,9 +5,9 @@ use rocksdb::{IteratorMode, WriteBatch};
 
 use crate::{
     Store, StoreError,
-    db::{Reach, table},
     record::{DirectoryRecord, PeerRecord},
     schema::{DIRECTORY, PEERS, directory_key, read_directory_key},
+    table::{Reach, table},
 };
 
 /// A stream of the directory: publisher, stream id, and its record, or none where it is gone.

@@ -14,6 +14,7 @@ mod pins;
 mod record;
 mod rules;
 mod schema;
+mod table;
 mod unreadable;
 
 pub use db::Store;

@@ -6,9 +6,9 @@ use rocksdb::{DB, Direction, IteratorMode, WriteBatch};
 
 use crate::{
     Rows, Store, StoreError,
-    db::{Reach, table, unreadable},
     record::{LogRecord, MessageRecord, TopicRecord},
     schema::{MESSAGES, TOPICS, message_key, read_message_key},
+    table::{Reach, table, unreadable},
 };
 
 /// How much a log may keep.

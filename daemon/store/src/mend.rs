@@ -123,7 +123,7 @@ mod tests {
     fn a_message_that_cannot_be_read_is_a_fault_though_writing_succeeds() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        let junk = |db: &DB| Ok(db.put_cf(db::table(db, MESSAGES)?, message_key("chat", 1), b"\xff")?);
+        let junk = |db: &DB| Ok(db.put_cf(crate::table::table(db, MESSAGES)?, message_key("chat", 1), b"\xff")?);
         store.call(junk).unwrap();
         assert!(!store.has_failed());
         let mut record = TopicRecord::default();

@@ -4,14 +4,10 @@
 use rocksdb::{DB, WriteBatch};
 
 use crate::{
-    StoreError,
-    db::table,
-    pins, rules,
+    StoreError, pins, rules,
     schema::{PINS, RULES, SETTINGS},
+    table::{Row, table},
 };
-
-/// Key and record.
-pub(crate) type Row = (Vec<u8>, Vec<u8>);
 
 /// Reads the version before and writes the difference into the batch.
 pub(crate) type Migration = fn(&DB, &mut WriteBatch) -> Result<(), StoreError>;

@@ -5,10 +5,9 @@ use rocksdb::WriteBatch;
 
 use crate::{
     Rows, Store, StoreError,
-    db::{Reach, table},
-    migrate::Row,
     record::PinRecord,
     schema::PINS,
+    table::{Reach, Row, table},
 };
 
 fn read(value: &[u8]) -> Result<PinRecord, String> {

@@ -5,10 +5,9 @@ use rocksdb::WriteBatch;
 
 use crate::{
     Rows, Store, StoreError,
-    db::{Reach, table},
-    migrate::Row,
     record::RuleRecord,
     schema::RULES,
+    table::{Reach, Row, table},
 };
 
 const ALLOWS: u32 = 1;

@@ -5,9 +5,9 @@ use rocksdb::{IteratorMode, WriteBatch};
 
 use crate::{
     Store, StoreError, Unreadable,
-    db::{Reach, table},
     record::{EventRecord, MessageRecord},
     schema::{EVENTS, MESSAGES, SETTINGS, TABLES, key_text},
+    table::{Reach, table},
 };
 
 impl Store {

@@ -245,7 +245,7 @@ proptest! {
         let kind = if ip.is_ipv4() { "ip4" } else { "ip6" };
         let address = at(&format!("/{kind}/{ip}/tcp/{port}"));
         prop_assert_eq!(address.ip(), Some(ip.to_canonical()));
-        prop_assert_eq!(address.reach(), scope::of_ip(ip));
+        prop_assert_eq!(address.reach(), address_scope::of_ip(ip));
         prop_assert!(address.is_of_listener(&address));
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use p2pd_core::{id::PeerId, rate::Buckets, time::UnixMs, verdict};
+use p2pd_core::{bucket::Buckets, id::PeerId, time::UnixMs, verdict};
 use p2pd_net::{Class, Judge, Message, Subscription, Time, Verdict, queue};
 
 use crate::{

@@ -54,6 +54,10 @@ pub(super) struct State {
     said_here: UnixMs,
     newcomers: Newcomers,
     questions: Questions,
+    /// Own addresses as they were a second ago.
+    own_addresses: Vec<Multiaddr>,
+    /// Who publishes what is followed here, for the judge.
+    followed_publishers: Publishers,
     /// When it was told last that streams found no room, and who has brought most.
     flood: Option<(MonoMs, PeerId)>,
 }
@@ -128,6 +132,8 @@ impl State {
             said_here: UnixMs::default(),
             newcomers: Newcomers::new(now),
             questions: Questions::new(now),
+            own_addresses: Vec::new(),
+            followed_publishers: Publishers::default(),
             flood: None,
         })
     }
@@ -136,7 +142,8 @@ impl State {
 impl Live {
     /// Follows the directory from now on. What it brings.
     pub async fn follow_directory(&self) -> Result<queue::Reader<Heard>, LiveError> {
-        let (clocks, publishers) = (self.0.clocks.heard.clone(), self.0.followed_publishers.clone());
+        let publishers = lock(&self.0.directory).followed_publishers.clone();
+        let clocks = self.0.clocks.heard.clone();
         let (subscription, heard) = DirectoryJudge::subscription(clocks, publishers);
         self.0.with.net.pubsub.subscribe(&self.directory_topic(), subscription).await?;
         Ok(heard)
@@ -254,7 +261,7 @@ impl Live {
     /// Has the streams of those go last in a flood who are known otherwise, and tells of one.
     pub(super) async fn favour_publishers(&self) {
         let followed = self.followed_publishers();
-        self.0.followed_publishers.set(followed.iter().cloned());
+        lock(&self.0.directory).followed_publishers.set(followed.iter().cloned());
         let kept: HashSet<PeerId> = followed.into_iter().chain([self.0.with.me.clone()]).collect();
         self.0.with.events.choose("followed", kept.iter().cloned());
         let connected = self.0.with.net.peers.connected().await.unwrap_or_default().into_iter().collect();

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use p2pd_core::{
+    bucket::Bucket,
     id::{PeerId, StreamId, StreamKey},
-    rate::Bucket,
     time::MonoMs,
 };
 

@@ -12,7 +12,8 @@ impl Live {
     pub(crate) async fn tell_addresses(&self) {
         let Ok(mut addresses) = self.0.with.peers.addresses().await else { return };
         addresses.truncate(MAX_TOLD);
-        let steady = std::mem::replace(&mut *lock(&self.0.own_addresses), addresses.clone()) == addresses;
+        let before = std::mem::replace(&mut lock(&self.0.directory).own_addresses, addresses.clone());
+        let steady = before == addresses;
         if !steady || addresses.is_empty() {
             return;
         }

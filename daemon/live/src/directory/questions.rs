@@ -3,8 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use p2pd_core::{
+    bucket::Bucket,
     id::{PeerId, StreamId, StreamKey},
-    rate::Bucket,
     time::MonoMs,
 };
 use p2pd_node::clock::wall;

@@ -18,12 +18,12 @@ use libp2p::{
         THandlerOutEvent, ToSwarm, behaviour::ExternalAddrConfirmed,
     },
 };
-use p2pd_core::{multiaddr::Multiaddr as Address, scope::Scope};
+use p2pd_core::{address_scope::Scope, multiaddr::Multiaddr as Address};
 
 use crate::{
     NetError,
     dht::record_store::{self, Providers, Values},
-    dial::without_peer,
+    ids::without_peer,
 };
 
 pub(crate) type Kad = kad::Behaviour<MemoryStore>;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use p2pd_core::{id::PeerId, value::ValueBody};
+use p2pd_core::{dht_value::ValueBody, id::PeerId};
 use tokio::sync::mpsc;
 
 use super::{Command, Found, Question};
-use crate::{NetError, handle::Commands, ids};
+use crate::{NetError, commands::Commands, ids};
 
 /// Answers that wait for who asked; a query finds 20 peers.
 const ANSWERS: usize = 64;

@@ -20,10 +20,10 @@ use libp2p::{
     swarm::{ConnectionId, NetworkBehaviour},
 };
 use p2pd_core::{
+    dht_value::{self, ValueBody},
     id::PeerId,
     multiaddr::Multiaddr as Address,
     time::{MonoMs, UnixMs},
-    value::{self, ValueBody},
 };
 use tokio::sync::mpsc;
 
@@ -34,8 +34,8 @@ use self::{
 };
 use crate::{
     DhtMode, NetError, Network,
+    commands::Reply,
     context::{Context, Effect},
-    dial::Reply,
     ids,
 };
 
@@ -214,10 +214,10 @@ impl Lookups {
 
     /// Keeps a value that a peer brought, if its owner has signed it and it is newer than what is here.
     fn keep(dht: &mut Dht, record: Record, wall: UnixMs) {
-        let Some(value) = value::verify(record.key.as_ref(), &record.value, wall) else {
+        let Some(value) = dht_value::verify(record.key.as_ref(), &record.value, wall) else {
             return tracing::debug!("a value that its owner has not signed was not kept");
         };
-        let known = dht.store_mut().get(&record.key).and_then(|r| value::verify(r.key.as_ref(), &r.value, wall));
+        let known = dht.store_mut().get(&record.key).and_then(|r| dht_value::verify(r.key.as_ref(), &r.value, wall));
         if known.is_none_or(|known| known.seq < value.seq) {
             dht.keep_value(record);
         }
@@ -307,7 +307,7 @@ impl Lookups {
     /// Tells of a value that is newer than those before.
     fn tell_value(&mut self, id: QueryId, signed: &[u8], wall: UnixMs) {
         let Some(Lookup::Value { key, answers, newest }) = self.running.get_mut(&id) else { return };
-        if let Some(value) = value::verify(key, signed, wall)
+        if let Some(value) = dht_value::verify(key, signed, wall)
             && newest.is_none_or(|newest| value.seq > newest)
         {
             *newest = Some(value.seq);

@@ -83,11 +83,6 @@ pub(crate) fn parse_listen(address: &str) -> Result<Multiaddr, NetError> {
     Err(unusable(address, fault, EXAMPLE))
 }
 
-/// An address as it is shown and compared: the peer's id stands beside it.
-pub(crate) fn without_peer(address: Multiaddr) -> Multiaddr {
-    Address::from(address).without_peer().into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use libp2p::{Multiaddr, swarm::DialError};
 
-use crate::{peers::incompatible::Unshared, swarm::dns::Unresolved};
+use crate::{error::innermost, peers::incompatible::Unshared, swarm::dns::Unresolved};
 
 /// Why a peer was not reached.
 pub(super) enum Fault {
@@ -80,13 +80,4 @@ impl fmt::Display for Fault {
 /// Whether a certificate was refused for its time: libp2p's begin in 1975, and end in 4096.
 fn is_of_time(fault: &dyn std::error::Error) -> bool {
     innermost(fault).contains("InvalidCertValidity")
-}
-
-/// The last cause of an error; the ones above it only say that something below failed.
-pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }

@@ -12,23 +12,22 @@ use libp2p::{
 };
 use p2pd_core::{
     id::PeerId,
-    keep::{Pin, Pins},
     multiaddr::Multiaddr as Address,
+    pins::{Pin, Pins},
     time::MonoMs,
 };
 use tokio::sync::oneshot;
 
 pub use address::{check_listen, check_peer, peer_address};
-pub(crate) use address::{parse, parse_listen, without_peer};
-pub(crate) use fault::innermost;
+pub(crate) use address::{parse, parse_listen};
 
 use self::fault::Fault;
 use crate::{
     NetError, Network,
+    commands::{Commands, Reply},
     context::{Context, Effect},
-    handle::Commands,
     ids,
-    peers::Standings,
+    standing::Standings,
 };
 
 /// Most dials on request that wait for their answer.
@@ -38,8 +37,6 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// How long after the last dial a peer that is connected counts as steady, in milliseconds. One that hangs up sooner may not
 /// want us.
 const STEADY_MS: u64 = 60_000;
-
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, NetError>>;
 
 /// How a peer is to be reached.
 pub(crate) enum Ways {
@@ -84,7 +81,7 @@ pub struct BootstrapFault {
 
 pub(crate) enum Command {
     Connect { peer: libp2p::PeerId, ways: Ways, reply: Reply<PeerId> },
-    SetPins { pins: Pins },
+    SetPins { pins: Pins, reply: oneshot::Sender<()> },
     Faults { reply: oneshot::Sender<Vec<BootstrapFault>> },
 }
 
@@ -131,7 +128,7 @@ impl Wanted {
 impl Wanted {
     /// Where to dial it now.
     fn next_addresses(&mut self) -> Vec<Multiaddr> {
-        let misleads = |address: &&Multiaddr| self.misleading.contains(&without_peer((*address).clone()));
+        let misleads = |address: &&Multiaddr| self.misleading.contains(&ids::without_peer((*address).clone()));
         let left: Vec<_> = self.addresses.iter().filter(|address| !misleads(address)).cloned().collect();
         if left.is_empty() {
             self.misleading.clear();
@@ -169,7 +166,10 @@ impl Dial {
     pub(crate) fn on_command(&mut self, context: &mut Context, command: Command) {
         match command {
             Command::Connect { peer, ways, reply } => self.connect(context, peer, ways, reply),
-            Command::SetPins { pins } => self.pin(&pins),
+            Command::SetPins { pins, reply } => {
+                self.pin(&pins);
+                let _ = reply.send(());
+            }
             Command::Faults { reply } => drop(reply.send(self.faults())),
         }
     }
@@ -212,11 +212,11 @@ impl Dial {
             return;
         }
         let options = match ways {
-            Ways::Only(address) => DialOpts::peer_id(peer).addresses(vec![without_peer(address)]).build(),
+            Ways::Only(address) => DialOpts::peer_id(peer).addresses(vec![ids::without_peer(address)]).build(),
             Ways::Any(addresses) => {
                 // Each way once, however it was written: the other side tells a new dial from an old one by that.
                 let mut ways: Vec<Multiaddr> = Vec::new();
-                for way in addresses.into_iter().map(without_peer) {
+                for way in addresses.into_iter().map(ids::without_peer) {
                     if !ways.contains(&way) {
                         ways.push(way);
                     }
@@ -279,7 +279,7 @@ impl Dial {
         for wanted in self.wanted.iter_mut().filter(|wanted| wanted.dial == Some(id)) {
             wanted.fault = Some(Fault::of(error));
             if let DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } = error {
-                wanted.misleading.push(without_peer(address.clone()));
+                wanted.misleading.push(ids::without_peer(address.clone()));
             }
         }
         let dialled = self.pending.remove(&id);
@@ -353,7 +353,7 @@ impl Handle {
 
     /// Stays connected to these peers, in place of those before.
     pub async fn set_pins(&self, pins: Pins) -> Result<(), NetError> {
-        self.0.say(Command::SetPins { pins }).await
+        self.0.ask(|reply| Command::SetPins { pins, reply }).await
     }
 
     /// Why addresses of bootstrap peers were not reached when they were last dialled.

@@ -21,7 +21,7 @@ use libp2p::{
     },
 };
 use p2pd_core::{
-    access::{Crowd, Rules, Subject},
+    connection_rules::{Crowd, Rules, Subject},
     id::PeerId as CoreId,
     multiaddr::{Host, Multiaddr as Address},
     time::MonoMs,

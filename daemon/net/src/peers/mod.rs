@@ -20,7 +20,7 @@ use libp2p::{
     identify, ping,
     swarm::{ConnectionError, ConnectionId, DialError},
 };
-use p2pd_core::{access::Rules, id, time::MonoMs};
+use p2pd_core::{connection_rules::Rules, id, time::MonoMs};
 use tokio::sync::oneshot;
 
 use self::{
@@ -33,42 +33,24 @@ use self::{
 };
 use crate::{
     Event, NetError, Network,
+    commands::{Commands, Reply},
     context::{Context, Effect, HangUp},
-    dial::innermost,
-    handle::Commands,
+    error::innermost,
     ids,
-    swarm::{
-        bandwidth::{Meter, Meters},
-        behaviour::protocol_version,
-    },
+    standing::Standings,
+    swarm::bandwidth::{Meter, Meters},
 };
 
 pub(crate) enum Command {
-    Disconnect { peer: PeerId, why: HangUp, reply: oneshot::Sender<Result<(), NetError>> },
+    Disconnect { peer: PeerId, why: HangUp, reply: Reply<()> },
     List { reply: oneshot::Sender<Vec<PeerInfo>> },
     Get { peer: PeerId, reply: oneshot::Sender<Option<PeerInfo>> },
     Connected { reply: oneshot::Sender<Vec<id::PeerId>> },
     IsConnected { peer: PeerId, reply: oneshot::Sender<bool> },
     Speaking { protocol: String, reply: oneshot::Sender<Vec<id::PeerId>> },
     Closed { reply: oneshot::Sender<Vec<Closed>> },
-    SetRules { rules: Rules },
+    SetRules { rules: Rules, reply: oneshot::Sender<()> },
 }
-
-/// What other drivers know of a peer.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Standing {
-    /// Why this daemon stays connected to it: `bootstrap`, `pinned`.
-    pub(crate) wanted: Vec<&'static str>,
-    /// Topics of ours that it follows, counted twice where it is in the mesh.
-    pub(crate) topics: u32,
-    pub(crate) in_mesh: bool,
-    /// Gossipsub's.
-    pub(crate) score: f64,
-    /// Messages that it missed.
-    pub(crate) lost: u64,
-}
-
-pub(crate) type Standings = HashMap<PeerId, Standing>;
 
 pub(crate) struct Peers {
     table: Table,
@@ -91,7 +73,7 @@ impl Peers {
         Peers {
             table: Table::default(),
             meters,
-            protocol_version: protocol_version(&network.name),
+            protocol_version: network.protocol_version(),
             mplex: network.mplex,
             water_marks: WaterMarks::of(network),
             governor: Governor::new(network.memory_budget(), held),
@@ -127,7 +109,10 @@ impl Peers {
                 let _ = reply.send(self.table.ids().map(ids::from_libp2p).collect());
             }
             Command::Closed { reply } => drop(reply.send(self.table.closed_ones())),
-            Command::SetRules { rules } => self.set_rules(context, gater, rules),
+            Command::SetRules { rules, reply } => {
+                self.set_rules(context, gater, rules);
+                let _ = reply.send(());
+            }
         }
     }
 
@@ -355,7 +340,7 @@ impl Handle {
 
     /// Puts these rules of who may connect in place of those before, and closes the connections that they deny.
     pub async fn set_rules(&self, rules: Rules) -> Result<(), NetError> {
-        self.commands.say(Command::SetRules { rules }).await
+        self.commands.ask(|reply| Command::SetRules { rules, reply }).await
     }
 
     /// Closes every connection to the peer, because a program asked for it.

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use libp2p::PeerId;
-use p2pd_core::keep::{Worth, surplus};
+use p2pd_core::pins::{Worth, surplus};
 
-use super::{Standings, table::Table};
-use crate::Network;
+use super::table::Table;
+use crate::{
+    Network,
+    standing::{Standing, Standings},
+};
 
 /// When the least useful peers are let go of.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +34,7 @@ impl WaterMarks {
 
 /// The least useful peers of those that are too many.
 pub(super) fn surplus_of(table: &Table, standings: &Standings, marks: WaterMarks) -> Vec<PeerId> {
-    let none = super::Standing::default();
+    let none = Standing::default();
     let worth = |(peer, age): (PeerId, std::time::Duration)| {
         let standing = standings.get(&peer).unwrap_or(&none);
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);

@@ -10,9 +10,9 @@ use std::{
 use libp2p::{Multiaddr, core::ConnectedPoint, identify, swarm::ConnectionId};
 use p2pd_core::{id::PeerId, multiaddr::Multiaddr as Address, text, time::UnixMs};
 
-use super::{Standing, Standings};
 use crate::{
     Traffic, ids,
+    standing::{Standing, Standings},
     swarm::bandwidth::{Meter, Streams},
 };
 

@@ -13,10 +13,11 @@ use libp2p::{
         TopicSubscriptionFilter,
     },
 };
-use p2pd_core::contract::{Identity, TIME, TopicSettings};
+use p2pd_core::topic_settings::{Identity, TIME, TopicSettings};
 use sha2::{Digest, Sha256};
 
-use super::topics::MAX_NAME;
+/// Bytes in the name of a topic.
+pub(super) const MAX_NAME: usize = 256;
 
 /// Gossipsub with the settings of topics.
 pub(crate) type Gossipsub = gossipsub::Behaviour<Settings, MaxCountSubscriptionFilter<ShortNames>>;

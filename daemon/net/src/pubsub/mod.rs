@@ -15,7 +15,7 @@ use std::{collections::HashSet, time::Instant};
 
 use bytes::Bytes;
 use libp2p::gossipsub::{IdentTopic, TopicHash};
-use p2pd_core::{contract::TopicSettings, id::PeerId};
+use p2pd_core::{id::PeerId, topic_settings::TopicSettings};
 use tokio::sync::oneshot;
 
 pub use self::judge::{Class, Decision, Judge, Message, Ticket, Time, Verdict};
@@ -30,10 +30,10 @@ use self::{
 use crate::{
     Config, NetError,
     clock::Clock,
+    commands::Commands,
     context::Context,
-    handle::Commands,
     ids,
-    peers::{Standing, Standings},
+    standing::{Standing, Standings},
 };
 
 /// How a topic is followed.

@@ -4,7 +4,7 @@ use libp2p::{
     PeerId,
     gossipsub::{self, TopicHash},
 };
-use p2pd_core::contract;
+use p2pd_core::topic_settings;
 
 use super::{
     PubSub, Wire,
@@ -75,7 +75,7 @@ impl PubSub {
         let dated = if max_age_ms == 0 {
             Verdict::Accept
         } else {
-            contract::undated(&mut message.data, max_age_ms, time.wall).into()
+            topic_settings::undated(&mut message.data, max_age_ms, time.wall).into()
         };
         let verdict = if dated == Verdict::Accept { judge.judge(message, time) } else { dated };
         self.conclude(context, wire, &topic, class, Decision { ticket, verdict });

@@ -5,14 +5,14 @@ use std::{collections::HashMap, time::Duration};
 use bytes::Bytes;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId, PublishError, TopicHash};
 use p2pd_core::{
-    contract::{self, Identity, TopicSettings},
     time::{MonoMs, UnixMs},
+    topic_settings::{self, Identity, TopicSettings},
 };
 
 use super::{
     Subscription,
     judge::{Class, Decision, Judge},
-    message_id::{Gossipsub, Ids, Settings},
+    message_id::{Gossipsub, Ids, MAX_NAME, Settings},
 };
 use crate::NetError;
 
@@ -20,8 +20,6 @@ use crate::NetError;
 const MAX_TOPICS: usize = 100;
 /// Those of programs, which leave room for streams.
 const MAX_OPEN: usize = 80;
-/// Bytes in the name of one.
-pub(crate) const MAX_NAME: usize = 256;
 /// Bytes of control data in which all of them are told to a new peer: rust-libp2p closes the substream of a peer that sends more than
 /// 16 KiB, for good.
 const MAX_GREETING: usize = 15 * 1024;
@@ -140,7 +138,7 @@ impl Topics {
     ) -> Result<Bytes, NetError> {
         let topic = IdentTopic::new(topic);
         let settings = self.settings.of(&topic.hash());
-        let data = if settings.max_age_ms > 0 { contract::dated(data, wall) } else { data.to_vec() };
+        let data = if settings.max_age_ms > 0 { topic_settings::dated(data, wall) } else { data.to_vec() };
         let (sent, ids) = self.settings.publishing(|| gossipsub.publish(topic, data));
         let busy = matches!(sent, Err(PublishError::AllQueuesFull(_)));
         if let Some(Ids { everywhere, here }) = &ids {

@@ -25,9 +25,8 @@ use self::{
 };
 use crate::{
     NetError,
+    commands::{Commands, Reply, WeakCommands},
     context::{Context, Effect},
-    dial::Reply,
-    handle::{Commands, WeakCommands},
     ids,
 };
 

@@ -24,7 +24,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::stream::MeteredStream;
-use crate::{dial::without_peer, streams::reserved::Reserved};
+use crate::{ids::without_peer, streams::reserved::Reserved};
 
 /// The muxer of TCP and WebSocket.
 pub(crate) const YAMUX: &str = "yamux";

@@ -73,11 +73,6 @@ pub(crate) fn kad_protocol(network: &Network) -> Result<StreamProtocol, NetError
         .map_err(|e| NetError::Setup(format!("protocol of the DHT: {e}")))
 }
 
-/// What identify says of a daemon of this network.
-pub(crate) fn protocol_version(network: &str) -> String {
-    format!("/p2pd/{network}/1")
-}
-
 pub(crate) fn build(
     config: &Config,
     identity: &Identity,
@@ -95,7 +90,7 @@ pub(crate) fn build(
         .with_max_established(Some(network.max_connections))
         .with_max_established_incoming(Some(network.max_connections - network.max_connections / OUTBOUND_SHARE))
         .with_max_established_per_peer(Some(network.max_connections_per_peer));
-    let identify = identify::Config::new(protocol_version(&network.name), identity.0.public())
+    let identify = identify::Config::new(network.protocol_version(), identity.0.public())
         .with_agent_version(config.agent.clone())
         // Where peers are, the peer book and the DHT know, and leave out what is of no use here.
         .with_cache_size(0)

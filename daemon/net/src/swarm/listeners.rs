@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use libp2p::{Multiaddr, Swarm};
 use p2pd_core::{multiaddr::Multiaddr as Address, time::MonoMs};
+use tokio::sync::oneshot;
 
 use super::{behaviour::Behaviour, build};
 use crate::ids;
@@ -12,6 +13,9 @@ use crate::ids;
 const AGAIN_MS: u64 = 2_000;
 /// How often it is logged that a listener fails, in milliseconds.
 const LOG_MS: u64 = 10_000;
+
+/// Asks where this daemon listens.
+pub(crate) struct Command(pub(crate) oneshot::Sender<Vec<Address>>);
 
 pub(crate) struct Listeners {
     missing: Vec<Multiaddr>,

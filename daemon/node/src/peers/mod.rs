@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use p2pd_core::{access::Rules, id::PeerId, keep::Pins, multiaddr::Multiaddr};
+use p2pd_core::{connection_rules::Rules, id::PeerId, multiaddr::Multiaddr, pins::Pins};
 use p2pd_net::{Event, Handle, NetError, PeerInfo};
 use p2pd_store::{Store, StoreError, Unreadable};
 use tokio::sync::{broadcast, mpsc};

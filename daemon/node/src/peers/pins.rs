@@ -2,8 +2,8 @@
 
 use p2pd_core::{
     id::{IdError, PeerId},
-    keep::{MAX_OF_ONE, MAX_PINS, Pin, Pins, check_tag},
     multiaddr::Multiaddr,
+    pins::{MAX_OF_ONE, MAX_PINS, Pin, Pins, check_tag},
     text,
 };
 use p2pd_net::Closed;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use p2pd_core::{
-    access::{MAX_RULES, Rules, Subject},
+    connection_rules::{MAX_RULES, Rules, Subject},
     multiaddr::Multiaddr,
 };
 use p2pd_store::{Rows, Store, StoreError};

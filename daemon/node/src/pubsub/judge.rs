@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use p2pd_core::{contract::TopicSettings, id::PeerId, ring::Next};
+use p2pd_core::{ring::Next, topic_settings::TopicSettings};
 use p2pd_net::{Class, Decision, Judge, Message, Subscription, Time, Verdict, queue};
 use tokio::sync::Notify;
 
-use super::validators::{Ruled, ToJudge, Validators, Waiting};
+use super::{
+    heard::Heard,
+    validators::{Ruled, ToJudge, Validators, Waiting},
+};
 use crate::{
     lock,
     pubsub::{PubSub, PubSubError},
@@ -16,28 +18,6 @@ use crate::{
 /// Messages of a topic that wait for the daemon, and their bytes.
 const WAITING: usize = 256;
 const WAITING_BYTES: usize = 2 << 20;
-
-/// What is heard on a topic.
-#[derive(Debug)]
-pub(super) enum Heard {
-    Message {
-        sender: Option<PeerId>,
-        data: Bytes,
-        /// What tells it apart from others.
-        id: Bytes,
-    },
-    /// In the place of a message that was refused.
-    TooLarge { sender: Option<PeerId>, bytes: usize, most: usize },
-}
-
-impl Heard {
-    pub(super) fn weight(&self) -> usize {
-        match self {
-            Heard::Message { data, .. } => data.len(),
-            Heard::TooLarge { .. } => 0,
-        }
-    }
-}
 
 /// What the judges of all topics share.
 #[derive(Clone, Default)]

@@ -1,6 +1,7 @@
 //! Topics of local programs: one subscription of the network for all who use a topic, each by its own terms.
 
 mod error;
+mod heard;
 mod judge;
 mod log;
 mod outbound;
@@ -19,18 +20,18 @@ use std::{
 
 use bytes::Bytes;
 use p2pd_core::{
-    contract::{Identity, TopicSettings},
     id::PeerId,
     ring::Cause,
+    topic_settings::{Identity, TopicSettings},
 };
 use p2pd_net::{Event, Handle, queue, queue::Reader};
 use tokio::sync::{Notify, mpsc};
 
 pub use self::{
     error::PubSubError,
-    log::{LogReader, Logged, Start},
+    log::{LogReader, LogStatus, Logged, Start},
     outbound::Outbound,
-    topic::{LogStatus, TopicStatus, TopicWatch, meshes, unreadable_settings},
+    topic::{TopicStatus, TopicWatch, meshes, unreadable_settings},
     validators::{Ruling, ToJudge, ValidatorEvent},
     waiting::{Room, RoomSoon},
 };

@@ -2,10 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use p2pd_core::contract::{Identity, TopicSettings};
+use p2pd_core::topic_settings::{Identity, TopicSettings};
 use p2pd_store::{SettingsRecord, Store, StoreError, TopicRecord, Unreadable};
 
-use super::{TopicItem, log::Log};
+use super::{
+    TopicItem,
+    log::{Log, LogStatus},
+};
 use crate::fanout::Fanout;
 use crate::{
     disk::unreadable,
@@ -78,19 +81,6 @@ pub struct TopicStatus {
     pub settings: TopicSettings,
     /// Messages that were refused for their size.
     pub too_large: u64,
-}
-
-/// A log and who reads it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LogStatus {
-    /// Number of the oldest message that is kept.
-    pub oldest: u64,
-    /// And of the newest.
-    pub newest: u64,
-    /// What they take.
-    pub bytes: u64,
-    /// Programs that read it.
-    pub readers: usize,
 }
 
 /// What was told of a topic last.

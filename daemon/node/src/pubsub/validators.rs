@@ -7,11 +7,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use p2pd_core::{contract::TopicSettings, id::PeerId, time::MonoMs};
+use p2pd_core::{id::PeerId, time::MonoMs, topic_settings::TopicSettings};
 use p2pd_net::{Ticket, Verdict, queue};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::judge::Heard;
+use super::heard::Heard;
 
 /// Messages that one validator has not decided on, and all together.
 const WAITING: usize = 256;

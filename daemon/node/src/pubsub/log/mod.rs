@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 pub use self::reader::{LogReader, Logged};
 pub(super) use self::writer::{ToWrite, WAITING, write_logs};
-use super::{Topic, topic::LogStatus};
+use super::Topic;
 use crate::{
     clock::{first_number, wall},
     lock,
@@ -27,6 +27,19 @@ const REMEMBERED: usize = 4096;
 /// How long the same content is the same message, in milliseconds: less than gossipsub's own minute, so that what that lets
 /// through is kept.
 const SAME_MS: u64 = 30_000;
+
+/// A log and who reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogStatus {
+    /// Number of the oldest message that is kept.
+    pub oldest: u64,
+    /// And of the newest.
+    pub newest: u64,
+    /// What they take.
+    pub bytes: u64,
+    /// Programs that read it.
+    pub readers: usize,
+}
 
 /// A log that messages are added to.
 pub(in crate::pubsub) struct Log {

@@ -33,7 +33,7 @@ pub(crate) struct Owners {
 }
 
 /// Restores what was kept, follows the directory, and spawns the task in which the owners run.
-pub(super) async fn start(
+pub(crate) async fn start(
     config: &Config,
     identity: &Identity,
     store: Store,
@@ -141,7 +141,7 @@ impl Owners {
     }
 
     /// Ends every publication, lets peers hear of it, and writes what is kept.
-    pub(super) async fn finish(&self) {
+    pub(crate) async fn finish(&self) {
         self.tasks.say_farewell().await;
         tokio::join!(self.peers.hear_everyone(), self.pubsub.flush_logs());
         self.tasks.finish_changes().await;

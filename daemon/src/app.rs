@@ -1,8 +1,6 @@
 //! Assembly: lock, store, network, owners, API, in this order, and stopped in reverse within ten seconds. A long-lived
 //! task that ends by itself ends the process; systemd starts it again.
 
-mod owners;
-
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
@@ -12,7 +10,6 @@ use std::{
 
 use anyhow::{Context, bail};
 use nix::unistd::{Uid, User};
-pub(crate) use owners::Owners;
 use p2pd_net::Identity;
 use p2pd_store::{Store, StoreError};
 use tempfile::TempDir;
@@ -24,6 +21,7 @@ use crate::{
     api::{self, SocketFile},
     config::Config,
     lock::{self, Lock},
+    owners::{self, Owners},
     paths::{Mode, Named, Paths},
     systemd::Probe,
     unreadable,

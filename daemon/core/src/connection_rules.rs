@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::{id::PeerId, rate::Buckets, time::MonoMs};
+use crate::{bucket::Buckets, id::PeerId, time::MonoMs};
 
 /// Most rules.
 pub const MAX_RULES: usize = 1000;
