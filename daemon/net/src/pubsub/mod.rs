@@ -1,8 +1,10 @@
 //! Gossipsub: which topics are followed, how each message is judged, what goes out and when, and who is too slow for it.
 
+mod budget;
 pub(crate) mod flood_publish;
 pub(crate) mod flow_control;
 mod judge;
+mod kept;
 pub(crate) mod message_id;
 mod publish;
 mod receive;
@@ -21,6 +23,7 @@ use tokio::sync::oneshot;
 pub use self::judge::{Class, Decision, Judge, Message, Ticket, Time, Verdict};
 use self::{
     flood_publish::FloodPublish,
+    kept::Kept,
     message_id::{Gossipsub, Settings},
     resubscribe::Resubscribe,
     send_queue::SendQueue,
@@ -92,6 +95,7 @@ pub(crate) struct PubSub {
     held: SendQueue,
     flood: FloodPublish,
     slow: SlowPeers,
+    kept: Kept,
 }
 
 impl PubSub {
@@ -104,6 +108,7 @@ impl PubSub {
             held: SendQueue::default(),
             flood: FloodPublish::new(Instant::now()),
             slow: SlowPeers::default(),
+            kept: Kept::new(Instant::now()),
         }
     }
 
@@ -152,6 +157,7 @@ impl PubSub {
 
     pub(crate) fn on_gone(&mut self, peer: &libp2p::PeerId) {
         self.slow.gone(peer);
+        self.kept.gone(peer);
     }
 
     /// The connected peers that follow what every daemon of our network does.

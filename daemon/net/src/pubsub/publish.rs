@@ -55,10 +55,11 @@ impl PubSub {
                 };
                 let sent = match room {
                     Room::Wait(_) if may_wait => Err(NetError::Busy),
+                    Room::Wait(_) | Room::Beside(_) if !self.kept.may_publish(data.len(), now) => Err(NetError::Busy),
                     // Who has room gets it.
                     Room::Wait(behind) | Room::Beside(behind) => {
                         let sent = self.publish_to(wire, wall, &followers, topic, &data, Vec::new());
-                        sent.map(|sent| Sent { behind, ..sent })
+                        sent.inspect(|_| self.kept.published(data.len())).map(|sent| Sent { behind, ..sent })
                     }
                 };
                 if matches!(sent, Err(NetError::Busy)) && may_wait {
@@ -67,6 +68,7 @@ impl PubSub {
                 let _ = reply.send(sent);
             }
             Message::Passing { id, source, bytes, class } => {
+                let whole = bytes;
                 let topic = IdentTopic::new(topic).hash();
                 let mesh = wire.gossipsub.mesh_peers(&topic).filter(|peer| **peer != source);
                 let to: Vec<PeerId> = mesh.copied().collect();
@@ -75,7 +77,12 @@ impl PubSub {
                 let waits = matches!(wire.flow.room(&to, bytes, now), Room::Wait(_))
                     || (class == Class::Directory && wire.flow.is_busy_with_directory(&to));
                 if waits && may_wait {
-                    return Some(Held { message: Message::Passing { id, source, bytes, class }, ..held });
+                    return Some(Held { message: Message::Passing { id, source, bytes: whole, class }, ..held });
+                }
+                if !self.kept.pass_on(&source, whole, now) {
+                    tracing::debug!(peer = %source, "not passed on: it brings more than this daemon passes on for one");
+                    wire.gossipsub.report_message_validation_result(&id, &source, MessageAcceptance::Ignore);
+                    return None;
                 }
                 wire.flow.sent(&to, bytes);
                 accept(wire, &id, &source);

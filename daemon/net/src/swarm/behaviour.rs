@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Largest gossipsub frame read, in bytes. Go peers batch up to a mebibyte of messages into one, and rust-libp2p closes
-/// the substream of a peer that sends a larger one, for good. A single message may be smaller: [`p2pd_core::contract`].
+/// the substream of a peer that sends a larger one, for good. A single message may be smaller: [`p2pd_core::topic_settings`].
 const MAX_RPC: usize = 1024 * 1024 + 64 * 1024;
 
 /// Ids that are offered to a peer in one RPC, and asked of it in a second. The specification's 5,000 would be more than the 16 KiB
