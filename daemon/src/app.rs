@@ -143,9 +143,9 @@ impl Daemon {
             meshes,
             agent: format!("p2pd/{VERSION}"),
         };
-        let net = p2pd_net::start(&network, &identity, stop_network.clone())?;
-        let (owners, running) =
-            owners::start(&config, &identity, store, net.handle, net.events, stop_network.clone()).await?;
+        let network = p2pd_net::prepare(&network, &identity)?;
+        let owners::Running { owners, network, task: running } =
+            owners::start(&config, &identity, store, network, stop_network.clone()).await?;
         let (listener, socket_file) = api::bind(&paths)?;
         let probe = Probe::default();
         let server = tokio::spawn(api::serve(
@@ -161,7 +161,7 @@ impl Daemon {
             socket: paths.socket,
             addresses,
             owners,
-            network: net.task,
+            network,
             running,
             server,
             probe,

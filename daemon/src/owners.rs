@@ -2,7 +2,7 @@
 
 use p2pd_core::ring::Next;
 use p2pd_live::{Live, topic};
-use p2pd_net::{Event, Handle, Identity, queue};
+use p2pd_net::{Event, Identity, Prepared, queue};
 use p2pd_node::{
     clock::Clock, dht::Dht, disk::Disk, events::Events, peers::Peers, pubsub::PubSub, running, streams::Streams,
     tasks::Tasks,
@@ -32,17 +32,23 @@ pub(crate) struct Owners {
     pub(crate) health: Health,
 }
 
+/// Owners that run, and the task of the network below them.
+pub(crate) struct Running {
+    pub(crate) owners: Owners,
+    pub(crate) network: JoinHandle<()>,
+    pub(crate) task: JoinHandle<()>,
+}
+
 /// Restores what was kept, follows the directory, and spawns the task in which the owners run.
 pub(crate) async fn start(
     config: &Config,
     identity: &Identity,
     store: Store,
-    net: Handle,
-    changes: queue::Reader<Event>,
+    prepared: Prepared,
     stop: CancellationToken,
-) -> anyhow::Result<(Owners, JoinHandle<()>)> {
+) -> anyhow::Result<Running> {
     let Some(signer) = identity.secret() else { anyhow::bail!("the identity is not Ed25519") };
-    let me = identity.peer_id();
+    let (me, net) = (identity.peer_id(), prepared.handle.clone());
     let clock = Clock::start(running::restore(&store)?);
     let (disk, tasks) = (Disk::new(store), Tasks::default());
     let events = Events::restore(disk.clone(), clock)?;
@@ -96,6 +102,8 @@ pub(crate) async fn start(
         streams: streams.clone(),
     });
     let owners = Owners { clock, disk, tasks, events, peers, dht, pubsub, live, streams, health };
+    let requests = owners.live.reserve_protocol().await?;
+    let p2pd_net::Running { events: changes, task: network, .. } = prepared.run(stop.clone());
     owners.peers.restore().await?;
     owners.pubsub.restore().await?;
     let heard = owners.live.follow_directory().await?;
@@ -104,7 +112,7 @@ pub(crate) async fn start(
     let task = tokio::spawn(async move {
         tokio::select! {
             () = running.carry(changes, stop) => {}
-            () = running.live.run(heard) => {}
+            () = running.live.run(heard, requests) => {}
             () = running.pubsub.run(to_disk) => {}
             () = running.events.run() => {}
             () = running.dht.run() => {}
@@ -115,7 +123,7 @@ pub(crate) async fn start(
     });
     owners.peers.dial_known_peers()?;
     owners.streams.keep_tunnels(config.tunnels.clone());
-    Ok((owners, task))
+    Ok(Running { owners, network, task })
 }
 
 impl Owners {

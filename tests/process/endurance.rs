@@ -132,6 +132,38 @@ fn an_empty_variable_counts_as_not_set() {
 }
 
 #[test]
+fn settings_of_old_names_hold_are_told_and_yield_to_the_environment() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("p2pd.toml");
+    fs::write(&file, "[network]\nmemory_mib = 128\nconnections_grace_s = 7\n").unwrap();
+    let show = |variables: &[(&str, &str)]| {
+        let mut command = Command::new(p2pd());
+        command.args(["config", "show", "--config"]).arg(&file).envs(variables.iter().copied());
+        command.output().unwrap()
+    };
+    for (variables, memory, told) in [
+        (&[][..], "128MiB", "network.memory_mib is an old name; write memory = \"128MiB\""),
+        (&[("P2PD_NETWORK_MEMORY", "1GiB")], "1GiB", "network.connections_grace_s is an old name"),
+        (
+            &[("P2PD_NETWORK_MEMORY_MIB", "96")],
+            "96MiB",
+            "P2PD_NETWORK_MEMORY_MIB is an old name; write P2PD_NETWORK_MEMORY=96MiB",
+        ),
+    ] {
+        let shown = show(variables);
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(
+            text.contains(&format!("memory = \"{memory}\"")) && text.contains("connections_grace = \"7s\""),
+            "{text}"
+        );
+        assert!(said(&shown).contains(told), "{}", said(&shown));
+    }
+    let both = show(&[("P2PD_NETWORK_MEMORY", "1GiB"), ("P2PD_NETWORK_MEMORY_MIB", "96")]);
+    assert_eq!(both.status.code(), Some(78));
+    assert!(said(&both).contains("both set"), "{}", said(&both));
+}
+
+#[test]
 fn what_is_no_socket_is_left_where_a_socket_is_wanted() {
     let place = tempfile::tempdir().unwrap();
     let file = |name: &str| {

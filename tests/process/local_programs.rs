@@ -31,7 +31,7 @@ fn messages_that_wait_have_a_bound_and_cost_no_peer() {
     let place = tempfile::tempdir().unwrap();
     let hub = Daemon::start(place.path(), "hub", &[]);
     // Less than all the messages would take.
-    let variables = [("P2PD_NETWORK_MEMORY_MIB", "160")];
+    let variables = [("P2PD_NETWORK_MEMORY", "160MiB")];
     let daemon = Daemon::start_with(place.path(), "a", &["--bootstrap", &hub.address], &variables);
     daemon.good(&["wait", "peers=1", "--timeout", "20s"]);
     daemon.good(&["topics", "set", "nobody", "--max-message", "1048576"]);

@@ -1,6 +1,8 @@
 //! What strangers send: forged, replayed, oversized, malformed and future-dated messages, against a daemon that serves
 //! an honest stream meanwhile.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
@@ -14,6 +16,7 @@ use p2pd_core::{
 use p2pd_live::{group::GroupBody, topic};
 use p2pd_net::{Event, Handle, Identity, Message, Running, queue};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     raw_peer::{RawPeer, Rpc, Signer},
@@ -264,6 +267,98 @@ async fn a_peer_that_tells_no_subscription_is_let_go_so_that_it_greets_anew() {
     // Its own bootstrapping brings it back, and this time it says what it follows.
     follow_directory(&mute).await;
     say(&mute.handle, "{}").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_opens_beyond_its_share_of_a_protocol_is_reset_and_others_are_answered() {
+    // As `live/native/serve.rs` reserves it.
+    const PROTOCOL: &str = "/p2pd/stream/1";
+    const SHARE: usize = 8;
+    let victim = start(&[]).await;
+    let (greedy, _) = floor(Some(&victim.addresses[0]));
+    let (honest, _) = floor(Some(&victim.addresses[0]));
+    let to: PeerId = support::id(&victim).parse().unwrap();
+    let connect = async |running: &Running| {
+        let open = async || running.handle.streams.open(&to, &[PROTOCOL.to_owned()]).await.ok();
+        let mut stream = until("a stream", open).await.stream;
+        // It is agreed on with the first byte.
+        stream.write_all(b"\x0a").await.unwrap();
+        stream.flush().await.unwrap();
+        stream
+    };
+    let mut held = Vec::new();
+    for _ in 0..SHARE {
+        held.push(connect(&greedy).await);
+    }
+    let mut beyond = connect(&greedy).await;
+    // It would be five seconds until a request is given up that does not end.
+    let end = tokio::time::timeout(Duration::from_secs(4), beyond.read_u8()).await;
+    assert!(matches!(end, Ok(Err(_))), "{end:?}");
+    let mut asked =
+        until("a stream", async || honest.handle.streams.open(&to, &[PROTOCOL.to_owned()]).await.ok()).await;
+    asked.stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(DEADLINE, asked.stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.is_empty(), "no stream, no group");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_neighbour_with_large_messages_so_much_is_passed_on_and_all_is_delivered() {
+    const TOPIC: &str = "large";
+    const MESSAGES: u64 = 400;
+    const A_SECOND: f64 = 8.0 * 1024.0 * 1024.0;
+    let victim = start(&[]).await;
+    let mut subscriber = PubSubServiceClient::new(support::channel(&victim).await);
+    let request = SubscribeRequest { topic: TOPIC.into(), contract: None };
+    let mut here = subscriber.subscribe(request).await.unwrap().into_inner();
+    let delivered = tokio::spawn(async move {
+        let mut count = 0;
+        while count < MESSAGES {
+            match here.message().await.unwrap().unwrap().event {
+                Some(subscribe_response::Event::Message(_)) => count += 1,
+                Some(subscribe_response::Event::Gap(gap)) => count += gap.to - gap.from + 1,
+                _ => {}
+            }
+        }
+    });
+    let (_observer, mut beyond) = observer(&victim, TOPIC).await;
+    let (neighbour, _) = floor(Some(&victim.addresses[0]));
+    let _ = support::follow(&neighbour, TOPIC).await;
+    let began = Instant::now();
+    let publish = async |data: Vec<u8>| {
+        let data = Bytes::from(data);
+        until("room", async || neighbour.handle.pubsub.publish(TOPIC, data.clone()).await.ok()).await
+    };
+    for n in 0..MESSAGES {
+        publish([n.to_be_bytes().repeat(7_500), Vec::new()].concat()).await;
+    }
+    tokio::time::timeout(DEADLINE, delivered).await.expect("all of them").unwrap();
+    // Something small comes through again when there is room.
+    let last = async {
+        loop {
+            publish(b"last".to_vec()).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let mut bytes = 0;
+    let heard = async {
+        while let Some(next) = beyond.next().await {
+            let Next::Item(Message { data, .. }) = next else { continue };
+            bytes += data.len();
+            if &data[..] == b"last" {
+                return;
+            }
+        }
+    };
+    let both = async {
+        tokio::select! {
+            () = heard => {}
+            () = last => {}
+        }
+    };
+    tokio::time::timeout(DEADLINE, both).await.expect("the last");
+    let most = A_SECOND * (1.0 + began.elapsed().as_secs_f64());
+    assert!(bytes as f64 <= most, "{bytes} bytes within {:?}", began.elapsed());
 }
 
 /// Drives a terminal, and turns what is read around.

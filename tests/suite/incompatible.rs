@@ -106,7 +106,7 @@ async fn a_publisher_without_a_transport_in_common_is_told_as_that() {
     let mut config = stranger(&tcp_of(&hub), DhtMode::Client);
     config.network.listen.clear();
     let identity = Identity::generate();
-    let publisher = p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap();
+    let publisher = p2pd_net::prepare(&config, &identity).unwrap().run(CancellationToken::new());
     let directory = topic::directory(topic::DEFAULT_NETWORK);
     crate::support::follow(&publisher, &directory).await;
     until("the mesh", async || (publisher.handle.pubsub.topic_peers(&directory).await.unwrap().mesh > 0).then_some(()))

@@ -113,7 +113,7 @@ pub fn floor(bootstrap: Option<&str>) -> (Running, Identity) {
     let identity = Identity::generate();
     let mut config = stranger(bootstrap.unwrap_or_default(), DhtMode::Client);
     config.network.bootstrap.retain(|address| !address.is_empty());
-    (p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap(), identity)
+    (p2pd_net::prepare(&config, &identity).unwrap().run(CancellationToken::new()), identity)
 }
 
 /// Accepts whatever comes on a topic.

@@ -86,7 +86,7 @@ async fn what_cannot_be_put_is_refused_by_its_field() {
 async fn rogue(hub: &Daemon) -> (Running, [u8; 32]) {
     let identity = Identity::generate();
     let config = stranger(&hub.addresses[0], DhtMode::Server);
-    let mut running = p2pd_net::start(&config, &identity, CancellationToken::new()).unwrap();
+    let mut running = p2pd_net::prepare(&config, &identity).unwrap().run(CancellationToken::new());
     loop {
         if let p2pd_core::ring::Next::Item(Event::Identified(_)) = running.events.next().await.unwrap() {
             return (running, identity.secret().unwrap());

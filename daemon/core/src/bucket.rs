@@ -32,15 +32,26 @@ impl Bucket {
 
     /// Takes a token if there is one; `per_second` come back, `burst` fit.
     pub fn take(&mut self, now: MonoMs, per_second: u32, burst: u32) -> bool {
+        self.take_many(now, 1, per_second, burst)
+    }
+
+    /// Takes so many tokens, or none.
+    pub fn take_many(&mut self, now: MonoMs, count: u32, per_second: u32, burst: u32) -> bool {
         self.milli_tokens = self.holds(now, per_second, burst);
         self.at = now;
-        match self.milli_tokens.checked_sub(1000) {
+        match self.milli_tokens.checked_sub(u64::from(count) * 1000) {
             Some(rest) => {
                 self.milli_tokens = rest;
                 true
             }
             None => false,
         }
+    }
+
+    /// Puts tokens back that were taken for nothing.
+    pub fn give_back(&mut self, count: u32, burst: u32) {
+        let tokens = self.milli_tokens.saturating_add(u64::from(count) * 1000);
+        self.milli_tokens = tokens.min(u64::from(burst) * 1000);
     }
 }
 
@@ -62,8 +73,13 @@ impl<K: Clone + Eq + Hash> Buckets<K> {
 
     /// Takes a token of a key, as [`Bucket::take`] does.
     pub fn take(&mut self, now: MonoMs, key: &K, per_second: u32, burst: u32) -> bool {
+        self.take_many(now, key, 1, per_second, burst)
+    }
+
+    /// Takes so many tokens of a key, or none.
+    pub fn take_many(&mut self, now: MonoMs, key: &K, count: u32, per_second: u32, burst: u32) -> bool {
         if let Some(bucket) = self.of.get_mut(key) {
-            return bucket.take(now, per_second, burst);
+            return bucket.take_many(now, count, per_second, burst);
         }
         if self.of.len() >= self.most && now.since(self.swept) >= SWEEP_MS {
             self.swept = now;
@@ -74,7 +90,7 @@ impl<K: Clone + Eq + Hash> Buckets<K> {
         } else {
             self.shared.get_or_insert_with(|| Bucket::full(now, burst))
         };
-        bucket.take(now, per_second, burst)
+        bucket.take_many(now, count, per_second, burst)
     }
 }
 

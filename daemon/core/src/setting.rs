@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// What is wrong with a setting. It begins with the key, as its section knows it.
+/// What is wrong with a setting. Where a section is checked it begins with the key, as the section knows it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Fault(pub String);

@@ -4,6 +4,7 @@ use crate::time::UnixMs;
 
 /// How far a stranger's clock may be off before its messages count as old or future-dated, in milliseconds.
 pub const CLOCK_TOLERANCE_MS: u64 = 5 * 60_000;
+
 /// What becomes of a message. `Reject` costs the peer that brought it score; `Ignore` does not.
 ///
 /// Two honest peers must agree on every `Reject`, or one of them is blamed for passing on what the other refuses. So form, signature

@@ -14,7 +14,7 @@ use p2pd_core::{
     id::{PeerId, StreamId},
     time::MonoMs,
 };
-use p2pd_net::{Event, Handle, queue};
+use p2pd_net::{Event, Handle, Inbound, queue};
 use p2pd_node::{clock::Clock, disk::Disk, events::Events, oversized::Oversized, peers::Peers, tasks::Tasks};
 use p2pd_store::StoreError;
 use tokio::time::MissedTickBehavior;
@@ -126,12 +126,17 @@ impl Live {
         Ok(Live(Arc::new(shared)))
     }
 
+    /// Reserves the protocol of requests for groups. Called before the network runs, so that no peer is told of protocols without it.
+    pub async fn reserve_protocol(&self) -> Result<Inbound, LiveError> {
+        Ok(self.0.with.net.streams.reserve(native::RESERVATION).await?)
+    }
+
     /// Applies what the directory brings, answers peers that ask for groups, sees to what is due and writes what changed, until the daemon
     /// ends. `heard` is what `follow_directory` returned.
-    pub async fn run(&self, heard: queue::Reader<Heard>) {
+    pub async fn run(&self, heard: queue::Reader<Heard>, requests: Inbound) {
         tokio::select! {
             () = self.hear_directory(heard) => {}
-            _ = self.0.groups.clone().run(self.0.with.net.clone()) => {}
+            () = self.0.groups.clone().run(requests) => {}
             () = self.keep_time() => {}
             () = self.keep_on_disk() => {}
         }

@@ -10,7 +10,7 @@ use crate::{
     dht, dial,
     peers::{self, memory_limit::Held},
     pubsub,
-    streams::{self, reserved::Reserved},
+    streams::{self, behaviour::Acceptors},
     swarm::listeners,
 };
 
@@ -25,7 +25,7 @@ pub struct Handle {
     pub pubsub: pubsub::Handle,
     /// The distributed hash table.
     pub dht: dht::Handle,
-    /// Streams on protocols of programs.
+    /// Streams on protocols of programs, and of parts of this daemon.
     pub streams: streams::Handle,
     listeners: Commands<listeners::Command>,
 }
@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Streams(streams::Command),
 }
 
-/// What waits for the task: a queue for each driver, so that many commands of one do not hold up those of another.
+/// What waits for the task: a queue for each driver and for the listeners, so that many commands of one do not hold up those of another.
 pub(crate) struct Queues {
     listeners: mpsc::Receiver<listeners::Command>,
     peers: mpsc::Receiver<peers::Command>,
@@ -58,7 +58,7 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    /// The next command, of each driver in turn; `None` when nobody is left who could ask.
+    /// The next command, of any driver that has one; `None` when nobody is left who could ask.
     pub(crate) async fn next(&mut self) -> Option<Command> {
         tokio::select! {
             Some(command) = self.listeners.recv() => Some(Command::Listeners(command)),
@@ -73,7 +73,7 @@ impl Queues {
 }
 
 /// The handles, and the queues that they fill.
-pub(crate) fn new(held: Held, reserved: Reserved, clock: Clock) -> (Handle, Queues) {
+pub(crate) fn new(held: Held, acceptors: Acceptors, clock: Clock) -> (Handle, Queues) {
     let (to_listeners, listeners) = commands();
     let (to_peers, peers) = commands();
     let (to_dial, dial) = commands();
@@ -85,7 +85,7 @@ pub(crate) fn new(held: Held, reserved: Reserved, clock: Clock) -> (Handle, Queu
         dial: dial::Handle(to_dial),
         pubsub: pubsub::Handle { commands: to_pubsub, clock },
         dht: dht::Handle(to_dht),
-        streams: streams::Handle { commands: to_streams, reserved },
+        streams: streams::Handle { commands: to_streams, acceptors },
         listeners: to_listeners,
     };
     (handle, Queues { listeners, peers, dial, pubsub, dht, streams })

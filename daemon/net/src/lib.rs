@@ -38,6 +38,6 @@ pub use peers::{
 pub use pubsub::{
     Class, Decision, Handle as PubSub, Judge, Message, Sending, Sent, Subscription, Ticket, Time, TopicPeers, Verdict,
 };
-pub use streams::{ByteStream, Duplex, Inbound, PeerStream, Reservation, is_own, refused};
+pub use streams::{ByteStream, Duplex, Inbound, PeerStream, Reservation, StreamClass, is_own, refused};
 pub use swarm::bandwidth::{Streams, Traffic};
-pub use task::{Running, start};
+pub use task::{Prepared, Running, prepare};

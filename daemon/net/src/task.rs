@@ -30,7 +30,11 @@ use crate::{
     },
     queue,
     standing::Standings,
-    streams::{self, reserved::Reserved},
+    streams::{
+        self,
+        behaviour::Acceptors,
+        reserved::{Reserved, StreamClass},
+    },
     swarm::{
         bandwidth::Meters,
         behaviour::{Behaviour, BehaviourEvent, kad_protocol},
@@ -52,17 +56,36 @@ pub struct Running {
     pub task: JoinHandle<()>,
 }
 
-/// Builds the swarm, listens, and spawns its task, which ends when `stop` is cancelled.
-pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> Result<Running, NetError> {
+/// A network that listens, and where nothing comes or goes yet.
+pub struct Prepared {
+    /// The way in. What is said waits; answers come when it runs.
+    pub handle: Handle,
+    /// Changes of state; after a gap, read the state anew.
+    pub events: queue::Reader<Event>,
+    task: Task,
+    queues: Queues,
+}
+
+impl Prepared {
+    /// Spawns the task of the swarm, which ends when `stop` is cancelled.
+    pub fn run(self, stop: CancellationToken) -> Running {
+        let Prepared { handle, events, task, queues } = self;
+        Running { handle, events, task: tokio::spawn(task.run(queues, stop)) }
+    }
+}
+
+/// Builds the swarm, and listens.
+pub fn prepare(config: &Config, identity: &Identity) -> Result<Prepared, NetError> {
     let (settings, held, kad) = (Settings::default(), Held::default(), kad_protocol(&config.network)?);
     let reserved = Reserved::default();
-    reserved.add(kad.as_ref(), streams::Class::Bulk);
-    let meters = Meters::new(config.network.max_streams_per_connection as usize, reserved.clone());
-    let (swarm, missing) = build::build(config, identity, settings.clone(), &meters, &reserved)?;
+    reserved.add(kad.as_ref(), StreamClass::Bulk);
+    let acceptors = Acceptors::new(reserved.clone());
+    let meters = Meters::new(config.network.max_streams_per_connection as usize, reserved);
+    let (swarm, missing) = build::build(config, identity, settings.clone(), &meters, &acceptors)?;
     let own = *swarm.local_peer_id();
     let (context, events) = Context::new();
     let pubsub = PubSub::new(config, settings, own);
-    let (handle, queues) = handle::new(held.clone(), reserved, context.clock());
+    let (handle, queues) = handle::new(held.clone(), acceptors, context.clock());
     let task = Task {
         swarm,
         context,
@@ -73,8 +96,7 @@ pub fn start(config: &Config, identity: &Identity, stop: CancellationToken) -> R
         dht: Lookups::new(&config.network, kad),
         say_protocols: false,
     };
-    let task = tokio::spawn(task.run(queues, stop));
-    Ok(Running { handle, events, task })
+    Ok(Prepared { handle, events, task, queues })
 }
 
 /// Turns that others may have before what is due, when the swarm always has something to tell.

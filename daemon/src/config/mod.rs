@@ -1,4 +1,4 @@
-//! Settings: defaults, then files, then the environment, then flags. Each key is documented here; `packaging/p2pd.toml`
+//! Settings: defaults, then files, then the environment, then flags. Each crate documents its own keys; `packaging/p2pd.toml`
 //! is generated from these comments, and a test holds it equal.
 
 mod check;
@@ -93,7 +93,10 @@ impl Config {
         let (old, mut notes) = old_keys::of_variables(|name| std::env::var(name).ok()).context("configuration")?;
         let (from_file, told) = layer(&text).with_context(|| format!("configuration: {}", file.display()))?;
         notes.extend(told);
-        let builder = Config::builder().env().preloaded(old.try_into()?).preloaded(from_file);
+        let builder = Config::builder()
+            .env()
+            .preloaded(old.try_into().context("configuration, from a variable with an old name")?)
+            .preloaded(from_file);
         let config = builder.load().map_err(|error| anyhow!("configuration: {}", causes(&error)))?;
         config.check().map_err(|fault| anyhow!("configuration: {fault}{}", check::place(&fault, file, &text)))?;
         Ok((config, notes))

@@ -53,7 +53,11 @@ pub(super) fn of_variables(get: impl Fn(&str) -> Option<String>) -> anyhow::Resu
     let (mut set, mut notes) = (Table::new(), Vec::new());
     for Old { section, key, now, unit } in OLD {
         let name = variable(section, key);
-        let Some(text) = get(&name).filter(|text| !text.is_empty()) else { continue };
+        let is_set = |name: &str| get(name).filter(|text| !text.is_empty());
+        let Some(text) = is_set(&name) else { continue };
+        if is_set(&variable(section, now)).is_some() {
+            bail!("{} and {name}, its old name, are both set; remove the old one", variable(section, now));
+        }
         let number: u64 = text.parse().with_context(|| format!("{name} takes a whole number, not `{text}`"))?;
         let written = format!("{number}{unit}");
         notes.push(format!("{name} is an old name; write {}={written}", variable(section, now)));
@@ -101,6 +105,9 @@ mod tests {
         let (set, notes) = of_variables(get).unwrap();
         assert_eq!(set.to_string(), "[network]\nmemory = \"128MiB\"\n");
         assert!(notes[0].contains("P2PD_NETWORK_MEMORY=128MiB"), "{notes:?}");
-        assert!(of_variables(|_| Some("much".into())).is_err() && is_variable("P2PD_NETWORK_CONNECTIONS_GRACE_S"));
+        let both = of_variables(|_| Some("1".into())).unwrap_err().to_string();
+        assert!(both.contains("P2PD_NETWORK_CONNECTIONS_GRACE_S, its old name, are both set"), "{both}");
+        let word = |name: &str| name.ends_with("_MIB").then(|| "much".to_owned());
+        assert!(of_variables(word).is_err() && is_variable("P2PD_NETWORK_CONNECTIONS_GRACE_S"));
     }
 }

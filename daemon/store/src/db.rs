@@ -39,7 +39,7 @@ pub struct Store {
 struct Memory {
     /// What was read last.
     cache: Cache,
-    /// What is not yet in a table's files; beyond it, the table that holds most is written out.
+    /// What is not yet in a table's files; beyond it, the table whose rows are oldest is written out.
     written: WriteBufferManager,
 }
 

@@ -16,8 +16,8 @@ use p2pd_core::id::StreamKey;
 use p2pd_net::{Class, Clock, Handle, Subscription, queue};
 use tokio::sync::Notify;
 
-pub(crate) use self::fetch::PROTOCOL;
 pub use self::serve::Server;
+pub(crate) use self::{fetch::PROTOCOL, serve::RESERVATION};
 use self::{judge::NativeJudge, state::State};
 use crate::{TooLarge, group::Group, lock};
 

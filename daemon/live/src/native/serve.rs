@@ -6,7 +6,7 @@ use std::{
 };
 
 use p2pd_core::id::StreamKey;
-use p2pd_net::{Handle, NetError, PeerStream, Reservation, streams::Class};
+use p2pd_net::{Inbound, PeerStream, Reservation, StreamClass};
 
 use super::{
     Stream,
@@ -15,7 +15,8 @@ use super::{
 use crate::lock;
 
 /// How peers ask for groups. What one peer asks beyond eight requests at once is reset.
-const RESERVATION: Reservation = Reservation { protocol: PROTOCOL, class: Class::Live, most: 64, of_peer: 8 };
+pub(crate) const RESERVATION: Reservation =
+    Reservation { protocol: PROTOCOL, class: StreamClass::Live, most: 64, of_peer: 8 };
 
 /// The streams that peers may ask for.
 #[derive(Clone, Default)]
@@ -33,8 +34,7 @@ impl Server {
     }
 
     /// Answers until the network stops.
-    pub async fn run(self, net: Handle) -> Result<(), NetError> {
-        let mut inbound = net.streams.reserve(RESERVATION).await?;
+    pub async fn run(self, mut inbound: Inbound) {
         while let Some(PeerStream { peer, stream, .. }) = inbound.next().await {
             let server = self.clone();
             tokio::spawn(async move {
@@ -43,7 +43,6 @@ impl Server {
                 }
             });
         }
-        Ok(())
     }
 
     fn answer(&self, request: &Request) -> Response {

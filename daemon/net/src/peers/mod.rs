@@ -266,7 +266,7 @@ impl Peers {
     /// Connects anew to peers with which a stream of gossipsub has ended. The library opens it again a few times and then never:
     /// such a peer looks connected and hears nothing.
     fn hang_up_mute(&mut self, context: &mut Context, now: MonoMs) {
-        // A program that talks to it over the same connection comes first.
+        // Who talks to it over the same connection comes first.
         let mute = self.table.mute().into_iter().filter(|peer| !self.table.is_busy(peer)).collect();
         for peer in self.mute.overdue(now, mute, |peer| self.table.contains(peer)) {
             tracing::warn!(%peer, "its gossip stream has ended; connecting anew");

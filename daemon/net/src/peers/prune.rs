@@ -35,7 +35,7 @@ impl WaterMarks {
 /// The least useful peers of those that are too many.
 pub(super) fn surplus_of(table: &Table, standings: &Standings, marks: WaterMarks) -> Vec<PeerId> {
     let none = Standing::default();
-    let worth = |(peer, age): (PeerId, std::time::Duration)| {
+    let worth = |(peer, age): (PeerId, Duration)| {
         let standing = standings.get(&peer).unwrap_or(&none);
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let worth = Worth {

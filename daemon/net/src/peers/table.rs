@@ -59,7 +59,7 @@ impl Open {
         }
     }
 
-    /// Whether a program has a stream on it.
+    /// Whether it has a stream for which the peer is kept: of a program, or a reserved one that carries messages.
     fn is_busy(&self) -> bool {
         self.meter.as_ref().is_some_and(|meter| meter.busy())
     }
@@ -88,7 +88,8 @@ pub struct PeerInfo {
     pub by_protocol: Vec<(String, Traffic)>,
     /// Messages that it missed since it connected, because it took them too slowly.
     pub lost: u64,
-    /// Why it is kept when others are let go: `bootstrap`, `pinned`, `mesh` (of a topic), `topic` (follows one of ours).
+    /// Why it is kept when others are let go: `bootstrap`, `pinned`, `mesh` (of a topic), `topic` (follows one of ours),
+    /// `stream` (of a program, or one that carries messages).
     pub kept: Vec<&'static str>,
 }
 
@@ -129,7 +130,7 @@ struct Peer {
 }
 
 impl Peer {
-    /// Whether a program has a stream with it.
+    /// Whether it is kept for a stream.
     fn is_busy(&self) -> bool {
         self.connections.values().any(Open::is_busy)
     }
@@ -226,7 +227,7 @@ impl Table {
         self.peers.iter().filter(|(_, entry)| entry.is_mute()).map(|(peer, _)| *peer).collect()
     }
 
-    /// Whether a program here has a stream open with a peer.
+    /// Whether a peer is kept for a stream.
     pub(crate) fn is_busy(&self, peer: &libp2p::PeerId) -> bool {
         self.peers.get(peer).is_some_and(Peer::is_busy)
     }

@@ -1,11 +1,9 @@
 //! Sends what this daemon publishes to followers outside the mesh, too, while bandwidth allows. Gossipsub alone would offer them each
 //! message a second later. Most of a crowd around one publisher would never catch up, since nobody else has the messages.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
-
-use super::budget::Budget;
 
 /// Bytes per second for all of that: 60 followers of 500 small messages a second take 11 MB. A slower network shows by followers
 /// that have no room, and those are left out.
@@ -16,34 +14,38 @@ const ENVELOPE: usize = 200;
 pub(crate) const MOST: usize = 256;
 
 pub(crate) struct FloodPublish {
-    /// Bytes that may be sent.
-    budget: Budget,
+    /// Bytes that may be sent now.
+    left: u64,
+    at: Instant,
     /// Where the next choice begins, so that what is left over goes round.
     turn: usize,
 }
 
 impl FloodPublish {
     pub(crate) fn new(now: Instant) -> Self {
-        FloodPublish { budget: Budget::new(RATE, now), turn: 0 }
+        FloodPublish { left: RATE, at: now, turn: 0 }
     }
 
     /// Chooses as many of these followers as may be sent a message of so many bytes.
     pub(crate) fn choose(&mut self, mut followers: Vec<PeerId>, bytes: usize, now: Instant) -> Vec<PeerId> {
+        let elapsed = now.saturating_duration_since(self.at).min(Duration::from_secs(1));
+        let gained = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).saturating_mul(RATE) / 1_000_000;
+        (self.left, self.at) = (self.left.saturating_add(gained).min(RATE), now);
         let each = u64::try_from(bytes.saturating_add(ENVELOPE)).unwrap_or(u64::MAX).max(1);
-        let most = usize::try_from(self.budget.left(now) / each).unwrap_or(usize::MAX).min(MOST);
+        let most = usize::try_from(self.left / each).unwrap_or(usize::MAX).min(MOST);
         if followers.len() > most {
             self.turn = self.turn.wrapping_add(most) % followers.len();
             followers.rotate_left(self.turn);
             followers.truncate(most);
         }
-        self.budget.take(each.saturating_mul(followers.len() as u64));
+        self.left = self.left.saturating_sub(each.saturating_mul(followers.len() as u64));
         followers
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, time::Duration};
+    use std::collections::HashSet;
 
     use super::*;
 

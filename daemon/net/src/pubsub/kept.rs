@@ -1,54 +1,101 @@
 //! Bounds what gossipsub keeps: each message for five seconds, for peers that ask for it again, whatever its size. Without them one
-//! program or neighbour with large messages fills this machine's memory.
+//! program or neighbour with large messages fills this machine's memory. Streams have bounds of their own, which messages do not use up.
+//! The directory has none here: its judge takes few messages, and small ones.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
 use libp2p::PeerId;
+use p2pd_core::{
+    bucket::{Bucket, Buckets},
+    time::MonoMs,
+};
 
-use super::budget::Budget;
+use super::judge::Class;
 
-/// Bytes per second of what programs here publish; beyond, they wait.
-const OWN: u64 = 64 << 20;
-/// Bytes per second of what is passed on for others, and of one neighbour; what comes beyond is delivered here, and not passed on.
-const PASSED: u64 = 24 << 20;
-const OF_NEIGHBOUR: u64 = 8 << 20;
+/// Bytes per second, and at once, of what programs here publish on topics, and in streams.
+const OWN: u32 = 64 << 20;
+/// Bytes per second, and at once, of what is passed on for others, and of one neighbour.
+const PASSED: u32 = 24 << 20;
+const OF_NEIGHBOUR: u32 = 8 << 20;
+/// Neighbours that are counted one by one.
+const NEIGHBOURS: usize = 1024;
+/// How often it is logged that messages are not passed on, in milliseconds.
+const LOG_MS: u64 = 10_000;
+
+/// What is left of the bounds of one class.
+struct Bounds {
+    own: Bucket,
+    passed: Bucket,
+    of: Buckets<PeerId>,
+}
+
+impl Bounds {
+    fn new() -> Self {
+        let full = |bytes| Bucket::full(MonoMs(0), bytes);
+        Bounds { own: full(OWN), passed: full(PASSED), of: Buckets::new(NEIGHBOURS) }
+    }
+}
 
 pub(super) struct Kept {
-    own: Budget,
-    passed: Budget,
-    /// Bounded by the connections.
-    of: HashMap<PeerId, Budget>,
+    began: Instant,
+    messages: Bounds,
+    streams: Bounds,
+    /// Messages that were not passed on since that was logged last, and when that was.
+    refused: u64,
+    logged: Option<MonoMs>,
 }
 
 impl Kept {
     pub(super) fn new(now: Instant) -> Self {
-        Kept { own: Budget::new(OWN, now), passed: Budget::new(PASSED, now), of: HashMap::new() }
+        Kept { began: now, messages: Bounds::new(), streams: Bounds::new(), refused: 0, logged: None }
     }
 
-    /// Whether a message of a program here may go out now.
-    pub(super) fn may_publish(&mut self, bytes: usize, now: Instant) -> bool {
-        self.own.left(now) >= bytes as u64
+    fn time(&self, now: Instant) -> MonoMs {
+        MonoMs(u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// It has gone out.
-    pub(super) fn published(&mut self, bytes: usize) {
-        self.own.take(bytes as u64);
+    fn bounds(&mut self, class: Class) -> Option<&mut Bounds> {
+        match class {
+            Class::Messages => Some(&mut self.messages),
+            Class::Live => Some(&mut self.streams),
+            Class::Directory => None,
+        }
+    }
+
+    /// Whether what is published here may go out now. It counts.
+    pub(super) fn publish(&mut self, class: Class, bytes: usize, now: Instant) -> bool {
+        let now = self.time(now);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.bounds(class).is_none_or(|bounds| bounds.own.take_many(now, bytes, OWN, OWN))
+    }
+
+    /// It did not go out after all.
+    pub(super) fn give_back(&mut self, class: Class, bytes: usize) {
+        if let Some(bounds) = self.bounds(class) {
+            bounds.own.give_back(u32::try_from(bytes).unwrap_or(u32::MAX), OWN);
+        }
     }
 
     /// Whether a message that a neighbour brought may be passed on. It counts.
-    pub(super) fn pass_on(&mut self, neighbour: &PeerId, bytes: usize, now: Instant) -> bool {
-        let of = self.of.entry(*neighbour).or_insert_with(|| Budget::new(OF_NEIGHBOUR, now));
-        let fits = of.left(now).min(self.passed.left(now)) >= bytes as u64;
-        if fits {
-            of.take(bytes as u64);
-            self.passed.take(bytes as u64);
+    pub(super) fn pass_on(&mut self, neighbour: &PeerId, class: Class, bytes: usize, now: Instant) -> bool {
+        let now = self.time(now);
+        let count = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let passes = self.bounds(class).is_none_or(|bounds| {
+            bounds.of.take_many(now, neighbour, count, OF_NEIGHBOUR, OF_NEIGHBOUR)
+                && bounds.passed.take_many(now, count, PASSED, PASSED)
+        });
+        if !passes {
+            self.refused = self.refused.saturating_add(1);
+            if self.logged.is_none_or(|at| now.since(at) >= LOG_MS) {
+                let messages = std::mem::take(&mut self.refused);
+                self.logged = Some(now);
+                tracing::warn!(
+                    messages,
+                    "delivered here and not passed on: more comes than this daemon keeps for others"
+                );
+            }
         }
-        fits
-    }
-
-    /// A neighbour has gone.
-    pub(super) fn gone(&mut self, neighbour: &PeerId) {
-        self.of.remove(neighbour);
+        passes
     }
 }
 
@@ -64,24 +111,26 @@ mod tests {
     fn a_greedy_neighbour_leaves_room_to_others_and_all_have_a_bound() {
         let (now, neighbours) = (Instant::now(), [(); 5].map(|()| PeerId::random()));
         let mut kept = Kept::new(now);
-        let mut passed = |neighbour, now| (0..100).filter(|_| kept.pass_on(neighbour, MIB, now)).count();
-        assert_eq!(neighbours.each_ref().map(|one| passed(one, now)), [8, 8, 8, 0, 0], "24 MiB in all");
-        let later = now + Duration::from_millis(250);
-        assert_eq!((passed(&neighbours[0], later), passed(&neighbours[4], later)), (2, 4));
-        kept.gone(&neighbours[0]);
-        assert_eq!(kept.of.len(), 4);
+        let mut passed = |neighbour, class, ms| {
+            let now = now + Duration::from_millis(ms);
+            (0..100).filter(|_| kept.pass_on(neighbour, class, MIB, now)).count()
+        };
+        let messages = Class::Messages;
+        assert_eq!(neighbours.each_ref().map(|one| passed(one, messages, 0)), [8, 8, 8, 0, 0], "24 MiB in all");
+        assert_eq!(passed(&neighbours[0], Class::Live, 0), 8, "streams have their own");
+        assert_eq!(passed(&neighbours[0], Class::Directory, 0), 100);
+        assert_eq!(passed(&neighbours[0], messages, 1_000), 8, "a second later");
     }
 
     #[test]
     fn programs_publish_so_much_a_second() {
-        let now = Instant::now();
-        let mut kept = Kept::new(now);
-        let mut publish = |now| {
-            let fits = kept.may_publish(MIB, now);
-            kept.published(if fits { MIB } else { 0 });
-            fits
-        };
-        let mut published = |ms| (0..100).filter(|_| publish(now + Duration::from_millis(ms))).count();
+        let began = Instant::now();
+        let mut kept = Kept::new(began);
+        let at = |ms| began + Duration::from_millis(ms);
+        let mut published = |ms| (0..100).filter(|_| kept.publish(Class::Messages, MIB, at(ms))).count();
         assert_eq!([published(0), published(500), published(100_000)], [64, 32, 64]);
+        kept.give_back(Class::Messages, 2 * MIB);
+        assert!(kept.publish(Class::Messages, 2 * MIB, at(100_000)) && !kept.publish(Class::Messages, 1, at(100_000)));
+        assert!(kept.publish(Class::Live, MIB, at(100_000)), "streams have their own");
     }
 }

@@ -1,6 +1,5 @@
 //! Gossipsub: which topics are followed, how each message is judged, what goes out and when, and who is too slow for it.
 
-mod budget;
 pub(crate) mod flood_publish;
 pub(crate) mod flow_control;
 mod judge;
@@ -157,7 +156,6 @@ impl PubSub {
 
     pub(crate) fn on_gone(&mut self, peer: &libp2p::PeerId) {
         self.slow.gone(peer);
-        self.kept.gone(peer);
     }
 
     /// The connected peers that follow what every daemon of our network does.

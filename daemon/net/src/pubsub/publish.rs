@@ -5,14 +5,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use libp2p::{
     PeerId,
-    gossipsub::{IdentTopic, MessageAcceptance, MessageId},
+    gossipsub::{IdentTopic, MessageAcceptance},
 };
 use p2pd_core::{id, time::UnixMs};
 
 use super::{
     PubSub, Sent, Wire, flood_publish,
     flow_control::Room,
-    judge::Class,
+    judge::{Class, Ticket},
     send_queue::{Held, Message},
     topics::followers,
 };
@@ -28,7 +28,9 @@ impl PubSub {
         match refused {
             Some(Message::Own { reply, .. }) => drop(reply.send(Err(NetError::Busy))),
             // Peers that have room get it.
-            Some(Message::Passing { id, source, .. }) => accept(wire, &id, &source),
+            Some(Message::Passing { id, source, bytes, class }) => {
+                self.pass_on(wire, &Ticket { id, source, bytes }, class, now);
+            }
             None => {}
         }
     }
@@ -55,11 +57,16 @@ impl PubSub {
                 };
                 let sent = match room {
                     Room::Wait(_) if may_wait => Err(NetError::Busy),
-                    Room::Wait(_) | Room::Beside(_) if !self.kept.may_publish(data.len(), now) => Err(NetError::Busy),
+                    Room::Wait(_) | Room::Beside(_) if !self.kept.publish(Class::Messages, data.len(), now) => {
+                        Err(NetError::Busy)
+                    }
                     // Who has room gets it.
                     Room::Wait(behind) | Room::Beside(behind) => {
                         let sent = self.publish_to(wire, wall, &followers, topic, &data, Vec::new());
-                        sent.inspect(|_| self.kept.published(data.len())).map(|sent| Sent { behind, ..sent })
+                        if sent.is_err() {
+                            self.kept.give_back(Class::Messages, data.len());
+                        }
+                        sent.map(|sent| Sent { behind, ..sent })
                     }
                 };
                 if matches!(sent, Err(NetError::Busy)) && may_wait {
@@ -68,30 +75,36 @@ impl PubSub {
                 let _ = reply.send(sent);
             }
             Message::Passing { id, source, bytes, class } => {
-                let whole = bytes;
+                let ticket = Ticket { id, source, bytes };
                 let topic = IdentTopic::new(topic).hash();
-                let mesh = wire.gossipsub.mesh_peers(&topic).filter(|peer| **peer != source);
+                let mesh = wire.gossipsub.mesh_peers(&topic).filter(|peer| **peer != ticket.source);
                 let to: Vec<PeerId> = mesh.copied().collect();
                 // Messages of the directory are small, so that their number counts.
                 let bytes = if class == Class::Directory { 0 } else { bytes };
                 let waits = matches!(wire.flow.room(&to, bytes, now), Room::Wait(_))
                     || (class == Class::Directory && wire.flow.is_busy_with_directory(&to));
                 if waits && may_wait {
-                    return Some(Held { message: Message::Passing { id, source, bytes: whole, class }, ..held });
+                    let Ticket { id, source, bytes } = ticket;
+                    return Some(Held { message: Message::Passing { id, source, bytes, class }, ..held });
                 }
-                if !self.kept.pass_on(&source, whole, now) {
-                    tracing::debug!(peer = %source, "not passed on: it brings more than this daemon passes on for one");
-                    wire.gossipsub.report_message_validation_result(&id, &source, MessageAcceptance::Ignore);
-                    return None;
+                if self.pass_on(wire, &ticket, class, now) {
+                    wire.flow.sent(&to, bytes);
                 }
-                wire.flow.sent(&to, bytes);
-                accept(wire, &id, &source);
             }
         }
         None
     }
 
-    /// Publishes a message now, or not at all: to these followers whether or not they are in the mesh.
+    /// Has gossipsub pass a message on, unless too much is kept for others. Whether it does.
+    pub(super) fn pass_on(&mut self, wire: &mut Wire<'_>, ticket: &Ticket, class: Class, now: Instant) -> bool {
+        let Ticket { id, source, bytes } = ticket;
+        let passes = self.kept.pass_on(source, class, *bytes, now);
+        let acceptance = if passes { MessageAcceptance::Accept } else { MessageAcceptance::Ignore };
+        wire.gossipsub.report_message_validation_result(id, source, acceptance);
+        passes
+    }
+
+    /// Publishes a message of a stream or of the directory now, or not at all: to these followers whether or not they are in the mesh.
     pub(super) fn publish_also_to(
         &mut self,
         wire: &mut Wire<'_>,
@@ -102,6 +115,9 @@ impl PubSub {
     ) -> Result<Sent, NetError> {
         let followers = followers(wire.gossipsub, &IdentTopic::new(topic).hash());
         let also_to = also_to.iter().filter_map(ids::to_libp2p).filter(|peer| followers.contains(peer)).collect();
+        if !self.kept.publish(Class::Live, data.len(), Instant::now()) {
+            return Err(NetError::Busy);
+        }
         self.publish_to(wire, wall, &followers, topic, data, also_to)
     }
 
@@ -149,9 +165,4 @@ impl PubSub {
         self.slow.missed(&full);
         Ok(Sent { id, followers: followers.len(), behind: 0 })
     }
-}
-
-/// Has gossipsub pass a message on.
-fn accept(wire: &mut Wire<'_>, id: &MessageId, source: &PeerId) {
-    wire.gossipsub.report_message_validation_result(id, source, MessageAcceptance::Accept);
 }

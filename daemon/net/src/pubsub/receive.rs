@@ -1,5 +1,7 @@
 //! Messages on their way in: each is judged by whoever follows its topic, and passed on if that says so.
 
+use std::time::Instant;
+
 use libp2p::{
     PeerId,
     gossipsub::{self, TopicHash},
@@ -96,6 +98,9 @@ impl PubSub {
             Class::Directory | Class::Messages if verdict == Verdict::Accept => {
                 let message = send_queue::Message::Passing { id, source, bytes, class };
                 self.send_or_hold(wire, context.wall(), topic.to_string(), message);
+            }
+            Class::Live if verdict == Verdict::Accept => {
+                self.pass_on(wire, &Ticket { id, source, bytes }, class, Instant::now());
             }
             _ => drop(wire.gossipsub.report_message_validation_result(&id, &source, acceptance)),
         }

@@ -24,7 +24,7 @@ use libp2p::{
 use p2pd_core::multiaddr::Multiaddr as Address;
 use tokio::sync::{mpsc, oneshot};
 
-use super::reserved::{Class, Reserved};
+use super::reserved::{Reserved, StreamClass};
 use crate::NetError;
 
 /// Inbound streams of one protocol that wait to be looked at; what comes beyond is reset.
@@ -63,16 +63,51 @@ pub(crate) enum Refused {
 
 pub(crate) type OpenReply = oneshot::Sender<Result<Opened, Refused>>;
 
-/// Who takes the streams of each protocol. An entry ends when its receiver is dropped.
-#[derive(Clone, Default)]
-struct Acceptors(Arc<Mutex<ByProtocol>>);
+/// Who takes the streams of each protocol. An entry ends when its receiver is dropped; that a protocol is reserved remains.
+#[derive(Clone)]
+pub(crate) struct Acceptors {
+    by_protocol: Arc<Mutex<ByProtocol>>,
+    pub(super) reserved: Reserved,
+}
 
 impl Acceptors {
+    pub(crate) fn new(reserved: Reserved) -> Self {
+        Acceptors { by_protocol: Arc::default(), reserved }
+    }
+
     /// Those that still listen.
     fn lock(&self) -> MutexGuard<'_, ByProtocol> {
-        let mut acceptors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut acceptors = self.by_protocol.lock().unwrap_or_else(PoisonError::into_inner);
         acceptors.retain(|_, acceptor| !acceptor.is_closed());
         acceptors
+    }
+
+    /// Accepts streams of a protocol until the receiver is dropped; connections have to be told of either. It is a program's, or
+    /// reserved for this daemon from now on.
+    pub(super) fn add(
+        &self,
+        protocol: StreamProtocol,
+        reserved: Option<StreamClass>,
+    ) -> Result<mpsc::Receiver<Arrived>, NetError> {
+        let name = protocol.as_ref();
+        if reserved.is_none() && self.reserved.contains(name) {
+            return Err(NetError::Protocol(format!("`{name}` is reserved for the daemon itself")));
+        }
+        let mut acceptors = self.lock();
+        if acceptors.contains_key(&protocol) {
+            return Err(NetError::Taken(name.to_owned()));
+        }
+        let told = |protocol: &StreamProtocol| protocol.as_ref().len().saturating_add(NAME);
+        if acceptors.keys().map(told).fold(told(&protocol), usize::saturating_add) > MAX_NAMES {
+            let why = "the protocols handled here have names of 2 KiB together; peers would not hear of more";
+            return Err(NetError::Limit(why));
+        }
+        if let Some(class) = reserved {
+            self.reserved.add(name, class);
+        }
+        let (acceptor, receiver) = mpsc::channel(BACKLOG);
+        acceptors.insert(protocol, acceptor);
+        Ok(receiver)
     }
 }
 
@@ -89,14 +124,13 @@ pub(crate) enum Ask {
 
 pub(crate) struct Behaviour {
     acceptors: Acceptors,
-    reserved: Reserved,
     connections: HashSet<(PeerId, ConnectionId)>,
     asks: VecDeque<(PeerId, NotifyHandler, Ask)>,
 }
 
 impl Behaviour {
-    pub(crate) fn new(reserved: Reserved) -> Self {
-        Behaviour { acceptors: Acceptors::default(), reserved, connections: HashSet::new(), asks: VecDeque::new() }
+    pub(crate) fn new(acceptors: Acceptors) -> Self {
+        Behaviour { acceptors, connections: HashSet::new(), asks: VecDeque::new() }
     }
 
     /// Opens a stream on the first of the protocols that the peer speaks. It is ready to be written to at once if `said`
@@ -118,32 +152,6 @@ impl Behaviour {
         } else {
             let _ = reply.send(Err(Refused::NotConnected));
         }
-    }
-
-    /// Accepts streams of a protocol until the receiver is dropped; `look` has to follow either. It is a program's, or reserved for
-    /// this daemon from now on.
-    pub(crate) fn accept(
-        &mut self,
-        protocol: StreamProtocol,
-        reserved: Option<Class>,
-    ) -> Result<mpsc::Receiver<Arrived>, NetError> {
-        match reserved {
-            Some(class) => self.reserved.add(protocol.as_ref(), class),
-            None if self.reserved.contains(protocol.as_ref()) => return Err(NetError::Taken(protocol.to_string())),
-            None => {}
-        }
-        let mut acceptors = self.acceptors.lock();
-        if acceptors.contains_key(&protocol) {
-            return Err(NetError::Taken(protocol.to_string()));
-        }
-        let told = |protocol: &StreamProtocol| protocol.as_ref().len().saturating_add(NAME);
-        if acceptors.keys().map(told).fold(told(&protocol), usize::saturating_add) > MAX_NAMES {
-            let why = "the protocols handled here have names of 2 KiB together; peers would not hear of more";
-            return Err(NetError::Limit(why));
-        }
-        let (acceptor, receiver) = mpsc::channel(BACKLOG);
-        acceptors.insert(protocol, acceptor);
-        Ok(receiver)
     }
 
     /// Has every connection see which protocols are accepted now.
@@ -308,5 +316,26 @@ impl OutboundUpgrade<Stream> for AnyOf {
 
     fn upgrade_outbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
         ready(Ok((stream, protocol)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_protocol_is_one_programs_or_the_daemons() {
+        let acceptors = Acceptors::new(Reserved::default());
+        let name = |name: &str| StreamProtocol::try_from_owned(name.to_owned()).unwrap();
+        let _ours = acceptors.add(name("/files/1"), Some(StreamClass::Bulk)).unwrap();
+        let theirs = acceptors.add(name("/chat/1"), None).unwrap();
+        let refused = |protocol: &str, class| acceptors.add(name(protocol), class).unwrap_err();
+        assert!(refused("/files/1", None).to_string().contains("reserved for the daemon"));
+        assert_eq!(refused("/chat/1", None), NetError::Taken("/chat/1".into()));
+        assert_eq!(refused("/chat/1", Some(StreamClass::Live)), NetError::Taken("/chat/1".into()));
+        assert!(!acceptors.reserved.contains("/chat/1"), "what failed reserves nothing");
+        drop(theirs);
+        assert!(acceptors.add(name("/chat/1"), None).is_ok(), "it is free again");
+        assert!(acceptors.reserved.contains("/files/1"));
     }
 }

@@ -1,4 +1,4 @@
-//! Streams on protocols that local programs speak. They go around the swarm task: bytes flow between a stream and its
+//! Streams on protocols that local programs, or parts of this daemon, speak. They go around the swarm task: bytes flow between a stream and its
 //! program, and yamux' or QUIC's windows hold back the writer.
 
 pub(crate) mod behaviour;
@@ -14,18 +14,18 @@ use libp2p::{StreamProtocol, core::upgrade::NegotiationError};
 use p2pd_core::{id::PeerId, multiaddr::Multiaddr};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
 };
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
-pub use self::reserved::{Class, Reservation, is_own};
+pub use self::reserved::{Reservation, StreamClass, is_own};
 use self::{
-    behaviour::{Arrived, Behaviour, OpenReply, Refused},
-    reserved::{Reserved, Slot, Slots},
+    behaviour::{Acceptors, Arrived, Behaviour, OpenReply, Refused},
+    reserved::{Share, Slots},
 };
 use crate::{
     NetError,
-    commands::{Commands, Reply, WeakCommands},
+    commands::{Commands, WeakCommands},
     context::{Context, Effect},
     ids,
 };
@@ -53,7 +53,7 @@ pub struct PeerStream {
 /// A stream, and its place among those of a reserved protocol.
 struct Held<S> {
     stream: S,
-    _slot: Option<Slot>,
+    _place: Option<(Share, OwnedSemaphorePermit)>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Held<S> {
@@ -82,13 +82,7 @@ pub(crate) enum Command {
         protocols: Vec<StreamProtocol>,
         reply: OpenReply,
     },
-    Accept {
-        protocol: StreamProtocol,
-        /// What it carries, where a part of this daemon speaks it.
-        reserved: Option<Class>,
-        reply: Reply<mpsc::Receiver<Arrived>>,
-    },
-    /// An [`Inbound`] was dropped.
+    /// Another protocol is accepted, or one no more.
     Changed,
 }
 
@@ -103,10 +97,6 @@ pub(crate) fn on_command(
         Command::Open { peer, protocols, reply } => {
             let said = protocols.iter().find(|protocol| speaks(&peer, protocol)).cloned();
             streams.open(peer, said, protocols, reply);
-        }
-        Command::Accept { protocol, reserved, reply } => {
-            let _ = reply.send(streams.accept(protocol, reserved));
-            changed(context, streams);
         }
         Command::Changed => changed(context, streams),
     }
@@ -125,32 +115,33 @@ pub struct Inbound {
     streams: mpsc::Receiver<Arrived>,
     /// Room for them, where the protocol is reserved.
     slots: Option<Slots>,
+    /// One that waits for its turn.
+    pending: Option<(Arrived, Share)>,
     commands: WeakCommands<Command>,
 }
 
 impl Inbound {
-    /// The next one; `None` when the network has stopped.
+    /// The next one; `None` when the network has stopped. Cancel-safe.
     pub async fn next(&mut self) -> Option<PeerStream> {
-        loop {
-            let place = match &self.slots {
-                Some(slots) => slots.wait().await,
-                None => None,
-            };
-            let (peer, address, stream) = self.streams.recv().await?;
-            let peer = ids::from_libp2p(&peer);
-            let slot = match (&self.slots, place) {
-                (Some(slots), Some(place)) => match slots.take(&peer, place) {
-                    None => {
-                        tracing::debug!(%peer, self.protocol, "stream reset: it has as many open as it may");
-                        continue;
-                    }
-                    slot => slot,
-                },
-                _ => None,
-            };
-            let (protocol, stream) = (self.protocol.clone(), Held { stream: stream.compat(), _slot: slot });
-            return Some(PeerStream { peer, address, protocol, stream: Box::new(stream) });
+        let Some(slots) = &self.slots else {
+            let arrived = self.streams.recv().await?;
+            return Some(self.taken(arrived, None));
+        };
+        while self.pending.is_none() {
+            let arrived = self.streams.recv().await?;
+            match slots.share(&ids::from_libp2p(&arrived.0)) {
+                Some(share) => self.pending = Some((arrived, share)),
+                None => tracing::debug!(peer = %arrived.0, self.protocol, "stream reset: it has as many as it may"),
+            }
         }
+        let turn = slots.turn().await?;
+        let (arrived, share) = self.pending.take()?;
+        Some(self.taken(arrived, Some((share, turn))))
+    }
+
+    fn taken(&self, (peer, address, stream): Arrived, place: Option<(Share, OwnedSemaphorePermit)>) -> PeerStream {
+        let stream = Box::new(Held { stream: stream.compat(), _place: place });
+        PeerStream { peer: ids::from_libp2p(&peer), address, protocol: self.protocol.clone(), stream }
     }
 }
 
@@ -176,7 +167,7 @@ fn parse(protocol: &str) -> Result<StreamProtocol, NetError> {
 #[derive(Clone)]
 pub struct Handle {
     pub(crate) commands: Commands<Command>,
-    pub(crate) reserved: Reserved,
+    pub(crate) acceptors: Acceptors,
 }
 
 impl Handle {
@@ -212,15 +203,16 @@ impl Handle {
     }
 
     async fn take(&self, protocol: &str, reserved: Option<Reservation>) -> Result<Inbound, NetError> {
-        let (wanted, class) = (parse(protocol)?, reserved.map(|reservation| reservation.class));
-        let accept = |reply| Command::Accept { protocol: wanted, reserved: class, reply };
-        let streams = self.commands.ask(accept).await??;
-        let (slots, commands) = (reserved.as_ref().map(Slots::new), self.commands.downgrade());
-        Ok(Inbound { protocol: protocol.to_owned(), streams, slots, commands })
+        let streams = self.acceptors.add(parse(protocol)?, reserved.map(|reservation| reservation.class))?;
+        let slots = reserved.as_ref().map(Slots::new);
+        let commands = self.commands.downgrade();
+        let inbound = Inbound { protocol: protocol.to_owned(), streams, slots, pending: None, commands };
+        self.commands.say(Command::Changed).await?;
+        Ok(inbound)
     }
 
     /// Whether a part of this daemon speaks a protocol, so that no program may.
     pub fn is_reserved(&self, protocol: &str) -> bool {
-        self.reserved.contains(protocol)
+        self.acceptors.reserved.contains(protocol)
     }
 }

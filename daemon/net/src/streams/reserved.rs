@@ -19,7 +19,7 @@ pub fn is_own(protocol: &str) -> bool {
 
 /// What the streams of a protocol carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum StreamClass {
     /// Sound, and what brings it in time.
     Live,
     /// What people and programs say to each other. A peer with which such a stream is open is among the last to be let go of.
@@ -34,7 +34,7 @@ pub struct Reservation {
     /// Its name.
     pub protocol: &'static str,
     /// What its streams carry.
-    pub class: Class,
+    pub class: StreamClass,
     /// Streams that peers may have open; those beyond wait for their turn, 64 of them.
     pub most: usize,
     /// Those of one peer; what it opens beyond is reset.
@@ -43,14 +43,14 @@ pub struct Reservation {
 
 /// The reserved protocols.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reserved(Arc<RwLock<HashMap<String, Class>>>);
+pub(crate) struct Reserved(Arc<RwLock<HashMap<String, StreamClass>>>);
 
 impl Reserved {
-    pub(crate) fn add(&self, protocol: &str, class: Class) {
+    pub(crate) fn add(&self, protocol: &str, class: StreamClass) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(protocol.to_owned(), class);
     }
 
-    fn class(&self, protocol: &str) -> Option<Class> {
+    fn class(&self, protocol: &str) -> Option<StreamClass> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(protocol).copied()
     }
 
@@ -62,7 +62,7 @@ impl Reserved {
     /// Whether a peer is kept for a stream of it.
     pub(crate) fn is_kept_for(&self, protocol: &str) -> bool {
         match self.class(protocol) {
-            Some(class) => class == Class::Messages,
+            Some(class) => class == StreamClass::Messages,
             None => !is_own(protocol),
         }
     }
@@ -81,32 +81,31 @@ impl Slots {
         Slots { room, of_peer: reservation.of_peer, open: Arc::default() }
     }
 
-    /// Waits until one more stream may be open.
-    pub(super) async fn wait(&self) -> Option<OwnedSemaphorePermit> {
-        // Never closed.
-        self.room.clone().acquire_owned().await.ok()
-    }
-
-    /// A slot for a peer's stream; `None` where it has as many as it may.
-    pub(super) fn take(&self, peer: &PeerId, place: OwnedSemaphorePermit) -> Option<Slot> {
+    /// A share for a peer's stream, which may have to wait for its turn; `None` where the peer has as many as it may.
+    pub(super) fn share(&self, peer: &PeerId) -> Option<Share> {
         let mut open = lock(&self.open);
         let count = open.entry(peer.clone()).or_default();
         if *count >= self.of_peer {
             return None;
         }
         *count = count.saturating_add(1);
-        Some(Slot { open: self.open.clone(), peer: peer.clone(), _place: place })
+        Some(Share { open: self.open.clone(), peer: peer.clone() })
+    }
+
+    /// Waits until one more stream may be open. Cancel-safe.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // Never closed.
+        self.room.clone().acquire_owned().await.ok()
     }
 }
 
-/// The place of an open stream, until dropped.
-pub(super) struct Slot {
+/// One of the streams that a peer may have, until dropped.
+pub(super) struct Share {
     open: Arc<Mutex<HashMap<PeerId, usize>>>,
     peer: PeerId,
-    _place: OwnedSemaphorePermit,
 }
 
-impl Drop for Slot {
+impl Drop for Share {
     fn drop(&mut self) {
         let mut open = lock(&self.open);
         if let Some(count) = open.get_mut(&self.peer) {
@@ -128,35 +127,42 @@ mod tests {
 
     use super::*;
 
-    const GROUPS: Reservation = Reservation { protocol: "/groups/1", class: Class::Live, most: 3, of_peer: 2 };
+    const GROUPS: Reservation = Reservation { protocol: "/groups/1", class: StreamClass::Live, most: 3, of_peer: 2 };
 
     #[tokio::test]
-    async fn a_peer_has_its_share_and_others_wait_for_their_turn() {
+    async fn a_peer_has_its_share_and_all_take_turns() {
         let slots = Slots::new(&GROUPS);
         let [greedy, other] = [1, 2].map(|n| PeerId::from_ed25519(&[n; 32]));
-        let take = async |peer| slots.take(peer, slots.wait().await.unwrap());
-        let mut held: Vec<_> = vec![take(&greedy).await.unwrap(), take(&greedy).await.unwrap()];
-        assert!(take(&greedy).await.is_none(), "it has its share");
-        held.push(take(&other).await.unwrap());
+        let mut shares: Vec<_> = (0..5).filter_map(|_| slots.share(&greedy)).collect();
+        assert_eq!(shares.len(), 2, "it has its share");
+        shares.extend(slots.share(&other));
+        assert_eq!(shares.len(), 3, "another has its own");
+        let mut turns = Vec::new();
+        for _ in 0..3 {
+            turns.push(slots.turn().await);
+        }
         let patience = Duration::from_millis(10);
-        assert!(tokio::time::timeout(patience, slots.wait()).await.is_err(), "as many are open as may be");
-        held.remove(0);
-        held.push(take(&greedy).await.unwrap());
-        held.clear();
+        assert!(tokio::time::timeout(patience, slots.turn()).await.is_err(), "as many are open as may be");
+        turns.pop();
+        assert!(slots.turn().await.is_some());
+        shares.remove(0);
+        assert!(slots.share(&greedy).is_some());
+        shares.clear();
         assert!(lock(&slots.open).is_empty());
     }
 
     #[test]
     fn a_reserved_protocol_is_no_programs_and_its_class_says_who_is_kept_for_it() {
         let reserved = Reserved::default();
-        for (name, class) in [("/a/1", Class::Live), ("/b/1", Class::Messages), ("/c/1", Class::Bulk)] {
+        for (name, class) in [("/a/1", StreamClass::Live), ("/b/1", StreamClass::Messages), ("/c/1", StreamClass::Bulk)]
+        {
             assert!(!reserved.contains(name) && reserved.is_kept_for(name), "a program's");
             reserved.add(name, class);
             assert!(reserved.contains(name));
-            assert_eq!(reserved.is_kept_for(name), class == Class::Messages, "{name}");
+            assert_eq!(reserved.is_kept_for(name), class == StreamClass::Messages, "{name}");
         }
         assert!(reserved.contains("/meshsub/9.0.0") && !reserved.is_kept_for("/meshsub/9.0.0"));
-        reserved.add("/p2pd/messages/1", Class::Messages);
+        reserved.add("/p2pd/messages/1", StreamClass::Messages);
         assert!(reserved.is_kept_for("/p2pd/messages/1"), "what was reserved goes before the name");
     }
 }

@@ -23,7 +23,7 @@ use crate::{
         resubscribe::Resubscribe,
         slow_peers,
     },
-    streams::{self, reserved::Reserved},
+    streams::{self, behaviour::Acceptors},
     swarm::bandwidth::Meters,
 };
 
@@ -78,7 +78,7 @@ pub(crate) fn build(
     identity: &Identity,
     settings: Settings,
     meters: &Meters,
-    reserved: &Reserved,
+    acceptors: &Acceptors,
     rules: SharedRules,
 ) -> Result<Behaviour, NetError> {
     let network = &config.network;
@@ -116,7 +116,7 @@ pub(crate) fn build(
         flow: flow_control::Behaviour::new(meters.clone()),
         kad: Dht::new(id, kad),
         mdns: mdns.into(),
-        streams: streams::behaviour::Behaviour::new(reserved.clone()),
+        streams: streams::behaviour::Behaviour::new(acceptors.clone()),
     })
 }
 

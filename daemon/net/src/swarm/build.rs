@@ -18,7 +18,7 @@ use crate::{
     identity::Identity,
     peers::connection_gater::SharedRules,
     pubsub::message_id::Settings,
-    streams::reserved::Reserved,
+    streams::behaviour::Acceptors,
     swarm::{
         bandwidth::Meters,
         behaviour::{self, Behaviour},
@@ -63,11 +63,11 @@ pub(crate) fn build(
     identity: &Identity,
     settings: Settings,
     meters: &Meters,
-    reserved: &Reserved,
+    acceptors: &Acceptors,
 ) -> Result<(Swarm<Behaviour>, Vec<Multiaddr>), NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let rules = SharedRules::default();
-    let behaviour = behaviour::build(config, identity, settings, meters, reserved, rules.clone())?;
+    let behaviour = behaviour::build(config, identity, settings, meters, acceptors, rules.clone())?;
     let mut swarm = SwarmBuilder::with_existing_identity(identity.0.clone())
         .with_tokio()
         .with_other_transport(|keys| {
