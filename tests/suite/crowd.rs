@@ -154,6 +154,10 @@ async fn sixty_followers_of_a_fast_publisher_each_get_all_or_it_is_told_what_the
             // Who was connected anew has missed what was said meanwhile.
             let closed = peers(&hub).await.list_closed_connections(ListClosedConnectionsRequest {}).await.unwrap();
             let why: Vec<_> = closed.into_inner().connections.into_iter().map(|closed| closed.why).collect();
+            for (follower, _) in followers.iter().zip(&account).filter(|(_, one)| !whole(one)) {
+                let heard = follower.heard.lock().unwrap();
+                println!("missing: {:?}", (0..MESSAGES).filter(|n| !heard.numbers.contains(n)).collect::<Vec<_>>());
+            }
             panic!("of {} accepted, {} behind: {account:?}; closed: {why:?}", sent.accepted, sent.behind);
         }
         sleep(Duration::from_millis(50)).await;

@@ -231,7 +231,7 @@ async fn all_that_was_listed_is_listed_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_topics_that_a_peer_follows_are_kept_where_they_are_short() {
     let (floor, identity) = floor(None);
-    let found = until("where it listens", async || floor.handle.addresses().await.unwrap().first().cloned());
+    let found = until("where it listens", async || floor.handle.addresses().await.unwrap().listening.first().cloned());
     let rogue = RawPeer::connect(&found.await.to_string(), "long-winded").await;
     let long: Vec<String> = (0..50).map(|n| format!("{n}{}", "x".repeat(4_000))).collect();
     let names: Vec<&str> = long.iter().map(String::as_str).chain(["short"]).collect();

@@ -19,6 +19,7 @@ mod programs;
 mod protocols;
 mod pubsub;
 mod raw_peer;
+mod reach;
 mod rogue_words;
 mod rules;
 mod streams;

@@ -41,7 +41,8 @@ async fn account(heard: &mut queue::Reader<Message>) -> (u64, u64) {
 async fn a_topic_that_nobody_reads_loses_its_own_messages_alone_and_is_told() {
     const TOPICS: [&str; 2] = ["news", "quiet"];
     let (slow, _) = floor(None);
-    let address = until("an address", async || slow.handle.addresses().await.unwrap().into_iter().next()).await;
+    let address =
+        until("an address", async || slow.handle.addresses().await.unwrap().listening.into_iter().next()).await;
     let (other, _) = floor(Some(&address.to_string()));
     let (mut news, mut quiet) = (follow(&slow, TOPICS[0]).await, follow(&slow, TOPICS[1]).await);
     for topic in TOPICS {

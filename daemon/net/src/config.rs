@@ -6,7 +6,10 @@ use confique::Config as _;
 use p2pd_core::setting::{self, Fault, Size, Span, within};
 use serde::{Deserialize, Serialize};
 
-use crate::{NetError, check_listen, check_peer};
+use crate::{NetError, check_listen, check_peer, dial::check_announce};
+
+/// Most addresses that are announced.
+const MAX_ANNOUNCED: usize = 16;
 
 /// What the swarm is told at its start.
 #[derive(Clone, Debug)]
@@ -39,6 +42,11 @@ pub struct Network {
         env = "P2PD_NETWORK_LISTEN", parse_env = setting::list
     )]
     pub listen: Vec<String>,
+
+    /// Addresses at which others reach this machine and that it does not know of itself, such as those of a router that forwards ports
+    /// to it: at most 16 multiaddrs without a peer id. Peers are told of them first. The variable takes several, separated by commas.
+    #[config(default = [], env = "P2PD_NETWORK_ANNOUNCE", parse_env = setting::list)]
+    pub announce: Vec<String>,
 
     /// Peers to stay connected to, as multiaddrs that end in /p2p/ and the peer id. The variable takes several, separated by
     /// commas.
@@ -153,6 +161,11 @@ impl Network {
         };
         all("listen", &self.listen, check_listen)?;
         all("bootstrap", &self.bootstrap, check_peer)?;
+        all("announce", &self.announce, check_announce)?;
+        if self.announce.len() > MAX_ANNOUNCED {
+            let count = self.announce.len();
+            return Err(Fault(format!("announce has {count} addresses; it takes at most {MAX_ANNOUNCED}")));
+        }
         let protocol = &self.dht_protocol;
         if !protocol.is_empty() && (!protocol.starts_with('/') || protocol.len() > 128) {
             let fault = format!("dht_protocol is `{protocol}`; it takes a name such as /ipfs/kad/1.0.0, or nothing");

@@ -1,6 +1,5 @@
 //! The way into the swarm task: for each driver a cloneable handle with one method per request, and the queues behind them.
 
-use p2pd_core::multiaddr::Multiaddr;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -11,7 +10,7 @@ use crate::{
     peers::{self, memory_limit::Held},
     pubsub,
     streams::{self, behaviour::Acceptors},
-    swarm::listeners,
+    swarm::listeners::{self, OwnAddresses},
 };
 
 /// The handles of all drivers.
@@ -31,8 +30,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Where this peer listens, each with `/p2p/<own id>` at its end.
-    pub async fn addresses(&self) -> Result<Vec<Multiaddr>, NetError> {
+    /// The addresses of this peer.
+    pub async fn addresses(&self) -> Result<OwnAddresses, NetError> {
         self.listeners.ask(listeners::Command).await
     }
 }

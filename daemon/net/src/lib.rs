@@ -39,5 +39,8 @@ pub use pubsub::{
     Class, Decision, Handle as PubSub, Judge, Message, Sending, Sent, Subscription, Ticket, Time, TopicPeers, Verdict,
 };
 pub use streams::{ByteStream, Duplex, Inbound, PeerStream, Reservation, StreamClass, is_own, refused};
-pub use swarm::bandwidth::{Streams, Traffic};
+pub use swarm::{
+    bandwidth::{Streams, Traffic},
+    listeners::OwnAddresses,
+};
 pub use task::{Prepared, Running, prepare};

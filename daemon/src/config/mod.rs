@@ -205,6 +205,11 @@ mod tests {
                 "[network]\n\nconnections_low = 500\n",
                 "network.connections_low is 500; it takes 1 to connections_high (192)",
             ),
+            (
+                "[network]\n\nannounce = [\"/ip4/0.0.0.0/tcp/4001\"]\n",
+                "network.announce: `/ip4/0.0.0.0/tcp/4001` is not a usable",
+            ),
+            ("[network]\n\nannounce = [\"/ip4/192.0.2.1/tcp/0\"]\n", "it has no port"),
             ("[log]\n# loud\nfilter = \"a=b=c\"\n", "log.filter"),
             ("[log]\n\nfilter = \"inof\"\n", "log.filter has `inof`"),
             ("[network]\n\nmemory = \"3MiB\"\n", "network.memory is 3MiB; it takes 64MiB to 1TiB"),

@@ -90,7 +90,7 @@ impl Health {
     pub(crate) async fn state(&self) -> Result<State, LiveError> {
         let peers = self.of.net.peers.list().await?;
         let config = &self.of.network;
-        let listening = self.of.peers.addresses().await?;
+        let listening = self.of.peers.listeners().await?;
         let missing = |address: &&String| {
             let peer = address.parse().ok().and_then(|address: Multiaddr| address.peer());
             !peers.iter().any(|info| Some(&info.peer) == peer.as_ref())

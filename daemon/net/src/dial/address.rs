@@ -67,6 +67,29 @@ pub fn check_listen(address: &str) -> Result<(), NetError> {
     parse_listen(address).map(|_| ())
 }
 
+/// Whether this is an address that others may be told of as this machine's.
+pub(crate) fn check_announce(address: &str) -> Result<(), NetError> {
+    parse_announce(address).map(|_| ())
+}
+
+/// An address at which others reach this machine, without a peer id.
+pub(crate) fn parse_announce(address: &str) -> Result<Multiaddr, NetError> {
+    const EXAMPLE: &str = "/ip4/192.0.2.7/tcp/4001 or /dns4/radio.example.org/tcp/4001";
+    let parsed = parse_any(address, EXAMPLE)?;
+    let has_peer = parsed.peer().is_some();
+    let is_any = parsed.ip().is_some_and(|ip| ip.is_unspecified());
+    let parsed = Multiaddr::from(parsed);
+    let has_port = !parsed.iter().any(|part| matches!(part, Protocol::Tcp(0) | Protocol::Udp(0)));
+    let has_way = parsed.iter().count() > 1;
+    let fault = match (has_peer, is_any, has_port && has_way) {
+        (true, ..) => "it has a peer id at its end",
+        (_, true, _) => "it is every address of this machine, which nobody can dial",
+        (.., false) => "it has no port",
+        (false, false, true) => return Ok(parsed),
+    };
+    Err(unusable(address, fault, EXAMPLE))
+}
+
 /// An address to listen on: of this machine, without a peer id.
 pub(crate) fn parse_listen(address: &str) -> Result<Multiaddr, NetError> {
     const EXAMPLE: &str = "/ip4/0.0.0.0/tcp/4001";

@@ -18,8 +18,8 @@ use p2pd_core::{
 };
 use tokio::sync::oneshot;
 
+pub(crate) use address::{check_announce, parse, parse_announce, parse_listen};
 pub use address::{check_listen, check_peer, peer_address};
-pub(crate) use address::{parse, parse_listen};
 
 use self::fault::Fault;
 use crate::{

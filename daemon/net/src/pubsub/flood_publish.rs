@@ -26,12 +26,24 @@ impl FloodPublish {
         FloodPublish { left: RATE, at: now, turn: 0 }
     }
 
-    /// Chooses as many of these followers as may be sent a message of so many bytes.
-    pub(crate) fn choose(&mut self, mut followers: Vec<PeerId>, bytes: usize, now: Instant) -> Vec<PeerId> {
+    fn refill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.at).min(Duration::from_secs(1));
         let gained = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).saturating_mul(RATE) / 1_000_000;
         (self.left, self.at) = (self.left.saturating_add(gained).min(RATE), now);
-        let each = u64::try_from(bytes.saturating_add(ENVELOPE)).unwrap_or(u64::MAX).max(1);
+    }
+
+    /// Whether a message of so many bytes is better held back until it may go to all of these followers, which will be soon. Of a large one
+    /// some get it by others, and nobody waits for that.
+    pub(crate) fn is_worth_waiting(&mut self, followers: usize, bytes: usize, now: Instant) -> bool {
+        self.refill(now);
+        let wanted = of_each(bytes).saturating_mul(followers.min(MOST) as u64);
+        wanted <= RATE / 8 && self.left < wanted
+    }
+
+    /// Chooses as many of these followers as may be sent a message of so many bytes.
+    pub(crate) fn choose(&mut self, mut followers: Vec<PeerId>, bytes: usize, now: Instant) -> Vec<PeerId> {
+        self.refill(now);
+        let each = of_each(bytes);
         let most = usize::try_from(self.left / each).unwrap_or(usize::MAX).min(MOST);
         if followers.len() > most {
             self.turn = self.turn.wrapping_add(most) % followers.len();
@@ -41,6 +53,11 @@ impl FloodPublish {
         self.left = self.left.saturating_sub(each.saturating_mul(followers.len() as u64));
         followers
     }
+}
+
+/// What a message of so many bytes takes for each follower.
+fn of_each(bytes: usize) -> u64 {
+    u64::try_from(bytes.saturating_add(ENVELOPE)).unwrap_or(u64::MAX).max(1)
 }
 
 #[cfg(test)]
@@ -83,6 +100,17 @@ mod tests {
         assert_eq!([count(MIB, 0), count(MIB, 0), count(MIB, 62), count(MIB, 63)], [16, 0, 0, 1]);
         assert_eq!([count(MIB, 563), count(MIB, 3_600_000), count(MIB, 3_600_000)], [8, 16, 0]);
         assert_eq!(count(1_000, 3_602_000), 256, "not more, however small");
+    }
+
+    #[test]
+    fn what_is_small_waits_until_all_may_have_it() {
+        let (crowd, now): (Vec<PeerId>, _) = ((0..60).map(|_| PeerId::random()).collect(), Instant::now());
+        let mut flood = FloodPublish::new(now);
+        assert!(!flood.is_worth_waiting(60, 160, now));
+        while flood.choose(crowd.clone(), 160, now).len() == 60 {}
+        assert!(flood.is_worth_waiting(60, 160, now));
+        assert!(!flood.is_worth_waiting(60, 64_000, now), "it would wait for a quarter of a second, each time");
+        assert!(!flood.is_worth_waiting(60, 160, now + Duration::from_millis(2)), "there is room again");
     }
 
     #[test]

@@ -145,7 +145,16 @@ impl Behaviour {
 
     /// Whether more than what the directory may take waits for one of these peers: the rest of the queue is for what programs publish.
     pub(crate) fn is_busy_with_directory(&self, to: &[PeerId]) -> bool {
-        to.iter().filter_map(|id| self.peers.get(id)).any(|peer| peer.waiting.is_worth_asking())
+        self.busy_with_directory(to) > 0
+    }
+
+    /// Whether that is so for most of them. One alone may be frozen.
+    pub(crate) fn are_most_busy_with_directory(&self, to: &[PeerId]) -> bool {
+        self.busy_with_directory(to).saturating_mul(2) > to.len()
+    }
+
+    fn busy_with_directory(&self, to: &[PeerId]) -> usize {
+        to.iter().filter_map(|id| self.peers.get(id)).filter(|peer| peer.waiting.is_worth_asking()).count()
     }
 
     /// Whether there is room for a message of so many bytes to these peers.

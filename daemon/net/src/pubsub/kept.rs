@@ -1,6 +1,7 @@
 //! Bounds what gossipsub keeps: each message for five seconds, for peers that ask for it again, whatever its size. Without them one
 //! program or neighbour with large messages fills this machine's memory. Streams have bounds of their own, which messages do not use up.
-//! The directory has none here: its judge takes few messages, and small ones.
+//! Of the directory, whose messages are small, their number is bounded: passed on to all, a crowd's questions cost everybody more than they
+//! cost the crowd.
 
 use std::time::Instant;
 
@@ -13,10 +14,14 @@ use p2pd_core::{
 use super::judge::Class;
 
 /// Bytes per second, and at once, of what programs here publish on topics, and in streams.
-const OWN: u32 = 64 << 20;
+const OWN: u32 = 48 << 20;
 /// Bytes per second, and at once, of what is passed on for others, and of one neighbour.
 const PASSED: u32 = 24 << 20;
 const OF_NEIGHBOUR: u32 = 8 << 20;
+/// Directory messages per second that are passed on of each neighbour, and at once; and of those beyond, of all together. All streams of
+/// a full directory are told 137 times a second.
+const DIRECTORY_OF_NEIGHBOUR: (u32, u32) = (5, 64);
+const DIRECTORY: (u32, u32) = (300, 600);
 /// Neighbours that are counted one by one.
 const NEIGHBOURS: usize = 1024;
 /// How often it is logged that messages are not passed on, in milliseconds.
@@ -40,6 +45,8 @@ pub(super) struct Kept {
     began: Instant,
     messages: Bounds,
     streams: Bounds,
+    directory: Bucket,
+    directory_of: Buckets<PeerId>,
     /// Messages that were not passed on since that was logged last, and when that was.
     refused: u64,
     logged: Option<MonoMs>,
@@ -47,7 +54,15 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn new(now: Instant) -> Self {
-        Kept { began: now, messages: Bounds::new(), streams: Bounds::new(), refused: 0, logged: None }
+        Kept {
+            began: now,
+            messages: Bounds::new(),
+            streams: Bounds::new(),
+            directory: Bucket::full(MonoMs(0), DIRECTORY.1),
+            directory_of: Buckets::new(NEIGHBOURS),
+            refused: 0,
+            logged: None,
+        }
     }
 
     fn time(&self, now: Instant) -> MonoMs {
@@ -80,10 +95,12 @@ impl Kept {
     pub(super) fn pass_on(&mut self, neighbour: &PeerId, class: Class, bytes: usize, now: Instant) -> bool {
         let now = self.time(now);
         let count = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let passes = self.bounds(class).is_none_or(|bounds| {
-            bounds.of.take_many(now, neighbour, count, OF_NEIGHBOUR, OF_NEIGHBOUR)
-                && bounds.passed.take_many(now, count, PASSED, PASSED)
-        });
+        let Some(bounds) = self.bounds(class) else {
+            let (of, all) = (DIRECTORY_OF_NEIGHBOUR, DIRECTORY);
+            return self.directory_of.take(now, neighbour, of.0, of.1) || self.directory.take(now, all.0, all.1);
+        };
+        let passes = bounds.of.take_many(now, neighbour, count, OF_NEIGHBOUR, OF_NEIGHBOUR)
+            && bounds.passed.take_many(now, count, PASSED, PASSED);
         if !passes {
             self.refused = self.refused.saturating_add(1);
             if self.logged.is_none_or(|at| now.since(at) >= LOG_MS) {
@@ -118,8 +135,20 @@ mod tests {
         let messages = Class::Messages;
         assert_eq!(neighbours.each_ref().map(|one| passed(one, messages, 0)), [8, 8, 8, 0, 0], "24 MiB in all");
         assert_eq!(passed(&neighbours[0], Class::Live, 0), 8, "streams have their own");
-        assert_eq!(passed(&neighbours[0], Class::Directory, 0), 100);
         assert_eq!(passed(&neighbours[0], messages, 1_000), 8, "a second later");
+    }
+
+    #[test]
+    fn of_the_directory_each_neighbour_has_a_little_and_all_share_the_rest() {
+        let (began, [loud, other]) = (Instant::now(), [(); 2].map(|()| PeerId::random()));
+        let mut kept = Kept::new(began);
+        let mut passed = |neighbour, ms| {
+            let now = began + Duration::from_millis(ms);
+            (0..1_000).filter(|_| kept.pass_on(neighbour, Class::Directory, 200, now)).count()
+        };
+        assert_eq!(passed(&loud, 0), 664);
+        assert_eq!(passed(&other, 0), 64, "its own, though the rest is used up");
+        assert_eq!(passed(&loud, 1_000), 305);
     }
 
     #[test]
@@ -128,7 +157,7 @@ mod tests {
         let mut kept = Kept::new(began);
         let at = |ms| began + Duration::from_millis(ms);
         let mut published = |ms| (0..100).filter(|_| kept.publish(Class::Messages, MIB, at(ms))).count();
-        assert_eq!([published(0), published(500), published(100_000)], [64, 32, 64]);
+        assert_eq!([published(0), published(500), published(100_000)], [48, 24, 48]);
         kept.give_back(Class::Messages, 2 * MIB);
         assert!(kept.publish(Class::Messages, 2 * MIB, at(100_000)) && !kept.publish(Class::Messages, 1, at(100_000)));
         assert!(kept.publish(Class::Live, MIB, at(100_000)), "streams have their own");

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use libp2p::{
     PeerId,
-    gossipsub::{IdentTopic, MessageAcceptance},
+    gossipsub::{IdentTopic, MessageAcceptance, MessageId},
 };
 use p2pd_core::{id, time::UnixMs};
 
@@ -27,7 +27,8 @@ impl PubSub {
         self.held = held;
         match refused {
             Some(Message::Own { reply, .. }) => drop(reply.send(Err(NetError::Busy))),
-            // Peers that have room get it.
+            // Peers that have room get it; not what the directory repeats anyway.
+            Some(Message::Passing { id, source, class: Class::Directory, .. }) => ignore(wire, &id, &source),
             Some(Message::Passing { id, source, bytes, class }) => {
                 self.pass_on(wire, &Ticket { id, source, bytes }, class, now);
             }
@@ -57,6 +58,9 @@ impl PubSub {
                 };
                 let sent = match room {
                     Room::Wait(_) if may_wait => Err(NetError::Busy),
+                    _ if may_wait && self.flood.is_worth_waiting(followers.len(), data.len(), now) => {
+                        Err(NetError::Busy)
+                    }
                     Room::Wait(_) | Room::Beside(_) if !self.kept.publish(Class::Messages, data.len(), now) => {
                         Err(NetError::Busy)
                     }
@@ -87,7 +91,10 @@ impl PubSub {
                     let Ticket { id, source, bytes } = ticket;
                     return Some(Held { message: Message::Passing { id, source, bytes, class }, ..held });
                 }
-                if self.pass_on(wire, &ticket, class, now) {
+                // It is repeated anyway, and would take the last room in these queues from sound.
+                if class == Class::Directory && wire.flow.are_most_busy_with_directory(&to) {
+                    ignore(wire, &ticket.id, &ticket.source);
+                } else if self.pass_on(wire, &ticket, class, now) {
                     wire.flow.sent(&to, bytes);
                 }
             }
@@ -132,7 +139,8 @@ impl PubSub {
         mut also_to: Vec<PeerId>,
     ) -> Result<Sent, NetError> {
         let Wire { gossipsub, flow, .. } = wire;
-        let mut to: Vec<PeerId> = gossipsub.mesh_peers(&IdentTopic::new(topic).hash()).copied().collect();
+        let hash = IdentTopic::new(topic).hash();
+        let mut to: Vec<PeerId> = gossipsub.mesh_peers(&hash).copied().collect();
         let mut full = Vec::new();
         let in_mesh = to.len();
         if followers.len() > in_mesh {
@@ -143,10 +151,17 @@ impl PubSub {
             let others = self.flood.choose(others, data.len(), Instant::now());
             to.extend(&others);
             also_to.extend(others);
-            // While its mesh is small gossipsub adds others by chance: all where they are so few, also those that are full here.
             let left: Vec<PeerId> = followers.iter().filter(|peer| !to.contains(peer)).copied().collect();
-            if left.len() <= MESH.saturating_sub(in_mesh) {
-                to.extend(left);
+            if self.topics.is_followed(&hash) {
+                // While its mesh is small gossipsub adds others by chance: all where they are so few, also those that are full here.
+                if left.len() <= MESH.saturating_sub(in_mesh) {
+                    to.extend(left);
+                    full.clear();
+                }
+            } else if to.is_empty() {
+                // Of a topic that is not followed here there is no mesh, and nobody is added.
+                to.extend(&left);
+                also_to.extend(left);
                 full.clear();
             }
         }
@@ -165,4 +180,9 @@ impl PubSub {
         self.slow.missed(&full);
         Ok(Sent { id, followers: followers.len(), behind: 0 })
     }
+}
+
+/// Has gossipsub forget a message that is not passed on.
+fn ignore(wire: &mut Wire<'_>, id: &MessageId, source: &PeerId) {
+    wire.gossipsub.report_message_validation_result(id, source, MessageAcceptance::Ignore);
 }

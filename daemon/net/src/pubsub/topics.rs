@@ -165,6 +165,10 @@ impl Topics {
         self.settings.set(IdentTopic::new(topic).hash(), settings);
     }
 
+    pub(super) fn is_followed(&self, topic: &TopicHash) -> bool {
+        self.topics.contains_key(topic)
+    }
+
     /// The judge of a topic and its class, if it is followed.
     pub(super) fn judge(&mut self, topic: &TopicHash) -> Option<(&mut (dyn Judge + 'static), Class)> {
         self.topics.get_mut(topic).map(|topic| (topic.judge.as_mut(), topic.class))

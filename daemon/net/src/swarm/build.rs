@@ -15,6 +15,7 @@ use nix::{
 
 use crate::{
     Config, NetError,
+    dial::parse_announce,
     identity::Identity,
     peers::connection_gater::SharedRules,
     pubsub::message_id::Settings,
@@ -87,6 +88,9 @@ pub(crate) fn build(
         })
         .build();
     let missing = listen(&mut swarm, &config.network.listen)?;
+    for address in &config.network.announce {
+        swarm.add_external_address(parse_announce(address)?);
+    }
     Ok((swarm, missing))
 }
 

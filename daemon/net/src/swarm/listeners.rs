@@ -14,8 +14,17 @@ const AGAIN_MS: u64 = 2_000;
 /// How often it is logged that a listener fails, in milliseconds.
 const LOG_MS: u64 = 10_000;
 
-/// Asks where this daemon listens.
-pub(crate) struct Command(pub(crate) oneshot::Sender<Vec<Address>>);
+/// Asks for the addresses of this daemon.
+pub(crate) struct Command(pub(crate) oneshot::Sender<OwnAddresses>);
+
+/// The addresses of this daemon, each with `/p2p/<own id>` at its end.
+#[derive(Clone, Debug)]
+pub struct OwnAddresses {
+    /// At which others reach it, as its operator says.
+    pub announced: Vec<Address>,
+    /// On which it listens.
+    pub listening: Vec<Address>,
+}
 
 pub(crate) struct Listeners {
     missing: Vec<Multiaddr>,
@@ -45,14 +54,18 @@ impl Listeners {
     }
 }
 
-/// Where this daemon listens, each with `/p2p/<own id>` at its end.
-pub(crate) fn addresses(swarm: &Swarm<Behaviour>) -> Vec<Address> {
+/// The addresses of this daemon.
+pub(crate) fn addresses(swarm: &Swarm<Behaviour>) -> OwnAddresses {
     let own = ids::from_libp2p(swarm.local_peer_id());
+    let mut announced: Vec<_> = swarm.external_addresses().cloned().map(Address::from).collect();
     // Those of one link are dialled with the name of an interface, which is another on each machine.
     let is_of_link = |ip| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     let listeners = swarm.listeners().cloned().map(Address::from);
     let mut addresses: Vec<_> = listeners.filter(|address| !address.ip().is_some_and(is_of_link)).collect();
     // The swarm's order is another one each time.
-    addresses.sort_by_cached_key(|address| (address.transport(), address.to_string()));
-    addresses.into_iter().map(|address| address.with_peer(&own)).collect()
+    for list in [&mut announced, &mut addresses] {
+        list.sort_by_cached_key(|address| (address.transport(), address.to_string()));
+    }
+    let whole = |list: Vec<Address>| list.into_iter().map(|address| address.with_peer(&own)).collect();
+    OwnAddresses { announced: whole(announced), listening: whole(addresses) }
 }

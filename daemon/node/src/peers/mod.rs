@@ -17,7 +17,7 @@ use std::{
 };
 
 use p2pd_core::{connection_rules::Rules, id::PeerId, multiaddr::Multiaddr, pins::Pins};
-use p2pd_net::{Event, Handle, NetError, PeerInfo};
+use p2pd_net::{Event, Handle, NetError, OwnAddresses, PeerInfo};
 use p2pd_store::{Store, StoreError, Unreadable};
 use tokio::sync::{broadcast, mpsc};
 
@@ -214,16 +214,22 @@ impl Peers {
         Ok(self.0.with.net.peers.disconnect(peer).await?)
     }
 
-    /// Own multiaddrs.
+    /// Own multiaddrs, those first that others are told first.
     pub async fn addresses(&self) -> Result<Vec<Multiaddr>, PeersError> {
-        Ok(self.0.with.net.addresses().await?)
+        let OwnAddresses { announced, listening } = self.0.with.net.addresses().await?;
+        Ok(announced.into_iter().chain(listening).collect())
+    }
+
+    /// Those on which this machine listens.
+    pub async fn listeners(&self) -> Result<Vec<Multiaddr>, PeersError> {
+        Ok(self.0.with.net.addresses().await?.listening)
     }
 
     /// Own multiaddrs once so many listeners stand, or those that do after two seconds.
     pub async fn listening(&self, wanted: usize) -> Result<Vec<Multiaddr>, PeersError> {
         let deadline = Instant::now() + LISTENING;
         loop {
-            let addresses = self.addresses().await?;
+            let addresses = self.listeners().await?;
             if addresses.len() >= wanted || Instant::now() >= deadline {
                 return Ok(addresses);
             }

@@ -87,7 +87,7 @@ impl Peers {
             None if !rules.remove(subject) => return Err(PeersError::RuleNotFound(subject.to_string())),
             Some(_) | None => {}
         }
-        let listening = self.addresses().await?;
+        let listening = self.listeners().await?;
         if let Some(own) = denied(&rules, &listening).find(|own| before.of(None, Some(*own)) != Some(false)) {
             return Err(field(cut(own)));
         }
