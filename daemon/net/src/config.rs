@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{NetError, check_listen, check_peer, dial::check_announce};
 
+/// Of the connections, the part that peers cannot take from here.
+const OUTBOUND_SHARE: u32 = 8;
 /// Most addresses that are announced.
 const MAX_ANNOUNCED: usize = 16;
 
@@ -71,7 +73,8 @@ pub struct Network {
     #[config(default = 256, env = "P2PD_NETWORK_MAX_CONNECTIONS")]
     pub max_connections: u32,
 
-    /// Above this number of connected peers the least useful are disconnected, 4 to max_connections; see connections_low.
+    /// Above this number of connected peers the least useful are disconnected, 4 to less than seven eighths of max_connections; see
+    /// connections_low.
     #[config(default = 192, env = "P2PD_NETWORK_CONNECTIONS_HIGH")]
     pub connections_high: u32,
 
@@ -113,7 +116,8 @@ pub struct Network {
     pub mplex: bool,
 
     /// While the daemon has more resident memory than this, beside messages of programs that wait, it lets go of an eighth of its
-    /// peers every five seconds, the least useful first, as long as that helps; 64MiB to 1TiB, or 0 for no bound.
+    /// peers every five seconds, the least useful first, as long as that helps; 64MiB to 1TiB, or 0 for no bound. Under systemd, MemoryMax of the unit (768M) ends the
+    /// daemon before it has much more than 512MiB: raise both.
     #[config(default = "512MiB", env = "P2PD_NETWORK_MEMORY")]
     pub memory: Size,
 }
@@ -184,12 +188,20 @@ impl Network {
         if low > high && high == Network::defaults()?.connections_high {
             return Err(Fault(format!("connections_low is {low}; it takes 1 to connections_high ({high})")));
         }
-        if !(low..=all).contains(&high) {
-            let fault =
-                format!("connections_high is {high}; it takes connections_low ({low}) to max_connections ({all})");
-            return Err(Fault(fault));
+        // Or peers that dial in would be refused before any other goes.
+        let most = self.max_inbound().saturating_sub(1);
+        if (low..=most).contains(&high) {
+            return Ok(());
         }
-        Ok(())
+        Err(Fault(format!(
+            "connections_high is {high}; it takes connections_low ({low}) to {most}: of max_connections ({all}) an eighth is kept for \
+             those that this daemon dials"
+        )))
+    }
+
+    /// Most inbound connections: whoever floods this daemon must not keep it from dialling.
+    pub(crate) fn max_inbound(&self) -> u32 {
+        self.max_connections - self.max_connections / OUTBOUND_SHARE
     }
 
     /// What identify says of a daemon of this network.

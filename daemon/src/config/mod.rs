@@ -132,8 +132,16 @@ fn unknown(mut variables: impl Iterator<Item = String>) -> Option<String> {
             FieldKind::Nested { meta } => sets(meta, variable),
         })
     }
-    let known =
-        |variable: &str| OTHERS.contains(&variable) || old_keys::is_variable(variable) || sets(&Config::META, variable);
+    // What Kubernetes tells of a service that is called p2pd.
+    let is_of_service = |variable: &str| {
+        variable == "P2PD_PORT" || ["P2PD_PORT_", "P2PD_SERVICE_"].iter().any(|begin| variable.starts_with(begin))
+    };
+    let known = |variable: &str| {
+        is_of_service(variable)
+            || OTHERS.contains(&variable)
+            || old_keys::is_variable(variable)
+            || sets(&Config::META, variable)
+    };
     variables.find(|variable| variable.starts_with("P2PD_") && !known(variable))
 }
 
@@ -184,7 +192,16 @@ mod tests {
     fn a_misspelt_variable_is_named() {
         let find = |name: &str| unknown([name.to_owned()].into_iter());
         assert_eq!(find("P2PD_NETWROK_NAME").as_deref(), Some("P2PD_NETWROK_NAME"));
-        for fine in ["P2PD_NETWORK_NAME", "P2PD_LOG_FILTER", "P2PD_SOCKET", "P2PD_NETWORK_MEMORY_MIB", "PATH"] {
+        for fine in [
+            "P2PD_NETWORK_NAME",
+            "P2PD_LOG_FILTER",
+            "P2PD_SOCKET",
+            "P2PD_NETWORK_MEMORY_MIB",
+            "P2PD_PORT",
+            "P2PD_PORT_4001_TCP_ADDR",
+            "P2PD_SERVICE_HOST",
+            "PATH",
+        ] {
             assert_eq!(find(fine), None);
         }
     }
@@ -200,7 +217,7 @@ mod tests {
         for (text, words) in [
             ("[network]\nmdns = true\nlisten = [\"garbage\"]\n", "network.listen"),
             ("[network]\n\nbootstrap = [\"/ip4/192.0.2.1/tcp/1\"]\n", "network.bootstrap"),
-            ("[network]\n\nconnections_high = 100\n", "connections_low (160) to max_connections (256)"),
+            ("[network]\n\nconnections_high = 100\n", "connections_low (160) to 223"),
             (
                 "[network]\n\nconnections_low = 500\n",
                 "network.connections_low is 500; it takes 1 to connections_high (192)",

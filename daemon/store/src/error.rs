@@ -19,6 +19,16 @@ pub struct Unreadable {
 /// The records of a table, or which of them cannot be read.
 pub type Rows<T> = Vec<Result<T, Unreadable>>;
 
+/// What to do where the files of the database are damaged themselves.
+fn remedy(error: &rocksdb::Error) -> &'static str {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => {
+            "; its files are damaged: restore a back-up of the data directory, or move its `db` away to start with an empty one (the identity is kept beside it)"
+        }
+        _ => "",
+    }
+}
+
 /// Why the store could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -49,6 +59,6 @@ pub enum StoreError {
     #[error("disk: {0}")]
     Disk(std::io::Error),
     /// What RocksDB says.
-    #[error("database: {0}")]
+    #[error("database: {0}{remedy}", remedy = remedy(.0))]
     Database(#[from] rocksdb::Error),
 }

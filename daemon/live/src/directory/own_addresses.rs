@@ -1,17 +1,26 @@
 //! Streams tell where their publisher is now.
 
-use p2pd_core::multiaddr::Multiaddr;
+use p2pd_core::{address_scope::Scope, multiaddr::Multiaddr};
 
-use crate::{Live, directory::message::DirectoryMessage, lock};
+use crate::{Live, LiveError, directory::message::DirectoryMessage, lock};
 
 /// Addresses that a stream tells.
 const MAX_TOLD: usize = 8;
 
 impl Live {
+    /// Own addresses that a stream tells: not those of this machine alone, where there are others. Elsewhere somebody else answers there.
+    pub(crate) async fn told_addresses(&self) -> Result<Vec<Multiaddr>, LiveError> {
+        let mut addresses = self.0.with.peers.addresses().await?;
+        if addresses.iter().any(|address| address.reach() > Scope::Machine) {
+            addresses.retain(|address| address.reach() > Scope::Machine);
+        }
+        addresses.truncate(MAX_TOLD);
+        Ok(addresses)
+    }
+
     /// Announces one of our streams that tells other addresses than this machine has had for a second.
     pub(crate) async fn tell_addresses(&self) {
-        let Ok(mut addresses) = self.0.with.peers.addresses().await else { return };
-        addresses.truncate(MAX_TOLD);
+        let Ok(addresses) = self.told_addresses().await else { return };
         let before = std::mem::replace(&mut lock(&self.0.directory).own_addresses, addresses.clone());
         let steady = before == addresses;
         if !steady || addresses.is_empty() {

@@ -214,10 +214,8 @@ impl Live {
             metadata.set("category", text::clean(&opening.category, 64));
         }
         metadata.set("topic", topic);
-        metadata.set(
-            "publisherAddrs",
-            self.0.with.peers.addresses().await?.iter().take(8).map(ToString::to_string).collect::<Vec<_>>(),
-        );
+        metadata
+            .set("publisherAddrs", self.told_addresses().await?.iter().map(ToString::to_string).collect::<Vec<_>>());
         match &opening.wire {
             Wire::Native(config) => metadata.set_config(config),
             Wire::Json => {

@@ -5,6 +5,7 @@ pub(crate) mod behaviour;
 pub(crate) mod reserved;
 
 use std::{
+    collections::VecDeque,
     io,
     pin::Pin,
     task::{self, Poll},
@@ -109,14 +110,17 @@ fn changed(context: &mut Context, streams: &mut Behaviour) {
     context.want(Effect::SayProtocols);
 }
 
+/// Streams of a reserved protocol that wait for their turn.
+const MAX_PENDING: usize = 64;
+
 /// Streams that peers open on one protocol; it is free again when this is dropped.
 pub struct Inbound {
     protocol: String,
     streams: mpsc::Receiver<Arrived>,
     /// Room for them, where the protocol is reserved.
     slots: Option<Slots>,
-    /// One that waits for its turn.
-    pending: Option<(Arrived, Share)>,
+    /// Those that wait for their turn.
+    pending: VecDeque<(Arrived, Share)>,
     commands: WeakCommands<Command>,
 }
 
@@ -127,16 +131,23 @@ impl Inbound {
             let arrived = self.streams.recv().await?;
             return Some(self.taken(arrived, None));
         };
-        while self.pending.is_none() {
-            let arrived = self.streams.recv().await?;
-            match slots.share(&ids::from_libp2p(&arrived.0)) {
-                Some(share) => self.pending = Some((arrived, share)),
-                None => tracing::debug!(peer = %arrived.0, self.protocol, "stream reset: it has as many as it may"),
+        loop {
+            tokio::select! {
+                biased;
+                turn = slots.turn(), if !self.pending.is_empty() => {
+                    let (arrived, share) = self.pending.pop_front()?;
+                    return Some(self.taken(arrived, Some((share, turn?))));
+                }
+                // Also while others wait, so that what is beyond a peer's share takes nobody's place among them.
+                arrived = self.streams.recv(), if self.pending.len() < MAX_PENDING => {
+                    let arrived = arrived?;
+                    match slots.share(&ids::from_libp2p(&arrived.0)) {
+                        Some(share) => self.pending.push_back((arrived, share)),
+                        None => tracing::debug!(peer = %arrived.0, self.protocol, "stream reset: it has as many as it may"),
+                    }
+                }
             }
         }
-        let turn = slots.turn().await?;
-        let (arrived, share) = self.pending.take()?;
-        Some(self.taken(arrived, Some((share, turn))))
     }
 
     fn taken(&self, (peer, address, stream): Arrived, place: Option<(Share, OwnedSemaphorePermit)>) -> PeerStream {
@@ -206,7 +217,7 @@ impl Handle {
         let streams = self.acceptors.add(parse(protocol)?, reserved.map(|reservation| reservation.class))?;
         let slots = reserved.as_ref().map(Slots::new);
         let commands = self.commands.downgrade();
-        let inbound = Inbound { protocol: protocol.to_owned(), streams, slots, pending: None, commands };
+        let inbound = Inbound { protocol: protocol.to_owned(), streams, slots, pending: VecDeque::new(), commands };
         self.commands.say(Command::Changed).await?;
         Ok(inbound)
     }

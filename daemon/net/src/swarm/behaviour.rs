@@ -37,9 +37,6 @@ const OFFERED: usize = 300;
 /// Bytes of control data taken in one RPC: others offer as many ids as the specification has it.
 const MAX_CONTROL: usize = 256 * 1024;
 
-/// Of the connections, the part that peers cannot take from here: whoever floods this daemon must not keep it from dialling.
-const OUTBOUND_SHARE: u32 = 8;
-
 /// Largest packet of the DHT in bytes. Answers of the public DHT with many addresses reach 43 KiB.
 const MAX_KAD_PACKET: usize = 128 * 1024;
 
@@ -88,7 +85,7 @@ pub(crate) fn build(
         .with_max_pending_incoming(Some(network.max_pending_connections))
         .with_max_pending_outgoing(Some(network.max_pending_connections))
         .with_max_established(Some(network.max_connections))
-        .with_max_established_incoming(Some(network.max_connections - network.max_connections / OUTBOUND_SHARE))
+        .with_max_established_incoming(Some(network.max_inbound()))
         .with_max_established_per_peer(Some(network.max_connections_per_peer));
     let identify = identify::Config::new(network.protocol_version(), identity.0.public())
         .with_agent_version(config.agent.clone())

@@ -1,6 +1,6 @@
 //! Where this daemon listens, and addresses that the machine does not have yet.
 
-use std::net::IpAddr;
+use std::{cmp::Reverse, net::IpAddr};
 
 use libp2p::{Multiaddr, Swarm};
 use p2pd_core::{multiaddr::Multiaddr as Address, time::MonoMs};
@@ -64,7 +64,8 @@ pub(crate) fn addresses(swarm: &Swarm<Behaviour>) -> OwnAddresses {
     let mut addresses: Vec<_> = listeners.filter(|address| !address.ip().is_some_and(is_of_link)).collect();
     // The swarm's order is another one each time.
     for list in [&mut announced, &mut addresses] {
-        list.sort_by_cached_key(|address| (address.transport(), address.to_string()));
+        // Those first that reach farthest: of many, peers are told of some.
+        list.sort_by_cached_key(|address| (Reverse(address.reach()), address.transport(), address.to_string()));
     }
     let whole = |list: Vec<Address>| list.into_iter().map(|address| address.with_peer(&own)).collect();
     OwnAddresses { announced: whole(announced), listening: whole(addresses) }
