@@ -42,7 +42,7 @@ pub enum NetError {
     #[error("no connected peer follows this topic yet")]
     NoListeners,
     /// Every queue toward the topic's peers is full, or more is published here than is kept for others, and was when it was tried again.
-    #[error("the connections to all peers of this topic are full, or programs here publish more than 48 MiB a second")]
+    #[error("the connections to all peers of this topic are full, or programs here publish more than 24 MiB a second")]
     Busy,
     /// Larger than the network takes.
     #[error("the message is larger than a peer takes")]

@@ -13,8 +13,9 @@ use p2pd_core::{
 
 use super::judge::Class;
 
-/// Bytes per second, and at once, of what programs here publish on topics, and in streams.
-const OWN: u32 = 48 << 20;
+/// Bytes per second of what programs here publish on topics, and in streams; and at once, so that only who goes on for seconds waits.
+const OWN: u32 = 24 << 20;
+const OWN_AT_ONCE: u32 = 224 << 20;
 /// Bytes per second, and at once, of what is passed on for others, and of one neighbour.
 const PASSED: u32 = 24 << 20;
 const OF_NEIGHBOUR: u32 = 8 << 20;
@@ -37,7 +38,7 @@ struct Bounds {
 impl Bounds {
     fn new() -> Self {
         let full = |bytes| Bucket::full(MonoMs(0), bytes);
-        Bounds { own: full(OWN), passed: full(PASSED), of: Buckets::new(NEIGHBOURS) }
+        Bounds { own: full(OWN_AT_ONCE), passed: full(PASSED), of: Buckets::new(NEIGHBOURS) }
     }
 }
 
@@ -81,13 +82,13 @@ impl Kept {
     pub(super) fn publish(&mut self, class: Class, bytes: usize, now: Instant) -> bool {
         let now = self.time(now);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.bounds(class).is_none_or(|bounds| bounds.own.take_many(now, bytes, OWN, OWN))
+        self.bounds(class).is_none_or(|bounds| bounds.own.take_many(now, bytes, OWN, OWN_AT_ONCE))
     }
 
     /// It did not go out after all.
     pub(super) fn give_back(&mut self, class: Class, bytes: usize) {
         if let Some(bounds) = self.bounds(class) {
-            bounds.own.give_back(u32::try_from(bytes).unwrap_or(u32::MAX), OWN);
+            bounds.own.give_back(u32::try_from(bytes).unwrap_or(u32::MAX), OWN_AT_ONCE);
         }
     }
 
@@ -156,8 +157,8 @@ mod tests {
         let began = Instant::now();
         let mut kept = Kept::new(began);
         let at = |ms| began + Duration::from_millis(ms);
-        let mut published = |ms| (0..100).filter(|_| kept.publish(Class::Messages, MIB, at(ms))).count();
-        assert_eq!([published(0), published(500), published(100_000)], [48, 24, 48]);
+        let mut published = |ms| (0..300).filter(|_| kept.publish(Class::Messages, MIB, at(ms))).count();
+        assert_eq!([published(0), published(500), published(100_000)], [224, 12, 224]);
         kept.give_back(Class::Messages, 2 * MIB);
         assert!(kept.publish(Class::Messages, 2 * MIB, at(100_000)) && !kept.publish(Class::Messages, 1, at(100_000)));
         assert!(kept.publish(Class::Live, MIB, at(100_000)), "streams have their own");
