@@ -10,6 +10,8 @@ use libp2p::PeerId;
 const RATE: u64 = 16 << 20;
 /// What gossipsub and the connection add to a message, in bytes: sender, number, signature, topic.
 const ENVELOPE: usize = 200;
+/// What waits until all may have it, in bytes.
+const SMALL: usize = 1024;
 /// Most followers of a topic that are sent to.
 pub(crate) const MOST: usize = 256;
 
@@ -36,8 +38,7 @@ impl FloodPublish {
     /// some get it by others, and nobody waits for that.
     pub(crate) fn is_worth_waiting(&mut self, followers: usize, bytes: usize, now: Instant) -> bool {
         self.refill(now);
-        let wanted = of_each(bytes).saturating_mul(followers.min(MOST) as u64);
-        wanted <= RATE / 8 && self.left < wanted
+        bytes <= SMALL && self.left < of_each(bytes).saturating_mul(followers.min(MOST) as u64)
     }
 
     /// Chooses as many of these followers as may be sent a message of so many bytes.
@@ -109,7 +110,7 @@ mod tests {
         assert!(!flood.is_worth_waiting(60, 160, now));
         while flood.choose(crowd.clone(), 160, now).len() == 60 {}
         assert!(flood.is_worth_waiting(60, 160, now));
-        assert!(!flood.is_worth_waiting(60, 64_000, now), "it would wait for a quarter of a second, each time");
+        assert!(!flood.is_worth_waiting(60, 64_000, now), "of what is larger some get it by others");
         assert!(!flood.is_worth_waiting(60, 160, now + Duration::from_millis(2)), "there is room again");
     }
 
