@@ -58,7 +58,10 @@ impl PubSub {
                 };
                 let sent = match room {
                     Room::Wait(_) if may_wait => Err(NetError::Busy),
-                    _ if may_wait && self.flood.is_worth_waiting(followers.len(), data.len(), now) => {
+                    _ if may_wait
+                        && followers.len() > MESH
+                        && self.flood.is_worth_waiting(followers.len(), data.len(), now) =>
+                    {
                         Err(NetError::Busy)
                     }
                     Room::Wait(_) | Room::Beside(_) if !self.kept.publish(Class::Messages, data.len(), now) => {
@@ -148,7 +151,9 @@ impl PubSub {
             let outside = followers.iter().filter(|peer| !to.contains(peer)).copied();
             let (others, without_room) = outside.partition(|peer| flow.has_room(peer, data.len()));
             full = without_room;
-            let others = self.flood.choose(others, data.len(), Instant::now());
+            // So few are sent to directly in any case.
+            let few = followers.len() <= MESH;
+            let others = if few { others } else { self.flood.choose(others, data.len(), Instant::now()) };
             to.extend(&others);
             also_to.extend(others);
             let left: Vec<PeerId> = followers.iter().filter(|peer| !to.contains(peer)).copied().collect();
