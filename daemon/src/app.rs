@@ -182,6 +182,7 @@ impl Daemon {
             self.stop_network.cancel();
             let _ = (&mut self.network).await;
             let _ = (&mut self.running).await;
+            self.owners.disk.finish().await;
         };
         if tokio::time::timeout(STOP, clean).await.is_err() {
             tracing::warn!("not everything stopped within 10 s");

@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Owners {
     clock: Clock,
-    disk: Disk,
+    pub(crate) disk: Disk,
     pub(crate) tasks: Tasks,
     pub(crate) events: Events,
     pub(crate) peers: Peers,

@@ -34,8 +34,6 @@ use town::Town;
 const CONCEALED: f64 = 0.01;
 /// Most memory of a daemon: what network.memory is by default.
 const MEMORY_MIB: u64 = 512;
-/// What messages of its programs may take beside that where they wait; greedy ones have the publisher's hold that much.
-const WAITING_MIB: u64 = 96;
 /// Usual, in minutes.
 const MINUTES: &str = "10";
 
@@ -102,8 +100,7 @@ fn run(place: &Path, town: &Town, clock: &Clock, floods: &[Flood], length: Durat
     for (mark, daemon) in high.into_iter().zip(&town.daemons) {
         let (numbers, panics) = (daemon.numbers(), daemon.panics(place));
         let words = format!("{:<10} {mark:>4} MiB at most, {numbers}, {panics} panics", daemon.name);
-        let waiting = if daemon.name == "publisher" { WAITING_MIB } else { 0 };
-        report.say(mark > MEMORY_MIB + waiting || panics > 0, words);
+        report.say(mark > MEMORY_MIB || panics > 0, words);
     }
     for line in town.followers() {
         report.say(false, line);

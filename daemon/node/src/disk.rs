@@ -46,10 +46,22 @@ impl Disk {
         let room = self.calls.clone().acquire_owned().await.map_err(|error| ended(&error))?;
         let store = self.store.clone();
         let call = tokio::task::spawn_blocking(move || {
-            let _room = room;
-            act(&store)
+            let done = act(&store);
+            // Before the room is free again, which says that nobody holds the store.
+            drop(store);
+            drop(room);
+            done
         });
         Ok(call.await.map_err(|error| ended(&error))??)
+    }
+
+    /// Waits for the calls under way, also those that nobody waits for any more; there are none after it.
+    pub async fn finish(&self) {
+        // Closed when it was called before.
+        if let Ok(all) = self.calls.acquire_many(CALLS as u32).await {
+            self.calls.close();
+            drop(all);
+        }
     }
 }
 
@@ -63,4 +75,30 @@ pub fn number(store: &Store, name: &str) -> Result<Option<u64>, StoreError> {
     let Some(kept) = store.setting(name)? else { return Ok(None) };
     let bad = |_| unreadable("settings", name.to_owned(), "it is no number".into());
     Ok(Some(kept.parse().map_err(bad)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn at_the_end_calls_that_nobody_waits_for_are_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let disk = Disk::new(Store::open(&place.path().join("db")).unwrap());
+        let ((begun, begins), (go_on, goes_on)) = (mpsc::channel(), mpsc::channel());
+        let call = disk.run(move |_| {
+            begun.send(()).unwrap();
+            goes_on.recv().unwrap();
+            Ok(())
+        });
+        let call = tokio::time::timeout(Duration::from_millis(20), call).await;
+        assert!(call.is_err() && begins.recv().is_ok(), "given up while it is under way");
+        assert!(tokio::time::timeout(Duration::from_millis(20), disk.finish()).await.is_err());
+        go_on.send(()).unwrap();
+        disk.finish().await;
+        assert_eq!(Arc::strong_count(disk.store()), 1);
+        assert!(matches!(disk.run(|_| Ok(())).await, Err(DiskError::Ended(_))));
+    }
 }
