@@ -162,13 +162,13 @@ impl Directory {
 
     fn insert(&mut self, key: StreamKey, entry: Entry) {
         self.remove(&key);
-        self.shares.added(&key.publisher, &entry.via);
+        self.shares.added(&key, &entry);
         self.entries.insert(key, entry);
     }
 
     fn remove(&mut self, key: &StreamKey) -> Option<Entry> {
         let entry = self.entries.remove(key)?;
-        self.shares.removed(&key.publisher, &entry.via);
+        self.shares.removed(key, &entry);
         Some(entry)
     }
 
@@ -186,9 +186,9 @@ impl Directory {
         entry.listeners = listeners.or(entry.listeners);
         // Those from disk are nobody's until then, and would give way together.
         if entry.via.is_none() {
-            self.shares.removed(&key.publisher, &None);
+            self.shares.removed(&key, entry);
             entry.via = Some(origin.via.clone());
-            self.shares.added(&key.publisher, &entry.via);
+            self.shares.added(&key, entry);
         }
         if changed { vec![Effect::Change(Change::Present(key))] } else { Vec::new() }
     }

@@ -1,17 +1,17 @@
 //! Who has room in a directory that is full. Counted along with each entry: a flood must not cost a look at all of them each time.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    hash::Hash,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use p2pd_core::id::{PeerId, StreamKey};
+use p2pd_core::{
+    id::{PeerId, StreamKey},
+    time::MonoMs,
+};
 
 use super::{Entry, MAX_PER_PUBLISHER};
 
 type Entries = BTreeMap<StreamKey, Entry>;
-/// Entries by the neighbour that brought them.
-type Brought = HashMap<Option<PeerId>, usize>;
+/// Entries by the neighbour that brought them, in the order in which they came.
+type Brought = HashMap<Option<PeerId>, BTreeSet<(MonoMs, StreamKey)>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Shares {
@@ -44,17 +44,26 @@ impl Shares {
         self.published.get(publisher).copied().unwrap_or(0)
     }
 
-    pub(super) fn added(&mut self, publisher: &PeerId, via: &Option<PeerId>) {
-        add(&mut self.published, publisher.clone());
-        if self.is_strange(publisher) {
-            add(&mut self.brought, via.clone());
+    pub(super) fn added(&mut self, key: &StreamKey, entry: &Entry) {
+        let count = self.published.entry(key.publisher.clone()).or_default();
+        *count = count.saturating_add(1);
+        if self.is_strange(&key.publisher) {
+            add(&mut self.brought, key, entry);
         }
     }
 
-    pub(super) fn removed(&mut self, publisher: &PeerId, via: &Option<PeerId>) {
-        subtract(&mut self.published, publisher);
-        if self.is_strange(publisher) {
-            subtract(&mut self.brought, via);
+    pub(super) fn removed(&mut self, key: &StreamKey, entry: &Entry) {
+        let left = self.of(&key.publisher).saturating_sub(1);
+        match self.published.get_mut(&key.publisher) {
+            Some(count) if left > 0 => *count = left,
+            _ => drop(self.published.remove(&key.publisher)),
+        }
+        // What is none any more takes no room.
+        if let Some(of) = self.brought.get_mut(&entry.via) {
+            of.remove(&(entry.since, key.clone()));
+            if of.is_empty() {
+                self.brought.remove(&entry.via);
+            }
         }
     }
 
@@ -65,19 +74,15 @@ impl Shares {
             return None;
         }
         let any_stranger = !self.brought.is_empty();
-        let most = if any_stranger {
-            most(&self.brought)
+        let (most, last) = if any_stranger {
+            last_of_most(&self.brought)
         } else {
-            most(&self.count_brought(entries, |publisher| !self.kept.contains(publisher)))
+            last_of_most(&self.count_brought(entries, |publisher| !self.kept.contains(publisher)))
         }?;
         most.iter().for_each(|most| self.note_crowded_out(most.clone()));
         let favoured = self.kept.contains(publisher) || (any_stranger && self.favoured.contains(publisher));
-        if !favoured && most.as_ref() == Some(via) {
-            return None;
-        }
-        let may_go = |publisher| if any_stranger { self.is_strange(publisher) } else { !self.kept.contains(publisher) };
-        let victims = entries.iter().filter(|(key, entry)| entry.via == most && may_go(&key.publisher));
-        Some(victims.max_by_key(|(_, entry)| entry.since)?.0.clone())
+        let gains = favoured || most.as_ref() != Some(via);
+        gains.then_some(last)
     }
 
     /// Whether a publisher is neither kept nor favoured.
@@ -87,9 +92,9 @@ impl Shares {
 
     /// Entries of such publishers, by the neighbour that brought them.
     fn count_brought(&self, entries: &Entries, of: impl Fn(&PeerId) -> bool) -> Brought {
-        let mut brought = HashMap::new();
-        for (_, entry) in entries.iter().filter(|(key, _)| of(&key.publisher)) {
-            add(&mut brought, entry.via.clone());
+        let mut brought = Brought::new();
+        for (key, entry) in entries.iter().filter(|(key, _)| of(&key.publisher)) {
+            add(&mut brought, key, entry);
         }
         brought
     }
@@ -100,24 +105,14 @@ impl Shares {
     }
 }
 
-/// Counts one more.
-fn add<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
-    let count = counts.entry(key).or_default();
-    *count = count.saturating_add(1);
+fn add(brought: &mut Brought, key: &StreamKey, entry: &Entry) {
+    brought.entry(entry.via.clone()).or_default().insert((entry.since, key.clone()));
 }
 
-/// Counts one less; what is none any more takes no room.
-fn subtract<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
-    let left = counts.get(key).copied().unwrap_or(0).saturating_sub(1);
-    match counts.get_mut(key) {
-        Some(count) if left > 0 => *count = left,
-        _ => drop(counts.remove(key)),
-    }
-}
-
-/// Who has brought most.
-fn most(brought: &Brought) -> Option<Option<PeerId>> {
-    brought.iter().max_by_key(|(_, count)| **count).map(|(who, _)| who.clone())
+/// Who has brought most, and what of that came last.
+fn last_of_most(brought: &Brought) -> Option<(Option<PeerId>, StreamKey)> {
+    let (most, of) = brought.iter().max_by_key(|(_, of)| of.len())?;
+    Some((most.clone(), of.last()?.1.clone()))
 }
 
 #[cfg(test)]
