@@ -139,6 +139,7 @@ impl Daemon {
         let listeners = config.network.listen.len();
         let network = p2pd_net::Config {
             network: config.network.clone(),
+            relay: config.relay.clone(),
             topic_of_all: p2pd_live::topic::directory(&config.network.name),
             meshes,
             agent: format!("p2pd/{VERSION}"),

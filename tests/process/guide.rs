@@ -34,7 +34,7 @@ const MACHINES: [(&str, &str, &str); 2] = [
 /// Ports of the guides' own servers.
 const PORTS: [&str; 2] = ["8080", "8081"];
 /// Pages without console blocks.
-const NOT_RUN: [&str; 2] = ["README.md", "from-a-program.md"];
+const NOT_RUN: [&str; 3] = ["README.md", "behind-a-router.md", "from-a-program.md"];
 /// How long a command is given again whose output is not as expected yet: peers learn of each other in their own time.
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -68,6 +68,9 @@ fn page(info: &GetInfoResponse, state: &GetStateResponse, numbers: &GetStatistic
         items.push(("too large", toned(Tone::Warning, refused)));
     }
     items.extend(info.addresses.iter().map(|address| ("address", address.as_str().into())));
+    for relay in info.relays.iter().filter(|relay| !relay.fault.is_empty()) {
+        items.push(("no relay", toned(Tone::Warning, format!("{}: {}", relay.peer_id, relay.fault))));
+    }
     for (n, address) in state.bootstrap_missing.iter().enumerate() {
         let fault = state.bootstrap_faults.get(n).filter(|fault| !fault.is_empty());
         let fault = fault.map_or_else(String::new, |fault| format!(": {fault}"));

@@ -193,6 +193,19 @@ impl Multiaddr {
         }
     }
 
+    /// The machine that is dialled, without its id; of a circuit address the relay.
+    pub fn first_way(&self) -> Self {
+        Multiaddr(self.first_hop().collect()).without_peer()
+    }
+
+    /// The way through this relay, which is at this address. Unchanged where no key has such an id.
+    pub fn through(self, relay: &PeerId) -> Self {
+        match multiaddr::PeerId::from_bytes(relay.as_bytes()) {
+            Ok(id) => Multiaddr(self.without_peer().0.with(Protocol::P2p(id)).with(Protocol::P2pCircuit)),
+            Err(_) => self,
+        }
+    }
+
     /// Whether this is an address of the listener that was told to listen at `wanted`: any address of this machine for an
     /// unspecified one, any port for 0.
     pub fn is_of_listener(&self, wanted: &Multiaddr) -> bool {

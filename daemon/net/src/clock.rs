@@ -27,7 +27,12 @@ impl Clock {
 
     /// What the machine's clock shows.
     pub fn wall(&self) -> UnixMs {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        wall()
     }
+}
+
+/// What the machine's clock shows.
+pub(crate) fn wall() -> UnixMs {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -6,18 +6,25 @@ use confique::Config as _;
 use p2pd_core::setting::{self, Fault, Size, Span, within};
 use serde::{Deserialize, Serialize};
 
-use crate::{NetError, check_listen, check_peer, dial::check_announce};
+use crate::{
+    NetError, check_listen, check_peer,
+    dial::{check_announce, check_direct},
+};
 
 /// Of the connections, the part that peers cannot take from here.
 const OUTBOUND_SHARE: u32 = 8;
 /// Most addresses that are announced.
 const MAX_ANNOUNCED: usize = 16;
+/// Most relays that are listed.
+const MAX_RELAYS: usize = 8;
 
 /// What the swarm is told at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Settings.
     pub network: Network,
+    /// What is passed on for others.
+    pub relay: RelayLimits,
     /// Topic that every daemon of the network follows: a peer of it that has not said so was not heard, and is connected anew.
     pub topic_of_all: String,
     /// Topics whose mesh has so many peers, where that is not 6.
@@ -54,6 +61,17 @@ pub struct Network {
     /// commas.
     #[config(default = [], env = "P2PD_NETWORK_BOOTSTRAP", parse_env = setting::list)]
     pub bootstrap: Vec<String>,
+
+    /// Relays at which this daemon has itself be reached while it has no address that the world reaches, before others that are
+    /// connected: at most 8, as multiaddrs that end in /p2p/ and the peer id. It stays connected to them. The variable takes several, separated by
+    /// commas.
+    #[config(default = [], env = "P2PD_NETWORK_RELAYS", parse_env = setting::list)]
+    pub relays: Vec<String>,
+
+    /// Whether this daemon passes on connections to peers that others do not reach: "on" or "off". Turn it on where the world reaches
+    /// this machine; `[relay]` has the bounds.
+    #[config(default = "off", env = "P2PD_NETWORK_RELAY")]
+    pub relay: Switch,
 
     /// Find peers on the LAN by multicast DNS. This announces the peer id and addresses of this machine there.
     #[config(default = false, env = "P2PD_NETWORK_MDNS")]
@@ -122,6 +140,62 @@ pub struct Network {
     pub memory: Size,
 }
 
+/// What this daemon passes on as a relay, where `network.relay` is on.
+#[derive(Debug, Clone, Serialize, confique::Config)]
+#[config(layer_attr(serde(deny_unknown_fields)))]
+pub struct RelayLimits {
+    /// Most peers that may be reached through this daemon, 1 to 65535. Each has its place for as long as it is connected and asks again
+    /// in time.
+    #[config(default = 128, env = "P2PD_RELAY_RESERVATIONS")]
+    pub reservations: u32,
+
+    /// Most connections that are passed on at once, 1 to 65535.
+    #[config(default = 64, env = "P2PD_RELAY_CIRCUITS")]
+    pub circuits: u32,
+
+    /// Most of them of one peer that dials, 1 to 65535.
+    #[config(default = 8, env = "P2PD_RELAY_CIRCUITS_PER_PEER")]
+    pub circuits_per_peer: u32,
+
+    /// How long a connection is passed on, 10s to 24h. Both ends are told.
+    #[config(default = "1h", env = "P2PD_RELAY_CIRCUIT_TIME")]
+    pub circuit_time: Span,
+
+    /// How many bytes of a connection are passed on, of both directions together, 64KiB to 1TiB; 0 for no bound. Both ends are told.
+    #[config(default = "1GiB", env = "P2PD_RELAY_CIRCUIT_BYTES")]
+    pub circuit_bytes: Size,
+}
+
+impl RelayLimits {
+    /// What is in force where nothing is set.
+    pub fn defaults() -> Result<Self, Fault> {
+        RelayLimits::builder().load().map_err(|error| Fault(error.to_string()))
+    }
+
+    /// Checks every value.
+    pub fn check(&self) -> Result<(), Fault> {
+        within("reservations", &self.reservations, &(1..=65_535))?;
+        within("circuits", &self.circuits, &(1..=65_535))?;
+        within("circuits_per_peer", &self.circuits_per_peer, &(1..=65_535))?;
+        let times = Span(Duration::from_secs(10))..=Span(Duration::from_secs(24 * 3600));
+        within("circuit_time", &self.circuit_time, &times)?;
+        if self.circuit_bytes != Size(0) {
+            within("circuit_bytes", &self.circuit_bytes, &(Size(64 << 10)..=Size(1 << 40)))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a part is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// It is not.
+    Off,
+    /// It is.
+    On,
+}
+
 /// Part in the distributed hash table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -166,9 +240,12 @@ impl Network {
         all("listen", &self.listen, check_listen)?;
         all("bootstrap", &self.bootstrap, check_peer)?;
         all("announce", &self.announce, check_announce)?;
-        if self.announce.len() > MAX_ANNOUNCED {
-            let count = self.announce.len();
-            return Err(Fault(format!("announce has {count} addresses; it takes at most {MAX_ANNOUNCED}")));
+        all("relays", &self.relays, check_direct)?;
+        for (key, list, most) in [("announce", &self.announce, MAX_ANNOUNCED), ("relays", &self.relays, MAX_RELAYS)] {
+            let count = list.len();
+            if count > most {
+                return Err(Fault(format!("{key} has {count} addresses; it takes at most {most}")));
+            }
         }
         let protocol = &self.dht_protocol;
         if !protocol.is_empty() && (!protocol.starts_with('/') || protocol.len() > 128) {

@@ -6,7 +6,10 @@ use std::{
     time::Instant,
 };
 
-use libp2p::swarm::{ConnectionId, dial_opts::DialOpts};
+use libp2p::{
+    Multiaddr,
+    swarm::{ConnectionId, dial_opts::DialOpts},
+};
 use p2pd_core::{
     id::PeerId,
     time::{MonoMs, UnixMs},
@@ -30,6 +33,12 @@ pub(crate) enum Effect {
     /// Closes one connection; the peer driver knows why.
     Close(ConnectionId),
     HangUp(libp2p::PeerId, HangUp),
+    /// Listens at a relay, at this address.
+    Reserve(libp2p::PeerId, Multiaddr),
+    /// Has others told that this daemon is reached at an address.
+    Announce(Multiaddr),
+    /// Has it told no more.
+    Withdraw(Multiaddr),
     /// Has all peers told which protocols are spoken here.
     SayProtocols,
 }

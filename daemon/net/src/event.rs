@@ -27,6 +27,24 @@ pub enum Event {
     Listening(Multiaddr),
     /// Not listening on it any more.
     ListeningNoMore(Multiaddr),
+    /// A relay passes on connections to this daemon from now on.
+    RelayReserved(PeerId),
+    /// A relay passes on no connections to this daemon any more.
+    RelayLost {
+        /// Who.
+        relay: PeerId,
+        /// Why.
+        why: String,
+    },
+    /// This daemon passed on a connection, which has reached the limit.
+    CircuitCut {
+        /// Who dialled.
+        from: PeerId,
+        /// Whom.
+        to: PeerId,
+        /// Which limit.
+        why: &'static str,
+    },
     /// The gossip stream with a peer had ended, so its connections are closed and made anew.
     GossipEnded(PeerId),
     /// A peer follows a topic from now on.

@@ -8,7 +8,7 @@ use crate::{
     commands::{Commands, commands},
     dht, dial,
     peers::{self, memory_limit::Held},
-    pubsub,
+    pubsub, reach,
     streams::{self, behaviour::Acceptors},
     swarm::listeners::{self, OwnAddresses},
 };
@@ -24,6 +24,8 @@ pub struct Handle {
     pub pubsub: pubsub::Handle,
     /// The distributed hash table.
     pub dht: dht::Handle,
+    /// From where this daemon is reached.
+    pub reach: reach::Handle,
     /// Streams on protocols of programs, and of parts of this daemon.
     pub streams: streams::Handle,
     listeners: Commands<listeners::Command>,
@@ -43,6 +45,7 @@ pub(crate) enum Command {
     Dial(dial::Command),
     PubSub(pubsub::Command),
     Dht(dht::Command),
+    Reach(reach::Command),
     Streams(streams::Command),
 }
 
@@ -53,6 +56,7 @@ pub(crate) struct Queues {
     dial: mpsc::Receiver<dial::Command>,
     pubsub: mpsc::Receiver<pubsub::Command>,
     dht: mpsc::Receiver<dht::Command>,
+    reach: mpsc::Receiver<reach::Command>,
     streams: mpsc::Receiver<streams::Command>,
 }
 
@@ -65,6 +69,7 @@ impl Queues {
             Some(command) = self.dial.recv() => Some(Command::Dial(command)),
             Some(command) = self.pubsub.recv() => Some(Command::PubSub(command)),
             Some(command) = self.dht.recv() => Some(Command::Dht(command)),
+            Some(command) = self.reach.recv() => Some(Command::Reach(command)),
             Some(command) = self.streams.recv() => Some(Command::Streams(command)),
             else => None,
         }
@@ -78,14 +83,16 @@ pub(crate) fn new(held: Held, acceptors: Acceptors, clock: Clock) -> (Handle, Qu
     let (to_dial, dial) = commands();
     let (to_pubsub, pubsub) = commands();
     let (to_dht, dht) = commands();
+    let (to_reach, reach) = commands();
     let (to_streams, streams) = commands();
     let handle = Handle {
         peers: peers::Handle { commands: to_peers, held },
         dial: dial::Handle(to_dial),
         pubsub: pubsub::Handle { commands: to_pubsub, clock },
         dht: dht::Handle(to_dht),
+        reach: reach::Handle(to_reach),
         streams: streams::Handle { commands: to_streams, acceptors },
         listeners: to_listeners,
     };
-    (handle, Queues { listeners, peers, dial, pubsub, dht, streams })
+    (handle, Queues { listeners, peers, dial, pubsub, dht, reach, streams })
 }

@@ -17,13 +17,14 @@ mod ids;
 mod peers;
 mod pubsub;
 pub mod queue;
+mod reach;
 mod standing;
 pub mod streams;
 mod swarm;
 mod task;
 
 pub use clock::Clock;
-pub use config::{Config, DhtMode, Network};
+pub use config::{Config, DhtMode, Network, RelayLimits, Switch};
 pub use dht::Found;
 pub use dial::{BootstrapFault, check_listen, check_peer, peer_address};
 pub use error::NetError;
@@ -38,6 +39,7 @@ pub use peers::{
 pub use pubsub::{
     Class, Decision, Handle as PubSub, Judge, Message, Sending, Sent, Subscription, Ticket, Time, TopicPeers, Verdict,
 };
+pub use reach::{Relay, RelayState};
 pub use streams::{ByteStream, Duplex, Inbound, PeerStream, Reservation, StreamClass, is_own, refused};
 pub use swarm::{
     bandwidth::{Streams, Traffic},

@@ -9,10 +9,11 @@ use std::{
 use futures::StreamExt;
 use libp2p::{
     PeerId, StreamProtocol, Swarm,
-    core::ConnectedPoint,
+    core::{ConnectedPoint, transport::ListenerId},
     identify,
     swarm::{ConnectionError, ConnectionId, DialError, SwarmEvent, dial_opts::DialOpts},
 };
+use p2pd_core::multiaddr::Multiaddr as Address;
 use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,7 @@ use crate::{
         message_id::{Gossipsub, Settings},
     },
     queue,
+    reach::{Reach, relay_server},
     standing::Standings,
     streams::{
         self,
@@ -94,6 +96,7 @@ pub fn prepare(config: &Config, identity: &Identity) -> Result<Prepared, NetErro
         dial: Dial::new(&config.network, own)?,
         pubsub,
         dht: Lookups::new(&config.network, kad),
+        reach: Reach::new(&config.network)?,
         say_protocols: false,
     };
     Ok(Prepared { handle, events, task, queues })
@@ -110,6 +113,7 @@ struct Task {
     dial: Dial,
     pubsub: PubSub,
     dht: Lookups,
+    reach: Reach,
     /// Peers are to be told which protocols are spoken here, with the next tick.
     say_protocols: bool,
 }
@@ -158,6 +162,7 @@ impl Task {
             Command::Dial(command) => self.dial.on_command(context, command),
             Command::PubSub(command) => self.pubsub.on_command(context, wire(swarm.behaviour_mut()), command),
             Command::Dht(command) => self.dht.on_command(&mut swarm.behaviour_mut().kad, command),
+            Command::Reach(command) => self.reach.on_command(command),
             Command::Streams(command) => {
                 let speaks =
                     |peer: &PeerId, protocol: &StreamProtocol| self.peers.table().speaks(peer, protocol.as_ref());
@@ -183,13 +188,14 @@ impl Task {
                     self.peers.on_refused(&mut self.context, &send_back_addr, lack);
                 }
             }
-            SwarmEvent::NewListenAddr { address, .. } => self.context.tell(Event::Listening(address.into())),
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.context.tell(Event::ListeningNoMore(address.into()));
-            }
+            SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, &address.into()),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.on_listening_no_more(address.into()),
             SwarmEvent::ListenerError { error, .. } => self.listeners.on_failed(&error, self.context.now()),
-            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
-                tracing::error!(?addresses, %error, "a listener closed");
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                let at_relay = self.reach.on_closed(&mut self.context, listener_id, &reason);
+                if let Some(error) = reason.err().filter(|_| !at_relay) {
+                    tracing::error!(?addresses, %error, "a listener closed");
+                }
             }
             _ => {}
         }
@@ -208,6 +214,8 @@ impl Task {
                 self.dht.on_identify(&mut behaviour.kad, peer_id, info);
             }
             BehaviourEvent::Mdns(event) => self.dial.on_mdns(context, event),
+            BehaviourEvent::RelayClient(event) => self.reach.on_relay(context, event),
+            BehaviourEvent::RelayServer(event) => relay_server::on_event(context, event),
             BehaviourEvent::Ping(event) => self.peers.on_ping(context, event),
             BehaviourEvent::Kad(event) => {
                 if let Some((peer, addresses)) = self.dht.on_event(&mut behaviour.kad, event, context.wall()) {
@@ -228,7 +236,7 @@ impl Task {
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>, last: bool) {
-        let why = self.peers.on_closed(&mut self.context, peer, id, cause);
+        let why = self.peers.on_closed(&mut self.context, peer, id, cause, |relay| self.reach.limit(relay));
         self.dial.on_closed(&peer, &why);
         if last {
             self.pubsub.on_gone(&peer);
@@ -248,6 +256,7 @@ impl Task {
         let gossipsub = &self.swarm.behaviour().gossipsub;
         let standings = || standings(&self.dial, &self.pubsub, gossipsub);
         self.peers.on_tick(context, &self.pubsub.followers_of_all(gossipsub), standings);
+        self.reach.on_tick(context, || self.peers.table().list(&standings()));
         context.on_tick(|peer| self.peers.table().contains(peer));
         self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now);
         self.listeners.on_tick(&mut self.swarm, now);
@@ -262,7 +271,26 @@ impl Task {
             Effect::Dial(options) => self.dial(options),
             Effect::Close(id) => drop(self.swarm.close_connection(id)),
             Effect::HangUp(peer, why) => self.peers.hang_up(&mut self.context, peer, why),
+            Effect::Reserve(relay, at) => {
+                let listener = self.swarm.listen_on(at.clone()).map_err(|error| error.to_string());
+                self.reach.on_reserve(&mut self.context, relay, at, listener);
+            }
+            Effect::Announce(address) => self.swarm.add_external_address(address),
+            Effect::Withdraw(address) => self.swarm.remove_external_address(&address),
             Effect::SayProtocols => self.say_protocols = true,
+        }
+    }
+
+    fn on_listening(&mut self, id: ListenerId, address: &Address) {
+        if !self.reach.on_listening(&mut self.context, id, address) {
+            self.context.tell(Event::Listening(address.clone()));
+        }
+    }
+
+    fn on_listening_no_more(&mut self, address: Address) {
+        if !address.is_circuit() {
+            self.reach.on_listening_no_more(&address);
+            self.context.tell(Event::ListeningNoMore(address));
         }
     }
 

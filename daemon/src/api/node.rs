@@ -1,9 +1,11 @@
 //! `NodeService`.
 
 use p2pd_api::v1::{
-    GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse, GetStatisticsRequest, GetStatisticsResponse,
-    NodeState, WatchEventsRequest, WatchEventsResponse, node_service_server::NodeService,
+    self, GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse, GetStatisticsRequest,
+    GetStatisticsResponse, NodeState, WatchEventsRequest, WatchEventsResponse, node_service_server::NodeService,
 };
+use p2pd_core::id::PeerId;
+use p2pd_net::{Relay, RelayState};
 use p2pd_node::{
     events::{Events, Happened},
     peers::Peers,
@@ -34,6 +36,23 @@ fn count(n: usize) -> u32 {
 
 fn event(e: Happened) -> WatchEventsResponse {
     WatchEventsResponse { cursor: e.cursor, time_ms: e.time_ms, kind: e.kind, subject: e.subject }
+}
+
+fn relay(me: &PeerId, relay: Relay) -> v1::Relay {
+    let (state, fault) = match relay.state {
+        RelayState::Asked => (v1::RelayState::Asked, String::new()),
+        RelayState::Reserved => (v1::RelayState::Reserved, String::new()),
+        RelayState::Lost(why) => (v1::RelayState::Lost, why),
+    };
+    v1::Relay {
+        peer_id: relay.peer.to_string(),
+        state: state.into(),
+        since_ms: relay.since.0,
+        fault,
+        max_time_ms: relay.max_time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        max_bytes: relay.max_bytes.unwrap_or(0),
+        addresses: relay.addresses.into_iter().map(|address| address.with_peer(me).to_string()).collect(),
+    }
 }
 
 fn in_use(InUse { used, most }: InUse) -> String {
@@ -96,6 +115,14 @@ impl NodeService for Service {
             network: self.health.network().into(),
             addresses: convert::texts(&self.peers.addresses().await.map_err(status::of)?),
             started_ms: self.health.started.0,
+            relays: self
+                .peers
+                .relays()
+                .await
+                .map_err(status::of)?
+                .into_iter()
+                .map(|one| relay(self.peers.me(), one))
+                .collect(),
         }))
     }
 
@@ -170,7 +197,7 @@ impl NodeService for Service {
 
 #[cfg(test)]
 mod tests {
-    use p2pd_core::{clock::Judgement, id::PeerId};
+    use p2pd_core::clock::Judgement;
 
     use super::*;
 

@@ -14,6 +14,7 @@ impl Config {
             checked.map_err(|Fault(fault)| Fault(format!("{section}.{fault}")))
         };
         of("network", self.network.check())?;
+        of("relay", self.relay.check())?;
         of("api", self.api.check())?;
         of("streams", self.streams.check())?;
         of("tunnels", self.tunnels.check(&self.network.dht_protocol))?;

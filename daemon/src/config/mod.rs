@@ -13,7 +13,7 @@ use confique::{
 };
 use p2pd_core::setting;
 use p2pd_live::StreamSettings;
-use p2pd_net::Network;
+use p2pd_net::{Network, RelayLimits};
 pub use p2pd_node::streams::{Forward, Tunnels};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,9 @@ pub struct Config {
     /// The peer-to-peer network.
     #[config(nested)]
     pub network: Network,
+    /// What this daemon passes on as a relay, where network.relay is on.
+    #[config(nested)]
+    pub relay: RelayLimits,
     /// The gRPC API.
     #[config(nested)]
     pub api: Api,

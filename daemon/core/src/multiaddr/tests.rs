@@ -249,3 +249,17 @@ proptest! {
         prop_assert!(address.is_of_listener(&address));
     }
 }
+
+#[test]
+fn the_way_through_a_relay_begins_where_the_relay_is() {
+    for way in ["/ip4/192.0.2.7/tcp/4001", "/dns4/radio.example.org/udp/1/quic-v1"] {
+        let circuit = at(&format!("{way}/p2p/{RELAY}/p2p-circuit"));
+        for relay in [at(way), at(&format!("{way}/p2p/{PEER}"))] {
+            assert_eq!(relay.first_way(), at(way));
+            assert_eq!(relay.through(&id(RELAY)), circuit);
+        }
+        for longer in [circuit.clone(), circuit.with_peer(&id(PEER)), at(&format!("{way}/p2p-circuit"))] {
+            assert_eq!(longer.first_way(), at(way));
+        }
+    }
+}

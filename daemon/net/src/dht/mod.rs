@@ -37,6 +37,7 @@ use crate::{
     commands::Reply,
     context::{Context, Effect},
     ids,
+    swarm::far_end::far_end,
 };
 
 /// Questions under way.
@@ -124,14 +125,14 @@ impl Lookups {
     /// Takes up a connection. `leads_to` is where a name has led to, where one was dialled.
     pub(crate) fn on_connected(&mut self, context: &mut Context, dht: &mut Dht, connection: Connected<'_>) {
         let Connected { id, peer, endpoint, leads_to } = connection;
-        // Whoever has dialled us proves that others may.
-        if endpoint.is_listener() && self.mode == DhtMode::Auto {
+        // Whoever has dialled us proves that others may; not through a relay.
+        if endpoint.is_listener() && !endpoint.is_relayed() && self.mode == DhtMode::Auto {
             self.mode = DhtMode::Server;
             dht.set_mode(Some(kad::Mode::Server));
             context.want(Effect::SayProtocols);
         }
-        let address = endpoint.get_remote_address();
-        dht.connected(id, peer, address, leads_to.unwrap_or(address));
+        let address = far_end(endpoint);
+        dht.connected(id, peer, &address, leads_to.unwrap_or(&address));
     }
 
     /// A peer is connected no more.

@@ -8,26 +8,36 @@ use p2pd_core::{
 
 use crate::{NetError, ids};
 
-/// A multiaddr over a transport that this peer has.
+/// What addresses look like.
+const PEER: &str = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...";
+const CIRCUIT: &str = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW.../p2p-circuit/p2p/12D3KooW...";
+
+/// A multiaddr over a transport that this peer has, and not through a relay.
 fn parse_any(address: &str, example: &str) -> Result<Address, NetError> {
     let fail = |fault: &str| unusable(address, fault, example);
     let parsed: Address = address.parse().map_err(|e: AddressError| fail(&e.to_string()))?;
     if parsed.is_circuit() {
-        return Err(fail("it leads over a relay, which this daemon cannot dial"));
+        return Err(fail("it leads through a relay"));
     }
-    let way = Multiaddr::from(parsed.clone().without_peer());
+    check_way(&parsed).map_err(fail)?;
+    Ok(parsed)
+}
+
+/// Whether this peer has the transport of an address.
+fn check_way(address: &Address) -> Result<(), &'static str> {
+    let way = Multiaddr::from(address.clone().without_peer());
     let way: Vec<Protocol<'_>> = way.iter().collect();
     let transports = match &way[..] {
         // Over `/dnsaddr` the name says which; without any there is another fault to tell of.
-        [] | [Protocol::Dnsaddr(_)] => return Ok(parsed),
+        [] | [Protocol::Dnsaddr(_)] => return Ok(()),
         [_, transports @ ..] => transports,
     };
     match transports {
         [Protocol::Tcp(_)]
         | [Protocol::Tcp(_), Protocol::Ws(_) | Protocol::Wss(_)]
         | [Protocol::Tcp(_), Protocol::Tls, .., Protocol::Ws(_)]
-        | [Protocol::Udp(_), Protocol::QuicV1] => Ok(parsed),
-        _ => Err(fail("after the host it takes /tcp/PORT, /tcp/PORT/ws or /udp/PORT/quic-v1")),
+        | [Protocol::Udp(_), Protocol::QuicV1] => Ok(()),
+        _ => Err("after the host it takes /tcp/PORT, /tcp/PORT/ws or /udp/PORT/quic-v1"),
     }
 }
 
@@ -36,14 +46,33 @@ fn unusable(address: &str, fault: &str, example: &str) -> NetError {
     NetError::Address { address: p2pd_core::text::clean(address, 256), fault }
 }
 
+/// A multiaddr over a transport that this peer has, or through a relay that it reaches so.
+fn parse_way(address: &str, example: &str) -> Result<Address, NetError> {
+    let parsed: Address = address.parse().map_err(|e: AddressError| unusable(address, &e.to_string(), example))?;
+    if !parsed.is_circuit() {
+        return parse_any(address, example);
+    }
+    let fail = |fault: &str| Err(unusable(address, fault, CIRCUIT));
+    let Some(relay) = parsed.relay() else { return fail("it does not name the relay before /p2p-circuit") };
+    let circuit = Multiaddr::from(relay.address.clone().with_peer(&relay.peer)).with(Protocol::P2pCircuit);
+    if Multiaddr::from(parsed.clone().without_peer()) != circuit || relay.address.is_circuit() {
+        return fail("it has more than a relay, /p2p-circuit and a peer");
+    }
+    match check_way(&relay.address) {
+        _ if Multiaddr::from(relay.address.clone()).is_empty() => fail("it names a relay but no way to it"),
+        _ if parsed.peer().as_ref() == Some(&relay.peer) => fail("the relay and the peer behind it are the same"),
+        Err(fault) => fail(fault),
+        Ok(()) => Ok(parsed),
+    }
+}
+
 /// Splits `/.../p2p/<id>`; the peer id is required, so that nobody else can answer in its place.
 pub(crate) fn parse(address: &str) -> Result<(libp2p::PeerId, Multiaddr), NetError> {
-    const EXAMPLE: &str = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...";
-    let fail = |fault: &str| Err(unusable(address, fault, EXAMPLE));
+    let fail = |fault: &str| Err(unusable(address, fault, PEER));
     if address.parse::<PeerId>().is_ok() {
         return fail("it is a peer id without a way to it");
     }
-    let parsed = parse_any(address, EXAMPLE)?;
+    let parsed = parse_way(address, PEER)?;
     let way = Multiaddr::from(parsed.clone().without_peer());
     match parsed.peer().and_then(|peer| ids::to_libp2p(&peer)) {
         Some(_) if way.is_empty() => fail("it names a peer but no way to it"),
@@ -55,6 +84,15 @@ pub(crate) fn parse(address: &str) -> Result<(libp2p::PeerId, Multiaddr), NetErr
 /// Whether this is an address of a peer: a multiaddr that ends in `/p2p/<peer id>`.
 pub fn check_peer(address: &str) -> Result<(), NetError> {
     parse(address).map(|_| ())
+}
+
+/// Whether this is an address of a peer that leads through no relay.
+pub(crate) fn check_direct(address: &str) -> Result<(), NetError> {
+    let (_, parsed) = parse(address)?;
+    match Address::from(parsed).is_circuit() {
+        true => Err(unusable(address, "it leads through a relay itself", PEER)),
+        false => Ok(()),
+    }
 }
 
 /// An address of a peer, and the peer that it names.
@@ -116,13 +154,35 @@ mod tests {
         assert!(parse(&format!("/ip4/127.0.0.1/tcp/4001/p2p/{peer}")).is_ok());
         assert!(parse(&format!("/dnsaddr/example.org/p2p/{peer}")).is_ok());
         let udp = format!("/ip4/127.0.0.1/udp/4001/p2p/{peer}");
-        let circuit = format!("/ip4/127.0.0.1/tcp/4001/p2p/{peer}/p2p-circuit/p2p/{peer}");
         let (twice, onion) = (format!("/ip4/127.0.0.1/tcp/1/p2p/{peer}/p2p/{peer}"), format!("/memory/5/p2p/{peer}"));
         let several = format!("/ip4/192.0.2.1/ip4/127.0.0.1/tcp/22/p2p/{peer}");
         let bare = ["", "nonsense", "/ip4/127.0.0.1/tcp/4001", peer];
-        for bad in bare.into_iter().chain([&*format!("/p2p/{peer}"), &udp, &circuit, &twice, &onion, &several]) {
+        for bad in bare.into_iter().chain([&*format!("/p2p/{peer}"), &udp, &twice, &onion, &several]) {
             assert!(matches!(parse(bad), Err(NetError::Address { .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_way_through_a_relay_names_the_relay_and_the_peer() {
+        let peer = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        let relay = "QmcgpsyWgH8Y8ajJz1Cu72KnS5uo2Aa2LpzU7kinSupNKC";
+        let relay = &format!("/ip4/127.0.0.1/tcp/4001/p2p/{relay}");
+        let (found, way) = parse(&format!("{relay}/p2p-circuit/p2p/{peer}")).unwrap();
+        assert_eq!((found.to_string().as_str(), way.to_string().contains(relay)), (peer, true), "{way}");
+        for (bad, fault) in [
+            (format!("/p2p-circuit/p2p/{peer}"), "does not name the relay"),
+            (format!("/ip4/127.0.0.1/tcp/4001/p2p-circuit/p2p/{peer}"), "does not name the relay"),
+            (format!("{relay}/p2p-circuit"), "no /p2p/<peer id>"),
+            (format!("/ip4/127.0.0.1/tcp/1/p2p/{peer}/p2p-circuit/p2p/{peer}"), "are the same"),
+            (format!("{relay}/p2p-circuit/p2p/{peer}/p2p-circuit/p2p/{peer}"), "more than a relay"),
+            (format!("{relay}/p2p-circuit/ip4/192.0.2.1/tcp/1/p2p/{peer}"), "more than a relay"),
+            (format!("/p2p/{peer}/p2p-circuit/p2p/{peer}"), "no way to it"),
+            (format!("/ip4/127.0.0.1/udp/1/p2p/{peer}/p2p-circuit/p2p/{peer}"), "are the same"),
+        ] {
+            let NetError::Address { fault: said, .. } = parse(&bad).unwrap_err() else { panic!("{bad}") };
+            assert!(said.contains(fault), "{bad}: {said}");
+        }
+        assert!(check_direct(&format!("{relay}/p2p-circuit/p2p/{peer}")).is_err() && check_direct(relay).is_ok());
     }
 
     #[test]

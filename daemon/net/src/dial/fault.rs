@@ -1,10 +1,15 @@
 //! Why a peer was not reached, and what to do about it.
 
-use std::fmt;
+use std::{error::Error, fmt};
 
-use libp2p::{Multiaddr, swarm::DialError};
+use futures::channel::oneshot::Canceled;
+use libp2p::{Multiaddr, relay::outbound::hop::ConnectError, swarm::DialError};
 
-use crate::{error::innermost, peers::incompatible::Unshared, swarm::dns::Unresolved};
+use crate::{
+    error::innermost,
+    peers::incompatible::{Unshared, causes},
+    swarm::dns::Unresolved,
+};
 
 /// Why a peer was not reached.
 pub(super) enum Fault {
@@ -37,13 +42,16 @@ impl Fault {
             DialError::Transport(faults) => {
                 let each = faults.iter().map(|(address, fault)| {
                     let unshared = Unshared::of_transport(fault);
+                    let of_relay = of_relay(fault);
                     let advice = match unshared {
                         Some(_) => None,
+                        None if of_relay.is_some() => None,
                         None if Unresolved::is_cause(fault) => Some(SEE_NAME),
                         None if is_of_time(fault) => Some(SEE_CLOCK),
                         None => Some(SEE_PEER),
                     };
-                    let why = unshared.map_or_else(|| innermost(fault), |unshared| unshared.to_string());
+                    let why = unshared.map(|unshared| unshared.to_string());
+                    let why = why.or(of_relay.map(str::to_owned)).unwrap_or_else(|| innermost(fault));
                     AddressFault { address: address.clone(), why, advice }
                 });
                 return Fault::Addresses(each.collect());
@@ -75,6 +83,24 @@ impl fmt::Display for Fault {
             }
         }
     }
+}
+
+/// What a relay answers that does not pass on a connection.
+fn of_relay(fault: &(dyn Error + 'static)) -> Option<&'static str> {
+    let not_reached = |cause: &(dyn Error + 'static)| cause.is::<Canceled>();
+    if causes(fault).any(not_reached) {
+        return Some("the relay was not reached; see that it runs there and that no firewall is between");
+    }
+    Some(match causes(fault).find_map(|cause| cause.downcast_ref::<ConnectError>())? {
+        ConnectError::NoReservation => {
+            "the peer has no place at this relay; see the addresses that it has now, or that it is connected to the relay"
+        }
+        ConnectError::ResourceLimitExceeded => "the relay passes on as many connections as it may; try again later",
+        ConnectError::ConnectionFailed => "the relay does not reach the peer any more",
+        ConnectError::PermissionDenied => "the relay does not let this daemon through",
+        ConnectError::Unsupported => "the peer of that id at this address passes on no connections",
+        ConnectError::Io(_) | ConnectError::Protocol(_) => return None,
+    })
 }
 
 /// Whether a certificate was refused for its time: libp2p's begin in 1975, and end in 4096.

@@ -18,7 +18,7 @@ use p2pd_core::{
 };
 use tokio::sync::oneshot;
 
-pub(crate) use address::{check_announce, parse, parse_announce, parse_listen};
+pub(crate) use address::{check_announce, check_direct, parse, parse_announce, parse_listen};
 pub use address::{check_listen, check_peer, peer_address};
 
 use self::fault::Fault;
@@ -52,8 +52,9 @@ struct Wanted {
     addresses: Vec<Multiaddr>,
     /// Addresses at which somebody else answered: one of them would end the dial of all. Tried again once no other is left.
     misleading: Vec<Multiaddr>,
-    /// Its addresses as the configuration has them; none: it was pinned while the daemon ran.
+    /// Its addresses of `network.bootstrap`.
     bootstrap: Vec<Configured>,
+    why: Why,
     /// It is kept when it comes, and not dialled.
     passive: bool,
     next: MonoMs,
@@ -62,6 +63,25 @@ struct Wanted {
     dial: Option<ConnectionId>,
     /// Why that failed.
     fault: Option<Fault>,
+}
+
+/// Why this daemon stays connected to a peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Bootstrap,
+    Relay,
+    /// While the daemon runs.
+    Pinned,
+}
+
+impl Why {
+    fn name(self) -> &'static str {
+        match self {
+            Why::Bootstrap => "bootstrap",
+            Why::Relay => "relay",
+            Why::Pinned => "pinned",
+        }
+    }
 }
 
 /// A bootstrap address.
@@ -110,12 +130,13 @@ pub(crate) struct Dial {
 }
 
 impl Wanted {
-    fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>) -> Self {
+    fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>, why: Why) -> Self {
         Wanted {
             peer,
             addresses,
             misleading: Vec::new(),
             bootstrap: Vec::new(),
+            why,
             passive: false,
             next: MonoMs(0),
             wait: RETRY_FIRST,
@@ -141,7 +162,16 @@ impl Wanted {
 impl Dial {
     pub(crate) fn new(network: &Network, own: libp2p::PeerId) -> Result<Self, NetError> {
         // Not those that would have to go again.
-        Self::build(own, &network.bootstrap, ENOUGH.min(network.connections_low as usize))
+        let mut dial = Self::build(own, &network.bootstrap, ENOUGH.min(network.connections_low as usize))?;
+        for text in &network.relays {
+            let (peer, address) = parse(text)?;
+            match dial.wanted.iter_mut().find(|wanted| wanted.peer == peer) {
+                Some(wanted) if wanted.addresses.contains(&address) => {}
+                Some(wanted) => wanted.addresses.push(address),
+                None => dial.wanted.push(Wanted::new(peer, vec![address], Why::Relay)),
+            }
+        }
+        Ok(dial)
     }
 
     fn build(own: libp2p::PeerId, bootstrap: &[String], enough: usize) -> Result<Self, NetError> {
@@ -156,7 +186,10 @@ impl Dial {
                     wanted.bootstrap.push(configured);
                 }
                 None => {
-                    wanted.push(Wanted { bootstrap: vec![configured], ..Wanted::new(peer, vec![address]) });
+                    wanted.push(Wanted {
+                        bootstrap: vec![configured],
+                        ..Wanted::new(peer, vec![address], Why::Bootstrap)
+                    });
                 }
             }
         }
@@ -178,16 +211,16 @@ impl Dial {
     fn pin(&mut self, pins: &Pins) {
         let addresses = |pin: &Pin| pin.addresses.iter().cloned().map(Multiaddr::from).collect();
         let wanted = |(peer, pin): (&PeerId, &Pin)| {
-            Some(Wanted { passive: pin.passive, ..Wanted::new(ids::to_libp2p(peer)?, addresses(pin)) })
+            Some(Wanted { passive: pin.passive, ..Wanted::new(ids::to_libp2p(peer)?, addresses(pin), Why::Pinned) })
         };
-        self.wanted.retain(|wanted| !wanted.bootstrap.is_empty());
+        self.wanted.retain(|wanted| wanted.why != Why::Pinned);
         self.wanted.extend(pins.0.iter().filter_map(wanted));
     }
 
     /// Adds why this daemon stays connected to peers.
     pub(crate) fn add_standings(&self, standings: &mut Standings) {
         for wanted in &self.wanted {
-            let why = if wanted.bootstrap.is_empty() { "pinned" } else { "bootstrap" };
+            let why = wanted.why.name();
             let reasons = &mut standings.entry(wanted.peer).or_default().wanted;
             if !reasons.contains(&why) {
                 reasons.push(why);
@@ -198,6 +231,13 @@ impl Dial {
     fn connect(&mut self, context: &mut Context, peer: libp2p::PeerId, ways: Ways, reply: Reply<PeerId>) {
         if peer == self.own {
             let fault = "that is this daemon itself".into();
+            let _ = reply.send(Err(NetError::Unreachable { peer: peer.to_string(), fault }));
+            return;
+        }
+        if let Ways::Only(address) = &ways
+            && Address::from(address.clone()).relay().and_then(|relay| ids::to_libp2p(&relay.peer)) == Some(self.own)
+        {
+            let fault = "the relay of that address is this daemon itself".into();
             let _ = reply.send(Err(NetError::Unreachable { peer: peer.to_string(), fault }));
             return;
         }
@@ -307,7 +347,7 @@ impl Dial {
             wanted.wait = (wanted.wait * 2).min(RETRY_MAX);
             let options = DialOpts::peer_id(wanted.peer).addresses(wanted.next_addresses());
             let options =
-                if !wanted.bootstrap.is_empty() { options } else { options.extend_addresses_through_behaviour() };
+                if wanted.why == Why::Bootstrap { options } else { options.extend_addresses_through_behaviour() };
             let options = options.build();
             wanted.dial = Some(options.connection_id());
             context.want(Effect::Dial(options));

@@ -2,7 +2,7 @@
 //! allowed by name is not counted.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     convert::Infallible,
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
@@ -28,6 +28,9 @@ use p2pd_core::{
 };
 
 use crate::{Network, ids};
+
+/// Of all connections, the part that may come through relays.
+const RELAYED_SHARE: u32 = 4;
 
 pub(crate) const DENIED: &str = "a rule denies it; PeerService.ListRules lists them";
 
@@ -69,6 +72,9 @@ pub(crate) struct Gater {
     crowd: Crowd,
     per_address: u32,
     new_per_address: u32,
+    /// Peers that came through relays, and most of them: they have no address that could be counted.
+    relayed: HashSet<ConnectionId>,
+    max_relayed: usize,
     /// Most that may be in the making.
     making: u32,
     /// Those in the making, and those that stand.
@@ -99,6 +105,8 @@ impl Gater {
             crowd: Crowd::default(),
             per_address: network.max_connections_per_address,
             new_per_address: network.new_connections_per_address,
+            relayed: HashSet::new(),
+            max_relayed: (network.max_connections / RELAYED_SHARE) as usize,
             making: network.max_pending_connections,
             begun: HashMap::new(),
             counted: HashMap::new(),
@@ -180,11 +188,14 @@ impl NetworkBehaviour for Gater {
         &mut self,
         _: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         if self.denies(&peer, &remote.clone().into()) {
             return refuse(DENIED);
+        }
+        if Address::from(local.clone()).is_circuit() && self.relayed.len() >= self.max_relayed {
+            return refuse("too many connections through relays");
         }
         // Once more: many that were made at once may all have found room when they began.
         match self.counts(remote).map(|ip| self.crowd.room(ip, self.per_address)) {
@@ -221,6 +232,9 @@ impl NetworkBehaviour for Gater {
                 if endpoint.is_listener() =>
             {
                 self.no_longer_begins(connection_id);
+                if endpoint.is_relayed() {
+                    self.relayed.insert(connection_id);
+                }
                 if let Some(ip) = self.counts(endpoint.get_remote_address()) {
                     self.crowd.enter(ip);
                     self.counted.insert(connection_id, ip);
@@ -228,6 +242,7 @@ impl NetworkBehaviour for Gater {
             }
             FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => self.no_longer_begins(connection_id),
             FromSwarm::ConnectionClosed(ConnectionClosed { connection_id, .. }) => {
+                self.relayed.remove(&connection_id);
                 if let Some(ip) = self.counted.remove(&connection_id) {
                     self.crowd.leave(ip);
                 }
@@ -257,6 +272,8 @@ mod tests {
             crowd: Crowd::default(),
             per_address: 2,
             new_per_address: 1,
+            relayed: HashSet::new(),
+            max_relayed: 2,
             making: 64,
             begun: HashMap::new(),
             counted: HashMap::new(),

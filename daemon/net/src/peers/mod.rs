@@ -37,8 +37,12 @@ use crate::{
     context::{Context, Effect, HangUp},
     error::innermost,
     ids,
+    reach::circuit_limit::CircuitLimit,
     standing::Standings,
-    swarm::bandwidth::{Meter, Meters},
+    swarm::{
+        bandwidth::{Meter, Meters},
+        far_end::far_end,
+    },
 };
 
 pub(crate) enum Command {
@@ -124,27 +128,32 @@ impl Peers {
         id: ConnectionId,
         endpoint: &ConnectedPoint,
     ) -> Option<std::sync::Arc<Meter>> {
-        let meter = self.meters.claim(&peer, endpoint.get_remote_address());
+        let address = far_end(endpoint);
+        let meter = self.meters.claim(&peer, &address);
         context.is_back(&ids::from_libp2p(&peer));
-        if self.table.opened(peer, id, endpoint, meter.clone(), context.wall()) {
+        let at = (self.table.with_relay(address.into()).without_peer(), endpoint.is_listener());
+        if self.table.opened(peer, id, at, meter.clone(), context.wall()) {
             context.tell(Event::Connected(ids::from_libp2p(&peer)));
         }
         meter
     }
 
-    /// Notes the end of a connection. Why it ended.
+    /// Notes the end of a connection; `limit` is how much a relay passes on. Why it ended.
     pub(crate) fn on_closed(
         &mut self,
         context: &mut Context,
         peer: PeerId,
         id: ConnectionId,
         cause: Option<&ConnectionError>,
+        limit: impl FnOnce(&id::PeerId) -> Option<CircuitLimit>,
     ) -> String {
         let hung_up = self.closing.remove(&id);
         // Because we let go of the peer, or as the transport has it.
         let lack = cause.and_then(|error| Unshared::muxer(error, self.mplex));
+        let cut = || self.table.relay(&peer, id).and_then(|(relay, carried)| limit(&relay)?.cut(carried));
         let why = match (hung_up, cause) {
             (Some(hung_up), _) => hung_up.why.to_owned(),
+            (None, _) if let Some(cut) = cut() => cut,
             (None, Some(_)) if let Some(lack) = lack => lack.to_string(),
             (None, None) => "closed by either side in good order".to_owned(),
             (None, Some(error)) => innermost(error),

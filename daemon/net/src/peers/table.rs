@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use libp2p::{Multiaddr, core::ConnectedPoint, identify, swarm::ConnectionId};
+use libp2p::{Multiaddr, identify, swarm::ConnectionId};
 use p2pd_core::{id::PeerId, multiaddr::Multiaddr as Address, text, time::UnixMs};
 
 use crate::{
     Traffic, ids,
+    reach::circuit_limit::Carried,
     standing::{Standing, Standings},
     swarm::bandwidth::{Meter, Streams},
 };
@@ -160,13 +161,13 @@ impl Table {
         &mut self,
         peer: libp2p::PeerId,
         id: ConnectionId,
-        point: &ConnectedPoint,
+        (address, inbound): (Address, bool),
         meter: Option<Arc<Meter>>,
         now: UnixMs,
     ) -> bool {
         let connection = Connection {
-            address: Address::from(point.get_remote_address().clone()).without_peer(),
-            inbound: point.is_listener(),
+            address,
+            inbound,
             opened: now,
             security: meter.as_ref().map_or("", |meter| meter.security),
             muxer: meter.as_ref().map_or("", |meter| meter.muxed_by()),
@@ -220,6 +221,25 @@ impl Table {
             entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 140)).collect();
             entry.addresses = info.listen_addrs.iter().take(MAX_SAID).cloned().map(Address::from).collect();
         }
+    }
+
+    /// The relay of a connection, what it has carried, and for how long it has stood.
+    pub(crate) fn relay(&self, peer: &libp2p::PeerId, id: ConnectionId) -> Option<(PeerId, Carried)> {
+        let open = self.peers.get(peer)?.connections.get(&id)?;
+        let relay = open.connection.address.relay()?.peer;
+        let Traffic { received, sent } = open.now().traffic;
+        Some((relay, Carried { bytes: received.saturating_add(sent), time: open.began.elapsed() }))
+    }
+
+    /// An address through a relay with the relay named, where it is connected at that address.
+    pub(crate) fn with_relay(&self, address: Address) -> Address {
+        if !address.is_circuit() || address.relay().is_some() {
+            return address;
+        }
+        let way = address.first_way();
+        let is_there = |entry: &Peer| entry.connections.values().any(|open| open.connection.address == way);
+        let relay = self.peers.iter().find(|(_, entry)| is_there(entry)).map(|(relay, _)| ids::from_libp2p(relay));
+        relay.map_or(address, |relay| way.through(&relay))
     }
 
     /// The peers whose gossip has ended.
@@ -340,32 +360,41 @@ fn info(id: &libp2p::PeerId, peer: &Peer, standings: &Standings) -> PeerInfo {
 
 #[cfg(test)]
 mod tests {
-    use libp2p::core::{Endpoint, transport::PortUse};
-
     use super::*;
 
     #[test]
     fn the_connections_that_closed_last_are_remembered() {
-        let address = "/ip4/127.0.0.1/tcp/4001".parse().unwrap();
-        let point = ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::New };
+        let at = || ("/ip4/127.0.0.1/tcp/4001".parse().unwrap(), false);
         let (mut peers, peer) = (Table::default(), libp2p::PeerId::random());
         for n in 0..MAX_CLOSED + 3 {
             let (id, now) = (ConnectionId::new_unchecked(n), UnixMs(n as u64));
-            assert!(peers.opened(peer, id, &point, None, now));
+            assert!(peers.opened(peer, id, at(), None, now));
             assert!(peers.closed(&peer, id, String::new(), now));
         }
         let closed: Vec<_> = peers.closed_ones().iter().map(|one| one.closed.0).collect();
         assert_eq!(closed, (3..MAX_CLOSED as u64 + 3).collect::<Vec<_>>());
         assert!(!peers.contains(&peer));
     }
+
+    #[test]
+    fn who_comes_through_a_relay_comes_from_the_one_that_is_connected_there() {
+        let (mut peers, relay) = (Table::default(), libp2p::PeerId::random());
+        let way: Address = "/ip4/192.0.2.7/tcp/4001".parse().unwrap();
+        peers.opened(relay, ConnectionId::new_unchecked(1), (way.clone(), true), None, UnixMs(0));
+        let named = |text: &str| peers.with_relay(text.parse().unwrap());
+        assert_eq!(named("/ip4/192.0.2.7/tcp/4001/p2p-circuit"), way.clone().through(&ids::from_libp2p(&relay)));
+        for other in ["/ip4/192.0.2.7/tcp/4002/p2p-circuit", "/ip4/192.0.2.7/tcp/4001"] {
+            assert_eq!(named(other).to_string(), other);
+        }
+    }
+
     #[test]
     fn how_long_a_peer_is_connected_does_not_depend_on_what_the_clock_is_set_to() {
-        let address = "/ip4/127.0.0.1/tcp/4001".parse().unwrap();
-        let point = ConnectedPoint::Dialer { address, role_override: Endpoint::Dialer, port_use: PortUse::New };
+        let at = || ("/ip4/127.0.0.1/tcp/4001".parse().unwrap(), false);
         let mut peers = Table::default();
         for (n, wall) in [0, 1 << 50].into_iter().enumerate() {
             let (id, peer) = (ConnectionId::new_unchecked(n), libp2p::PeerId::random());
-            assert!(peers.opened(peer, id, &point, None, UnixMs(wall)));
+            assert!(peers.opened(peer, id, at(), None, UnixMs(wall)));
         }
         let ages: Vec<_> = peers.ages().map(|(_, age)| age).collect();
         assert!(ages.len() == 2 && ages.iter().all(|age| *age < Duration::from_secs(60)), "{ages:?}");

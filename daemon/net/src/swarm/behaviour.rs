@@ -5,12 +5,14 @@ use std::time::Duration;
 use libp2p::{
     StreamProtocol, connection_limits,
     gossipsub::{self, IdentTopic},
-    identify, kad, mdns, ping,
-    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    identify, kad, mdns, ping, relay,
+    swarm::{FromSwarm, NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
+use p2pd_core::multiaddr::Multiaddr as Address;
+
 use crate::{
-    Config, DhtMode, NetError, Network,
+    Config, DhtMode, NetError, Network, Switch,
     dht::{
         address_filter::{Dht, Kad},
         record_store,
@@ -23,8 +25,15 @@ use crate::{
         resubscribe::Resubscribe,
         slow_peers,
     },
+    reach::{
+        relay_client::{RelayClient, Unconfirmed},
+        relay_server::{self, RelayServer},
+    },
     streams::{self, behaviour::Acceptors},
-    swarm::bandwidth::Meters,
+    swarm::{
+        bandwidth::Meters,
+        filtered::{Filter, Filtered, Wish},
+    },
 };
 
 /// Largest gossipsub frame read, in bytes. Go peers batch up to a mebibyte of messages into one, and rust-libp2p closes
@@ -47,17 +56,36 @@ const PING: Duration = Duration::from_secs(8);
 /// Peers of a topic that whole messages are exchanged with.
 pub(crate) const MESH: usize = 6;
 
+/// Of the addresses over a relay, peers are told those that were chosen, and not all that the relay tells: they are many, and what identify
+/// tells in all has to fit into 4,096 bytes.
+pub(crate) struct Chosen;
+
+impl Filter<identify::Behaviour> for Chosen {
+    fn tell(&mut self, identify: &mut identify::Behaviour, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::NewListenAddr(new) if Address::from(new.addr.clone()).is_circuit() => {}
+            event => identify.on_swarm_event(event),
+        }
+    }
+
+    fn passes(&mut self, _: &Wish<identify::Behaviour>) -> bool {
+        true
+    }
+}
+
 /// One field per protocol; the swarm task hands the event of each to its driver.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     pub(crate) gater: Gater,
     pub(crate) limits: connection_limits::Behaviour,
-    pub(crate) identify: identify::Behaviour,
+    pub(crate) identify: Filtered<identify::Behaviour, Chosen>,
     pub(crate) ping: ping::Behaviour,
     pub(crate) gossipsub: Resubscribe<Gossipsub>,
     /// Behind gossipsub, whose handlers are then polled first.
     pub(crate) flow: flow_control::Behaviour,
     pub(crate) kad: Dht,
+    pub(crate) relay_client: RelayClient,
+    pub(crate) relay_server: RelayServer,
     pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
     pub(crate) streams: streams::behaviour::Behaviour,
 }
@@ -77,6 +105,7 @@ pub(crate) fn build(
     meters: &Meters,
     acceptors: &Acceptors,
     rules: SharedRules,
+    circuits: relay::client::Behaviour,
 ) -> Result<Behaviour, NetError> {
     let network = &config.network;
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
@@ -102,16 +131,19 @@ pub(crate) fn build(
     } else {
         None
     };
+    let served = (network.relay == Switch::On).then_some(&config.relay);
     let mut kad = Kad::with_config(id, record_store::store(id), kad);
     kad.set_mode(Some(if network.dht == DhtMode::Server { kad::Mode::Server } else { kad::Mode::Client }));
     Ok(Behaviour {
         gater: Gater::new(network, rules),
         limits: connection_limits::Behaviour::new(limits),
-        identify: identify::Behaviour::new(identify),
+        identify: Filtered::new(identify::Behaviour::new(identify), Chosen),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING)),
         gossipsub: Resubscribe::new(gossipsub(config, identity, settings)?),
         flow: flow_control::Behaviour::new(meters.clone()),
         kad: Dht::new(id, kad),
+        relay_client: Filtered::new(circuits, Unconfirmed),
+        relay_server: relay_server::build(id, served),
         mdns: mdns.into(),
         streams: streams::behaviour::Behaviour::new(acceptors.clone()),
     })

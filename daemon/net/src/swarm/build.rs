@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, core::upgrade::Version, multiaddr::Protocol};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, core::upgrade::Version, multiaddr::Protocol, relay};
 use nix::{
     errno::Errno,
     sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt},
@@ -68,11 +68,12 @@ pub(crate) fn build(
 ) -> Result<(Swarm<Behaviour>, Vec<Multiaddr>), NetError> {
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let rules = SharedRules::default();
-    let behaviour = behaviour::build(config, identity, settings, meters, acceptors, rules.clone())?;
+    let (circuits, client) = relay::client::new(identity.0.public().to_peer_id());
+    let behaviour = behaviour::build(config, identity, settings, meters, acceptors, rules.clone(), client)?;
     let mut swarm = SwarmBuilder::with_existing_identity(identity.0.clone())
         .with_tokio()
         .with_other_transport(|keys| {
-            transport::build(keys, meters, &rules, config.network.mplex)
+            transport::build(keys, meters, &rules, circuits, config.network.mplex)
                 .map_err(Box::<dyn std::error::Error + Send + Sync>::from)
         })
         .map_err(|e| setup(&e))?

@@ -20,7 +20,7 @@ pub(crate) struct Command(pub(crate) oneshot::Sender<OwnAddresses>);
 /// The addresses of this daemon, each with `/p2p/<own id>` at its end.
 #[derive(Clone, Debug)]
 pub struct OwnAddresses {
-    /// At which others reach it, as its operator says.
+    /// At which others reach it, as its operator says, and those over relays.
     pub announced: Vec<Address>,
     /// On which it listens.
     pub listening: Vec<Address>,
@@ -60,7 +60,8 @@ pub(crate) fn addresses(swarm: &Swarm<Behaviour>) -> OwnAddresses {
     let mut announced: Vec<_> = swarm.external_addresses().cloned().map(Address::from).collect();
     // Those of one link are dialled with the name of an interface, which is another on each machine.
     let is_of_link = |ip| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-    let listeners = swarm.listeners().cloned().map(Address::from);
+    // Of those at relays, the announced ones are told.
+    let listeners = swarm.listeners().cloned().map(Address::from).filter(|address| !address.is_circuit());
     let mut addresses: Vec<_> = listeners.filter(|address| !address.ip().is_some_and(is_of_link)).collect();
     // The swarm's order is another one each time.
     for list in [&mut announced, &mut addresses] {

@@ -5,6 +5,8 @@ pub(crate) mod behaviour;
 pub(crate) mod build;
 pub(crate) mod dns;
 mod early_end;
+pub(crate) mod far_end;
+pub(crate) mod filtered;
 mod first_byte;
 pub(crate) mod listeners;
 mod protocol_detect;

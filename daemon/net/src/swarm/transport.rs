@@ -14,7 +14,7 @@ use libp2p::{
         upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version},
     },
     identity::Keypair,
-    noise, quic, tcp, tls, websocket, yamux,
+    noise, quic, relay, tcp, tls, websocket, yamux,
 };
 use libp2p_mplex as mplex;
 
@@ -25,6 +25,7 @@ use crate::{
         bandwidth::{Meter, Metered, Meters, YAMUX},
         dns::Names,
         early_end::Early,
+        far_end::far_end,
         first_byte::Prompt,
     },
 };
@@ -70,8 +71,14 @@ fn mplex() -> mplex::Config {
     config
 }
 
-/// Every transport as one.
-pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules, mplex: bool) -> Result<Ways, NetError> {
+/// Every transport as one; `circuits` are connections through relays.
+pub(crate) fn build(
+    keys: &Keypair,
+    meters: &Meters,
+    rules: &SharedRules,
+    circuits: relay::client::Transport,
+    mplex: bool,
+) -> Result<Ways, NetError> {
     let setup = |e: &dyn Error| NetError::Setup(e.to_string());
     let tls = tls::Config::new(keys).map_err(|e| setup(&e))?;
     let noise = noise::Config::new(keys).map_err(|e| setup(&e))?;
@@ -80,7 +87,9 @@ pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules, mplex:
         Guarded::new(tcp, rules).map(|socket, point| Prompt::new(socket, point.is_listener()))
     };
     let muxers = Muxers { yamux: yamux(), mplex: mplex.then(self::mplex) };
-    let tcp = secure(socket(), Security { tls: Some(tls), noise: noise.clone() }, &muxers, meters);
+    let both = || Security { tls: Some(tls.clone()), noise: noise.clone() };
+    let tcp = secure(socket(), both(), &muxers, meters);
+    let circuits = secure(Guarded::new(circuits, rules), both(), &muxers, meters);
     let mut websocket = websocket::Config::new(Names::new(socket().boxed()));
     websocket.set_max_data_size(MAX_WEBSOCKET_FRAME);
     let websocket = secure(websocket, Security { tls: None, noise }, &muxers, meters);
@@ -90,12 +99,14 @@ pub(crate) fn build(keys: &Keypair, meters: &Meters, rules: &SharedRules, mplex:
     quic.max_stream_data = QUIC_STREAM;
     quic.max_connection_data = quic.max_concurrent_stream_limit.saturating_mul(QUIC_STREAM);
     let quic = Guarded::new(quic::tokio::Transport::new(quic), rules).map(move |(peer, connection), point| {
-        let meter = meters.open(peer, point.get_remote_address(), "tls");
+        let meter = meters.open(peer, &far_end(&point), "tls");
         meter.muxer("quic");
         (peer, StreamMuxerBox::new(Metered::new(connection, meter)))
     });
     let all = tcp.or_transport(quic).map(|way, _| way.into_inner());
     let all = all.or_transport(websocket).map(|way, _| way.into_inner());
+    // Before the others, which would take the address of a relay for that of the peer behind it.
+    let all = circuits.or_transport(all).map(|way, _| way.into_inner());
     Ok(Names::new(all.boxed()).boxed())
 }
 
@@ -110,7 +121,7 @@ where
         .upgrade(Version::V1Lazy)
         .authenticate(security)
         .multiplex_ext(move |peer, point| {
-            let meter = meters.open(*peer, point.get_remote_address(), SECURED.get());
+            let meter = meters.open(*peer, &far_end(point), SECURED.get());
             Streams { muxers, meter }
         })
         .map_err(move |error| unshared::told(error, mplex));
@@ -315,7 +326,10 @@ mod tests {
     async fn peers_without_noise_are_met_both_ways() {
         let [us, them] = [(); 2].map(|()| Keypair::generate_ed25519());
         let ids = [&us, &them].map(|keys| keys.public().to_peer_id());
-        let ours = || build(&us, &Meters::new(16, Reserved::default()), &SharedRules::default(), false).unwrap();
+        let ours = || {
+            let (circuits, _) = relay::client::new(us.public().to_peer_id());
+            build(&us, &Meters::new(16, Reserved::default()), &SharedRules::default(), circuits, false).unwrap()
+        };
         assert_eq!(meet(ours(), only_tls(&them)).await, (ids[1], ids[0]));
         assert_eq!(meet(only_tls(&them), ours()).await, (ids[0], ids[1]));
     }

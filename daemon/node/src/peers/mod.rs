@@ -17,7 +17,7 @@ use std::{
 };
 
 use p2pd_core::{connection_rules::Rules, id::PeerId, multiaddr::Multiaddr, pins::Pins};
-use p2pd_net::{Event, Handle, NetError, OwnAddresses, PeerInfo};
+use p2pd_net::{Event, Handle, NetError, OwnAddresses, PeerInfo, Relay};
 use p2pd_store::{Store, StoreError, Unreadable};
 use tokio::sync::{broadcast, mpsc};
 
@@ -169,6 +169,18 @@ impl Peers {
                 tracing::info!(%address, "listening no more");
                 self.note_lost_address();
             }
+            Event::RelayReserved(relay) => {
+                tracing::info!(%relay, "a relay passes on connections to this daemon");
+                events.happened_to(Some(relay), "relay-reserved", &relay.to_string());
+            }
+            Event::RelayLost { relay, why } => {
+                tracing::info!(%relay, why, "a relay passes on connections to this daemon no more");
+                events.happened_to(Some(relay), "relay-lost", &format!("{relay}: {why}"));
+            }
+            Event::CircuitCut { from, to, why } => {
+                tracing::info!(%from, %to, "{why} cut a connection that was passed on");
+                events.happened_to(Some(from), "circuit-cut", &format!("{from} to {to}: {why}"));
+            }
             Event::GossipEnded(peer) => {
                 self.0.gossip_ended.fetch_add(1, Ordering::Relaxed);
                 events.happened_to(Some(peer), "gossip-ended", &peer.to_string());
@@ -218,6 +230,11 @@ impl Peers {
     pub async fn addresses(&self) -> Result<Vec<Multiaddr>, PeersError> {
         let OwnAddresses { announced, listening } = self.0.with.net.addresses().await?;
         Ok(announced.into_iter().chain(listening).collect())
+    }
+
+    /// The relays that were asked to pass on connections to this daemon.
+    pub async fn relays(&self) -> Result<Vec<Relay>, PeersError> {
+        Ok(self.0.with.net.reach.relays().await?)
     }
 
     /// Those on which this machine listens.

@@ -12,7 +12,14 @@ use futures::{AsyncRead, AsyncWrite};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{Counter, GOSSIPSUB, Meter, Traffic};
-use crate::swarm::protocol_detect::Sniff;
+use crate::{
+    clock,
+    reach::reservation_answer::{Answer, HOP},
+    swarm::protocol_detect::Sniff,
+};
+
+/// Bytes of an answer that are read at once.
+const PIECE: usize = 512;
 
 fn reset() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
@@ -30,6 +37,8 @@ pub(crate) struct MeteredStream<S> {
     protocol: Option<Arc<Counter>>,
     /// The peer sends nothing here. Gossipsub does not read such a stream, and would go on writing to a peer that has ended it.
     one_way: bool,
+    /// What a relay answers, until it has passed.
+    answer: Option<Answer>,
     /// See [`super::Metered`]; no longer when this side is closed for writing.
     doubtful_end: bool,
     /// Yamux leaves readers and writers waiting when the connection is closed from here.
@@ -52,6 +61,7 @@ impl<S> MeteredStream<S> {
             early: Traffic::default(),
             protocol: None,
             one_way: false,
+            answer: None,
             doubtful_end,
             closing: Box::pin(closing.cancelled_owned()),
         }
@@ -69,6 +79,7 @@ impl<S> MeteredStream<S> {
             Ok(None) => {}
             Ok(Some(name)) => {
                 self.one_way = !self.inbound && name.starts_with(GOSSIPSUB);
+                self.answer = (!self.inbound && name == HOP).then(Answer::default);
                 let protocol = self.meter.protocol(&name);
                 protocol.count(std::mem::take(&mut self.early));
                 protocol.side(self.inbound).open();
@@ -97,8 +108,9 @@ impl<S> Drop for MeteredStream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MeteredStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+impl<S: AsyncRead + AsyncWrite + Unpin> MeteredStream<S> {
+    /// Reads what the peer has sent.
+    fn poll_read_sent(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
         let count = match Pin::new(&mut self.inner).poll_read(cx, room) {
             Poll::Ready(read) => read?,
             Poll::Pending if self.closing.as_mut().poll(cx).is_ready() => return Poll::Ready(Err(reset())),
@@ -118,6 +130,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MeteredStream<S> {
         let (traffic, answers) = (Traffic { received: count as u64, sent: 0 }, !self.inbound);
         self.count(traffic, room.get(..count).unwrap_or_default(), answers);
         Poll::Ready(Ok(count))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MeteredStream<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        while let Some(answer) = self.answer.as_mut().filter(|answer| !answer.is_over() && !room.is_empty()) {
+            let given = answer.give(room);
+            if given > 0 {
+                return Poll::Ready(Ok(given));
+            }
+            let (mut piece, wants) = ([0; PIECE], answer.wants());
+            let piece = piece.get_mut(..wants.min(PIECE)).unwrap_or_default();
+            let count = ready!(self.poll_read_sent(cx, piece))?;
+            if let Some(answer) = &mut self.answer {
+                answer.feed(piece.get(..count).unwrap_or_default(), clock::wall());
+            }
+        }
+        self.poll_read_sent(cx, room)
     }
 }
 
