@@ -37,7 +37,7 @@ const ASK: u32 = 32;
 const FULL_BYTES: usize = 512 << 10;
 const ASK_BYTES: usize = FULL_BYTES / 2;
 /// A message of so many bytes waits for no others than for their number: one program's large ones do not hold up another's small ones.
-const SMALL: usize = 16 << 10;
+pub(super) const SMALL: usize = 16 << 10;
 /// How long a full peer holds up those that have room: so many times as long as the fastest took last, and at least so long.
 /// That is the least pace that slow peers can force on others: 48 messages in 50 ms, or a tenth of what the fastest takes.
 const SLOWER: u32 = 10;

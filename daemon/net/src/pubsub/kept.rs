@@ -11,11 +11,13 @@ use p2pd_core::{
     time::MonoMs,
 };
 
-use super::judge::Class;
+use super::{flow_control::SMALL, judge::Class};
 
 /// Bytes per second of what programs here publish on topics, and in streams; and at once, so that only who goes on for seconds waits.
 const OWN: u32 = 24 << 20;
 const OWN_AT_ONCE: u32 = 224 << 20;
+/// The same of small messages where that is used up, so that the large ones of one program do not hold up another's.
+const OWN_SMALL: u32 = 8 << 20;
 /// Bytes per second, and at once, of what is passed on for others, and of one neighbour.
 const PASSED: u32 = 24 << 20;
 const OF_NEIGHBOUR: u32 = 8 << 20;
@@ -31,6 +33,7 @@ const LOG_MS: u64 = 10_000;
 /// What is left of the bounds of one class.
 struct Bounds {
     own: Bucket,
+    small: Bucket,
     passed: Bucket,
     of: Buckets<PeerId>,
 }
@@ -38,7 +41,7 @@ struct Bounds {
 impl Bounds {
     fn new() -> Self {
         let full = |bytes| Bucket::full(MonoMs(0), bytes);
-        Bounds { own: full(OWN_AT_ONCE), passed: full(PASSED), of: Buckets::new(NEIGHBOURS) }
+        Bounds { own: full(OWN_AT_ONCE), small: full(OWN_SMALL), passed: full(PASSED), of: Buckets::new(NEIGHBOURS) }
     }
 }
 
@@ -81,8 +84,11 @@ impl Kept {
     /// Whether what is published here may go out now. It counts.
     pub(super) fn publish(&mut self, class: Class, bytes: usize, now: Instant) -> bool {
         let now = self.time(now);
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.bounds(class).is_none_or(|bounds| bounds.own.take_many(now, bytes, OWN, OWN_AT_ONCE))
+        let count = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.bounds(class).is_none_or(|bounds| {
+            bounds.own.take_many(now, count, OWN, OWN_AT_ONCE)
+                || (bytes <= SMALL && bounds.small.take_many(now, count, OWN_SMALL, OWN_SMALL))
+        })
     }
 
     /// It did not go out after all.
@@ -160,7 +166,10 @@ mod tests {
         let mut published = |ms| (0..300).filter(|_| kept.publish(Class::Messages, MIB, at(ms))).count();
         assert_eq!([published(0), published(500), published(100_000)], [224, 12, 224]);
         kept.give_back(Class::Messages, 2 * MIB);
-        assert!(kept.publish(Class::Messages, 2 * MIB, at(100_000)) && !kept.publish(Class::Messages, 1, at(100_000)));
+        assert!(kept.publish(Class::Messages, 2 * MIB, at(100_000)));
+        assert!(!kept.publish(Class::Messages, SMALL + 1, at(100_000)));
+        let small = (0..1_000).filter(|_| kept.publish(Class::Messages, SMALL, at(100_000))).count();
+        assert_eq!(small, 8 * MIB / SMALL, "small ones have more");
         assert!(kept.publish(Class::Live, MIB, at(100_000)), "streams have their own");
     }
 }

@@ -11,7 +11,7 @@ use p2pd_core::{id, time::UnixMs};
 
 use super::{
     PubSub, Sent, Wire, flood_publish,
-    flow_control::Room,
+    flow_control::{Room, SMALL},
     judge::{Class, Ticket},
     send_queue::{Held, Message},
     topics::followers,
@@ -58,6 +58,8 @@ impl PubSub {
                 };
                 let sent = match room {
                     Room::Wait(_) if may_wait => Err(NetError::Busy),
+                    // Nobody has taken anything: one more would be in the way of small ones.
+                    Room::Wait(behind) if data.len() > SMALL && behind >= followers.len() => Err(NetError::Busy),
                     _ if may_wait
                         && followers.len() > MESH
                         && self.flood.is_worth_waiting(followers.len(), data.len(), now) =>

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use libp2p::{PeerId, gossipsub::MessageId};
 use tokio::sync::oneshot;
 
-use super::{Sent, judge::Class};
+use super::{Sent, flow_control::SMALL, judge::Class};
 use crate::NetError;
 
 /// How long a message of our own is held back.
@@ -21,8 +21,9 @@ const PASSING: Duration = Duration::from_millis(700);
 /// Time between two tries, at first: the connections send what fills them in about as long. It doubles while nothing goes out.
 const SOON: Duration = Duration::from_millis(2);
 const LATER: Duration = Duration::from_millis(64);
-/// Most that is held back of our own, in messages and bytes, and of peers', which gossipsub keeps for seconds anyway.
-const HELD_OWN: usize = 1024;
+/// Most that is held back of our own: so many small messages, so many bytes of larger ones, each beside the other so that the large ones
+/// of one program leave room to another's; and messages of peers, which gossipsub keeps for seconds anyway.
+const HELD_SMALL: usize = 1024;
 const HELD_BYTES: usize = 16 << 20;
 const HELD_PASSING: usize = 8192;
 
@@ -41,16 +42,17 @@ impl Message {
     /// What is kept for it.
     fn weight(&self) -> Weight {
         match self {
-            Message::Own { data, .. } => Weight { own: 1, bytes: data.len(), passing: 0 },
+            Message::Own { data, .. } if data.len() <= SMALL => Weight { small: 1, ..Weight::default() },
+            Message::Own { data, .. } => Weight { bytes: data.len(), ..Weight::default() },
             Message::Passing { .. } => Weight { passing: 1, ..Weight::default() },
         }
     }
 }
 
-/// Messages of our own, their bytes, and messages of peers.
+/// Small messages of our own, bytes of the others, and messages of peers.
 #[derive(Clone, Copy, Default)]
 struct Weight {
-    own: usize,
+    small: usize,
     bytes: usize,
     passing: usize,
 }
@@ -129,7 +131,8 @@ impl SendQueue {
     /// Whether nothing more of its kind can be held back.
     fn is_full_for(&self, message: &Message) -> bool {
         match message {
-            Message::Own { .. } => self.held.own >= HELD_OWN || self.held.bytes >= HELD_BYTES,
+            Message::Own { data, .. } if data.len() <= SMALL => self.held.small >= HELD_SMALL,
+            Message::Own { .. } => self.held.bytes >= HELD_BYTES,
             Message::Passing { .. } => self.held.passing >= HELD_PASSING,
         }
     }
@@ -138,15 +141,15 @@ impl SendQueue {
         if self.queues.is_empty() {
             self.wait(now, SOON);
         }
-        let Weight { own, bytes, passing } = held.message.weight();
-        self.held.own = self.held.own.saturating_add(own);
+        let Weight { small, bytes, passing } = held.message.weight();
+        self.held.small = self.held.small.saturating_add(small);
         self.held.bytes = self.held.bytes.saturating_add(bytes);
         self.held.passing = self.held.passing.saturating_add(passing);
         self.queues.entry(of).or_default().push_back(held);
     }
 
-    fn release(&mut self, Weight { own, bytes, passing }: Weight) {
-        self.held.own = self.held.own.saturating_sub(own);
+    fn release(&mut self, Weight { small, bytes, passing }: Weight) {
+        self.held.small = self.held.small.saturating_sub(small);
         self.held.bytes = self.held.bytes.saturating_sub(bytes);
         self.held.passing = self.held.passing.saturating_sub(passing);
     }
@@ -223,7 +226,8 @@ mod tests {
             Message::Own { data: vec![0; bytes].into(), reply }
         };
         assert!(queue.push("a".into(), own(HELD_BYTES), now, full).is_none(), "of its own kind there is room");
-        assert!(queue.push("a".into(), own(1), now, full).is_some());
+        assert!(queue.push("a".into(), own(SMALL + 1), now, full).is_some());
+        assert!(queue.push("b".into(), own(SMALL), now, full).is_none(), "of small ones, too");
         queue.retry(now, |_, _| None);
         assert!(queue.push("a".into(), own(1), now, full).is_none(), "and room again");
     }
@@ -273,6 +277,6 @@ mod tests {
             queue.push("b".into(), own(1), now, full).is_none() && queue.push("b".into(), own(1), now, full).is_some()
         );
         queue.retry(now, |_, _| None);
-        assert_eq!((queue.due(), queue.held.own, queue.held.bytes, queue.held.passing), (None, 0, 0, 0));
+        assert_eq!((queue.due(), queue.held.small, queue.held.bytes, queue.held.passing), (None, 0, 0, 0));
     }
 }
