@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::Context;
+use p2pd_core::text;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use self::rate::Rate;
@@ -85,10 +86,11 @@ impl Write for Queue {
     }
 }
 
-/// A last word to standard error, behind the log.
+/// A last word to standard error, behind the log. It may quote a file that somebody else has written.
 pub(crate) fn say(words: fmt::Arguments<'_>) {
+    let lines: String = words.to_string().lines().map(|line| text::clean(line, usize::MAX) + "\n").collect();
     // In one piece: other threads log meanwhile.
-    let _ = Queue.write_all(format!("{words}\n").as_bytes());
+    let _ = Queue.write_all(lines.as_bytes());
     flush();
 }
 

@@ -209,7 +209,7 @@ fn wrong_usage_says_what_an_argument_takes_and_shows_an_example() {
         (&["dht", "stop"], &["<KEY>", "p2pctl dht stop town-archive"]),
         (&["events", "--after", "yesterday"], &["begins a line of `p2pctl events`", "--after 1234"]),
         (&["events", "--after", "-5"], &["begins a line of `p2pctl events`"]),
-        (&["stream", "publish", "x", "--bitrate", "many"], &["takes a whole number from 0 to 4294967295"]),
+        (&["stream", "publish", "x", "--bitrate", "many"], &["takes a whole number from 6000 to 510000"]),
         (&["listen", "x", "--duration", "-5s"], &["a duration cannot be negative", "--duration 1h"]),
     ];
     for (args, words) in cases {

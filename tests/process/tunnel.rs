@@ -97,6 +97,13 @@ fn tunnels_of_the_configuration_stand_as_long_as_the_daemons() {
     let refused = Command::new(support::p2pd()).args(["config", "check", &bad]).output().unwrap();
     assert_eq!(refused.status.code(), Some(78));
     assert!(said(&refused).contains("tunnels.forward listen: `nowhere`"), "{}", said(&refused));
+    let hostile = file("bad.toml", "[network]\nname = \"a\\u001b[31mb\"\n".into());
+    let refused = Command::new(support::p2pd()).args(["config", "check", &hostile]).output().unwrap();
+    assert!(
+        said(&refused).contains("network.name is `a[31mb`") && !said(&refused).contains('\u{1b}'),
+        "{}",
+        said(&refused)
+    );
     let twice = forwarding(&socket, "/y");
     for (forward, words) in [
         (format!("{twice}, {twice}"), "tunnels.forward listens twice on unix:"),

@@ -13,13 +13,16 @@ use p2pd::app::{Daemon, Setup};
 use p2pd_api::{
     Reason, reason_of,
     v1::{
-        AudioGroup, ConnectRequest, Frame, Frames, GetStreamRequest, ListPeersRequest, ListStreamsRequest, OpenStream,
-        Rule, SetRuleRequest, SubscribeStreamRequest, Verdict, WireFormat, publish_stream_request::Item,
-        subscribe_stream_response::Event,
+        AudioGroup, ConnectRequest, Frame, Frames, GetInfoRequest, GetStreamRequest, ListPeersRequest,
+        ListStreamsRequest, OpenStream, PublishRequest, Rule, SetRuleRequest, SubscribeStreamRequest, Verdict,
+        WireFormat, node_service_client::NodeServiceClient, pub_sub_service_client::PubSubServiceClient,
+        publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
     },
 };
 
-use crate::support::{self, frame, list, listen, next, open, pair, publish, setup, setup_at, start, streams, until};
+use crate::support::{
+    self, channel, frame, list, listen, next, open, pair, publish, setup, setup_at, start, streams, until,
+};
 use tonic::Code;
 
 /// Reads groups until the stream ends; the frames in the order of their numbers, and the numbers.
@@ -339,6 +342,24 @@ async fn a_stopping_daemon_tells_its_readers() {
     };
     assert_eq!(reason_of(&status), Some(Reason::Stopping));
     drop(publishing);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_daemon_tells_who_waits_for_something() {
+    let a = start(&[]).await;
+    let channel = channel(&a).await;
+    let mut streams = StreamServiceClient::new(channel.clone());
+    let request = SubscribeStreamRequest { stream: "nowhere".into(), wait_ms: 60_000, burst_ms: 0 };
+    let mut listening = Box::pin(streams.subscribe_stream(request));
+    let mut pubsub = PubSubServiceClient::new(channel.clone());
+    let request = PublishRequest { topic: "nobody".into(), data: "hello".into(), wait_ms: 60_000 };
+    let mut publishing = Box::pin(pubsub.publish(request));
+    assert!(futures::poll!(&mut listening).is_pending() && futures::poll!(&mut publishing).is_pending());
+    // Behind the two on the same connection.
+    NodeServiceClient::new(channel).get_info(GetInfoRequest {}).await.unwrap();
+    a.stop().await;
+    let (listening, publishing) = (listening.await.unwrap_err(), publishing.await.unwrap_err());
+    assert_eq!([listening, publishing].each_ref().map(reason_of), [Some(Reason::Stopping); 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,7 +80,7 @@ pub(crate) struct Publish {
     #[arg(long = "loop")]
     pub(crate) repeat: bool,
     /// Bits per second, as in 64000; for Ogg/Opus files the file decides.
-    #[arg(long, value_parser = whole(0..=u32::MAX))]
+    #[arg(long, value_parser = whole(6_000..=510_000u32))]
     pub(crate) bitrate: Option<u32>,
     /// Send groups of 40 ms instead of 100 ms.
     #[arg(long)]

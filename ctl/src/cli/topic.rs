@@ -111,12 +111,12 @@ pub(crate) struct Sub {
     #[arg(long, conflicts_with_all = ["durable", "from_oldest", "after", "resume"])]
     pub(crate) block: bool,
     /// Longest that one publication then waits, at most 10s.
-    #[arg(long, value_parser = duration, default_value = "1s", requires = "block")]
+    #[arg(long, value_parser = duration, default_value = "1s", requires = "block", conflicts_with = "durable")]
     pub(crate) max_wait: Duration,
     /// Read from the daemon's log, which keeps the topic's messages from now on.
     #[arg(long)]
     pub(crate) durable: bool,
-    /// Begin with the oldest message of the log.
+    /// Begin with the oldest message of the log; with --resume, where there is no file yet.
     #[arg(long)]
     pub(crate) from_oldest: bool,
     /// Go on after this cursor of the log.
@@ -132,8 +132,8 @@ pub(crate) struct Sub {
 pub(crate) struct TopicSet {
     /// Topic.
     pub(crate) topic: String,
-    /// Largest message, bytes.
-    #[arg(long, default_value_t = 61_440, value_parser = whole(0..=u32::MAX))]
+    /// Largest message, bytes, up to 1048576; 0 for the default.
+    #[arg(long, default_value_t = 61_440, value_parser = whole(0..=1_048_576u32))]
     pub(crate) max_message: u32,
     /// What makes two messages the same.
     #[arg(long, value_enum, default_value = "key")]
@@ -141,13 +141,13 @@ pub(crate) struct TopicSet {
     /// Refuse what no validator has judged.
     #[arg(long)]
     pub(crate) closed: bool,
-    /// Time of a validator.
+    /// Time of a validator, 10ms to 3s; 0s for the default.
     #[arg(long, value_parser = duration, default_value = "1s")]
     pub(crate) judging: Duration,
-    /// How long the log keeps a message.
+    /// How long the log keeps a message; 0s for the default.
     #[arg(long, value_parser = duration, default_value = "24h")]
     pub(crate) keep: Duration,
-    /// What the log may hold, bytes.
+    /// What the log may hold, bytes; 0 for the default.
     #[arg(long, default_value_t = 67_108_864, value_parser = whole(0..=u64::MAX))]
     pub(crate) keep_bytes: u64,
     /// Peers that whole messages are exchanged with, 2 to 24; in force from the daemon's next start on.

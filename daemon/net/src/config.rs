@@ -37,7 +37,8 @@ pub struct Config {
 #[derive(Debug, Clone, Serialize, confique::Config)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Network {
-    /// Name of the network. Peers of one name find each other's streams; it is the prefix of topics and of the DHT.
+    /// Name of the network. Peers of one name find each other's streams, and share a DHT. Topics and protocols of programs are not kept apart by it: connected peers
+    /// share them whatever their network.
     #[config(default = "argus-defense", env = "P2PD_NETWORK_NAME", parse_env = setting::text)]
     pub name: String,
 

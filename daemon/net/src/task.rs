@@ -41,6 +41,7 @@ use crate::{
         bandwidth::Meters,
         behaviour::{Behaviour, BehaviourEvent, kad_protocol},
         build,
+        far_end::far_end,
         listeners::{self, Listeners},
     },
 };
@@ -184,6 +185,7 @@ impl Task {
                 self.on_dial_failed(peer_id, connection_id, &error);
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(address = %send_back_addr, %error, "an inbound connection has failed");
                 if let Some(lack) = Unshared::of(&error) {
                     self.peers.on_refused(&mut self.context, &send_back_addr, lack);
                 }
@@ -227,6 +229,7 @@ impl Task {
     }
 
     fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        tracing::debug!(%peer, address = %far_end(endpoint), inbound = endpoint.is_listener(), "connected");
         let (context, behaviour) = (&mut self.context, self.swarm.behaviour_mut());
         self.dial.on_connected(&peer, id);
         let meter = self.peers.on_connected(context, peer, id, endpoint);
@@ -237,6 +240,7 @@ impl Task {
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>, last: bool) {
         let why = self.peers.on_closed(&mut self.context, peer, id, cause, |relay| self.reach.limit(relay));
+        tracing::debug!(%peer, why, "a connection has closed");
         self.dial.on_closed(&peer, &why);
         if last {
             self.pubsub.on_gone(&peer);
@@ -245,6 +249,7 @@ impl Task {
     }
 
     fn on_dial_failed(&mut self, peer: Option<PeerId>, id: ConnectionId, error: &DialError) {
+        tracing::debug!(peer = peer.map(|peer| peer.to_string()), %error, "a dial has failed");
         self.dial.on_failed(peer, id, error);
         self.peers.on_dial_failed(&mut self.context, peer, error);
     }

@@ -51,7 +51,7 @@ impl DhtService for Service {
     }
 
     async fn provide(&self, request: Request<ProvideRequest>) -> Result<Response<ProvideResponse>, Status> {
-        self.dht.provide(&request.into_inner().key).await.map_err(status::of)?;
+        reply::unless_stopped(&self.stop, self.dht.provide(&request.into_inner().key)).await?;
         Ok(Response::new(ProvideResponse {}))
     }
 

@@ -81,7 +81,7 @@ impl PeerService for Service {
 
     async fn connect(&self, request: Request<ConnectRequest>) -> Result<Response<ConnectResponse>, Status> {
         let address = request.into_inner().address;
-        let peer = self.peers.connect(&address).await.map_err(status::of)?;
+        let peer = reply::unless_stopped(&self.stop, self.peers.connect(&address)).await?;
         Ok(Response::new(ConnectResponse { peer_id: peer.to_string() }))
     }
 

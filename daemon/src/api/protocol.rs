@@ -96,8 +96,8 @@ impl ProtocolService for Service {
     ) -> Result<Response<CallProtocolResponse>, Status> {
         let CallProtocolRequest { peer_id, protocols, data } = request.into_inner();
         let peer: PeerId = peer_id.parse().map_err(|e: IdError| status::field("peer_id", &e.to_string()))?;
-        let called = self.streams.call(&peer, &protocols, &data).await;
-        let Answered { data, protocol, address } = called.map_err(status::of)?;
+        let called = self.streams.call(&peer, &protocols, &data);
+        let Answered { data, protocol, address } = reply::unless_stopped(&self.stop, called).await?;
         Ok(Response::new(CallProtocolResponse { data, protocol, address: address.to_string() }))
     }
 

@@ -168,7 +168,14 @@ impl PubSubService for Service {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<PublishResponse>, Status> {
         let user = Caller::of(request.extensions()).uid;
         let patient = Patient::new(&self.pubsub, user, request.into_inner())?;
-        Ok(Response::new(patient.publish(&self.pubsub).await?))
+        // What waits for nobody is made an end of.
+        let patiently = patient.request.wait_ms > 0;
+        let publishing = patient.publish(&self.pubsub);
+        let published = match patiently {
+            true => self.stop.run_until_cancelled(publishing).await.unwrap_or_else(|| Err(status::stopping())),
+            false => publishing.await,
+        };
+        Ok(Response::new(published?))
     }
 
     type PublishManyStream = Followed<PublishManyResponse>;

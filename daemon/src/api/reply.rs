@@ -33,6 +33,17 @@ pub(super) fn follow<T: 'static>(
     }))
 }
 
+/// Waits for something that may take long; not while the daemon stops.
+pub(super) async fn unless_stopped<T, E: status::Refusal>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Status> {
+    match stop.run_until_cancelled(work).await {
+        Some(done) => done.map_err(status::of),
+        None => Err(status::stopping()),
+    }
+}
+
 /// What is sent to the caller of a task.
 pub(super) type Replies<T> = ReceiverStream<Result<T, Status>>;
 

@@ -50,7 +50,10 @@ pub(super) fn reset(error: &std::io::Error) -> Status {
         let message = "the peer has said that it speaks this protocol, and does not any more; try again in a minute";
         return status(Code::FailedPrecondition, Reason::ProtocolUnsupported, message);
     }
-    status(Code::Aborted, Reason::StreamReset, format!("the stream was reset: {error}"))
+    let message = format!(
+        "the stream was reset: {error}; the connection to the peer was lost, or its program has failed or refused, as its own output tells"
+    );
+    status(Code::Aborted, Reason::StreamReset, message)
 }
 
 pub(super) fn no_value(name: &str, peer: &PeerId) -> Status {
@@ -77,16 +80,16 @@ pub(super) fn whole<T>(made: Result<Result<T, impl Refusal>, Ended>) -> Result<T
     made.map_err(of)?.map_err(of)
 }
 
-fn internal(fault: &str) -> Status {
+pub(super) fn internal(fault: &str) -> Status {
     tracing::error!(error = fault, "a call failed");
     status(Code::Internal, Reason::Internal, "internal error; the daemon's log says more")
 }
 
-fn limit(fault: String) -> Status {
+pub(super) fn limit(fault: String) -> Status {
     status(Code::ResourceExhausted, Reason::LimitReached, fault)
 }
 
-fn cursor_expired(message: String, oldest: u64) -> Status {
+pub(super) fn cursor_expired(message: String, oldest: u64) -> Status {
     status_with(Code::OutOfRange, Reason::CursorExpired, message, &[("oldest", oldest.to_string())])
 }
 

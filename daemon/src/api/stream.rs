@@ -156,7 +156,8 @@ impl StreamService for Service {
         }
         let live = self.live.clone();
         let wait = Duration::from_millis(wait_ms.into());
-        let (listed, waited) = live.await_stream(&reference(&stream)?, wait).await.map_err(status::of)?;
+        let reference = reference(&stream)?;
+        let (listed, waited) = reply::unless_stopped(&self.stop, live.await_stream(&reference, wait)).await?;
         let reader = live.read_stream(&listed, burst_ms.into(), waited).await.map_err(status::of)?;
         let events = stream::unfold(Some(reader), async |reader| {
             let mut reader = reader?;

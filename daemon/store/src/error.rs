@@ -25,6 +25,11 @@ fn remedy(error: &rocksdb::Error) -> &'static str {
         rocksdb::ErrorKind::Corruption => {
             "; its files are damaged: restore a back-up of the data directory, or move its `db` away to start with an empty one (the identity is kept beside it)"
         }
+        _ if error.as_ref().contains("No space left") => "; have 12 MiB or more free on its file system",
+        // A file that the database lists.
+        _ if error.as_ref().contains("No such file or directory") => {
+            "; one of its files is gone: restore a back-up of the data directory, or move its `db` away to start with an empty one (the identity is kept beside it)"
+        }
         _ => "",
     }
 }

@@ -92,21 +92,41 @@ async fn ping(context: &Context, mut peers: Peers, peer: &str, count: u32, inter
 
 async fn connect(context: &Context, mut peers: Peers, address: &str) -> anyhow::Result<()> {
     let address = resolve_address(context, "ADDRESS", address).await?;
+    let peer_id = address.rsplit('/').next().unwrap_or_default().to_owned();
+    let before = context.client.answer(peers.get_peer(GetPeerRequest { peer_id })).await.ok();
+    let stood = before.and_then(|before| before.peer).and_then(|peer| peer.connections.into_iter().next());
     let connected = context.client.answer(peers.connect(ConnectRequest { address })).await?;
-    output::message(context.format, "ConnectResponse", &connected, |c| format!("connected to {}", c.peer_id))
+    output::message(context.format, "ConnectResponse", &connected, |c| match &stood {
+        Some(stood) => {
+            format!("already connected to {}, over {}; this address was not tried", c.peer_id, stood.address)
+        }
+        None => format!("connected to {}", c.peer_id),
+    })
 }
 
 async fn disconnect(context: &Context, mut peers: Peers, peer: &str) -> anyhow::Result<()> {
     let peer_id = resolve(context, "PEER", peer).await?;
     let done = context.client.answer(peers.disconnect(DisconnectRequest { peer_id: peer_id.clone() })).await?;
-    output::message(context.format, "DisconnectResponse", &done, |_| format!("disconnected from {peer_id}"))
+    output::message(context.format, "DisconnectResponse", &done, |_| {
+        format!("disconnected from {peer_id}; it may dial again: `p2pctl peers deny` keeps it away")
+    })
 }
 
 async fn pin(context: &Context, mut peers: Peers, peer: &str, tags: Vec<String>, passive: bool) -> anyhow::Result<()> {
     let peer = resolve_address(context, "PEER", peer).await?;
     let pinned = context.client.answer(peers.pin_peer(PinPeerRequest { peer, tags, passive })).await?;
-    let how = if passive { "never lets go of" } else { "stays connected to" };
-    output::message(context.format, "PinPeerResponse", &pinned, |p| format!("{how} {}", p.peer_id))
+    let pins = context.client.answer(peers.list_pins(ListPinsRequest {})).await?.pins;
+    let pin = pins.into_iter().find(|pin| pin.peer_id == pinned.peer_id).unwrap_or_default();
+    output::message(context.format, "PinPeerResponse", &pinned, |pinned| {
+        let peer = &pinned.peer_id;
+        match (pin.passive, pin.connected, pin.addresses.is_empty()) {
+            (true, ..) => format!("keeps {peer} when it comes, and does not dial it"),
+            (false, false, true) => format!(
+                "stays connected to {peer} once it is found: no address of it is pinned; `p2pctl peers pin ADDRESS` gives one"
+            ),
+            (false, ..) => format!("stays connected to {peer}"),
+        }
+    })
 }
 
 async fn unpin(context: &Context, mut peers: Peers, peer: &str, tags: Vec<String>) -> anyhow::Result<()> {

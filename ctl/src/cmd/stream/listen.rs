@@ -185,7 +185,9 @@ impl Playback for Session {
                     if !silent && heard.elapsed() >= SILENCE {
                         silent = true;
                         let since = SILENCE.as_secs();
-                        output::say(format_args!("nothing has come for {since} s; still listening; see `p2pctl status`"));
+                        output::say(format_args!(
+                            "nothing has come for {since} s; still listening; see `p2pctl status`, and `p2pctl peers connect` the publisher if only others are between"
+                        ));
                     }
                 }
                 () = asked_to_stop() => break End::Stopped,

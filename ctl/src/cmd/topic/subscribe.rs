@@ -5,9 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use p2pd_api::v1::{
-    Block, DropOldest, Durable, SubscribeRequest, TopicMessage, pub_sub_service_client::PubSubServiceClient,
-    subscribe_request::Contract, subscribe_response::Event,
+use p2pd_api::{
+    Reason, reason_of,
+    v1::{
+        Block, DropOldest, Durable, SubscribeRequest, TopicMessage, pub_sub_service_client::PubSubServiceClient,
+        subscribe_request::Contract, subscribe_response::Event,
+    },
 };
 
 use crate::{
@@ -21,7 +24,13 @@ pub(super) async fn run(context: &Context, flags: Sub) -> anyhow::Result<()> {
     let mut pubsub = PubSubServiceClient::new(context.client.channel.clone());
     let request = SubscribeRequest { topic: flags.topic.clone(), contract: contract(&flags)? };
     flags.resume.as_deref().map_or(Ok(()), can_keep)?;
-    let mut messages = context.client.answer(pubsub.subscribe(request)).await?;
+    let begun = context.client.answer(pubsub.subscribe(request)).await;
+    if let (Err(error), Some(path)) = (&begun, &flags.resume)
+        && error.downcast_ref().and_then(reason_of) == Some(Reason::CursorExpired)
+    {
+        output::say(format_args!("p2pctl: the cursor is that of {}; remove it to begin anew", path.display()));
+    }
+    let mut messages = begun?;
     let mut left = flags.count.unwrap_or(u64::MAX);
     while left > 0 {
         let response = output::watch(&mut messages).await?;

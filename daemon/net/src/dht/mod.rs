@@ -156,6 +156,16 @@ impl Lookups {
 
     fn ask(&mut self, kad: &mut Kad, question: Question) -> Result<(), NetError> {
         self.room(kad)?;
+        let key = match &question {
+            Question::Value(key, _) => Some(RecordKey::new(key)).filter(|key| kad.store_mut().get(key).is_some()),
+            Question::Providers(key, _) => {
+                Some(RecordKey::new(key)).filter(|key| !kad.store_mut().providers(key).is_empty())
+            }
+            Question::Peer(..) | Question::Closest(..) => None,
+        };
+        if key.is_none() && !knows_anybody(kad) {
+            return Err(nobody("no peer is known that answers in it, so nobody was asked; try again in a minute"));
+        }
         let (id, lookup) = match question {
             Question::Peer(peer, answers) => {
                 (kad.get_closest_peers(peer), Lookup::Peer { peer, answers, told: HashSet::new() })
@@ -199,6 +209,11 @@ impl Lookups {
 
     fn provide(&mut self, dht: &mut Dht, key: &[u8], reply: Reply<()>) {
         let query = self.room(dht).and_then(|()| dht.provide(RecordKey::new(&key)));
+        if query.is_ok() && !knows_anybody(dht) {
+            // The library says that all is well.
+            let _ = reply.send(Err(nobody(ALONE)));
+            return;
+        }
         self.announce(query, reply);
     }
 
@@ -298,10 +313,7 @@ impl Lookups {
 
     fn announced(&mut self, id: QueryId, done: bool) {
         if let Some(reply) = self.announcing.remove(&id) {
-            let fault =
-                "none of the connected peers answers in it yet, so this daemon alone keeps it; try again in a minute";
-            let alone = || NetError::Unreachable { peer: "the DHT".into(), fault: fault.into() };
-            let _ = reply.send(done.then_some(()).ok_or_else(alone));
+            let _ = reply.send(done.then_some(()).ok_or_else(|| nobody(ALONE)));
         }
     }
 
@@ -321,6 +333,19 @@ impl Lookups {
             lookup.tell(peer, addresses);
         }
     }
+}
+
+const ALONE: &str =
+    "none of the connected peers answers in it yet, so this daemon alone keeps it; try again in a minute";
+
+/// That nobody was told or asked.
+fn nobody(fault: &str) -> NetError {
+    NetError::Unreachable { peer: "the DHT".into(), fault: fault.into() }
+}
+
+/// Whether there is a peer that answers in the DHT, as far as is known.
+fn knows_anybody(kad: &mut Kad) -> bool {
+    kad.kbuckets().any(|bucket| !bucket.is_empty())
 }
 
 /// A connection to take up.

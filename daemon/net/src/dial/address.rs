@@ -74,6 +74,9 @@ pub(crate) fn parse(address: &str) -> Result<(libp2p::PeerId, Multiaddr), NetErr
     }
     let parsed = parse_way(address, PEER)?;
     let way = Multiaddr::from(parsed.clone().without_peer());
+    if way.iter().any(|part| matches!(part, Protocol::Tcp(0) | Protocol::Udp(0))) {
+        return fail("it has port 0, at which nobody listens");
+    }
     match parsed.peer().and_then(|peer| ids::to_libp2p(&peer)) {
         Some(_) if way.is_empty() => fail("it names a peer but no way to it"),
         Some(peer) => Ok((peer, parsed.into())),
@@ -157,7 +160,8 @@ mod tests {
         let (twice, onion) = (format!("/ip4/127.0.0.1/tcp/1/p2p/{peer}/p2p/{peer}"), format!("/memory/5/p2p/{peer}"));
         let several = format!("/ip4/192.0.2.1/ip4/127.0.0.1/tcp/22/p2p/{peer}");
         let bare = ["", "nonsense", "/ip4/127.0.0.1/tcp/4001", peer];
-        for bad in bare.into_iter().chain([&*format!("/p2p/{peer}"), &udp, &twice, &onion, &several]) {
+        let no_port = format!("/ip4/127.0.0.1/tcp/0/p2p/{peer}");
+        for bad in bare.into_iter().chain([&*format!("/p2p/{peer}"), &no_port, &udp, &twice, &onion, &several]) {
             assert!(matches!(parse(bad), Err(NetError::Address { .. })), "{bad}");
         }
     }
