@@ -26,6 +26,7 @@ mod mixed_crowd;
 mod old_format;
 mod player;
 mod recordings;
+mod routers;
 mod shell;
 mod slow_disk;
 mod sources;

@@ -2,6 +2,7 @@
 
 mod child;
 mod disk;
+pub mod lab;
 mod preload;
 mod sound;
 
