@@ -26,6 +26,40 @@ fn groups(line: &str) -> u64 {
 }
 
 #[test]
+fn behind_two_usual_routers_a_direct_connection_takes_the_relays_place_and_nothing_is_lost() {
+    let Some(lab) = Lab::new([Router::PortRestricted, Router::PortRestricted]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let mut relay =
+        lab.daemon(Place::Internet, place.path(), "relay", Lab::PUBLIC[0], &[("P2PD_NETWORK_RELAY", "on")]);
+    let home = |n: usize, name: &str| {
+        let ip = format!("192.168.{n}.2");
+        lab.daemon(Place::Home(n), place.path(), name, &ip, &[("P2PD_NETWORK_RELAYS", &relay.address)])
+    };
+    let (a, b) = (home(0, "a"), home(1, "b"));
+    let reserved = || {
+        let relays = json(&a.good(&["-o", "json", "status"]))["relays"].clone();
+        (relays[0]["state"] == "RELAY_STATE_RESERVED").then_some(())
+    };
+    until("the relay", reserved);
+    let _publishing = a.ctl(&["publish-stream", "town", "--tone", "440"]).start();
+    b.good(&["wait", "stream=town", "--timeout", "20s"]);
+    let mut listener = b.ctl(&["listen", "town", "--stats"]).stdout(Stdio::null()).start();
+    let direct = || {
+        let ways = ways(&b, &id(&a));
+        (ways.len() == 1 && !ways[0].0).then(|| ways[0].1.clone())
+    };
+    let way = until("a direct connection alone", direct);
+    assert!(way.contains("/45.10.20.10/"), "{way}");
+    relay.kill_9();
+    let before = groups(&listener.says("groups "));
+    until("sound without the relay", || (groups(&listener.says("groups ")) > before + 50).then_some(()));
+    let last = listener.says("groups ");
+    assert!(last.contains("lost 0") && last.contains("concealed 0"), "{last}");
+    interrupt(&listener);
+    listener.wait().unwrap();
+}
+
+#[test]
 fn behind_two_symmetric_routers_a_stream_is_heard_through_a_relay_and_through_another_when_that_goes() {
     let Some(lab) = Lab::new([Router::Symmetric, Router::Symmetric]) else { return };
     let place = tempfile::tempdir().unwrap();

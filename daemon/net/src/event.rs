@@ -45,6 +45,8 @@ pub enum Event {
         /// Which limit.
         why: &'static str,
     },
+    /// A direct connection to a peer stands in place of one through a relay.
+    Upgraded(PeerId),
     /// The gossip stream with a peer had ended, so its connections are closed and made anew.
     GossipEnded(PeerId),
     /// A peer follows a topic from now on.

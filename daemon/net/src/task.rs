@@ -13,8 +13,8 @@ use libp2p::{
     identify,
     swarm::{ConnectionError, ConnectionId, DialError, SwarmEvent, dial_opts::DialOpts},
 };
-use p2pd_core::multiaddr::Multiaddr as Address;
-use tokio::{task::JoinHandle, time::MissedTickBehavior};
+use p2pd_core::{id, multiaddr::Multiaddr as Address};
+use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         message_id::{Gossipsub, Settings},
     },
     queue,
-    reach::{Reach, relay_server},
+    reach::{Reach, hole_punching, relay_server},
     standing::Standings,
     streams::{
         self,
@@ -67,12 +67,16 @@ pub struct Prepared {
     pub events: queue::Reader<Event>,
     task: Task,
     queues: Queues,
+    /// Peers that came through a relay.
+    came: mpsc::Receiver<id::PeerId>,
 }
 
 impl Prepared {
     /// Spawns the task of the swarm, which ends when `stop` is cancelled.
     pub fn run(self, stop: CancellationToken) -> Running {
-        let Prepared { handle, events, task, queues } = self;
+        let Prepared { handle, events, task, queues, came } = self;
+        let punching = hole_punching::run(handle.clone(), came);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(punching));
         Running { handle, events, task: tokio::spawn(task.run(queues, stop)) }
     }
 }
@@ -88,6 +92,7 @@ pub fn prepare(config: &Config, identity: &Identity) -> Result<Prepared, NetErro
     let own = *swarm.local_peer_id();
     let (context, events) = Context::new();
     let pubsub = PubSub::new(config, settings, own);
+    let (to_punch, came) = mpsc::channel(hole_punching::WAITING);
     let (handle, queues) = handle::new(held.clone(), acceptors, context.clock());
     let task = Task {
         swarm,
@@ -97,10 +102,10 @@ pub fn prepare(config: &Config, identity: &Identity) -> Result<Prepared, NetErro
         dial: Dial::new(&config.network, own)?,
         pubsub,
         dht: Lookups::new(&config.network, kad),
-        reach: Reach::new(&config.network)?,
+        reach: Reach::new(&config.network, to_punch)?,
         say_protocols: false,
     };
-    Ok(Prepared { handle, events, task, queues })
+    Ok(Prepared { handle, events, task, queues, came })
 }
 
 /// Turns that others may have before what is due, when the swarm always has something to tell.
@@ -163,7 +168,7 @@ impl Task {
             Command::Dial(command) => self.dial.on_command(context, command),
             Command::PubSub(command) => self.pubsub.on_command(context, wire(swarm.behaviour_mut()), command),
             Command::Dht(command) => self.dht.on_command(&mut swarm.behaviour_mut().kad, command),
-            Command::Reach(command) => self.reach.on_command(command),
+            Command::Reach(command) => self.reach.on_command(context, command),
             Command::Streams(command) => {
                 let speaks =
                     |peer: &PeerId, protocol: &StreamProtocol| self.peers.table().speaks(peer, protocol.as_ref());
@@ -193,6 +198,7 @@ impl Task {
             SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, &address.into()),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.on_listening_no_more(address.into()),
             SwarmEvent::ListenerError { error, .. } => self.listeners.on_failed(&error, self.context.now()),
+            SwarmEvent::NewExternalAddrCandidate { address } => self.reach.on_seen(address.into()),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 let at_relay = self.reach.on_closed(&mut self.context, listener_id, &reason);
                 if let Some(error) = reason.err().filter(|_| !at_relay) {
@@ -233,6 +239,7 @@ impl Task {
         let (context, behaviour) = (&mut self.context, self.swarm.behaviour_mut());
         self.dial.on_connected(&peer, id);
         let meter = self.peers.on_connected(context, peer, id, endpoint);
+        self.reach.on_connected(context, peer, id, &far_end(endpoint).into(), endpoint.is_listener());
         // Counted below names.
         let leads_to = meter.as_ref().map(|meter| &meter.address);
         self.dht.on_connected(context, &mut behaviour.kad, Connected { id, peer, endpoint, leads_to });
@@ -241,6 +248,7 @@ impl Task {
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>, last: bool) {
         let why = self.peers.on_closed(&mut self.context, peer, id, cause, |relay| self.reach.limit(relay));
         tracing::debug!(%peer, why, "a connection has closed");
+        self.reach.on_connection_closed(id);
         self.dial.on_closed(&peer, &why);
         if last {
             self.pubsub.on_gone(&peer);
@@ -250,6 +258,7 @@ impl Task {
 
     fn on_dial_failed(&mut self, peer: Option<PeerId>, id: ConnectionId, error: &DialError) {
         tracing::debug!(peer = peer.map(|peer| peer.to_string()), %error, "a dial has failed");
+        self.reach.on_dial_failed(&self.context, id);
         self.dial.on_failed(peer, id, error);
         self.peers.on_dial_failed(&mut self.context, peer, error);
     }
@@ -261,6 +270,9 @@ impl Task {
         let gossipsub = &self.swarm.behaviour().gossipsub;
         let standings = || standings(&self.dial, &self.pubsub, gossipsub);
         self.peers.on_tick(context, &self.pubsub.followers_of_all(gossipsub), standings);
+        for (peer, id) in self.reach.upgrade(now) {
+            self.peers.replace(context, &peer, id);
+        }
         self.reach.on_tick(context, || self.peers.table().list(&standings()));
         context.on_tick(|peer| self.peers.table().contains(peer));
         self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now);
@@ -302,6 +314,7 @@ impl Task {
     fn dial(&mut self, options: DialOpts) {
         let (peer, id) = (options.get_peer_id(), options.connection_id());
         if let Err(error) = self.swarm.dial(options) {
+            self.reach.on_dial_failed(&self.context, id);
             self.dial.on_failed(peer, id, &error);
         }
     }

@@ -229,6 +229,13 @@ impl Peers {
         }
     }
 
+    /// Closes a connection through a relay beside which a direct one stands, when no stream of it is one for which the peer is kept.
+    pub(crate) fn replace(&mut self, context: &mut Context, peer: &PeerId, id: ConnectionId) {
+        if !self.closing.contains_key(&id) && !self.table.carries(peer, id) {
+            self.close(context, id, HangUp { why: "a direct connection stands in its place", for_good: false });
+        }
+    }
+
     fn close(&mut self, context: &mut Context, id: ConnectionId, why: HangUp) {
         self.closing.insert(id, why);
         context.want(Effect::Close(id));

@@ -223,6 +223,11 @@ impl Table {
         }
     }
 
+    /// Whether a connection has a stream for which the peer is kept.
+    pub(crate) fn carries(&self, peer: &libp2p::PeerId, id: ConnectionId) -> bool {
+        self.peers.get(peer).and_then(|entry| entry.connections.get(&id)).is_some_and(Open::is_busy)
+    }
+
     /// The relay of a connection, what it has carried, and for how long it has stood.
     pub(crate) fn relay(&self, peer: &libp2p::PeerId, id: ConnectionId) -> Option<(PeerId, Carried)> {
         let open = self.peers.get(peer)?.connections.get(&id)?;

@@ -2,12 +2,14 @@
 //! chosen by [`p2pd_core::relays`], and the addresses over them are told to others.
 
 pub(crate) mod circuit_limit;
+pub(crate) mod hole_punching;
 pub(crate) mod relay_client;
 pub(crate) mod relay_server;
 pub(crate) mod reservation_answer;
+mod upgrades;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     error::Error,
     time::Duration,
 };
@@ -17,6 +19,10 @@ use libp2p::{
     Multiaddr, PeerId,
     core::transport::ListenerId,
     relay::{client, outbound::hop::ReserveError},
+    swarm::{
+        ConnectionId,
+        dial_opts::{DialOpts, PeerCondition},
+    },
 };
 use p2pd_core::{
     address_scope::Scope,
@@ -25,11 +31,13 @@ use p2pd_core::{
     relays::{Candidate, Loss, Rank, Relays},
     time::{MonoMs, UnixMs},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use self::{
     circuit_limit::{CircuitLimit, CircuitLimits},
+    hole_punching::Role,
     reservation_answer::HOP,
+    upgrades::Upgrades,
 };
 use crate::{
     Event, NetError, Network,
@@ -47,6 +55,8 @@ const LOOK_MS: u64 = 1_000;
 const MAX_TOLD: usize = 3;
 /// Relays of which it is told what became of them.
 const MAX_KNOWN: usize = 16;
+/// Addresses at which others have seen this daemon that are remembered: a router that uses another port for each peer makes up many.
+const MAX_SEEN: usize = 8;
 
 /// A relay, and what became of asking it.
 #[derive(Clone, Debug)]
@@ -86,7 +96,19 @@ struct Listening {
 }
 
 pub(crate) enum Command {
-    Relays { reply: oneshot::Sender<Vec<Relay>> },
+    Relays {
+        reply: oneshot::Sender<Vec<Relay>>,
+    },
+    /// Where others see this daemon.
+    Candidates {
+        reply: oneshot::Sender<Vec<Address>>,
+    },
+    /// Dials a peer that does the same at this moment.
+    Punch {
+        peer: id::PeerId,
+        addresses: Vec<Address>,
+        role: Role,
+    },
 }
 
 pub(crate) struct Reach {
@@ -100,6 +122,11 @@ pub(crate) struct Reach {
     listeners: HashMap<ListenerId, Listening>,
     known: HashMap<PeerId, Relay>,
     limits: CircuitLimits,
+    /// Addresses at which others have seen this daemon, the newest last.
+    seen: VecDeque<Address>,
+    upgrades: Upgrades,
+    /// To whoever agrees with peers on direct connections.
+    came: mpsc::Sender<id::PeerId>,
     looked: Option<MonoMs>,
 }
 
@@ -124,7 +151,7 @@ fn loss(reason: &Result<(), std::io::Error>) -> (Loss, String) {
 }
 
 impl Reach {
-    pub(crate) fn new(network: &Network) -> Result<Self, NetError> {
+    pub(crate) fn new(network: &Network, came: mpsc::Sender<id::PeerId>) -> Result<Self, NetError> {
         let listed = network.relays.iter().map(|text| parse(text).map(|(peer, _)| peer));
         Ok(Reach {
             listed: listed.collect::<Result<_, _>>()?,
@@ -134,15 +161,95 @@ impl Reach {
             listeners: HashMap::new(),
             known: HashMap::new(),
             limits: CircuitLimits::default(),
+            seen: VecDeque::new(),
+            upgrades: Upgrades::default(),
+            came,
             looked: None,
         })
     }
 
-    pub(crate) fn on_command(&self, command: Command) {
-        let Command::Relays { reply } = command;
-        let mut relays: Vec<_> = self.known.values().cloned().collect();
-        relays.sort_by(|a, b| a.peer.cmp(&b.peer));
-        let _ = reply.send(relays);
+    pub(crate) fn on_command(&mut self, context: &mut Context, command: Command) {
+        match command {
+            Command::Relays { reply } => {
+                let mut relays: Vec<_> = self.known.values().cloned().collect();
+                relays.sort_by(|a, b| a.peer.cmp(&b.peer));
+                let _ = reply.send(relays);
+            }
+            Command::Candidates { reply } => drop(reply.send(self.candidates())),
+            Command::Punch { peer, addresses, role } => {
+                if let Some(peer) = ids::to_libp2p(&peer) {
+                    self.punch(context, peer, addresses, role);
+                }
+            }
+        }
+    }
+
+    /// Where others may reach this daemon when its router expects them: of what they have seen and where it listens, what reaches farthest.
+    fn candidates(&self) -> Vec<Address> {
+        let all: Vec<_> = self.seen.iter().rev().chain(&self.listens).collect();
+        let farthest = all.iter().map(|address| address.reach()).max();
+        all.into_iter().filter(|address| Some(address.reach()) == farthest).cloned().collect()
+    }
+
+    /// Somebody has seen this daemon at an address.
+    pub(crate) fn on_seen(&mut self, address: Address) {
+        let address = address.without_peer();
+        if address.is_circuit() {
+            return;
+        }
+        self.seen.retain(|seen| *seen != address);
+        self.seen.push_back(address);
+        if self.seen.len() > MAX_SEEN {
+            self.seen.pop_front();
+        }
+    }
+
+    fn punch(&mut self, context: &mut Context, peer: PeerId, addresses: Vec<Address>, role: Role) {
+        let addresses = self.upgrades.admit(context.now(), peer, addresses);
+        if addresses.is_empty() {
+            return;
+        }
+        tracing::debug!(%peer, ?addresses, ?role, "dialling as the peer does");
+        let addresses = addresses.into_iter().map(Multiaddr::from).collect();
+        // From the ports that listen, which are those that the router has let others see.
+        let options = DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::Always);
+        let options = if role == Role::Listener { options.override_role() } else { options }.build();
+        self.upgrades.dialled(options.connection_id(), peer);
+        context.want(Effect::Dial(options));
+    }
+
+    /// Notes a connection.
+    pub(crate) fn on_connected(
+        &mut self,
+        context: &mut Context,
+        peer: PeerId,
+        id: ConnectionId,
+        address: &Address,
+        inbound: bool,
+    ) {
+        if self.upgrades.connected(context.now(), peer, id, address, inbound) {
+            tracing::info!(%peer, %address, "a direct connection stands in place of the one through a relay");
+            context.tell(Event::Upgraded(ids::from_libp2p(&peer)));
+        }
+    }
+
+    pub(crate) fn on_connection_closed(&mut self, id: ConnectionId) {
+        self.upgrades.closed(id);
+    }
+
+    pub(crate) fn on_dial_failed(&mut self, context: &Context, id: ConnectionId) {
+        if let Some(peer) = self.upgrades.failed(context.now(), id) {
+            tracing::debug!(%peer, "no direct connection came about");
+        }
+    }
+
+    /// Asks who came through a relay for a direct connection. The connections through relays that are of use no more.
+    pub(crate) fn upgrade(&mut self, now: MonoMs) -> Vec<(PeerId, ConnectionId)> {
+        for peer in self.upgrades.due(now) {
+            // When too many wait, it stays with the relay.
+            let _ = self.came.try_send(ids::from_libp2p(&peer));
+        }
+        self.upgrades.replaced(now)
     }
 
     /// How much of a connection a relay passes on, as it tells.
@@ -334,6 +441,16 @@ fn told(at: &Address, said: &[Address]) -> Vec<Address> {
 pub struct Handle(pub(crate) Commands<Command>);
 
 impl Handle {
+    /// Where others see this daemon.
+    async fn candidates(&self) -> Result<Vec<Address>, NetError> {
+        self.0.ask(|reply| Command::Candidates { reply }).await
+    }
+
+    /// Dials a peer that does the same at this moment.
+    async fn punch(&self, peer: &id::PeerId, addresses: Vec<Address>, role: Role) -> Result<(), NetError> {
+        self.0.say(Command::Punch { peer: peer.clone(), addresses, role }).await
+    }
+
     /// The relays that were asked.
     pub async fn relays(&self) -> Result<Vec<Relay>, NetError> {
         self.0.ask(|reply| Command::Relays { reply }).await

@@ -4,7 +4,7 @@
 //! new protocol only when something else wakes the connection.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     future::{Ready, ready},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -124,13 +124,14 @@ pub(crate) enum Ask {
 
 pub(crate) struct Behaviour {
     acceptors: Acceptors,
-    connections: HashSet<(PeerId, ConnectionId)>,
+    /// The connections, and whether a relay is between.
+    connections: HashMap<(PeerId, ConnectionId), bool>,
     asks: VecDeque<(PeerId, NotifyHandler, Ask)>,
 }
 
 impl Behaviour {
     pub(crate) fn new(acceptors: Acceptors) -> Self {
-        Behaviour { acceptors, connections: HashSet::new(), asks: VecDeque::new() }
+        Behaviour { acceptors, connections: HashMap::new(), asks: VecDeque::new() }
     }
 
     /// Opens a stream on the first of the protocols that the peer speaks. It is ready to be written to at once if `said`
@@ -147,16 +148,21 @@ impl Behaviour {
         } else {
             protocols.push(NOBODY);
         }
-        if self.connections.iter().any(|(connected, _)| *connected == peer) {
-            self.asks.push_back((peer, NotifyHandler::Any, Ask::Open { protocols, reply }));
-        } else {
+        let to_peer = || self.connections.iter().filter(|((connected, _), _)| *connected == peer);
+        if to_peer().next().is_none() {
             let _ = reply.send(Err(Refused::NotConnected));
+            return;
         }
+        // Beside one through a relay, which will go, a direct one.
+        let any_relayed = to_peer().any(|(_, relayed)| *relayed);
+        let direct = to_peer().find(|(_, relayed)| any_relayed && !**relayed);
+        let by = direct.map_or(NotifyHandler::Any, |((_, id), _)| NotifyHandler::One(*id));
+        self.asks.push_back((peer, by, Ask::Open { protocols, reply }));
     }
 
     /// Has every connection see which protocols are accepted now.
     pub(crate) fn look(&mut self) {
-        let all = self.connections.iter().map(|(peer, id)| (*peer, NotifyHandler::One(*id), Ask::Look));
+        let all = self.connections.keys().map(|(peer, id)| (*peer, NotifyHandler::One(*id), Ask::Look));
         self.asks.extend(all);
     }
 }
@@ -188,8 +194,8 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
         match event {
-            FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, .. }) => {
-                self.connections.insert((peer_id, connection_id));
+            FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, endpoint, .. }) => {
+                self.connections.insert((peer_id, connection_id), endpoint.is_relayed());
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
                 self.connections.remove(&(peer_id, connection_id));

@@ -177,6 +177,7 @@ impl Peers {
                 tracing::info!(%relay, why, "a relay passes on connections to this daemon no more");
                 events.happened_to(Some(relay), "relay-lost", &format!("{relay}: {why}"));
             }
+            Event::Upgraded(peer) => events.happened_to(Some(peer), "peer-direct", &peer.to_string()),
             Event::CircuitCut { from, to, why } => {
                 tracing::info!(%from, %to, "{why} cut a connection that was passed on");
                 events.happened_to(Some(from), "circuit-cut", &format!("{from} to {to}: {why}"));
