@@ -1,15 +1,22 @@
 //! Daemons at home, behind routers that nobody has set up.
 
-use std::process::Stdio;
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::support::{
-    self, Start, id, interrupt, json,
+    Daemon, Start, id, interrupt, json,
     lab::{Lab, Place, Router},
-    until,
+    part, until,
 };
 
 /// What p2pctl says of the connections to a peer.
-fn ways(daemon: &support::Daemon, peer: &str) -> Vec<(bool, String)> {
+fn ways(daemon: &Daemon, peer: &str) -> Vec<(bool, String)> {
     let shown = daemon.run(&["-o", "json", "peers", "show", peer]);
     if !shown.status.success() {
         return Vec::new();
@@ -25,12 +32,12 @@ fn groups(line: &str) -> u64 {
     line.split("groups ").nth(1).and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or_default()
 }
 
-#[test]
-fn behind_two_usual_routers_a_direct_connection_takes_the_relays_place_and_nothing_is_lost() {
-    let Some(lab) = Lab::new([Router::PortRestricted, Router::PortRestricted]) else { return };
+/// Two homes behind such routers, with a relay on the internet: they find each other by the directory, hear each other through the relay,
+/// and then directly, without a group that is lost; and go on when the relay is gone.
+fn become_direct(routers: [Router; 2]) {
+    let Some(lab) = Lab::new(routers) else { return };
     let place = tempfile::tempdir().unwrap();
-    let mut relay =
-        lab.daemon(Place::Internet, place.path(), "relay", Lab::PUBLIC[0], &[("P2PD_NETWORK_RELAY", "on")]);
+    let mut relay = lab.daemon(Place::Internet, place.path(), "relay", Lab::PUBLIC[0], &[("P2PD_NETWORK_RELAY", "on")]);
     let home = |n: usize, name: &str| {
         let ip = format!("192.168.{n}.2");
         lab.daemon(Place::Home(n), place.path(), name, &ip, &[("P2PD_NETWORK_RELAYS", &relay.address)])
@@ -44,15 +51,11 @@ fn behind_two_usual_routers_a_direct_connection_takes_the_relays_place_and_nothi
     let _publishing = a.ctl(&["publish-stream", "town", "--tone", "440"]).start();
     b.good(&["wait", "stream=town", "--timeout", "20s"]);
     let mut listener = b.ctl(&["listen", "town", "--stats"]).stdout(Stdio::null()).start();
-    let direct = || {
-        let ways = ways(&b, &id(&a));
-        (ways.len() == 1 && !ways[0].0).then(|| ways[0].1.clone())
-    };
-    let way = until("a direct connection alone", direct);
+    let way = until("a direct connection alone", || direct(&b, &id(&a)));
     assert!(way.contains("/45.10.20.10/"), "{way}");
     relay.kill_9();
     let before = groups(&listener.says("groups "));
-    until("sound without the relay", || (groups(&listener.says("groups ")) > before + 50).then_some(()));
+    until("sound without the relay", || (groups(&listener.says("groups ")) > before + 30).then_some(()));
     let last = listener.says("groups ");
     assert!(last.contains("lost 0") && last.contains("concealed 0"), "{last}");
     interrupt(&listener);
@@ -60,8 +63,179 @@ fn behind_two_usual_routers_a_direct_connection_takes_the_relays_place_and_nothi
 }
 
 #[test]
-fn behind_two_symmetric_routers_a_stream_is_heard_through_a_relay_and_through_another_when_that_goes() {
-    let Some(lab) = Lab::new([Router::Symmetric, Router::Symmetric]) else { return };
+fn two_usual_routers_let_a_direct_connection_through() {
+    become_direct([Router::PortRestricted, Router::PortRestricted]);
+}
+
+#[test]
+fn a_router_that_lets_all_in_does_not_mind_a_symmetric_one() {
+    become_direct([Router::FullCone, Router::Symmetric]);
+}
+
+#[test]
+fn a_router_that_knows_its_callers_does_not_mind_a_symmetric_one() {
+    become_direct([Router::AddressRestricted, Router::Symmetric]);
+}
+
+#[test]
+fn without_udp_a_direct_connection_is_one_of_tcp() {
+    become_direct([Router::PortRestricted, Router::NoUdp]);
+}
+
+#[test]
+fn between_routers_that_answer_strangers_a_stream_is_heard_either_way() {
+    let Some(lab) = Lab::new([Router::Answering, Router::Answering]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let relay = lab.daemon(Place::Internet, place.path(), "relay", Lab::PUBLIC[0], &[("P2PD_NETWORK_RELAY", "on")]);
+    let home = |n: usize, name: &str| {
+        let ip = format!("192.168.{n}.2");
+        lab.daemon(Place::Home(n), place.path(), name, &ip, &[("P2PD_NETWORK_RELAYS", &relay.address)])
+    };
+    let (a, b) = (home(0, "a"), home(1, "b"));
+    let _publishing = a.ctl(&["publish-stream", "town", "--tone", "440"]).start();
+    b.good(&["wait", "stream=town", "--timeout", "20s"]);
+    let mut listener = b.ctl(&["listen", "town", "--stats"]).stdout(Stdio::null()).start();
+    until("sound", || (groups(&listener.says("groups ")) > 50).then_some(()));
+    let truly = |(relayed, address): (bool, String)| relayed == address.contains("p2p-circuit");
+    let ways = ways(&b, &id(&a));
+    assert!(!ways.is_empty() && ways.into_iter().all(truly));
+    interrupt(&listener);
+    listener.wait().unwrap();
+}
+
+/// The Go p2pd there, and its peer id.
+struct Go {
+    child: Child,
+    id: String,
+}
+
+impl Go {
+    fn start(lab: &Lab, at: Place, place: &Path, ip: &str, flags: &[&str]) -> Option<Self> {
+        let mut command = lab.command(at);
+        command.arg(part("go")?.join("p2pd")).arg(format!("-listen=/unix{}", place.join("go.sock").display()));
+        command.arg(format!("-hostAddrs=/ip4/{ip}/tcp/4001,/ip4/{ip}/udp/4001/quic-v1")).args(flags);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let id = said.lines().map_while(Result::ok).find_map(|line| Some(line.strip_prefix("Peer ID: ")?.to_owned()));
+        Some(Go { child, id: id.expect("the id of the Go p2pd") })
+    }
+}
+
+impl Drop for Go {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_go_p2pd_is_a_relay_for_us() {
+    let Some(lab) = Lab::new([Router::PortRestricted, Router::PortRestricted]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let flags = ["-relayService", "-forceReachabilityPublic"];
+    let Some(relay) = Go::start(&lab, Place::Internet, place.path(), Lab::PUBLIC[0], &flags) else { return };
+    let address = format!("/ip4/{}/tcp/4001/p2p/{}", Lab::PUBLIC[0], relay.id);
+    let home = |n: usize, name: &str| {
+        let ip = format!("192.168.{n}.2");
+        lab.daemon(Place::Home(n), place.path(), name, &ip, &[("P2PD_NETWORK_RELAYS", &address)])
+    };
+    let (a, b) = (home(0, "a"), home(1, "b"));
+    let circuit = until("the address through the relay", || circuit(&a));
+    b.good(&["peers", "connect", &circuit]);
+    assert!(ways(&b, &id(&a)).iter().any(|(relayed, _)| *relayed), "through the relay at first");
+    until("a direct connection alone", || direct(&b, &id(&a)));
+}
+
+#[test]
+fn we_are_a_relay_for_the_go_p2pd_and_punch_holes_with_it() {
+    let Some(lab) = Lab::new([Router::PortRestricted, Router::PortRestricted]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let relay = lab.daemon(Place::Internet, place.path(), "relay", Lab::PUBLIC[0], &[("P2PD_NETWORK_RELAY", "on")]);
+    let trusted = format!("-trustedRelays={}", relay.address);
+    let flags = ["-autoRelay", &trusted, "-forceReachabilityPrivate", "-relayService=false", "-dht"];
+    let Some(go) = Go::start(&lab, Place::Home(1), place.path(), "192.168.1.2", &flags) else { return };
+    let settings = [("P2PD_NETWORK_RELAYS", relay.address.as_str())];
+    let a = lab.daemon(Place::Home(0), place.path(), "a", "192.168.0.2", &settings);
+    let circuit = format!("{}/p2p-circuit/p2p/{}", relay.address, go.id);
+    until("the way to the Go p2pd", || a.run(&["peers", "connect", &circuit]).status.success().then_some(()));
+    until("a direct connection alone", || direct(&a, &go.id));
+}
+
+/// An own address of a daemon that leads through a relay.
+fn circuit(daemon: &Daemon) -> Option<String> {
+    let addresses = json(&daemon.good(&["-o", "json", "status"]))["addresses"].as_array().cloned().unwrap_or_default();
+    let mut texts = addresses.into_iter().filter_map(|address| address.as_str().map(str::to_owned));
+    texts.find(|address| address.contains("p2p-circuit"))
+}
+
+/// Where a peer is connected, once that is directly and nothing else.
+fn direct(daemon: &Daemon, peer: &str) -> Option<String> {
+    let ways = ways(daemon, peer);
+    (ways.len() == 1 && !ways[0].0).then(|| ways[0].1.clone())
+}
+
+/// Messages that are counted.
+const MESSAGES: usize = 20_000;
+/// For the last of them.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+#[test]
+fn no_message_is_lost_or_doubled_when_a_direct_connection_takes_the_relays_place() {
+    let Some(lab) = Lab::new([Router::PortRestricted, Router::PortRestricted]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let relay = lab.daemon(Place::Internet, place.path(), "relay", Lab::PUBLIC[0], &[("P2PD_NETWORK_RELAY", "on")]);
+    let home = |n: usize, name: &str| {
+        let ip = format!("192.168.{n}.2");
+        lab.daemon(Place::Home(n), place.path(), name, &ip, &[("P2PD_NETWORK_RELAYS", &relay.address)])
+    };
+    let (a, b) = (home(0, "a"), home(1, "b"));
+    let circuit = until("the address through the relay", || circuit(&a));
+    let heard = place.path().join("heard");
+    let mut subscriber = b.ctl(&["sub", "count", "-n", &MESSAGES.to_string()]);
+    let mut subscriber = subscriber.stdout(File::create(&heard).unwrap()).spawn().unwrap();
+    b.good(&["peers", "connect", &circuit]);
+    assert!(ways(&b, &id(&a)).iter().any(|(relayed, _)| *relayed), "through the relay at first");
+    let mut publisher = a.ctl(&["pub", "count", "--wait", "20s"]);
+    let mut publisher = publisher.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = publisher.stdin.take().unwrap();
+    // Before the change, across it and after.
+    let mut was = Vec::new();
+    for n in 0..MESSAGES {
+        writeln!(lines, "{n}").unwrap();
+        if n % 100 == 0 {
+            thread::sleep(Duration::from_millis(40));
+        }
+        if n % 2_000 == 0 {
+            was.push(ways(&b, &id(&a)).iter().all(|(relayed, _)| !relayed));
+        }
+    }
+    drop(lines);
+    assert!(publisher.wait().unwrap().success());
+    let heard =
+        || -> Vec<usize> { fs::read_to_string(&heard).unwrap().lines().map(|line| line.parse().unwrap()).collect() };
+    let missing = |heard: &[usize]| (0..MESSAGES).filter(|n| !heard.contains(n)).take(8).collect::<Vec<_>>();
+    let began = Instant::now();
+    while subscriber.try_wait().unwrap().is_none() && began.elapsed() < DEADLINE {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let heard = heard();
+    assert_eq!((heard.len(), missing(&heard)), (MESSAGES, Vec::new()), "each once");
+    assert_eq!(was.last(), Some(&true), "direct in the end: {was:?}");
+}
+
+#[test]
+fn between_two_symmetric_routers_a_relay_remains() {
+    stay_relayed([Router::Symmetric, Router::Symmetric]);
+}
+
+#[test]
+fn between_a_symmetric_router_and_a_usual_one_a_relay_remains() {
+    stay_relayed([Router::PortRestricted, Router::Symmetric]);
+}
+
+/// Two homes behind routers that let no direct connection through: a stream is heard through a relay, and through another when that goes.
+fn stay_relayed(routers: [Router; 2]) {
+    let Some(lab) = Lab::new(routers) else { return };
     let place = tempfile::tempdir().unwrap();
     let relay = |n: usize| {
         let settings = [("P2PD_NETWORK_RELAY", "on")];

@@ -270,8 +270,8 @@ impl Task {
         let gossipsub = &self.swarm.behaviour().gossipsub;
         let standings = || standings(&self.dial, &self.pubsub, gossipsub);
         self.peers.on_tick(context, &self.pubsub.followers_of_all(gossipsub), standings);
-        for (peer, id) in self.reach.upgrade(now) {
-            self.peers.replace(context, &peer, id);
+        for replaced in self.reach.upgrade(now) {
+            self.peers.replace(context, replaced);
         }
         self.reach.on_tick(context, || self.peers.table().list(&standings()));
         context.on_tick(|peer| self.peers.table().contains(peer));

@@ -16,23 +16,50 @@ pub enum Router {
     PortRestricted,
     /// The same, and each destination sees another port.
     Symmetric,
+    /// Whatever comes from outside gets in.
+    FullCone,
+    /// What comes from outside gets in, of whom this home has spoken to.
+    AddressRestricted,
+    /// As the first, and nothing of UDP gets out.
+    NoUdp,
+    /// As the first, but strangers are answered that nobody listens, which takes their place in the router's table.
+    Answering,
 }
 
 impl Router {
     /// The rules of nftables. What nobody has asked for is dropped: an answer to a stranger would take the place of the stranger's own
     /// connection in the table.
-    fn rules(self) -> String {
-        let masquerade = match self {
-            Router::PortRestricted => "masquerade",
-            Router::Symmetric => "masquerade fully-random",
+    fn rules(self, host: &str) -> String {
+        let masquerade = if matches!(self, Router::Symmetric) { "masquerade fully-random" } else { "masquerade" };
+        let out = format!(
+            "table ip nat {{\n chain post {{\n  type nat hook postrouting priority 100;\n  oifname \"wan\" {masquerade};\n }}\n"
+        );
+        let answers_only = |out_rule: &str| {
+            format!(
+                "table ip fw {{\n chain to_me {{\n  type filter hook input priority 0; policy drop;\n  \
+                 iifname {{ \"lo\", \"lan\" }} accept\n  ct state established,related accept\n }}\n \
+                 chain through {{\n  type filter hook forward priority 0; policy drop;\n  {out_rule}\n  \
+                 iifname \"lan\" accept\n  ct state established,related accept\n }}\n}}\n"
+            )
         };
-        format!(
-            "table ip nat {{\n chain post {{\n  type nat hook postrouting priority 100;\n  oifname \"wan\" {masquerade};\n }}\n}}\n\
-             table ip fw {{\n chain to_me {{\n  type filter hook input priority 0; policy drop;\n  \
-             iifname {{ \"lo\", \"lan\" }} accept\n  ct state established,related accept\n }}\n \
-             chain through {{\n  type filter hook forward priority 0; policy drop;\n  iifname \"lan\" accept\n  \
-             ct state established,related accept\n }}\n}}\n"
-        )
+        let lets_in = |whom: &str| {
+            format!(
+                " chain pre {{\n  type nat hook prerouting priority -100;\n  iifname \"wan\" {whom} dnat to {host};\n }}\n"
+            )
+        };
+        match self {
+            Router::PortRestricted | Router::Symmetric => format!("{out}}}\n{}", answers_only("")),
+            Router::NoUdp => format!("{out}}}\n{}", answers_only("meta l4proto udp drop")),
+            Router::Answering => format!("{out}}}\n"),
+            Router::FullCone => format!("{out}{}}}\n", lets_in("")),
+            Router::AddressRestricted => format!(
+                "{out} set seen {{ type ipv4_addr; flags dynamic,timeout; timeout 2m; }}\n \
+                 chain note {{\n  type filter hook forward priority -10;\n  iifname \"lan\" update @seen {{ ip daddr }}\n }}\n{}}}\n\
+                 table ip fw {{\n chain to_me {{\n  type filter hook input priority 0; policy drop;\n  \
+                 iifname {{ \"lo\", \"lan\" }} accept\n  ct state established,related accept\n }}\n}}\n",
+                lets_in("ip saddr @seen")
+            ),
+        }
     }
 }
 
@@ -112,18 +139,25 @@ impl Lab {
         let mut nft = Command::new("ip");
         nft.args(["netns", "exec", &self.space(&outer), "nft", "-f", "-"]).stdin(Stdio::piped());
         let mut nft = nft.spawn().unwrap();
-        nft.stdin.take().unwrap().write_all(router.rules().as_bytes()).unwrap();
+        nft.stdin.take().unwrap().write_all(router.rules(&format!("192.168.{n}.2")).as_bytes()).unwrap();
         assert!(nft.wait().unwrap().success());
     }
 
-    /// A daemon there that listens on port 4001 of this address, and on the usual one of a home.
-    pub fn daemon(&self, at: Place, place: &Path, name: &str, ip: &str, settings: &[(&str, &str)]) -> Daemon {
+    /// Runs what else it is given there.
+    pub fn command(&self, at: Place) -> Command {
         let space = match at {
             Place::Internet => self.space("net"),
             Place::Home(n) => self.space(&format!("home{n}")),
         };
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &space]).arg(p2pd()).envs(settings.iter().copied());
+        command.args(["netns", "exec", &space]);
+        command
+    }
+
+    /// A daemon there that listens on port 4001 of this address, and on the usual one of a home.
+    pub fn daemon(&self, at: Place, place: &Path, name: &str, ip: &str, settings: &[(&str, &str)]) -> Daemon {
+        let mut command = self.command(at);
+        command.arg(p2pd()).envs(settings.iter().copied());
         let (tcp, quic) = (format!("/ip4/{ip}/tcp/4001"), format!("/ip4/{ip}/udp/4001/quic-v1"));
         Daemon::launch(command, place, name, &["--listen", &tcp, "--listen", &quic])
     }

@@ -37,7 +37,7 @@ use crate::{
     context::{Context, Effect, HangUp},
     error::innermost,
     ids,
-    reach::circuit_limit::CircuitLimit,
+    reach::{Replaced, circuit_limit::CircuitLimit},
     standing::Standings,
     swarm::{
         bandwidth::{Meter, Meters},
@@ -229,9 +229,15 @@ impl Peers {
         }
     }
 
-    /// Closes a connection through a relay beside which a direct one stands, when no stream of it is one for which the peer is kept.
-    pub(crate) fn replace(&mut self, context: &mut Context, peer: &PeerId, id: ConnectionId) {
-        if !self.closing.contains_key(&id) && !self.table.carries(peer, id) {
+    /// Has gossip leave a connection through a relay beside which a direct one stands, and closes it when it is of no use any more: when
+    /// nothing of gossip has come on it for a second, and no stream of it is one for which the peer is kept.
+    pub(crate) fn replace(&mut self, context: &mut Context, replaced: Replaced) {
+        let Replaced { peer, id, may_go, must_go } = replaced;
+        if self.closing.contains_key(&id) {
+            return;
+        }
+        let is_quiet = self.table.leave(&peer, id);
+        if must_go || (may_go && is_quiet && !self.table.carries(&peer, id)) {
             self.close(context, id, HangUp { why: "a direct connection stands in its place", for_good: false });
         }
     }

@@ -19,6 +19,8 @@ use crate::{
 
 /// Most addresses and protocols kept of what one peer says of itself.
 const MAX_SAID: usize = 128;
+/// How long nothing of gossip comes on a connection that another one has taken over before it goes.
+const QUIET: Duration = Duration::from_secs(1);
 /// Closed connections that are remembered.
 const MAX_CLOSED: usize = 256;
 
@@ -47,6 +49,8 @@ struct Open {
     meter: Option<Arc<Meter>>,
     /// The same as `opened`, whatever the wall clock is set to.
     began: Instant,
+    /// What of gossip had come, and since when nothing more has, where it is to go.
+    came: Option<(u64, Instant)>,
     /// What it had carried when the peer was last pinged: bytes from the peer, and mebibytes to it.
     brought: u64,
 }
@@ -175,7 +179,7 @@ impl Table {
             streams: Streams::default(),
         };
         let connections = &mut self.peers.entry(peer).or_default().connections;
-        connections.insert(id, Open { connection, meter, began: Instant::now(), brought: 0 });
+        connections.insert(id, Open { connection, meter, began: Instant::now(), came: None, brought: 0 });
         connections.len() == 1
     }
 
@@ -221,6 +225,30 @@ impl Table {
             entry.protocols = info.protocols.iter().take(MAX_SAID).map(|p| text::clean(p.as_ref(), 140)).collect();
             entry.addresses = info.listen_addrs.iter().take(MAX_SAID).cloned().map(Address::from).collect();
         }
+    }
+
+    /// Has gossip leave a connection once another one has taken it over. Whether nothing of gossip comes on it any more.
+    pub(crate) fn leave(&mut self, peer: &libp2p::PeerId, id: ConnectionId) -> bool {
+        let Some(entry) = self.peers.get_mut(peer) else { return true };
+        let gossip =
+            |open: &Open| open.meter.as_ref().map(|meter| meter.gossip().map(|(_, open)| open)).unwrap_or_default();
+        // What this daemon sends.
+        let elsewhere = entry.connections.iter().any(|(other, open)| *other != id && matches!(gossip(open), [_, true]));
+        let Some(open) = entry.connections.get_mut(&id) else { return true };
+        let Some(meter) = open.meter.as_ref() else { return true };
+        if gossip(open) == [false; 2] {
+            return true;
+        }
+        if !elsewhere {
+            return false;
+        }
+        meter.end_gossip();
+        let (came, since) = open.came.get_or_insert((0, Instant::now()));
+        let now = meter.gossip_received();
+        if *came != now {
+            (*came, *since) = (now, Instant::now());
+        }
+        since.elapsed() >= QUIET
     }
 
     /// Whether a connection has a stream for which the peer is kept.

@@ -33,6 +33,7 @@ use p2pd_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::upgrades::Replaced;
 use self::{
     circuit_limit::{CircuitLimit, CircuitLimits},
     hole_punching::Role,
@@ -244,7 +245,7 @@ impl Reach {
     }
 
     /// Asks who came through a relay for a direct connection. The connections through relays that are of use no more.
-    pub(crate) fn upgrade(&mut self, now: MonoMs) -> Vec<(PeerId, ConnectionId)> {
+    pub(crate) fn upgrade(&mut self, now: MonoMs) -> Vec<Replaced> {
         for peer in self.upgrades.due(now) {
             // When too many wait, it stays with the relay.
             let _ = self.came.try_send(ids::from_libp2p(&peer));

@@ -12,8 +12,9 @@ const AGAIN_MS: u64 = 1_000;
 const OF_PEER: u8 = 12;
 const HOUR_MS: u64 = 3_600_000;
 const MAX_COUNTED: usize = 1024;
-/// For so long both stand, in milliseconds, so that what is under way comes through.
+/// For so long both stand at least, in milliseconds, and at most while the peer still sends on the one through the relay.
 const BESIDE_MS: u64 = 3_000;
+const BESIDE_MOST_MS: u64 = 30_000;
 
 /// A connection through a relay.
 struct Circuit {
@@ -23,6 +24,17 @@ struct Circuit {
     /// The peer dialled it, so that this daemon asks.
     inbound: bool,
     tries: u8,
+}
+
+/// A connection through a relay beside which a direct one stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    pub(crate) peer: PeerId,
+    pub(crate) id: ConnectionId,
+    /// Long enough for it to go when nothing comes on it.
+    pub(crate) may_go: bool,
+    /// Too long for it to stay.
+    pub(crate) must_go: bool,
 }
 
 #[derive(Default)]
@@ -112,13 +124,18 @@ impl Upgrades {
         Some(peer)
     }
 
-    /// Connections through relays beside which a direct one has stood long enough.
-    pub(crate) fn replaced(&self, now: MonoMs) -> Vec<(PeerId, ConnectionId)> {
-        let stands = |peer: &PeerId| {
-            self.direct.values().any(|(direct, since)| direct == peer && now.since(*since) >= BESIDE_MS)
+    /// Connections through relays beside which a direct one stands.
+    pub(crate) fn replaced(&self, now: MonoMs) -> Vec<Replaced> {
+        let beside = |peer: &PeerId| {
+            let of_peer = self.direct.values().filter(|(direct, _)| direct == peer);
+            of_peer.map(|(_, since)| now.since(*since)).max()
         };
-        let replaced = self.circuits.iter().filter(|(_, circuit)| stands(&circuit.peer));
-        replaced.map(|(id, circuit)| (circuit.peer, *id)).collect()
+        let replaced = |(id, circuit): (&ConnectionId, &Circuit)| {
+            let beside = beside(&circuit.peer)?;
+            let (may_go, must_go) = (beside >= BESIDE_MS, beside >= BESIDE_MOST_MS);
+            Some(Replaced { peer: circuit.peer, id: *id, may_go, must_go })
+        };
+        self.circuits.iter().filter_map(replaced).collect()
     }
 }
 
@@ -207,8 +224,13 @@ mod tests {
         assert!(
             !upgrades.due(MonoMs(5_000)).contains(&peer) && upgrades.admit(MonoMs(0), peer, vec![at(WORLD)]).is_empty()
         );
-        assert!(upgrades.replaced(MonoMs(7_999)).is_empty());
-        assert_eq!(upgrades.replaced(MonoMs(8_000)), [(peer, id(1))]);
+        let goes =
+            |ms| upgrades.replaced(MonoMs(ms)).iter().map(|one| (one.id, one.may_go, one.must_go)).collect::<Vec<_>>();
+        assert_eq!(goes(7_999), [(id(1), false, false)]);
+        assert_eq!(
+            [goes(8_000), goes(34_999), goes(35_000)],
+            [[(id(1), true, false)], [(id(1), true, false)], [(id(1), true, true)]]
+        );
         upgrades.closed(id(1));
         assert!(upgrades.replaced(MonoMs(9_000)).is_empty());
     }

@@ -119,9 +119,23 @@ pub(crate) struct Meter {
     protocols: Mutex<HashMap<String, Arc<Counter>>>,
     inbound: AtomicUsize,
     outbound: AtomicUsize,
+    /// Gossipsub is to send nothing more on it.
+    gossip_ends: AtomicBool,
 }
 
 impl Meter {
+    /// Has gossipsub send nothing more here, but what is under way. Its other connections to the peer share the queue.
+    pub(crate) fn end_gossip(&self) {
+        self.gossip_ends.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes of gossipsub that have come.
+    pub(crate) fn gossip_received(&self) -> u64 {
+        let protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_gossip = protocols.iter().filter(|(name, _)| name.starts_with(GOSSIPSUB));
+        of_gossip.map(|(_, counter)| counter.read().received).fold(0, u64::saturating_add)
+    }
+
     /// Notes how it is divided into streams.
     pub(crate) fn muxer(&self, name: &'static str) {
         // Agreed on once.
@@ -215,6 +229,7 @@ impl Meters {
             protocols: Mutex::default(),
             inbound: AtomicUsize::new(0),
             outbound: AtomicUsize::new(0),
+            gossip_ends: AtomicBool::new(false),
         });
         let mut new = self.new.lock().unwrap_or_else(PoisonError::into_inner);
         // A connection that was refused takes its meter with it; the last of them are looked for by their address.

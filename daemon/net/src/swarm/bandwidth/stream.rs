@@ -171,6 +171,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
         {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        // Gossipsub takes the next message for a connection when the last one is flushed.
+        if self.one_way && self.meter.gossip_ends.load(Ordering::Relaxed) && matches!(flushed, Poll::Ready(Ok(()))) {
+            return Poll::Pending;
+        }
         self.written(flushed)
     }
 
