@@ -146,21 +146,6 @@ fn the_go_p2pd_is_a_relay_for_us() {
     until("a direct connection alone", || direct(&b, &id(&a)));
 }
 
-#[test]
-fn we_are_a_relay_for_the_go_p2pd_and_punch_holes_with_it() {
-    let Some(lab) = Lab::new([Router::PortRestricted, Router::PortRestricted]) else { return };
-    let place = tempfile::tempdir().unwrap();
-    let relay = lab.daemon(Place::Internet, place.path(), "relay", Lab::PUBLIC[0], &[("P2PD_NETWORK_RELAY", "on")]);
-    let trusted = format!("-trustedRelays={}", relay.address);
-    let flags = ["-autoRelay", &trusted, "-forceReachabilityPrivate", "-relayService=false", "-dht"];
-    let Some(go) = Go::start(&lab, Place::Home(1), place.path(), "192.168.1.2", &flags) else { return };
-    let settings = [("P2PD_NETWORK_RELAYS", relay.address.as_str())];
-    let a = lab.daemon(Place::Home(0), place.path(), "a", "192.168.0.2", &settings);
-    let circuit = format!("{}/p2p-circuit/p2p/{}", relay.address, go.id);
-    until("the way to the Go p2pd", || a.run(&["peers", "connect", &circuit]).status.success().then_some(()));
-    until("a direct connection alone", || direct(&a, &go.id));
-}
-
 /// An own address of a daemon that leads through a relay.
 fn circuit(daemon: &Daemon) -> Option<String> {
     let addresses = json(&daemon.good(&["-o", "json", "status"]))["addresses"].as_array().cloned().unwrap_or_default();

@@ -232,8 +232,8 @@ impl Peers {
     /// Has gossip leave a connection through a relay beside which a direct one stands, and closes it when it is of no use any more: when
     /// nothing of gossip has come on it for a second, and no stream of it is one for which the peer is kept.
     pub(crate) fn replace(&mut self, context: &mut Context, replaced: Replaced) {
-        let Replaced { peer, id, may_go, must_go } = replaced;
-        if self.closing.contains_key(&id) {
+        let Replaced { peer, id, leaves, may_go, must_go } = replaced;
+        if self.closing.contains_key(&id) || !leaves {
             return;
         }
         let is_quiet = self.table.leave(&peer, id);

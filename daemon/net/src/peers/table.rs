@@ -227,23 +227,14 @@ impl Table {
         }
     }
 
-    /// Has gossip leave a connection once another one has taken it over. Whether nothing of gossip comes on it any more.
+    /// Has gossip leave a connection for another one. Whether nothing of gossip comes on it any more.
     pub(crate) fn leave(&mut self, peer: &libp2p::PeerId, id: ConnectionId) -> bool {
-        let Some(entry) = self.peers.get_mut(peer) else { return true };
-        let gossip =
-            |open: &Open| open.meter.as_ref().map(|meter| meter.gossip().map(|(_, open)| open)).unwrap_or_default();
-        // What this daemon sends.
-        let elsewhere = entry.connections.iter().any(|(other, open)| *other != id && matches!(gossip(open), [_, true]));
-        let Some(open) = entry.connections.get_mut(&id) else { return true };
-        let Some(meter) = open.meter.as_ref() else { return true };
-        if gossip(open) == [false; 2] {
+        let open = self.peers.get_mut(peer).and_then(|entry| entry.connections.get_mut(&id));
+        let Some((meter, came)) = open.and_then(|open| Some((open.meter.as_ref()?, &mut open.came))) else {
             return true;
-        }
-        if !elsewhere {
-            return false;
-        }
+        };
         meter.end_gossip();
-        let (came, since) = open.came.get_or_insert((0, Instant::now()));
+        let (came, since) = came.get_or_insert((0, Instant::now()));
         let now = meter.gossip_received();
         if *came != now {
             (*came, *since) = (now, Instant::now());

@@ -12,6 +12,8 @@ const AGAIN_MS: u64 = 1_000;
 const OF_PEER: u8 = 12;
 const HOUR_MS: u64 = 3_600_000;
 const MAX_COUNTED: usize = 1024;
+/// After so long gossip knows the direct one, in milliseconds (`pubsub/resubscribe.rs`), and leaves the other to it.
+const LEAVES_MS: u64 = 1_500;
 /// For so long both stand at least, in milliseconds, and at most while the peer still sends on the one through the relay.
 const BESIDE_MS: u64 = 3_000;
 const BESIDE_MOST_MS: u64 = 30_000;
@@ -31,6 +33,8 @@ struct Circuit {
 pub(crate) struct Replaced {
     pub(crate) peer: PeerId,
     pub(crate) id: ConnectionId,
+    /// Long enough for gossip to leave it.
+    pub(crate) leaves: bool,
     /// Long enough for it to go when nothing comes on it.
     pub(crate) may_go: bool,
     /// Too long for it to stay.
@@ -132,8 +136,8 @@ impl Upgrades {
         };
         let replaced = |(id, circuit): (&ConnectionId, &Circuit)| {
             let beside = beside(&circuit.peer)?;
-            let (may_go, must_go) = (beside >= BESIDE_MS, beside >= BESIDE_MOST_MS);
-            Some(Replaced { peer: circuit.peer, id: *id, may_go, must_go })
+            let [leaves, may_go, must_go] = [LEAVES_MS, BESIDE_MS, BESIDE_MOST_MS].map(|ms| beside >= ms);
+            Some(Replaced { peer: circuit.peer, id: *id, leaves, may_go, must_go })
         };
         self.circuits.iter().filter_map(replaced).collect()
     }
@@ -224,13 +228,14 @@ mod tests {
         assert!(
             !upgrades.due(MonoMs(5_000)).contains(&peer) && upgrades.admit(MonoMs(0), peer, vec![at(WORLD)]).is_empty()
         );
-        let goes =
-            |ms| upgrades.replaced(MonoMs(ms)).iter().map(|one| (one.id, one.may_go, one.must_go)).collect::<Vec<_>>();
-        assert_eq!(goes(7_999), [(id(1), false, false)]);
-        assert_eq!(
-            [goes(8_000), goes(34_999), goes(35_000)],
-            [[(id(1), true, false)], [(id(1), true, false)], [(id(1), true, true)]]
-        );
+        let goes = |ms| {
+            let replaced = upgrades.replaced(MonoMs(ms));
+            replaced.iter().map(|one| (one.id, [one.leaves, one.may_go, one.must_go])).collect::<Vec<_>>()
+        };
+        assert_eq!(goes(6_499), [(id(1), [false; 3])]);
+        assert_eq!([goes(6_500), goes(7_999)], [[(id(1), [true, false, false])], [(id(1), [true, false, false])]]);
+        assert_eq!([goes(8_000), goes(34_999)], [[(id(1), [true, true, false])], [(id(1), [true, true, false])]]);
+        assert_eq!(goes(35_000), [(id(1), [true; 3])]);
         upgrades.closed(id(1));
         assert!(upgrades.replaced(MonoMs(9_000)).is_empty());
     }
