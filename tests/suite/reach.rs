@@ -229,7 +229,13 @@ async fn a_relay_that_says_an_impossible_end_hurts_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_a_relay_cuts_is_told_as_that_at_all_three() {
     let relay = relay(|limits| limits.circuit_bytes = Size(64 << 10)).await;
-    let (speaker, listener) = (start(&[tcp(&relay)]).await, start(&[]).await);
+    // Which would not be cut otherwise.
+    let relayed = async |bootstrap: &[String]| {
+        let mut setup = setup(bootstrap);
+        setup.config.network.hole_punching = Switch::Off;
+        Daemon::start(setup).await.unwrap()
+    };
+    let (speaker, listener) = (relayed(&[tcp(&relay)]).await, relayed(&[]).await);
     connect(&listener, &circuit(&speaker, &relay).await).await.unwrap();
     let watch = WatchEventsRequest { after: None, from_oldest: false };
     let mut told = NodeServiceClient::new(channel(&relay).await).watch_events(watch).await.unwrap().into_inner();

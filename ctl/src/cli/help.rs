@@ -8,45 +8,11 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
+use super::{GROUPS, Group, Row};
+
 const CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon reachable, 4 no permission, \
 5 not found, 6 timed out, 7 refused as things stand, 8 try again later, 130 interrupted. SIGINT kills commands that run \
 until stopped; serve, listen and publish-stream shut down cleanly.";
-
-/// Commands that belong together.
-struct Group {
-    title: &'static str,
-    rows: &'static [Row],
-}
-
-/// A command, and what does the same as its verbs without the noun.
-struct Row {
-    name: &'static str,
-    short: &'static [&'static str],
-}
-
-const fn row(name: &'static str) -> Row {
-    Row { name, short: &[] }
-}
-
-const GROUPS: [Group; 5] = [
-    Group {
-        title: "Audio",
-        rows: &[Row {
-            name: "stream",
-            short: if cfg!(feature = "audio") { &["streams", "publish-stream", "listen"] } else { &["streams"] },
-        }],
-    },
-    Group { title: "Messages", rows: &[Row { name: "topic", short: &["topics", "pub", "sub", "validate"] }] },
-    Group {
-        title: "Protocols",
-        rows: &[Row { name: "protocol", short: &["open", "handle", "call", "serve", "forward", "expose"] }],
-    },
-    Group { title: "Network", rows: &[Row { name: "peer", short: &["peers"] }, row("dht")] },
-    Group {
-        title: "Daemon",
-        rows: &[row("status"), row("events"), row("wait"), row("rpc"), row("version"), row("completion")],
-    },
-];
 
 /// Columns of the names.
 const NAMES: usize = 12;

@@ -83,7 +83,43 @@ impl Cli {
     }
 }
 
-/// The commands. A new noun is a file beside this one, a row here and in the page of `--help`, and one in `cmd`.
+/// Commands that belong together.
+struct Group {
+    title: &'static str,
+    rows: &'static [Row],
+}
+
+/// A command, and what does the same as its verbs without the noun.
+struct Row {
+    name: &'static str,
+    short: &'static [&'static str],
+}
+
+const fn row(name: &'static str) -> Row {
+    Row { name, short: &[] }
+}
+
+const GROUPS: [Group; 5] = [
+    Group {
+        title: "Audio",
+        rows: &[Row {
+            name: "stream",
+            short: if cfg!(feature = "audio") { &["streams", "publish-stream", "listen"] } else { &["streams"] },
+        }],
+    },
+    Group { title: "Messages", rows: &[Row { name: "topic", short: &["topics", "pub", "sub", "validate"] }] },
+    Group {
+        title: "Protocols",
+        rows: &[Row { name: "protocol", short: &["open", "handle", "call", "serve", "forward", "expose"] }],
+    },
+    Group { title: "Network", rows: &[Row { name: "peer", short: &["peers"] }, row("dht")] },
+    Group {
+        title: "Daemon",
+        rows: &[row("status"), row("events"), row("wait"), row("rpc"), row("version"), row("completion")],
+    },
+];
+
+/// The commands. A new noun is a file beside this one, a row here and in a group above, and one in `cmd`.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List the live audio streams, publish one, listen to one.

@@ -69,6 +69,11 @@ pub struct Network {
     #[config(default = [], env = "P2PD_NETWORK_RELAYS", parse_env = setting::list)]
     pub relays: Vec<String>,
 
+    /// Whether connections through relays are replaced by direct ones, where both routers let that happen: "on" or "off". It tells
+    /// the peer where others see this daemon.
+    #[config(default = "on", env = "P2PD_NETWORK_HOLE_PUNCHING")]
+    pub hole_punching: Switch,
+
     /// Whether this daemon passes on connections to peers that others do not reach: "on" or "off". Turn it on where the world reaches
     /// this machine; `[relay]` has the bounds.
     #[config(default = "off", env = "P2PD_NETWORK_RELAY")]

@@ -18,7 +18,7 @@ use tokio::{sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, Event, Handle, Identity, NetError,
+    Config, Event, Handle, Identity, NetError, Switch,
     context::{Context, Effect},
     dht::{Connected, Lookups},
     dial::Dial,
@@ -69,14 +69,17 @@ pub struct Prepared {
     queues: Queues,
     /// Peers that came through a relay.
     came: mpsc::Receiver<id::PeerId>,
+    punches: bool,
 }
 
 impl Prepared {
     /// Spawns the task of the swarm, which ends when `stop` is cancelled.
     pub fn run(self, stop: CancellationToken) -> Running {
-        let Prepared { handle, events, task, queues, came } = self;
-        let punching = hole_punching::run(handle.clone(), came);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(punching));
+        let Prepared { handle, events, task, queues, came, punches } = self;
+        if punches {
+            let punching = hole_punching::run(handle.clone(), came);
+            tokio::spawn(stop.clone().run_until_cancelled_owned(punching));
+        }
         Running { handle, events, task: tokio::spawn(task.run(queues, stop)) }
     }
 }
@@ -105,7 +108,8 @@ pub fn prepare(config: &Config, identity: &Identity) -> Result<Prepared, NetErro
         reach: Reach::new(&config.network, to_punch)?,
         say_protocols: false,
     };
-    Ok(Prepared { handle, events, task, queues, came })
+    let punches = config.network.hole_punching == Switch::On;
+    Ok(Prepared { handle, events, task, queues, came, punches })
 }
 
 /// Turns that others may have before what is due, when the swarm always has something to tell.

@@ -15,6 +15,10 @@
 //! A change of this picture adds a migration (`migrate.rs`) and a test that opens the version before. `directory` and `peers` are learnt
 //! anew where they cannot be read; everything else is what people or programs gave, and is never left out without a word.
 
+use prost::Message;
+
+use crate::record::{EventRecord, MessageRecord};
+
 /// Version of the picture above.
 pub(crate) const VERSION: u32 = 4;
 pub(crate) const VERSION_KEY: &[u8] = b"schema";
@@ -55,6 +59,21 @@ pub(crate) fn read_message_key(topic: &str, key: &[u8]) -> Option<u64> {
     let (name, number) = rest.split_at_checked(u16::from_be_bytes(*len).into())?;
     (name == topic.as_bytes()).then_some(())?;
     Some(u64::from_be_bytes(number.try_into().ok()?))
+}
+
+/// Whether a record can be read, of a table that is not learnt anew and whose reader does not tell of each itself, as those of rules, pins
+/// and topics do.
+pub(crate) fn check(table: &str, key: &[u8], value: &[u8]) -> Result<(), String> {
+    fn decoded<M: Message + Default>(value: &[u8]) -> Result<(), String> {
+        M::decode(value).map(drop).map_err(|error| error.to_string())
+    }
+    match table {
+        SETTINGS => std::str::from_utf8(value).map(drop).map_err(|error| error.to_string()),
+        MESSAGES => decoded::<MessageRecord>(value),
+        EVENTS if key.len() != size_of::<u64>() => Err("its number has another length".to_owned()),
+        EVENTS => decoded::<EventRecord>(value),
+        _ => Ok(()),
+    }
 }
 
 /// A key as text for people, who give it back to name the record. Whatever cannot be shown is escaped.

@@ -1,12 +1,10 @@
 //! Records that cannot be read: found without being used, and removed by name, for an operator whose daemon refuses to start.
 
-use prost::Message;
 use rocksdb::{IteratorMode, WriteBatch};
 
 use crate::{
     Store, StoreError, Unreadable,
-    record::{EventRecord, MessageRecord},
-    schema::{EVENTS, MESSAGES, SETTINGS, TABLES, key_text},
+    schema::{self, TABLES, key_text},
     table::{Reach, table},
 };
 
@@ -16,17 +14,11 @@ impl Store {
         fn bad<T>(rows: Vec<Result<T, Unreadable>>) -> impl Iterator<Item = Unreadable> {
             rows.into_iter().filter_map(Result::err)
         }
-        let decoded = |fault: Result<(), prost::DecodeError>| fault.map_err(|error| error.to_string());
-        let settings = self
-            .raw_rows(SETTINGS, |_, value| std::str::from_utf8(value).map(drop).map_err(|error| error.to_string()))?;
-        let messages = self.raw_rows(MESSAGES, |_, value| decoded(MessageRecord::decode(value).map(drop)))?;
-        let events = self.raw_rows(EVENTS, |key, value| {
-            let number: Result<[u8; 8], _> = key.try_into();
-            number.map_err(|_| "its number has another length".to_owned())?;
-            decoded(EventRecord::decode(value).map(drop))
-        })?;
-        let all = bad(self.rules()?).chain(bad(self.pins()?)).chain(bad(self.topic_rows()?));
-        Ok(all.chain(bad(settings)).chain(bad(messages)).chain(bad(events)).collect())
+        let mut all: Vec<_> = bad(self.rules()?).chain(bad(self.pins()?)).chain(bad(self.topic_rows()?)).collect();
+        for name in TABLES {
+            all.extend(bad(self.raw_rows(name, |key, value| schema::check(name, key, value))?));
+        }
+        Ok(all)
     }
 
     /// Removes the records of a table that have this name. How many there were.
@@ -51,7 +43,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::{PINS, RULES, TOPICS, message_key};
+    use crate::schema::{EVENTS, MESSAGES, PINS, RULES, SETTINGS, TOPICS, message_key};
 
     #[test]
     fn each_table_of_people_tells_its_bad_records_and_gives_them_up_by_name() {
@@ -63,8 +55,8 @@ mod tests {
             (PINS, b"12D3a".to_vec(), "12D3a"),
             (TOPICS, b"chat".to_vec(), "chat"),
             (SETTINGS, b"epoch".to_vec(), "epoch"),
-            (MESSAGES, message_key("chat", 7), "chat/7"),
             (EVENTS, 5u64.to_be_bytes().to_vec(), "5"),
+            (MESSAGES, message_key("chat", 7), "chat/7"),
         ];
         for (name, key, _) in &bad {
             store.call(|db| Ok(db.put_cf(table(db, name)?, key, b"\xff")?)).unwrap();

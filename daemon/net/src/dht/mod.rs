@@ -209,8 +209,8 @@ impl Lookups {
 
     fn provide(&mut self, dht: &mut Dht, key: &[u8], reply: Reply<()>) {
         let query = self.room(dht).and_then(|()| dht.provide(RecordKey::new(&key)));
-        if query.is_ok() && !knows_anybody(dht) {
-            // The library says that all is well.
+        // Where this daemon answers itself, others find it here; else the library says that all is well, and nobody finds it.
+        if query.is_ok() && self.mode != DhtMode::Server && !knows_anybody(dht) {
             let _ = reply.send(Err(nobody(ALONE)));
             return;
         }

@@ -3,6 +3,7 @@
 
 mod address;
 mod fault;
+mod wanted;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -21,7 +22,10 @@ use tokio::sync::oneshot;
 pub(crate) use address::{check_announce, check_direct, parse, parse_announce, parse_listen};
 pub use address::{check_listen, check_peer, peer_address};
 
-use self::fault::Fault;
+use self::{
+    fault::Fault,
+    wanted::{Configured, Wanted, Why},
+};
 use crate::{
     NetError, Network,
     commands::{Commands, Reply},
@@ -44,50 +48,6 @@ pub(crate) enum Ways {
     Only(Multiaddr),
     /// At any of these, or wherever else it is known to be.
     Any(Vec<Multiaddr>),
-}
-
-/// A peer to stay connected to.
-struct Wanted {
-    peer: libp2p::PeerId,
-    addresses: Vec<Multiaddr>,
-    /// Addresses at which somebody else answered: one of them would end the dial of all. Tried again once no other is left.
-    misleading: Vec<Multiaddr>,
-    /// Its addresses of `network.bootstrap`.
-    bootstrap: Vec<Configured>,
-    why: Why,
-    /// It is kept when it comes, and not dialled.
-    passive: bool,
-    next: MonoMs,
-    wait: Duration,
-    /// The dial that is under way, or was last.
-    dial: Option<ConnectionId>,
-    /// Why that failed.
-    fault: Option<Fault>,
-}
-
-/// Why this daemon stays connected to a peer.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Why {
-    Bootstrap,
-    Relay,
-    /// While the daemon runs.
-    Pinned,
-}
-
-impl Why {
-    fn name(self) -> &'static str {
-        match self {
-            Why::Bootstrap => "bootstrap",
-            Why::Relay => "relay",
-            Why::Pinned => "pinned",
-        }
-    }
-}
-
-/// A bootstrap address.
-struct Configured {
-    text: String,
-    address: Multiaddr,
 }
 
 /// Why a bootstrap peer was not reached.
@@ -127,36 +87,6 @@ pub(crate) struct Dial {
     connected: HashMap<libp2p::PeerId, usize>,
     /// So many connected peers are enough for discovery.
     enough: usize,
-}
-
-impl Wanted {
-    fn new(peer: libp2p::PeerId, addresses: Vec<Multiaddr>, why: Why) -> Self {
-        Wanted {
-            peer,
-            addresses,
-            misleading: Vec::new(),
-            bootstrap: Vec::new(),
-            why,
-            passive: false,
-            next: MonoMs(0),
-            wait: RETRY_FIRST,
-            dial: None,
-            fault: None,
-        }
-    }
-}
-
-impl Wanted {
-    /// Where to dial it now.
-    fn next_addresses(&mut self) -> Vec<Multiaddr> {
-        let misleads = |address: &&Multiaddr| self.misleading.contains(&ids::without_peer((*address).clone()));
-        let left: Vec<_> = self.addresses.iter().filter(|address| !misleads(address)).cloned().collect();
-        if left.is_empty() {
-            self.misleading.clear();
-            return self.addresses.clone();
-        }
-        left
-    }
 }
 
 impl Dial {

@@ -6,95 +6,36 @@ pub(crate) mod hole_punching;
 pub(crate) mod relay_client;
 pub(crate) mod relay_server;
 pub(crate) mod reservation_answer;
+mod reservations;
 mod upgrades;
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    error::Error,
-    time::Duration,
-};
+use std::collections::{HashSet, VecDeque};
 
-use ipnet::IpNet;
 use libp2p::{
     Multiaddr, PeerId,
     core::transport::ListenerId,
-    relay::{client, outbound::hop::ReserveError},
+    relay::client,
     swarm::{
         ConnectionId,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use p2pd_core::{
-    address_scope::Scope,
-    id,
-    multiaddr::Multiaddr as Address,
-    relays::{Candidate, Loss, Rank, Relays},
-    time::{MonoMs, UnixMs},
-};
+use p2pd_core::{address_scope::Scope, id, multiaddr::Multiaddr as Address, time::MonoMs};
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::reservations::{Relay, RelayState};
 pub(crate) use self::upgrades::Replaced;
-use self::{
-    circuit_limit::{CircuitLimit, CircuitLimits},
-    hole_punching::Role,
-    reservation_answer::HOP,
-    upgrades::Upgrades,
-};
+use self::{circuit_limit::CircuitLimit, hole_punching::Role, reservations::Reservations, upgrades::Upgrades};
 use crate::{
     Event, NetError, Network,
     commands::Commands,
     context::{Context, Effect},
-    dial::parse,
-    error::innermost,
     ids,
-    peers::{incompatible::causes, table::PeerInfo},
+    peers::table::PeerInfo,
 };
 
-/// How often it is looked whether another relay is to be asked, in milliseconds.
-const LOOK_MS: u64 = 1_000;
-/// Addresses over one relay that are told.
-const MAX_TOLD: usize = 3;
-/// Relays of which it is told what became of them.
-const MAX_KNOWN: usize = 16;
 /// Addresses at which others have seen this daemon that are remembered: a router that uses another port for each peer makes up many.
 const MAX_SEEN: usize = 8;
-
-/// A relay, and what became of asking it.
-#[derive(Clone, Debug)]
-pub struct Relay {
-    /// Who.
-    pub peer: id::PeerId,
-    /// What it is to this daemon.
-    pub state: RelayState,
-    /// Since when.
-    pub since: UnixMs,
-    /// How long it passes on one connection; `None`: without a bound that it tells.
-    pub max_time: Option<Duration>,
-    /// How many bytes of one connection it passes on; `None`: without a bound that it tells.
-    pub max_bytes: Option<u64>,
-    /// The addresses over it that others are told.
-    pub addresses: Vec<Address>,
-}
-
-/// What a relay is to this daemon.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RelayState {
-    /// It is being asked.
-    Asked,
-    /// It has a place for this daemon.
-    Reserved,
-    /// It has none, or none any more, and why.
-    Lost(String),
-}
-
-/// A listener at a relay.
-struct Listening {
-    relay: PeerId,
-    /// The address of the relay that was given to the library.
-    at: Address,
-    /// The addresses over it that the relay tells.
-    said: Vec<Address>,
-}
 
 pub(crate) enum Command {
     Relays {
@@ -113,69 +54,33 @@ pub(crate) enum Command {
 }
 
 pub(crate) struct Reach {
-    /// Those of `network.relays`.
-    listed: HashSet<PeerId>,
     /// The operator says where this daemon is reached.
     announces: bool,
     /// The machine's own addresses on which it listens.
     listens: HashSet<Address>,
-    choice: Relays,
-    listeners: HashMap<ListenerId, Listening>,
-    known: HashMap<PeerId, Relay>,
-    limits: CircuitLimits,
+    reservations: Reservations,
     /// Addresses at which others have seen this daemon, the newest last.
     seen: VecDeque<Address>,
     upgrades: Upgrades,
     /// To whoever agrees with peers on direct connections.
     came: mpsc::Sender<id::PeerId>,
-    looked: Option<MonoMs>,
-}
-
-/// The network of an address of the world, within which two relays are not asked.
-fn network(address: &Address) -> Option<IpNet> {
-    let ip = address.ip().filter(|_| address.reach() == Scope::World)?;
-    let prefix = if ip.is_ipv4() { 16 } else { 32 };
-    Some(IpNet::new(ip, prefix).ok()?.trunc())
-}
-
-/// Why a listener at a relay ended.
-fn loss(reason: &Result<(), std::io::Error>) -> (Loss, String) {
-    let Err(error) = reason else { return (Loss::Gone, "the connection to it closed".into()) };
-    let why = causes(error as &(dyn Error + 'static)).find_map(|cause| cause.downcast_ref::<ReserveError>());
-    match why {
-        Some(ReserveError::ResourceLimitExceeded) => (Loss::Full, "it has no room".into()),
-        Some(ReserveError::Refused) => (Loss::Refused, "it refuses this daemon".into()),
-        Some(ReserveError::Unsupported) => (Loss::Refused, "it passes on no connections".into()),
-        Some(ReserveError::Protocol(fault)) => (Loss::Refused, format!("its answer makes no sense: {fault}")),
-        Some(ReserveError::Io(_)) | None => (Loss::Gone, innermost(error)),
-    }
 }
 
 impl Reach {
     pub(crate) fn new(network: &Network, came: mpsc::Sender<id::PeerId>) -> Result<Self, NetError> {
-        let listed = network.relays.iter().map(|text| parse(text).map(|(peer, _)| peer));
         Ok(Reach {
-            listed: listed.collect::<Result<_, _>>()?,
             announces: !network.announce.is_empty(),
             listens: HashSet::new(),
-            choice: Relays::default(),
-            listeners: HashMap::new(),
-            known: HashMap::new(),
-            limits: CircuitLimits::default(),
+            reservations: Reservations::new(network)?,
             seen: VecDeque::new(),
             upgrades: Upgrades::default(),
             came,
-            looked: None,
         })
     }
 
     pub(crate) fn on_command(&mut self, context: &mut Context, command: Command) {
         match command {
-            Command::Relays { reply } => {
-                let mut relays: Vec<_> = self.known.values().cloned().collect();
-                relays.sort_by(|a, b| a.peer.cmp(&b.peer));
-                let _ = reply.send(relays);
-            }
+            Command::Relays { reply } => drop(reply.send(self.reservations.list())),
             Command::Candidates { reply } => drop(reply.send(self.candidates())),
             Command::Punch { peer, addresses, role } => {
                 if let Some(peer) = ids::to_libp2p(&peer) {
@@ -253,11 +158,6 @@ impl Reach {
         self.upgrades.replaced(now)
     }
 
-    /// How much of a connection a relay passes on, as it tells.
-    pub(crate) fn limit(&self, relay: &id::PeerId) -> Option<CircuitLimit> {
-        self.limits.of(relay)
-    }
-
     /// Whether others have no way here but through relays. Whether a router lets anybody in at an IPv6 address of the world,
     /// nobody here knows.
     fn needs_relays(&self) -> bool {
@@ -265,46 +165,16 @@ impl Reach {
         !self.announces && !self.listens.iter().any(public)
     }
 
-    /// Asks relays, as many as are missing.
-    pub(crate) fn on_tick(&mut self, context: &mut Context, peers: impl FnOnce() -> Vec<PeerInfo>) {
-        let now = context.now();
-        if self.looked.is_some_and(|at| now.since(at) < LOOK_MS) || !self.needs_relays() {
-            return;
-        }
-        self.looked = Some(now);
-        let offers: HashMap<id::PeerId, (Candidate, Address)> = peers()
-            .into_iter()
-            .filter_map(|info| self.offer(&info))
-            .map(|(candidate, at)| (candidate.relay.clone(), (candidate, at)))
-            .collect();
-        let candidates = offers.values().map(|(candidate, _)| candidate.clone()).collect();
-        for candidate in self.choice.next(now, candidates) {
-            let Some((_, at)) = offers.get(&candidate.relay) else { continue };
-            let Some(relay) = ids::to_libp2p(&candidate.relay) else { continue };
-            self.choice.asked(&candidate);
-            self.note(context, relay, RelayState::Asked);
-            context.want(Effect::Reserve(relay, at.clone().through(&candidate.relay).into()));
-        }
+    /// How much of a connection a relay passes on, as it tells.
+    pub(crate) fn limit(&self, relay: &id::PeerId) -> Option<CircuitLimit> {
+        self.reservations.limit(relay)
     }
 
-    /// What a connected peer is worth as a relay, and where it is.
-    fn offer(&self, info: &PeerInfo) -> Option<(Candidate, Address)> {
-        if !info.protocols.iter().any(|protocol| protocol == HOP) {
-            return None;
+    /// Asks relays, as many as are missing, where they are needed.
+    pub(crate) fn on_tick(&mut self, context: &mut Context, peers: impl FnOnce() -> Vec<PeerInfo>) {
+        if self.needs_relays() {
+            self.reservations.on_tick(context, peers);
         }
-        let direct = || info.connections.iter().filter(|connection| !connection.address.is_circuit());
-        let near = direct().map(|connection| connection.address.reach()).min()?;
-        let dialled = direct().find(|connection| !connection.inbound).map(|connection| connection.address.clone());
-        let says = || info.addresses.iter().find(|a| a.is_plain() && !a.is_circuit() && a.reach() >= near).cloned();
-        let at = dialled.or_else(says)?;
-        let listed = ids::to_libp2p(&info.peer).is_some_and(|peer| self.listed.contains(&peer));
-        let is_kept = info.kept.iter().any(|why| ["bootstrap", "pinned"].contains(why));
-        let rank = match (listed, is_kept) {
-            (true, _) => Rank::Listed,
-            (_, true) => Rank::Kept,
-            _ => Rank::Connected,
-        };
-        Some((Candidate { relay: info.peer.clone(), rank, rtt: info.rtt, network: network(&at) }, at.without_peer()))
     }
 
     /// The library listens at a relay, or will not.
@@ -315,36 +185,21 @@ impl Reach {
         at: Multiaddr,
         listener: Result<ListenerId, String>,
     ) {
-        match listener {
-            Ok(id) => {
-                self.listeners.insert(id, Listening { relay, at: at.into(), said: Vec::new() });
-            }
-            Err(why) => self.lost(context, relay, Loss::Refused, why),
-        }
+        self.reservations.on_reserve(context, relay, at, listener);
     }
 
-    /// Takes up an address on which the library listens. Whether it is one over a relay.
+    /// Takes up what a relay has agreed to.
+    pub(crate) fn on_relay(&mut self, context: &mut Context, event: client::Event) {
+        self.reservations.on_relay(context, event);
+    }
+
+    /// Takes up an address on which the library listens. Whether it is at a relay.
     pub(crate) fn on_listening(&mut self, context: &mut Context, id: ListenerId, address: &Address) -> bool {
-        let Some(listening) = self.listeners.get_mut(&id) else {
-            let is_circuit = address.is_circuit();
-            if !is_circuit {
-                self.listens.insert(address.clone());
-            }
-            return is_circuit;
-        };
-        let circuit = address.clone().without_peer();
-        let of_relay = address.relay().is_some_and(|relay| {
-            Some(relay.peer) == listening.at.relay().map(|relay| relay.peer) && !relay.address.is_circuit()
-        });
-        if of_relay && address.is_plain() && listening.said.len() < MAX_TOLD && !listening.said.contains(&circuit) {
-            listening.said.push(circuit);
+        let at_relay = self.reservations.on_listening(context, id, address);
+        if !at_relay {
+            self.listens.insert(address.clone());
         }
-        self.tell_addresses(context, id);
-        true
-    }
-
-    pub(crate) fn on_listening_no_more(&mut self, address: &Address) {
-        self.listens.remove(address);
+        at_relay
     }
 
     /// A listener has closed. Whether it was at a relay.
@@ -354,87 +209,12 @@ impl Reach {
         id: ListenerId,
         reason: &Result<(), std::io::Error>,
     ) -> bool {
-        let Some(listening) = self.listeners.remove(&id) else { return false };
-        let (why, told) = loss(reason);
-        self.lost(context, listening.relay, why, told);
-        true
+        self.reservations.on_closed(context, id, reason)
     }
 
-    fn lost(&mut self, context: &mut Context, relay: PeerId, why: Loss, told: String) {
-        for address in self.known.get(&relay).map(|known| known.addresses.clone()).unwrap_or_default() {
-            context.want(Effect::Withdraw(address.into()));
-        }
-        self.choice.lost(context.now(), &ids::from_libp2p(&relay), why);
-        tracing::debug!(%relay, why = told, "no place at a relay");
-        self.note(context, relay, RelayState::Lost(told));
+    pub(crate) fn on_listening_no_more(&mut self, address: &Address) {
+        self.listens.remove(address);
     }
-
-    /// Takes up what a relay has agreed to.
-    pub(crate) fn on_relay(&mut self, context: &mut Context, event: client::Event) {
-        let (relay, limit, has_place) = match event {
-            client::Event::ReservationReqAccepted { relay_peer_id, limit, .. } => (relay_peer_id, limit, true),
-            client::Event::OutboundCircuitEstablished { relay_peer_id, limit } => (relay_peer_id, limit, false),
-            client::Event::InboundCircuitEstablished { .. } => return,
-        };
-        let told = limit.as_ref().map(|limit| (limit.duration(), limit.data_in_bytes())).unwrap_or_default();
-        let limit = CircuitLimit::new(told.0, told.1);
-        self.limits.note(ids::from_libp2p(&relay), limit);
-        if !has_place {
-            return;
-        }
-        self.choice.reserved(&ids::from_libp2p(&relay));
-        self.note(context, relay, RelayState::Reserved);
-        let id = self.listeners.iter().find(|(_, listening)| listening.relay == relay).map(|(id, _)| *id);
-        if let Some(known) = self.known.get_mut(&relay) {
-            (known.max_time, known.max_bytes) = (limit.time, limit.bytes);
-        }
-        id.into_iter().for_each(|id| self.tell_addresses(context, id));
-    }
-
-    /// Has others told of the addresses over a relay that has a place for this daemon.
-    fn tell_addresses(&mut self, context: &mut Context, id: ListenerId) {
-        let Some(Listening { relay, at, said }) = self.listeners.get(&id) else { return };
-        let Some(known) = self.known.get_mut(relay).filter(|known| known.state == RelayState::Reserved) else { return };
-        let addresses = told(at, said);
-        let (before, now) = (known.addresses.iter().collect::<HashSet<_>>(), addresses.iter().collect::<HashSet<_>>());
-        let as_told = |address: &Address| Multiaddr::from(address.clone());
-        now.difference(&before).for_each(|new| context.want(Effect::Announce(as_told(new))));
-        before.difference(&now).for_each(|old| context.want(Effect::Withdraw(as_told(old))));
-        known.addresses = addresses;
-    }
-
-    /// Notes what a relay is from now on, and tells of it.
-    fn note(&mut self, context: &mut Context, relay: PeerId, state: RelayState) {
-        let before = self.known.get(&relay).map(|known| known.state.clone());
-        if before.as_ref() == Some(&state) {
-            return;
-        }
-        if self.known.len() >= MAX_KNOWN && before.is_none() {
-            let is_lost = |known: &&Relay| matches!(known.state, RelayState::Lost(_));
-            let oldest = self.known.values().filter(is_lost).min_by_key(|known| known.since).map(|k| k.peer.clone());
-            let oldest = oldest.and_then(|peer| ids::to_libp2p(&peer));
-            oldest.map(|peer| self.known.remove(&peer));
-        }
-        let peer = ids::from_libp2p(&relay);
-        match (&state, before) {
-            (RelayState::Reserved, _) => context.tell(Event::RelayReserved(peer.clone())),
-            (RelayState::Lost(why), Some(RelayState::Reserved)) => {
-                context.tell(Event::RelayLost { relay: peer.clone(), why: why.clone() });
-            }
-            _ => {}
-        }
-        let known =
-            Relay { peer, state, since: context.wall(), max_time: None, max_bytes: None, addresses: Vec::new() };
-        self.known.insert(relay, known);
-    }
-}
-
-/// Of the addresses over a relay, those to tell: the one at which it is reached from here, unless others reach farther, and those that it
-/// tells that reach as far.
-fn told(at: &Address, said: &[Address]) -> Vec<Address> {
-    let all: Vec<_> = std::iter::once(at).chain(said.iter().filter(|said| *said != at)).collect();
-    let farthest = all.iter().map(|address| address.reach()).max().unwrap_or(Scope::World);
-    all.into_iter().filter(|address| address.reach() == farthest).take(MAX_TOLD).cloned().collect()
 }
 
 /// Asks from where this daemon is reached.
