@@ -214,6 +214,8 @@ impl NetworkBehaviour for Dht {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         let before = self.nearest();
         match event {
+            // Of the addresses through a relay, those that others are told are confirmed; a relay names as many as it likes.
+            FromSwarm::NewListenAddr(new) if Address::from(new.addr.clone()).is_circuit() => return,
             FromSwarm::NewListenAddr(new) => {
                 self.listens.insert(new.addr.clone());
                 if self.connections.is_empty() {
@@ -248,6 +250,8 @@ impl NetworkBehaviour for Dht {
 
 #[cfg(test)]
 mod tests {
+    use libp2p::{core::transport::ListenerId, swarm::NewListenAddr};
+
     use super::*;
     use crate::dht::record_store as kept;
 
@@ -273,6 +277,20 @@ mod tests {
         dht.learn(peer, vec!["/ip4/127.0.0.1/tcp/1".parse().unwrap()]);
         assert!(!dht.known(peer).iter().any(|a| reach(a) == Scope::Machine), "it is connected from afar at most");
     }
+
+    #[test]
+    fn what_a_relay_names_is_not_told_in_the_dht_unasked() {
+        let (own, relay) = (PeerId::random(), PeerId::random());
+        let mut dht = Dht::new(own, Kad::new(own, kept::store(own)));
+        for (address, told) in
+            [("/ip4/192.0.2.1/tcp/1".to_owned(), 1), (format!("/ip4/192.0.2.2/tcp/1/p2p/{relay}/p2p-circuit"), 1)]
+        {
+            let addr = &address.parse().unwrap();
+            dht.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id: ListenerId::next(), addr }));
+            assert_eq!(dht.listens.len(), told, "{address}");
+        }
+    }
+
     #[test]
     fn a_peer_behind_a_relay_on_this_machine_is_not_believed_of_this_machine() {
         let (own, peer, relay) = (PeerId::random(), PeerId::random(), PeerId::random());

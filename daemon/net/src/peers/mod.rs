@@ -230,14 +230,14 @@ impl Peers {
     }
 
     /// Has gossip leave a connection through a relay beside which a direct one stands, and closes it when it is of no use any more: when
-    /// nothing of gossip has come on it for a second, and no stream of it is one for which the peer is kept.
+    /// nothing of gossip has come on it for a second, or that takes too long, and no stream of it is one for which the peer is kept.
     pub(crate) fn replace(&mut self, context: &mut Context, replaced: Replaced) {
         let Replaced { peer, id, leaves, may_go, must_go } = replaced;
         if self.closing.contains_key(&id) || !leaves {
             return;
         }
         let is_quiet = self.table.leave(&peer, id);
-        if must_go || (may_go && is_quiet && !self.table.carries(&peer, id)) {
+        if (must_go || (may_go && is_quiet)) && !self.table.carries(&peer, id) {
             self.close(context, id, HangUp { why: "a direct connection stands in its place", for_good: false });
         }
     }

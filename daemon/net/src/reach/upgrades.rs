@@ -37,7 +37,7 @@ pub(crate) struct Replaced {
     pub(crate) leaves: bool,
     /// Long enough for it to go when nothing comes on it.
     pub(crate) may_go: bool,
-    /// Too long for it to stay.
+    /// Too long to wait for what still comes of gossip.
     pub(crate) must_go: bool,
 }
 
@@ -109,9 +109,9 @@ impl Upgrades {
         }
         *tried = tried.saturating_add(1);
         circuit.tries = circuit.tries.saturating_add(1);
-        // A peer that is far away must not have us knock at doors of our own network.
+        // A peer that is far away must not have us knock at doors of our own network; nor by a name, which may lead there.
         let reach = circuit.reach;
-        named.into_iter().filter(|address| !address.is_circuit() && address.reach() >= reach).collect()
+        named.into_iter().filter(|address| address.ip().is_some() && address.reach() >= reach).collect()
     }
 
     /// A peer is dialled for an upgrade.
@@ -194,7 +194,11 @@ mod tests {
     #[test]
     fn nobody_is_dialled_nearer_than_the_relay_or_without_one() {
         let (mut upgrades, peer) = (Upgrades::default(), PeerId::random());
-        let named = || vec![at("/ip4/127.0.0.1/tcp/22"), at("/ip4/10.0.0.1/tcp/1"), at(WORLD), circuit(WORLD)];
+        let named = || {
+            let named =
+                ["/ip4/127.0.0.1/tcp/22", "/ip4/10.0.0.1/tcp/1", "/dns4/localhost/tcp/22", "/dnsaddr/a.org", WORLD];
+            named.map(at).into_iter().chain([circuit(WORLD)]).collect::<Vec<_>>()
+        };
         assert!(upgrades.admit(MonoMs(0), peer, named()).is_empty(), "it is not connected through any relay");
         upgrades.connected(MonoMs(0), peer, id(1), &circuit(WORLD), true);
         assert_eq!(upgrades.admit(MonoMs(0), peer, named()), [at(WORLD)]);
