@@ -32,17 +32,26 @@ fn groups(line: &str) -> u64 {
     line.split("groups ").nth(1).and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or_default()
 }
 
+/// A relay on the internet.
+fn relay(lab: &Lab, place: &Path, n: usize) -> Daemon {
+    lab.daemon(Place::Internet, place, &format!("relay{n}"), Lab::PUBLIC[n], &[("P2PD_NETWORK_RELAY", "on")])
+}
+
+/// A daemon in each home, which may be reached through these relays.
+fn homes(lab: &Lab, place: &Path, relays: &str) -> (Daemon, Daemon) {
+    let home = |n: usize, name: &str| {
+        lab.daemon(Place::Home(n), place, name, &format!("192.168.{n}.2"), &[("P2PD_NETWORK_RELAYS", relays)])
+    };
+    (home(0, "a"), home(1, "b"))
+}
+
 /// Two homes behind such routers, with a relay on the internet: they find each other by the directory, hear each other through the relay,
 /// and then directly, without a group that is lost; and go on when the relay is gone.
 fn become_direct(routers: [Router; 2]) {
     let Some(lab) = Lab::new(routers) else { return };
     let place = tempfile::tempdir().unwrap();
-    let mut relay = lab.daemon(Place::Internet, place.path(), "relay", Lab::PUBLIC[0], &[("P2PD_NETWORK_RELAY", "on")]);
-    let home = |n: usize, name: &str| {
-        let ip = format!("192.168.{n}.2");
-        lab.daemon(Place::Home(n), place.path(), name, &ip, &[("P2PD_NETWORK_RELAYS", &relay.address)])
-    };
-    let (a, b) = (home(0, "a"), home(1, "b"));
+    let mut relay = relay(&lab, place.path(), 0);
+    let (a, b) = homes(&lab, place.path(), &relay.address);
     let reserved = || {
         let relays = json(&a.good(&["-o", "json", "status"]))["relays"].clone();
         (relays[0]["state"] == "RELAY_STATE_RESERVED").then_some(())
@@ -86,12 +95,8 @@ fn without_udp_a_direct_connection_is_one_of_tcp() {
 fn between_routers_that_answer_strangers_a_stream_is_heard_either_way() {
     let Some(lab) = Lab::new([Router::Answering, Router::Answering]) else { return };
     let place = tempfile::tempdir().unwrap();
-    let relay = lab.daemon(Place::Internet, place.path(), "relay", Lab::PUBLIC[0], &[("P2PD_NETWORK_RELAY", "on")]);
-    let home = |n: usize, name: &str| {
-        let ip = format!("192.168.{n}.2");
-        lab.daemon(Place::Home(n), place.path(), name, &ip, &[("P2PD_NETWORK_RELAYS", &relay.address)])
-    };
-    let (a, b) = (home(0, "a"), home(1, "b"));
+    let relay = relay(&lab, place.path(), 0);
+    let (a, b) = homes(&lab, place.path(), &relay.address);
     let _publishing = a.ctl(&["publish-stream", "town", "--tone", "440"]).start();
     b.good(&["wait", "stream=town", "--timeout", "20s"]);
     let mut listener = b.ctl(&["listen", "town", "--stats"]).stdout(Stdio::null()).start();
@@ -135,11 +140,7 @@ fn the_go_p2pd_is_a_relay_for_us() {
     let flags = ["-relayService", "-forceReachabilityPublic"];
     let Some(relay) = Go::start(&lab, Place::Internet, place.path(), Lab::PUBLIC[0], &flags) else { return };
     let address = format!("/ip4/{}/tcp/4001/p2p/{}", Lab::PUBLIC[0], relay.id);
-    let home = |n: usize, name: &str| {
-        let ip = format!("192.168.{n}.2");
-        lab.daemon(Place::Home(n), place.path(), name, &ip, &[("P2PD_NETWORK_RELAYS", &address)])
-    };
-    let (a, b) = (home(0, "a"), home(1, "b"));
+    let (a, b) = homes(&lab, place.path(), &address);
     // It offers the service some time after its start, and may say so with the next identify only, a minute later.
     let circuit = within(Duration::from_secs(90), "the address through the relay", || circuit(&a));
     b.good(&["peers", "connect", &circuit]);
@@ -169,12 +170,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 fn no_message_is_lost_or_doubled_when_a_direct_connection_takes_the_relays_place() {
     let Some(lab) = Lab::new([Router::PortRestricted, Router::PortRestricted]) else { return };
     let place = tempfile::tempdir().unwrap();
-    let relay = lab.daemon(Place::Internet, place.path(), "relay", Lab::PUBLIC[0], &[("P2PD_NETWORK_RELAY", "on")]);
-    let home = |n: usize, name: &str| {
-        let ip = format!("192.168.{n}.2");
-        lab.daemon(Place::Home(n), place.path(), name, &ip, &[("P2PD_NETWORK_RELAYS", &relay.address)])
-    };
-    let (a, b) = (home(0, "a"), home(1, "b"));
+    let relay = relay(&lab, place.path(), 0);
+    let (a, b) = homes(&lab, place.path(), &relay.address);
     let circuit = until("the address through the relay", || circuit(&a));
     let heard = place.path().join("heard");
     let mut subscriber = b.ctl(&["sub", "count", "-n", &MESSAGES.to_string()]);
@@ -223,16 +220,9 @@ fn between_a_symmetric_router_and_a_usual_one_a_relay_remains() {
 fn stay_relayed(routers: [Router; 2]) {
     let Some(lab) = Lab::new(routers) else { return };
     let place = tempfile::tempdir().unwrap();
-    let relay = |n: usize| {
-        let settings = [("P2PD_NETWORK_RELAY", "on")];
-        lab.daemon(Place::Internet, place.path(), &format!("relay{n}"), Lab::PUBLIC[n], &settings)
-    };
-    let mut relays = Vec::from([relay(0), relay(1)]);
+    let mut relays: Vec<_> = (0..2).map(|n| relay(&lab, place.path(), n)).collect();
     let listed = relays.iter().map(|relay| relay.address.clone()).collect::<Vec<_>>().join(",");
-    let home = |n: usize, name: &str| {
-        lab.daemon(Place::Home(n), place.path(), name, &format!("192.168.{n}.2"), &[("P2PD_NETWORK_RELAYS", &listed)])
-    };
-    let (a, b) = (home(0, "a"), home(1, "b"));
+    let (a, b) = homes(&lab, place.path(), &listed);
     let status = || json(&a.good(&["-o", "json", "status"]));
     let reserved = || {
         let relays = status()["relays"].as_array().cloned().unwrap_or_default();
