@@ -103,6 +103,7 @@ pub(crate) async fn start(
     });
     let owners = Owners { clock, disk, tasks, events, peers, dht, pubsub, live, streams, health };
     let requests = owners.live.reserve_protocol().await?;
+    let counts = owners.pubsub.reserve_protocol().await?;
     let p2pd_net::Running { events: changes, task: network, .. } = prepared.run(stop.clone());
     owners.peers.restore().await?;
     owners.pubsub.restore().await?;
@@ -113,7 +114,7 @@ pub(crate) async fn start(
         tokio::select! {
             () = running.carry(changes, stop) => {}
             () = running.live.run(heard, requests) => {}
-            () = running.pubsub.run(to_disk) => {}
+            () = running.pubsub.run(to_disk, counts) => {}
             () = running.events.run() => {}
             () = running.dht.run() => {}
             () = running::run(&running.disk, clock) => {}

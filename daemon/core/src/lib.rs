@@ -16,6 +16,7 @@ pub mod pins;
 pub mod relays;
 pub mod ring;
 pub mod setting;
+pub mod tally;
 pub mod text;
 pub mod time;
 pub mod topic_settings;

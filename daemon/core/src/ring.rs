@@ -27,6 +27,8 @@ pub enum Cause {
     Busy,
     /// They never came here: they are larger than is taken.
     TooLarge,
+    /// They never came here: the connection to who sent them was too slow.
+    NotReceived,
 }
 
 /// How many items never came here.
@@ -34,6 +36,7 @@ pub enum Cause {
 struct Lost {
     busy: u64,
     too_large: u64,
+    not_received: u64,
 }
 
 /// The queue; bounded by number of items and by their summed weight in bytes.
@@ -87,6 +90,7 @@ impl<T> Ring<T> {
     pub fn lose(&mut self, count: u64, cause: Cause) {
         let lost = match cause {
             Cause::TooLarge => &mut self.lost.too_large,
+            Cause::NotReceived => &mut self.lost.not_received,
             Cause::Busy | Cause::SlowReader => &mut self.lost.busy,
         };
         *lost = lost.saturating_add(count);
@@ -98,9 +102,14 @@ impl<T> Ring<T> {
         let newest = (self.next, self.lost);
         let (position, lost) = self.items.front().map_or(newest, |held| (held.position, held.lost));
         let fitted = position.saturating_sub(lost.too_large);
+        let received = fitted.saturating_sub(lost.not_received);
         // First what this reader was too slow for, then what nobody got.
-        let ends =
-            [(fitted.saturating_sub(lost.busy), Cause::SlowReader), (fitted, Cause::Busy), (position, Cause::TooLarge)];
+        let ends = [
+            (received.saturating_sub(lost.busy), Cause::SlowReader),
+            (received, Cause::Busy),
+            (fitted, Cause::NotReceived),
+            (position, Cause::TooLarge),
+        ];
         for (end, cause) in ends {
             if self.expected < end {
                 let from = std::mem::replace(&mut self.expected, end);
@@ -149,7 +158,7 @@ mod tests {
         ring.push(1, 4);
         let all: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
         let gap = |from, to, cause| Next::Gap { from, to, cause };
-        use Cause::{Busy, SlowReader, TooLarge};
+        use Cause::{Busy, NotReceived, SlowReader, TooLarge};
         assert_eq!(all, [gap(0, 2, SlowReader), Next::Item(3), gap(4, 6, Busy), Next::Item(4)]);
         // What was dropped with its gap before it.
         ring.lose(1, Busy);
@@ -165,10 +174,12 @@ mod tests {
         assert_eq!(all, [gap(14, 14, Busy), Next::Item(8)]);
         // What never came, for one reason and the other.
         ring.lose(1, TooLarge);
+        ring.lose(3, NotReceived);
         ring.lose(2, Busy);
         ring.push(1, 9);
         let all: Vec<_> = std::iter::from_fn(|| ring.pop()).collect();
-        assert_eq!(all, [gap(16, 17, Busy), gap(18, 18, TooLarge), Next::Item(9)]);
+        let gaps = [gap(16, 17, Busy), gap(18, 20, NotReceived), gap(21, 21, TooLarge)];
+        assert_eq!(all, [&gaps[..], &[Next::Item(9)]].concat());
     }
 
     #[test]
@@ -212,7 +223,7 @@ mod tests {
             for (step, weight) in ops {
                 match step {
                     0 | 1 => { ring.push(weight, pushed); pushed += 1; }
-                    2 => { ring.lose(2, Cause::Busy); ring.lose(1, Cause::TooLarge); pushed += 3; }
+                    2 => { ring.lose(2, Cause::Busy); ring.lose(1, Cause::TooLarge); ring.lose(1, Cause::NotReceived); pushed += 4; }
                     _ => { read(&mut ring); }
                 }
                 prop_assert!(ring.len() <= max);

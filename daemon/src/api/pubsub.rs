@@ -50,6 +50,7 @@ pub(super) fn gap(from: u64, to: u64, cause: Cause) -> Gap {
     let reason = match cause {
         Cause::SlowReader => "slow-reader",
         Cause::Busy => "daemon-busy",
+        Cause::NotReceived => "not-received",
         Cause::TooLarge => "too-large",
     };
     Gap { from, to, reason: reason.into() }

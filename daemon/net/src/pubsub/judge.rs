@@ -14,6 +14,8 @@ pub struct Message {
     pub id: Bytes,
     /// Who signed it, if anybody; the signature has been checked.
     pub sender: Option<PeerId>,
+    /// The sequence number that the sender gave it.
+    pub number: Option<u64>,
     /// The neighbour that passed it on.
     pub source: PeerId,
     /// Whether the sender is connected, too.

@@ -54,6 +54,8 @@ pub(crate) struct Ids {
     pub(crate) everywhere: MessageId,
     /// As our gossipsub has it: another one where that takes the same content for sent.
     pub(crate) here: MessageId,
+    /// Its sequence number.
+    pub(crate) number: u64,
 }
 
 /// Most refused messages that are remembered; another try of others is a duplicate for a minute.
@@ -111,7 +113,7 @@ impl Settings {
             Some(times) => MessageId::new(&[everywhere.0.as_slice(), &times.to_be_bytes()].concat()),
             None => everywhere.clone(),
         };
-        own.ids = Some(Ids { everywhere, here: here.clone() });
+        own.ids = Some(Ids { everywhere, here: here.clone(), number: message.sequence_number.unwrap_or_default() });
         here
     }
 

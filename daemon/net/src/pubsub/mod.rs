@@ -12,11 +12,18 @@ mod send_queue;
 pub(crate) mod slow_peers;
 mod topics;
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use libp2p::gossipsub::{IdentTopic, TopicHash};
-use p2pd_core::{id::PeerId, topic_settings::TopicSettings};
+use p2pd_core::{
+    id::PeerId,
+    tally::{Published, Tally},
+    topic_settings::TopicSettings,
+};
 use tokio::sync::oneshot;
 
 pub use self::judge::{Class, Decision, Judge, Message, Ticket, Time, Verdict};
@@ -77,6 +84,7 @@ pub(crate) enum Command {
     TopicPeers { topic: String, reply: oneshot::Sender<TopicPeers> },
     SetTopic { topic: String, settings: Option<TopicSettings> },
     Decide { topic: String, decision: Decision },
+    Tallies { reply: oneshot::Sender<HashMap<PeerId, Vec<Tally>>> },
 }
 
 /// The child behaviours of this driver.
@@ -95,6 +103,8 @@ pub(crate) struct PubSub {
     flood: FloodPublish,
     slow: SlowPeers,
     kept: Kept,
+    /// What programs here have published of late.
+    published: Published,
 }
 
 impl PubSub {
@@ -108,6 +118,7 @@ impl PubSub {
             flood: FloodPublish::new(Instant::now()),
             slow: SlowPeers::default(),
             kept: Kept::new(Instant::now()),
+            published: Published::default(),
         }
     }
 
@@ -127,6 +138,7 @@ impl PubSub {
             Command::Topics { reply } => drop(reply.send(self.topics.names())),
             Command::TopicPeers { topic, reply } => drop(reply.send(topic_peers(wire.gossipsub, topic))),
             Command::SetTopic { topic, settings } => self.topics.set_topic(&topic, settings),
+            Command::Tallies { reply } => drop(reply.send(self.published.turn())),
             Command::Decide { topic, decision } => {
                 self.decide(context, wire, &IdentTopic::new(topic).hash(), decision);
             }
@@ -249,6 +261,11 @@ impl Handle {
     /// Holds a topic of programs to these settings from now on; `None`: to the usual ones.
     pub async fn set_topic(&self, topic: &str, settings: Option<TopicSettings>) -> Result<(), NetError> {
         self.commands.say(Command::SetTopic { topic: topic.into(), settings }).await
+    }
+
+    /// What programs here published between the last call but one and the last, for each peer that may have missed some of it.
+    pub async fn tallies(&self) -> Result<HashMap<PeerId, Vec<Tally>>, NetError> {
+        self.commands.ask(|reply| Command::Tallies { reply }).await
     }
 
     /// Says what becomes of a message whose judge has put that off. Too late a word changes nothing.

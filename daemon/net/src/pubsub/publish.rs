@@ -71,11 +71,12 @@ impl PubSub {
                     }
                     // Who has room gets it.
                     Room::Wait(behind) | Room::Beside(behind) => {
-                        let sent = self.publish_to(wire, wall, &followers, topic, &data, Vec::new());
-                        if sent.is_err() {
-                            self.kept.give_back(Class::Messages, data.len());
+                        let published = self.publish_to(wire, wall, &followers, topic, &data, Vec::new());
+                        match &published {
+                            Ok(published) => self.count(topic, &followers, published),
+                            Err(_) => self.kept.give_back(Class::Messages, data.len()),
                         }
-                        sent.map(|sent| Sent { behind, ..sent })
+                        published.map(|published| Sent { behind, ..published.sent })
                     }
                 };
                 if matches!(sent, Err(NetError::Busy)) && may_wait {
@@ -130,7 +131,14 @@ impl PubSub {
         if !self.kept.publish(Class::Live, data.len(), Instant::now()) {
             return Err(NetError::Busy);
         }
-        self.publish_to(wire, wall, &followers, topic, data, also_to)
+        self.publish_to(wire, wall, &followers, topic, data, also_to).map(|published| published.sent)
+    }
+
+    /// Counts a message of a program, so that followers who miss it are told.
+    fn count(&mut self, topic: &str, followers: &[PeerId], published: &Published) {
+        let followers = || followers.iter().map(ids::from_libp2p).collect();
+        self.published.note(topic, published.number, followers);
+        published.left_out.iter().for_each(|peer| self.published.missed(ids::from_libp2p(peer)));
     }
 
     /// Publishes a message to those of the mesh, to those named, and as bandwidth allows to the other followers.
@@ -142,7 +150,7 @@ impl PubSub {
         topic: &str,
         data: &Bytes,
         mut also_to: Vec<PeerId>,
-    ) -> Result<Sent, NetError> {
+    ) -> Result<Published, NetError> {
         let Wire { gossipsub, flow, .. } = wire;
         let hash = IdentTopic::new(topic).hash();
         let mut to: Vec<PeerId> = gossipsub.mesh_peers(&hash).copied().collect();
@@ -176,7 +184,7 @@ impl PubSub {
         also_to.iter().for_each(|peer| gossipsub.add_explicit_peer(peer));
         let sent = self.topics.publish(gossipsub, &self.own, topic, data, wall);
         also_to.iter().for_each(|peer| gossipsub.remove_explicit_peer(peer));
-        let id = sent.inspect_err(|error| {
+        let (id, number) = sent.inspect_err(|error| {
             if matches!(error, NetError::Busy) && followers.len() <= MESH {
                 // To all of them, and the library counts that as missed, which it is not.
                 self.slow.refused(followers);
@@ -185,8 +193,18 @@ impl PubSub {
         flow.sent(&to, data.len());
         // The library counts only what it was to send.
         self.slow.missed(&full);
-        Ok(Sent { id, followers: followers.len(), behind: 0 })
+        let left_out = followers.iter().filter(|peer| !to.contains(peer)).copied().collect();
+        Ok(Published { sent: Sent { id, followers: followers.len(), behind: 0 }, number, left_out })
     }
+}
+
+/// A message that went out.
+struct Published {
+    sent: Sent,
+    /// Its sequence number.
+    number: u64,
+    /// Followers that it was not sent to, who may hear of it from others.
+    left_out: Vec<PeerId>,
 }
 
 /// Has gossipsub forget a message that is not passed on.

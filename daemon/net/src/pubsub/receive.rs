@@ -41,6 +41,7 @@ impl PubSub {
             }
             gossipsub::Event::SlowPeer { peer_id, failed_messages } => {
                 let (lost, sent) = (failed_messages.non_priority, sent_to(&peer_id));
+                self.published.missed(ids::from_libp2p(&peer_id));
                 if self.slow.slow(&peer_id, lost, sent, context.now()) {
                     tracing::warn!(peer = %peer_id, "disconnected: it has read too slowly for a minute");
                     let why = HangUp { why: "it has read too slowly for a minute", for_good: true };
@@ -52,12 +53,13 @@ impl PubSub {
     }
 
     fn on_message(&mut self, context: &mut Context, wire: &mut Wire<'_>, ticket: Ticket, message: gossipsub::Message) {
-        let gossipsub::Message { source, data, topic, .. } = message;
+        let gossipsub::Message { source, data, topic, sequence_number: number } = message;
         let time = Time { now: context.now(), wall: context.wall() };
         let connected = source.is_some_and(|signer| wire.flow.is_connected(&signer));
         let mut message = Message {
             id: ticket.id.0.clone().into(),
             sender: source.as_ref().map(ids::from_libp2p),
+            number,
             source: ids::from_libp2p(&ticket.source),
             connected,
             data: data.into(),

@@ -127,7 +127,7 @@ impl Topics {
         self.topics.values().map(|t| t.ident.hash().into_string()).collect()
     }
 
-    /// Publishes a message; its id. What every connection is too full for can be published again: nobody has got it.
+    /// Publishes a message; its id and its sequence number. What every connection is too full for can be published again: nobody has got it.
     pub(super) fn publish(
         &mut self,
         gossipsub: &mut Gossipsub,
@@ -135,13 +135,13 @@ impl Topics {
         topic: &str,
         data: &Bytes,
         wall: UnixMs,
-    ) -> Result<Bytes, NetError> {
+    ) -> Result<(Bytes, u64), NetError> {
         let topic = IdentTopic::new(topic);
         let settings = self.settings.of(&topic.hash());
         let data = if settings.max_age_ms > 0 { topic_settings::dated(data, wall) } else { data.to_vec() };
         let (sent, ids) = self.settings.publishing(|| gossipsub.publish(topic, data));
         let busy = matches!(sent, Err(PublishError::AllQueuesFull(_)));
-        if let Some(Ids { everywhere, here }) = &ids {
+        if let Some(Ids { everywhere, here, .. }) = &ids {
             if busy || (sent.is_ok() && here != everywhere) {
                 // Not to be offered to peers beyond: nobody has got it, or they would know it by another name.
                 gossipsub.report_message_validation_result(here, me, MessageAcceptance::Ignore);
@@ -150,8 +150,8 @@ impl Topics {
                 self.settings.note_unsent(everywhere, busy);
             }
         }
-        let id = |sent: MessageId| ids.map_or(sent, |ids| ids.everywhere).0.into();
-        sent.map(id).map_err(|error| match error {
+        let known = |sent: MessageId| ids.map_or((sent, 0), |ids| (ids.everywhere, ids.number));
+        sent.map(known).map(|(id, number)| (id.0.into(), number)).map_err(|error| match error {
             PublishError::NoPeersSubscribedToTopic => NetError::NoListeners,
             PublishError::AllQueuesFull(_) => NetError::Busy,
             PublishError::MessageTooLarge => NetError::TooLarge,

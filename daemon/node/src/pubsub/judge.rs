@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use p2pd_core::{ring::Next, topic_settings::TopicSettings};
+use p2pd_core::{
+    ring::{Cause, Next},
+    tally::Arrived,
+    topic_settings::TopicSettings,
+};
 use p2pd_net::{Class, Decision, Judge, Message, Subscription, Time, Verdict, queue};
 use tokio::sync::Notify;
 
@@ -30,13 +34,18 @@ pub(super) struct Judges {
 struct TopicJudge {
     topic: String,
     settings: Arc<Mutex<TopicSettings>>,
+    arrived: Arc<Mutex<Arrived>>,
     judges: Judges,
     heard: Arc<queue::Writer<Heard>>,
 }
 
 impl Judge for TopicJudge {
     fn judge(&mut self, message: Message, time: Time) -> Verdict {
-        let Message { id, sender, source, data, ticket, .. } = message;
+        let Message { id, sender, number, connected, source, data, ticket } = message;
+        // Only who is connected can tell of what did not come.
+        if let (Some(sender), Some(number), true) = (&sender, number, connected) {
+            lock(&self.arrived).note(sender, number);
+        }
         let settings = *lock(&self.settings);
         let most = usize::try_from(settings.max_message).unwrap_or(usize::MAX);
         if data.len() > most {
@@ -64,13 +73,16 @@ impl PubSub {
         let (heard, reader) = queue::bounded(WAITING, WAITING_BYTES);
         let settings = self.with_settings(topic);
         let (judges, heard) = (self.0.judges.clone(), Arc::new(heard));
-        let judge = Box::new(TopicJudge { topic: topic.to_owned(), settings, judges, heard });
+        let arrived = Arc::<Mutex<Arrived>>::default();
+        let judge = Box::new(TopicJudge { topic: topic.to_owned(), settings, arrived: arrived.clone(), judges, heard });
         let subscription = Subscription { kind: "messages", class: Class::Messages, judge };
         let (owner, name) = (self.clone(), topic.to_owned());
         // Before the network is asked: whoever asks for the topic may go away in the middle of it, and the judge is there. Where it is
         // not taken, this ends with it.
         self.0.with.tasks.until_stop(async move { owner.hear_topic(&name, reader).await });
-        self.0.with.net.pubsub.subscribe(topic, subscription).await?;
+        if self.0.with.net.pubsub.subscribe(topic, subscription).await? {
+            self.with_topic(topic, |topic| topic.arrived = arrived);
+        }
         Ok(())
     }
 
@@ -83,7 +95,9 @@ impl PubSub {
                     self.refused_message(topic);
                     self.0.too_large.note(topic, sender.as_ref(), bytes, most);
                 }
-                Next::Gap { from, to, .. } => self.lost_messages(topic, to.saturating_sub(from).saturating_add(1)),
+                Next::Gap { from, to, .. } => {
+                    self.lost_messages(topic, to.saturating_sub(from).saturating_add(1), Cause::Busy);
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ mod heard;
 mod judge;
 mod log;
 mod outbound;
+mod tallies;
 mod topic;
 mod validators;
 mod waiting;
@@ -31,6 +32,7 @@ pub use self::{
     error::PubSubError,
     log::{LogReader, LogStatus, Logged, Start},
     outbound::Outbound,
+    tallies::Counts,
     topic::{TopicStatus, TopicWatch, meshes, unreadable_settings},
     validators::{Ruling, ToJudge, ValidatorEvent},
     waiting::{Room, RoomSoon},
@@ -145,8 +147,9 @@ impl PubSub {
     }
 
     /// Writes logs, judges what validators are late with, and ends to follow what nobody uses, until the daemon ends.
-    pub async fn run(&self, to_disk: ToDisk) {
+    pub async fn run(&self, to_disk: ToDisk, counts: Counts) {
         tokio::select! {
+            () = self.tally(counts) => {}
             () = log::write_logs(self.clone(), to_disk.0) => {}
             () = self.judge_late() => {}
             () = self.sweep() => {}
@@ -249,11 +252,13 @@ impl PubSub {
         found.readers.push(weight, &item);
     }
 
-    /// Tells readers that this daemon was too slow for so many messages of their topic.
-    pub(super) fn lost_messages(&self, topic: &str, count: u64) {
-        self.0.dropped.fetch_add(count, Ordering::Relaxed);
+    /// Tells readers that so many messages of their topic never came, since this daemon or the connection to their sender was too slow.
+    pub(super) fn lost_messages(&self, topic: &str, count: u64, cause: Cause) {
+        if cause == Cause::Busy {
+            self.0.dropped.fetch_add(count, Ordering::Relaxed);
+        }
         if let Some(topic) = lock(&self.0.topics).get_mut(topic) {
-            topic.readers.lose(count, Cause::Busy);
+            topic.readers.lose(count, cause);
             if let Some(log) = &mut topic.log {
                 log.lose(count);
                 // Who writes looks for what is missing then.

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use p2pd_core::topic_settings::{Identity, TopicSettings};
+use p2pd_core::{
+    tally::Arrived,
+    topic_settings::{Identity, TopicSettings},
+};
 use p2pd_store::{SettingsRecord, Store, StoreError, TopicRecord, Unreadable};
 
 use super::{
@@ -27,6 +30,8 @@ pub(super) struct Topic {
     /// The same, or the usual ones, for its judge.
     pub(super) in_force: Arc<Mutex<TopicSettings>>,
     pub(super) log: Option<Log>,
+    /// What came of it from those connected, since it is followed.
+    pub(super) arrived: Arc<Mutex<Arrived>>,
     /// Held by the program that judges its messages, for whom the topic is followed though nobody reads it.
     pub(super) validator: Arc<()>,
     /// How many used it when last looked at.
