@@ -27,7 +27,7 @@ pub(crate) struct Stream {
 
 #[derive(Subcommand)]
 pub(crate) enum StreamAction {
-    /// The live streams.
+    /// The live streams: LISTENERS as the publisher counts them, HEARD is how long ago each was last announced.
     List(StreamList),
     /// Publish a file, standard input or a tone as a live stream.
     #[cfg(feature = "audio")]

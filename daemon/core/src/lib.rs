@@ -13,6 +13,7 @@ pub mod id;
 pub mod multiaddr;
 pub mod peer_book;
 pub mod pins;
+pub mod reachability;
 pub mod relays;
 pub mod ring;
 pub mod setting;

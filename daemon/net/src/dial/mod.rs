@@ -161,14 +161,14 @@ impl Dial {
     fn connect(&mut self, context: &mut Context, peer: libp2p::PeerId, ways: Ways, reply: Reply<PeerId>) {
         if peer == self.own {
             let fault = "that is this daemon itself".into();
-            let _ = reply.send(Err(NetError::Unreachable { peer: peer.to_string(), fault }));
+            let _ = reply.send(Err(NetError::Address { address: peer.to_string(), fault }));
             return;
         }
         if let Ways::Only(address) = &ways
             && Address::from(address.clone()).relay().and_then(|relay| ids::to_libp2p(&relay.peer)) == Some(self.own)
         {
-            let fault = "the relay of that address is this daemon itself".into();
-            let _ = reply.send(Err(NetError::Unreachable { peer: peer.to_string(), fault }));
+            let fault = "its relay is this daemon itself".into();
+            let _ = reply.send(Err(NetError::Address { address: address.to_string(), fault }));
             return;
         }
         if self.connected.contains_key(&peer) {

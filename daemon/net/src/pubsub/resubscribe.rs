@@ -4,29 +4,30 @@
 //! - A dial tries several addresses at once and keeps one connection; the greeting may go into another.
 //! - A peer that was killed dials again before its old connection is seen to be dead, and counts as known.
 //!
-//! Whoever dials has no other connection that it dialled. So an inbound connection is shown to the protocol behind this
-//! wrapper when it brings something, which the losers of a dial never do; then the peer's other inbound connections, and
+//! Whoever dials has no other connection that it dialled. So an inbound connection is shown to the protocol
+//! when it brings something, which the losers of a dial never do; then the peer's other inbound connections, and
 //! outbound ones of an earlier time, are closed, and it is shown when they are gone, with what it has brought. A peer that
 //! brings nothing is shown after a moment. What still goes wrong, `peers/silent_peers.rs` finds.
 
 use std::{
     collections::{HashMap, VecDeque},
     future::Future,
-    ops::{Deref, DerefMut},
     pin::Pin,
-    task::{self, Poll},
+    task::Context,
     time::{Duration, Instant},
 };
 
 use libp2p::{
-    Multiaddr, PeerId,
-    core::{ConnectedPoint, Endpoint, transport::PortUse},
+    PeerId,
+    core::ConnectedPoint,
     swarm::{
-        CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler,
-        THandlerInEvent, THandlerOutEvent, ToSwarm, behaviour::ConnectionEstablished,
+        CloseConnection, ConnectionClosed, ConnectionId, FromSwarm, NetworkBehaviour, THandlerOutEvent, ToSwarm,
+        behaviour::ConnectionEstablished,
     },
 };
 use tokio::time::Sleep;
+
+use crate::swarm::filtered::{Filter, Filtered, Wish};
 
 /// When a connection is shown that brings nothing, or waits for others to be gone.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -47,51 +48,41 @@ struct Open<E> {
     brought: Vec<E>,
 }
 
-pub(crate) struct Resubscribe<B: NetworkBehaviour> {
-    inner: B,
+/// The protocol with its connections shown in time.
+pub(crate) type Resubscribe<B> = Filtered<B, Connections<B>>;
+
+pub(crate) struct Connections<B: NetworkBehaviour> {
     open: HashMap<PeerId, Vec<Open<THandlerOutEvent<B>>>>,
     to_close: VecDeque<(PeerId, ConnectionId)>,
     settle: Pin<Box<Sleep>>,
 }
 
-impl<B: NetworkBehaviour> Deref for Resubscribe<B> {
-    type Target = B;
-
-    fn deref(&self) -> &B {
-        &self.inner
-    }
-}
-
-impl<B: NetworkBehaviour> DerefMut for Resubscribe<B> {
-    fn deref_mut(&mut self) -> &mut B {
-        &mut self.inner
-    }
-}
-
-impl<B: NetworkBehaviour> Resubscribe<B> {
-    pub(crate) fn new(inner: B) -> Self {
+impl<B: NetworkBehaviour> Default for Connections<B> {
+    fn default() -> Self {
         let settle = Box::pin(tokio::time::sleep(SETTLE));
-        Resubscribe { inner, open: HashMap::new(), to_close: VecDeque::new(), settle }
+        Connections { open: HashMap::new(), to_close: VecDeque::new(), settle }
     }
+}
 
+impl<B: NetworkBehaviour> Connections<B> {
     /// Shows the protocol the connections that have waited long enough. Returns when the next one will have.
-    fn show_settled(&mut self) -> Option<Instant> {
+    fn show_settled(&mut self, inner: &mut B) -> Option<Instant> {
         let now = Instant::now();
         let hidden = self.open.iter().flat_map(|(peer, open)| open.iter().map(move |o| (*peer, o)));
         let hidden: Vec<_> = hidden.filter(|(_, o)| !o.shown).map(|(peer, o)| (peer, o.id, o.since + SETTLE)).collect();
         for (peer, id, _) in hidden.iter().filter(|(.., settled)| *settled <= now) {
-            self.show(*peer, *id);
+            self.show(inner, *peer, *id);
         }
         hidden.iter().map(|(.., settled)| *settled).filter(|settled| *settled > now).min()
     }
 
     /// Shows the protocol a connection and what it brought.
-    fn show(&mut self, peer_id: PeerId, connection_id: ConnectionId) {
+    fn show(&mut self, inner: &mut B, peer_id: PeerId, connection_id: ConnectionId) {
         let Some(open) = self.open.get_mut(&peer_id) else { return };
         let other_established = open.iter().filter(|o| o.shown).count();
         let Some(connection) = open.iter_mut().find(|o| o.id == connection_id && !o.shown) else { return };
         connection.shown = true;
-        self.inner.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+        inner.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
             peer_id,
             connection_id,
             endpoint: &connection.endpoint,
@@ -99,7 +90,7 @@ impl<B: NetworkBehaviour> Resubscribe<B> {
             other_established,
         }));
         for event in connection.brought.drain(..) {
-            self.inner.on_connection_handler_event(peer_id, connection_id, event);
+            inner.on_connection_handler_event(peer_id, connection_id, event);
         }
     }
 
@@ -114,63 +105,20 @@ impl<B: NetworkBehaviour> Resubscribe<B> {
     }
 
     /// Shows the connection that has brought something, once nothing stands beside it that is going.
-    fn show_alive(&mut self, peer: PeerId) {
+    fn show_alive(&mut self, inner: &mut B, peer: PeerId) {
         let open = self.open.get(&peer).map(Vec::as_slice).unwrap_or_default();
         let alive = open.iter().find(|o| !o.shown && !o.closing && !o.brought.is_empty());
         if let Some(alive) = alive
             && (alive.brought.len() >= MAX_BROUGHT || !open.iter().any(|o| o.closing))
         {
             let id = alive.id;
-            self.show(peer, id);
+            self.show(inner, peer, id);
         }
     }
 }
 
-impl<B: NetworkBehaviour> NetworkBehaviour for Resubscribe<B> {
-    type ConnectionHandler = B::ConnectionHandler;
-    type ToSwarm = B::ToSwarm;
-
-    fn handle_pending_inbound_connection(
-        &mut self,
-        id: ConnectionId,
-        local: &Multiaddr,
-        remote: &Multiaddr,
-    ) -> Result<(), ConnectionDenied> {
-        self.inner.handle_pending_inbound_connection(id, local, remote)
-    }
-
-    fn handle_established_inbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: PeerId,
-        local: &Multiaddr,
-        remote: &Multiaddr,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.inner.handle_established_inbound_connection(id, peer, local, remote)
-    }
-
-    fn handle_pending_outbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: Option<PeerId>,
-        addresses: &[Multiaddr],
-        role: Endpoint,
-    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        self.inner.handle_pending_outbound_connection(id, peer, addresses, role)
-    }
-
-    fn handle_established_outbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: PeerId,
-        address: &Multiaddr,
-        role: Endpoint,
-        port: PortUse,
-    ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.inner.handle_established_outbound_connection(id, peer, address, role, port)
-    }
-
-    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+impl<B: NetworkBehaviour> Filter<B> for Connections<B> {
+    fn tell(&mut self, inner: &mut B, event: FromSwarm<'_>) {
         match event {
             FromSwarm::ConnectionEstablished(event) => {
                 let open = self.open.entry(event.peer_id).or_default();
@@ -180,7 +128,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Resubscribe<B> {
                 open.push(Open { id, endpoint, since, shown, closing: false, brought: Vec::new() });
                 if shown {
                     let event = ConnectionEstablished { other_established, ..event };
-                    self.inner.on_swarm_event(FromSwarm::ConnectionEstablished(event));
+                    inner.on_swarm_event(FromSwarm::ConnectionEstablished(event));
                 } else if self.settle.is_elapsed() {
                     self.settle.as_mut().reset((since + SETTLE).into());
                 }
@@ -194,17 +142,17 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Resubscribe<B> {
                     self.open.remove(&event.peer_id);
                 }
                 let event = ConnectionClosed { remaining_established, ..event };
-                self.inner.on_swarm_event(FromSwarm::ConnectionClosed(event));
-                self.show_alive(event.peer_id);
+                inner.on_swarm_event(FromSwarm::ConnectionClosed(event));
+                self.show_alive(inner, event.peer_id);
             }
-            other => self.inner.on_swarm_event(other),
+            other => inner.on_swarm_event(other),
         }
     }
 
-    fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
+    fn bring(&mut self, inner: &mut B, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<B>) {
         let open = self.open.get_mut(&peer).map(Vec::as_mut_slice).unwrap_or_default();
         let Some(hidden) = open.iter_mut().find(|o| o.id == id && !o.shown) else {
-            return self.inner.on_connection_handler_event(peer, id, event);
+            return inner.on_connection_handler_event(peer, id, event);
         };
         if hidden.closing {
             return;
@@ -213,17 +161,17 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Resubscribe<B> {
         if hidden.brought.len() == 1 {
             self.replace(peer, id);
         }
-        self.show_alive(peer);
+        self.show_alive(inner, peer);
     }
 
-    fn poll(&mut self, cx: &mut task::Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+    fn poll(&mut self, inner: &mut B, cx: &mut Context<'_>) -> Option<Wish<B>> {
         if let Some((peer_id, id)) = self.to_close.pop_front() {
-            return Poll::Ready(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) });
+            return Some(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) });
         }
         while self.settle.as_mut().poll(cx).is_ready() {
-            let Some(next) = self.show_settled() else { break };
+            let Some(next) = self.show_settled(inner) else { break };
             self.settle.as_mut().reset(next.into());
         }
-        self.inner.poll(cx)
+        None
     }
 }

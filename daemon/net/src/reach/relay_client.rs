@@ -4,10 +4,7 @@
 //!
 //! A listener of this transport must not be removed: if it goes between a request and its answer, the library panics.
 
-use libp2p::{
-    relay::client,
-    swarm::{FromSwarm, NetworkBehaviour, ToSwarm},
-};
+use libp2p::{relay::client, swarm::ToSwarm};
 
 use crate::swarm::filtered::{Filter, Filtered, Wish};
 
@@ -17,10 +14,6 @@ pub(crate) type RelayClient = Filtered<client::Behaviour, Unconfirmed>;
 pub(crate) struct Unconfirmed;
 
 impl Filter<client::Behaviour> for Unconfirmed {
-    fn tell(&mut self, client: &mut client::Behaviour, event: FromSwarm<'_>) {
-        client.on_swarm_event(event);
-    }
-
     fn passes(&mut self, wish: &Wish<client::Behaviour>) -> bool {
         !matches!(wish, ToSwarm::ExternalAddrConfirmed(_) | ToSwarm::ExternalAddrExpired(_))
     }

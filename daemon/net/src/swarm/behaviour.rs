@@ -14,7 +14,7 @@ use p2pd_core::multiaddr::Multiaddr as Address;
 use crate::{
     Config, DhtMode, NetError, Network, Switch,
     dht::{
-        address_filter::{Dht, Kad},
+        address_filter::{Addresses, Dht, Kad},
         record_store,
     },
     identity::Identity,
@@ -22,7 +22,7 @@ use crate::{
     pubsub::{
         flow_control,
         message_id::{Gossipsub, Settings},
-        resubscribe::Resubscribe,
+        resubscribe::{Connections, Resubscribe},
         slow_peers,
     },
     reach::{
@@ -32,7 +32,7 @@ use crate::{
     streams::{self, behaviour::Acceptors},
     swarm::{
         bandwidth::Meters,
-        filtered::{Filter, Filtered, Wish},
+        filtered::{Filter, Filtered},
     },
 };
 
@@ -66,10 +66,6 @@ impl Filter<identify::Behaviour> for Chosen {
             FromSwarm::NewListenAddr(new) if Address::from(new.addr.clone()).is_circuit() => {}
             event => identify.on_swarm_event(event),
         }
-    }
-
-    fn passes(&mut self, _: &Wish<identify::Behaviour>) -> bool {
-        true
     }
 }
 
@@ -139,9 +135,9 @@ pub(crate) fn build(
         limits: connection_limits::Behaviour::new(limits),
         identify: Filtered::new(identify::Behaviour::new(identify), Chosen),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING).with_timeout(PING)),
-        gossipsub: Resubscribe::new(gossipsub(config, identity, settings)?),
+        gossipsub: Resubscribe::new(gossipsub(config, identity, settings)?, Connections::default()),
         flow: flow_control::Behaviour::new(meters.clone()),
-        kad: Dht::new(id, kad),
+        kad: Dht::new(kad, Addresses::new(id)),
         relay_client: Filtered::new(circuits, Unconfirmed),
         relay_server: relay_server::build(id, served),
         mdns: mdns.into(),

@@ -1,4 +1,4 @@
-//! A behaviour of the library that is told less than happens, or that has less of what it wants done.
+//! A behaviour of the library with something of ours between it and the swarm. All that a behaviour is told and wants passes here.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -17,18 +17,37 @@ use libp2p::{
 /// What a behaviour wants done.
 pub(crate) type Wish<B> = ToSwarm<<B as NetworkBehaviour>::ToSwarm, THandlerInEvent<B>>;
 
-/// What passes in and out.
+/// What passes in and out: everything, where a filter says nothing else.
 pub(crate) trait Filter<B: NetworkBehaviour>: 'static {
     /// Tells the behaviour of what has happened, as far as it may know.
-    fn tell(&mut self, behaviour: &mut B, event: FromSwarm<'_>);
+    fn tell(&mut self, behaviour: &mut B, event: FromSwarm<'_>) {
+        behaviour.on_swarm_event(event);
+    }
+
+    /// Hands the behaviour what its handler of a connection brings.
+    fn bring(&mut self, behaviour: &mut B, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<B>) {
+        behaviour.on_connection_handler_event(peer, id, event);
+    }
+
+    /// Whether a peer may be dialled at an address that the behaviour knows.
+    fn may_dial(&mut self, _: &mut B, _peer: Option<PeerId>, _address: &Multiaddr) -> bool {
+        true
+    }
 
     /// Whether what the behaviour wants is done.
-    fn passes(&mut self, wish: &Wish<B>) -> bool;
+    fn passes(&mut self, _: &Wish<B>) -> bool {
+        true
+    }
+
+    /// What is to be done beside, before what the behaviour wants.
+    fn poll(&mut self, _: &mut B, _: &mut Context<'_>) -> Option<Wish<B>> {
+        None
+    }
 }
 
 pub(crate) struct Filtered<B, F> {
-    behaviour: B,
-    filter: F,
+    pub(crate) behaviour: B,
+    pub(crate) filter: F,
 }
 
 impl<B, F> Filtered<B, F> {
@@ -81,7 +100,9 @@ impl<B: NetworkBehaviour, F: Filter<B>> NetworkBehaviour for Filtered<B, F> {
         addresses: &[Multiaddr],
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        self.behaviour.handle_pending_outbound_connection(id, peer, addresses, role)
+        let mut known = self.behaviour.handle_pending_outbound_connection(id, peer, addresses, role)?;
+        known.retain(|address| self.filter.may_dial(&mut self.behaviour, peer, address));
+        Ok(known)
     }
 
     fn handle_established_outbound_connection(
@@ -100,10 +121,13 @@ impl<B: NetworkBehaviour, F: Filter<B>> NetworkBehaviour for Filtered<B, F> {
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
-        self.behaviour.on_connection_handler_event(peer, id, event);
+        self.filter.bring(&mut self.behaviour, peer, id, event);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Wish<Self>> {
+        if let Some(wish) = self.filter.poll(&mut self.behaviour, cx) {
+            return Poll::Ready(wish);
+        }
         loop {
             match self.behaviour.poll(cx) {
                 Poll::Ready(wish) if !self.filter.passes(&wish) => {}
