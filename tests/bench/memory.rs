@@ -7,8 +7,8 @@ use crate::{daemon::Daemon, go::Go, numbers::resident_mib};
 
 /// A thousand topics.
 const ROUNDS: usize = 12;
-/// A daemon follows at most 100, one of which is the directory.
-const AT_ONCE: usize = 90;
+/// Programs of a daemon follow at most so many.
+const AT_ONCE: usize = 80;
 /// A connection carries 64 calls at once.
 const CONNECTIONS: usize = 2;
 

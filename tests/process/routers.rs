@@ -248,3 +248,54 @@ fn stay_relayed(routers: [Router; 2]) {
     interrupt(&listener);
     listener.wait().unwrap();
 }
+
+/// Own addresses of a daemon, each with its state and who says so.
+fn own_addresses(daemon: &Daemon) -> Vec<serde_json::Value> {
+    json(&daemon.good(&["-o", "json", "status"]))["own_addresses"].as_array().cloned().unwrap_or_default()
+}
+
+/// The state of the first own address that begins so, once a peer has tested it.
+fn tested(daemon: &Daemon, address: &str) -> Option<String> {
+    let own = own_addresses(daemon);
+    let own = own.iter().find(|own| own["address"].as_str().is_some_and(|text| text.starts_with(address)))?;
+    (own["witness"] == "ADDRESS_WITNESS_TESTER").then(|| own["state"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn peers_tell_whether_a_router_lets_anybody_in() {
+    let Some(lab) = Lab::new([Router::FullCone, Router::PortRestricted]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let tester = |n: usize| {
+        let settings = [("P2PD_NETWORK_AUTONAT_SERVER", "on"), ("P2PD_NETWORK_RELAY", "on")];
+        lab.daemon(Place::Internet, place.path(), &format!("tester{n}"), Lab::PUBLIC[n], &settings)
+    };
+    let testers = [tester(0), tester(1)];
+    let known = testers.each_ref().map(|tester| tester.address.clone()).join(",");
+    let home = |n: usize, name: &str| {
+        let settings = [("P2PD_NETWORK_BOOTSTRAP", known.as_str())];
+        lab.daemon(Place::Home(n), place.path(), name, &format!("192.168.{n}.2"), &settings)
+    };
+    let (open, closed) = (home(0, "open"), home(1, "closed"));
+    let state = until("a test of the open one", || tested(&open, "/ip4/45.10.20.10/tcp/4001"));
+    assert_eq!(state, "ADDRESS_STATE_PUBLIC");
+    let state = until("a test of the closed one", || tested(&closed, "/ip4/45.10.20.11/"));
+    assert_eq!(state, "ADDRESS_STATE_PRIVATE");
+    // Who is reached tells its address, and answers in the DHT; the other has relays.
+    let status = |daemon: &Daemon| json(&daemon.good(&["-o", "json", "status"]));
+    let told = |daemon: &Daemon, what: &str| status(daemon)["addresses"].to_string().contains(what);
+    until("that it is told", || told(&open, "/ip4/45.10.20.10/tcp/4001/p2p/").then_some(()));
+    until("a relay", || told(&closed, "p2p-circuit").then_some(()));
+    assert!(!told(&closed, "/ip4/45.10.20.11/"));
+    let serves = |daemon: &Daemon| {
+        let shown = testers[0].good(&["-o", "json", "peers", "show", &id(daemon)]);
+        json(&shown)["protocols"].to_string().contains("/kad/")
+    };
+    until("that it answers in the DHT", || serves(&open).then_some(()));
+    assert!(!serves(&closed));
+    assert!(open.good(&["status"]).contains("from the world at /ip4/45.10.20.10/"), "{}", open.good(&["status"]));
+    assert!(closed.good(&["status"]).contains("from the world through relays"), "{}", closed.good(&["status"]));
+    let mut events = open.ctl(&["events", "--from-oldest"]).start();
+    events.printed().with("address-public");
+    until("that the open one needs no relay", || status(&open)["relays"].as_array().unwrap().is_empty().then_some(()));
+    assert!(!told(&open, "p2p-circuit"), "{}", status(&open)["addresses"]);
+}

@@ -1,8 +1,8 @@
 //! `status` and `version`.
 
 use p2pd_api::v1::{
-    GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse, GetStatisticsRequest, GetStatisticsResponse,
-    NodeState, node_service_client::NodeServiceClient,
+    AddressState, AddressWitness, GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse,
+    GetStatisticsRequest, GetStatisticsResponse, NodeState, node_service_client::NodeServiceClient,
 };
 
 use super::context::Context;
@@ -68,6 +68,7 @@ fn page(info: &GetInfoResponse, state: &GetStateResponse, numbers: &GetStatistic
         items.push(("too large", toned(Tone::Warning, refused)));
     }
     items.extend(info.addresses.iter().map(|address| ("address", address.as_str().into())));
+    items.extend(reach(info).map(|reach| ("reach", reach)));
     for relay in info.relays.iter().filter(|relay| !relay.fault.is_empty()) {
         items.push(("no relay", toned(Tone::Warning, format!("{}: {}", relay.peer_id, relay.fault))));
     }
@@ -78,6 +79,43 @@ fn page(info: &GetInfoResponse, state: &GetStateResponse, numbers: &GetStatistic
     }
     items.extend(state.advice.lines().map(|line| ("advice", toned(Tone::Warning, line))));
     output::page(items)
+}
+
+/// From where this daemon is reached.
+fn reach(info: &GetInfoResponse) -> Option<Cell> {
+    let of = |state: AddressState| info.own_addresses.iter().filter(move |own| own.state() == state);
+    if let Some(public) = of(AddressState::Public).next() {
+        let says = match public.witness() {
+            AddressWitness::Configuration => "network.announce says so".into(),
+            _ => format!("{} has tried", public.peer_id),
+        };
+        let refused = Some(&public.refused_by).filter(|peers| !peers.is_empty());
+        let text = format!("from the world at {}: {says}", public.address);
+        return Some(match refused {
+            Some(peers) => toned(Tone::Warning, format!("{text}; not reached by {}", peers.join(", "))),
+            None => toned(Tone::Good, text),
+        });
+    }
+    let tested = || of(AddressState::Private).find(|own| own.witness() == AddressWitness::Tester);
+    let why = match tested() {
+        Some(own) => format!("; {} did not reach {}", own.refused_by.join(", "), own.address),
+        None => String::new(),
+    };
+    if of(AddressState::Relayed).next().is_some() {
+        return Some(format!("from the world through relays{why}").into());
+    }
+    if tested().is_some() {
+        return Some(toned(Tone::Warning, format!("not from the world{why}")));
+    }
+    let unknown = of(AddressState::Unknown).next()?;
+    let seen = match unknown.observers {
+        0 => String::new(),
+        seen => format!(
+            "; {} this machine there",
+            if seen == 1 { "1 peer sees".into() } else { format!("{seen} peers see") }
+        ),
+    };
+    Some(format!("perhaps from the world at {}: no peer has tried yet{seen}", unknown.address).into())
 }
 
 pub(super) async fn version(context: &Context) -> anyhow::Result<()> {

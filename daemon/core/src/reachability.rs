@@ -14,6 +14,8 @@ const MAX_CANDIDATES: usize = 16;
 const AGAIN_MS: u64 = 30 * 60_000;
 /// The same where no peer has said anything of use, or one alone that an address is not reached.
 const SOON_MS: u64 = 60_000;
+/// The same where nobody was there to ask.
+const NOBODY_MS: u64 = 5_000;
 /// How long a new address waits, for what else comes at the same time.
 const SETTLE_MS: u64 = 2_000;
 /// So many peers have to say that an address is not reached any more.
@@ -95,6 +97,8 @@ struct Candidate {
 #[derive(Debug, Default)]
 pub struct Reachability {
     candidates: Vec<Candidate>,
+    /// When all were to be tested again last.
+    stirred: Option<MonoMs>,
 }
 
 impl Reachability {
@@ -117,15 +121,21 @@ impl Reachability {
         let own = OwnAddress { address, state, since: wall, witness, refused_by: Vec::new() };
         let due = MonoMs(now.0.saturating_add(SETTLE_MS));
         self.candidates.push(Candidate { own, source, due });
-        if is_tested {
+        // Made-up addresses must not have all tested all the time.
+        if is_tested && self.stirred.is_none_or(|at| now.since(at) >= SOON_MS) {
+            self.stirred = Some(now);
             self.candidates.iter_mut().for_each(|known| known.due = known.due.min(due));
         }
     }
 
-    /// The daemon listens there no more. Whether it was reached there.
-    pub fn withdraw(&mut self, address: &Multiaddr) -> bool {
+    /// The daemon listens there no more. Where it was reached there, the peer that said so.
+    pub fn withdraw(&mut self, address: &Multiaddr) -> Option<PeerId> {
         let is_it = |known: &mut Candidate| known.own.address == *address && known.source == Source::Listener;
-        self.candidates.extract_if(.., is_it).any(|gone| gone.own.state == State::Public)
+        let gone = self.candidates.extract_if(.., is_it).find(|gone| gone.own.state == State::Public)?;
+        match gone.own.witness {
+            Witness::Tester(peer) => Some(peer),
+            _ => None,
+        }
     }
 
     /// An address to test now, and the peers that have refused it: another should.
@@ -138,7 +148,7 @@ impl Reachability {
     /// Nobody can be asked now.
     pub fn nobody(&mut self, now: MonoMs, address: &Multiaddr) {
         if let Some(known) = self.candidates.iter_mut().find(|known| known.own.address == *address) {
-            known.due = MonoMs(now.0.saturating_add(SOON_MS));
+            known.due = MonoMs(now.0.saturating_add(NOBODY_MS));
         }
     }
 
@@ -184,13 +194,15 @@ impl Reachability {
         Some(known.own.state)
     }
 
-    /// Whether the world reaches this daemon at an address of its own. `None` while nobody has tested any.
+    /// Whether the world reaches this daemon at an address of its own. `None` while nobody has tested those on which it listens, or any.
     pub fn is_reached(&self) -> Option<bool> {
-        let states = || self.candidates.iter().map(|known| (&known.own.state, &known.own.witness));
-        if states().any(|(state, _)| *state == State::Public) {
+        let any = |is: fn(&Candidate) -> bool| self.candidates.iter().any(is);
+        if any(|known| known.own.state == State::Public) {
             return Some(true);
         }
-        states().any(|(_, witness)| matches!(witness, Witness::Tester(_))).then_some(false)
+        let is_open = any(|known| known.source == Source::Listener && known.own.state == State::Unknown);
+        let is_tested = any(|known| matches!(known.own.witness, Witness::Tester(_)));
+        (is_tested && !is_open).then_some(false)
     }
 
     /// All addresses, as they are known. `observers`: how many peers see this machine at the address's IP address.
@@ -283,10 +295,15 @@ mod tests {
         assert_eq!((refused, reach.is_reached()), (Some(State::Private), Some(false)));
         assert!(reach.due(MonoMs(now.0 + SOON_MS)).is_some());
         reach.nobody(MonoMs(now.0 + SOON_MS), &at(OUTSIDE));
-        assert_eq!(reach.due(MonoMs(now.0 + 2 * SOON_MS - 1)), None, "nobody could be asked");
-        // The network has changed.
-        reach.offer(MonoMs(now.0 + SOON_MS), UnixMs(9), at("/ip4/192.0.2.2/tcp/4001"), Source::Listener);
-        assert!(reach.due(MonoMs(now.0 + SOON_MS + SETTLE_MS)).is_some());
+        assert_eq!(reach.due(MonoMs(now.0 + SOON_MS + NOBODY_MS - 1)), None, "nobody could be asked");
+        // The network has changed, and changes once more.
+        let [soon, later] = [now.0 + SOON_MS, now.0 + SOON_MS + 1].map(MonoMs);
+        reach.offer(soon, UnixMs(9), at("/ip4/192.0.2.2/tcp/4001"), Source::Listener);
+        assert_eq!(reach.due(MonoMs(soon.0 + SETTLE_MS)).unwrap().0, at(OUTSIDE));
+        assert_eq!(reach.is_reached(), None, "one on which it listens is not tested");
+        reach.nobody(soon, &at(OUTSIDE));
+        reach.offer(later, UnixMs(9), at("/ip4/192.0.2.3/tcp/4001"), Source::Observed);
+        assert_ne!(reach.due(MonoMs(later.0 + SETTLE_MS)).unwrap().0, at(OUTSIDE), "not all at once again");
     }
 
     #[test]
@@ -300,7 +317,7 @@ mod tests {
         let own = known(&reach, OUTSIDE);
         assert_eq!((own.state, own.witness, own.since), (State::Public, Witness::Operator, UnixMs(1)));
         assert_eq!(own.refused_by, [peer(1), peer(2)], "and what others say of it is told");
-        assert!(!reach.withdraw(&at(OUTSIDE)));
+        assert_eq!(reach.withdraw(&at(OUTSIDE)), None);
     }
 
     #[test]
@@ -314,12 +331,12 @@ mod tests {
         let all: Vec<_> = reach.list(|_| 1).into_iter().map(|own| own.address).collect();
         assert_eq!(all.len(), MAX_CANDIDATES);
         assert!([at(OUTSIDE), at(HOME), made_up(99)].iter().all(|kept| all.contains(kept)), "{all:?}");
-        assert!(!reach.withdraw(&at(OUTSIDE)), "no listener");
-        assert!(!reach.withdraw(&at(HOME)) && reach.list(|_| 1).len() == MAX_CANDIDATES - 1);
+        assert_eq!(reach.withdraw(&at(OUTSIDE)), None, "no listener");
+        assert_eq!((reach.withdraw(&at(HOME)), reach.list(|_| 1).len()), (None, MAX_CANDIDATES - 1));
         let mut listens = Reachability::default();
         (2..100).for_each(|n| listens.offer(MonoMs(0), UnixMs(1), made_up(n), Source::Listener));
         assert_eq!(listens.list(|_| 1).len(), MAX_CANDIDATES);
         listens.answered(MonoMs(0), UnixMs(1), &made_up(2), &peer(1), Answer::Reached);
-        assert!(listens.withdraw(&made_up(2)) && listens.is_reached().is_none());
+        assert_eq!((listens.withdraw(&made_up(2)), listens.is_reached()), (Some(peer(1)), None));
     }
 }

@@ -133,6 +133,11 @@ impl Relays {
         }
     }
 
+    /// None is needed any more.
+    pub fn release(&mut self) {
+        self.held.clear();
+    }
+
     /// It did not agree, or agrees no more.
     pub fn lost(&mut self, now: MonoMs, relay: &PeerId, why: Loss) {
         let Some(held) = self.held.remove(relay) else { return };

@@ -79,6 +79,11 @@ pub struct Network {
     #[config(default = "off", env = "P2PD_NETWORK_RELAY")]
     pub relay: Switch,
 
+    /// Whether this daemon tests for peers whether others reach them (AutoNAT v2): "on" or "off". It dials addresses that they name, of the
+    /// world only, at most 60 a minute and 12 for each peer. Turn it on where the world reaches this machine.
+    #[config(default = "off", env = "P2PD_NETWORK_AUTONAT_SERVER")]
+    pub autonat_server: Switch,
+
     /// Find peers on the LAN by multicast DNS. This announces the peer id and addresses of this machine there.
     #[config(default = false, env = "P2PD_NETWORK_MDNS")]
     pub mdns: bool,

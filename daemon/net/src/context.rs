@@ -8,6 +8,7 @@ use std::{
 
 use libp2p::{
     Multiaddr,
+    core::transport::ListenerId,
     swarm::{ConnectionId, dial_opts::DialOpts},
 };
 use p2pd_core::{
@@ -35,6 +36,8 @@ pub(crate) enum Effect {
     HangUp(libp2p::PeerId, HangUp),
     /// Listens at a relay, at this address.
     Reserve(libp2p::PeerId, Multiaddr),
+    /// Listens there no more.
+    Unlisten(ListenerId),
     /// Has others told that this daemon is reached at an address.
     Announce(Multiaddr),
     /// Has it told no more.

@@ -27,6 +27,20 @@ pub enum Event {
     Listening(Multiaddr),
     /// Not listening on it any more.
     ListeningNoMore(Multiaddr),
+    /// The world reaches this daemon at an own address from now on.
+    Reached {
+        /// Where.
+        address: Multiaddr,
+        /// The peer that has tested it.
+        by: PeerId,
+    },
+    /// The world does not reach it there, or not any more.
+    NotReached {
+        /// Where.
+        address: Multiaddr,
+        /// The peer that has tested it last.
+        by: PeerId,
+    },
     /// A relay passes on connections to this daemon from now on.
     RelayReserved(PeerId),
     /// A relay passes on no connections to this daemon any more.

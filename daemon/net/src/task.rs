@@ -30,7 +30,7 @@ use crate::{
         message_id::{Gossipsub, Settings},
     },
     queue,
-    reach::{Reach, hole_punching, relay_server},
+    reach::{Reach, autonat, hole_punching, relay_server},
     standing::Standings,
     streams::{
         self,
@@ -70,15 +70,20 @@ pub struct Prepared {
     /// Peers that came through a relay.
     came: mpsc::Receiver<id::PeerId>,
     punches: bool,
+    tests_peers: bool,
 }
 
 impl Prepared {
     /// Spawns the task of the swarm, which ends when `stop` is cancelled.
     pub fn run(self, stop: CancellationToken) -> Running {
-        let Prepared { handle, events, task, queues, came, punches } = self;
+        let Prepared { handle, events, task, queues, came, punches, tests_peers } = self;
         if punches {
             let punching = hole_punching::run(handle.clone(), came);
             tokio::spawn(stop.clone().run_until_cancelled_owned(punching));
+        }
+        tokio::spawn(stop.clone().run_until_cancelled_owned(autonat::ask(handle.clone())));
+        if tests_peers {
+            tokio::spawn(stop.clone().run_until_cancelled_owned(autonat::serve(handle.clone())));
         }
         Running { handle, events, task: tokio::spawn(task.run(queues, stop)) }
     }
@@ -99,17 +104,18 @@ pub fn prepare(config: &Config, identity: &Identity) -> Result<Prepared, NetErro
     let (handle, queues) = handle::new(held.clone(), acceptors, context.clock());
     let task = Task {
         swarm,
-        context,
         listeners: Listeners::new(missing),
         peers: Peers::new(&config.network, meters, held),
         dial: Dial::new(&config.network, own)?,
         pubsub,
         dht: Lookups::new(&config.network, kad),
-        reach: Reach::new(&config.network, to_punch)?,
+        reach: Reach::new(&config.network, &context, to_punch)?,
+        context,
         say_protocols: false,
     };
     let punches = config.network.hole_punching == Switch::On;
-    Ok(Prepared { handle, events, task, queues, came, punches })
+    let tests_peers = config.network.autonat_server == Switch::On;
+    Ok(Prepared { handle, events, task, queues, came, punches, tests_peers })
 }
 
 /// Turns that others may have before what is due, when the swarm always has something to tell.
@@ -202,7 +208,7 @@ impl Task {
             SwarmEvent::NewListenAddr { listener_id, address } => self.on_listening(listener_id, &address.into()),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.on_listening_no_more(address.into()),
             SwarmEvent::ListenerError { error, .. } => self.listeners.on_failed(&error, self.context.now()),
-            SwarmEvent::NewExternalAddrCandidate { address } => self.reach.on_seen(address.into()),
+            SwarmEvent::NewExternalAddrCandidate { address } => self.reach.on_seen(&self.context, address.into()),
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 let at_relay = self.reach.on_closed(&mut self.context, listener_id, &reason);
                 if let Some(error) = reason.err().filter(|_| !at_relay) {
@@ -223,6 +229,7 @@ impl Task {
             BehaviourEvent::Flow(Drained) => self.pubsub.on_drained(context, wire(behaviour)),
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
                 self.peers.on_identify(context, &peer_id, &info);
+                self.reach.on_identify(peer_id, &info.observed_addr);
                 self.dht.on_identify(&mut behaviour.kad, peer_id, info);
             }
             BehaviourEvent::Mdns(event) => self.dial.on_mdns(context, event),
@@ -243,10 +250,10 @@ impl Task {
         let (context, behaviour) = (&mut self.context, self.swarm.behaviour_mut());
         self.dial.on_connected(&peer, id);
         let meter = self.peers.on_connected(context, peer, id, endpoint);
-        self.reach.on_connected(context, peer, id, &far_end(endpoint).into(), endpoint.is_listener());
+        let unasked = self.reach.on_connected(context, peer, id, &far_end(endpoint).into(), endpoint.is_listener());
         // Counted below names.
         let leads_to = meter.as_ref().map(|meter| &meter.address);
-        self.dht.on_connected(context, &mut behaviour.kad, Connected { id, peer, endpoint, leads_to });
+        self.dht.on_connected(&mut behaviour.kad, Connected { id, peer, endpoint, leads_to, unasked });
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId, cause: Option<&ConnectionError>, last: bool) {
@@ -256,6 +263,7 @@ impl Task {
         self.dial.on_closed(&peer, &why);
         if last {
             self.pubsub.on_gone(&peer);
+            self.reach.on_gone(&peer);
             self.dht.on_gone();
         }
     }
@@ -279,7 +287,7 @@ impl Task {
         }
         self.reach.on_tick(context, || self.peers.table().list(&standings()));
         context.on_tick(|peer| self.peers.table().contains(peer));
-        self.dht.on_tick(&mut self.swarm.behaviour_mut().kad, now);
+        self.dht.on_tick(context, &mut self.swarm.behaviour_mut().kad, self.reach.is_reached());
         self.listeners.on_tick(&mut self.swarm, now);
         if std::mem::take(&mut self.say_protocols) {
             let peers: Vec<_> = self.swarm.connected_peers().copied().collect();
@@ -296,6 +304,7 @@ impl Task {
                 let listener = self.swarm.listen_on(at.clone()).map_err(|error| error.to_string());
                 self.reach.on_reserve(&mut self.context, relay, at, listener);
             }
+            Effect::Unlisten(id) => drop(self.swarm.remove_listener(id)),
             Effect::Announce(address) => self.swarm.add_external_address(address),
             Effect::Withdraw(address) => self.swarm.remove_external_address(&address),
             Effect::SayProtocols => self.say_protocols = true,
@@ -310,7 +319,7 @@ impl Task {
 
     fn on_listening_no_more(&mut self, address: Address) {
         if !address.is_circuit() {
-            self.reach.on_listening_no_more(&address);
+            self.reach.on_listening_no_more(&mut self.context, &address);
             self.context.tell(Event::ListeningNoMore(address));
         }
     }

@@ -4,7 +4,10 @@ use p2pd_api::v1::{
     self, GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse, GetStatisticsRequest,
     GetStatisticsResponse, NodeState, WatchEventsRequest, WatchEventsResponse, node_service_server::NodeService,
 };
-use p2pd_core::id::PeerId;
+use p2pd_core::{
+    id::PeerId,
+    reachability::{self, OwnAddress, Witness},
+};
 use p2pd_net::{Relay, RelayState};
 use p2pd_node::{
     events::{Events, Happened},
@@ -52,6 +55,31 @@ fn relay(me: &PeerId, relay: Relay) -> v1::Relay {
         max_time_ms: relay.max_time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
         max_bytes: relay.max_bytes.unwrap_or(0),
         addresses: relay.addresses.into_iter().map(|address| address.with_peer(me).to_string()).collect(),
+    }
+}
+
+fn own_address(own: OwnAddress) -> v1::OwnAddress {
+    let state = match own.state {
+        reachability::State::Public => v1::AddressState::Public,
+        reachability::State::Relayed => v1::AddressState::Relayed,
+        reachability::State::Private => v1::AddressState::Private,
+        reachability::State::Unknown => v1::AddressState::Unknown,
+    };
+    let (witness, peer, observers) = match own.witness {
+        Witness::Operator => (v1::AddressWitness::Configuration, None, 0),
+        Witness::Address => (v1::AddressWitness::Address, None, 0),
+        Witness::Tester(peer) => (v1::AddressWitness::Tester, Some(peer), 0),
+        Witness::Relay(relay) => (v1::AddressWitness::Relay, Some(relay), 0),
+        Witness::Observers(count) => (v1::AddressWitness::Observers, None, count),
+    };
+    v1::OwnAddress {
+        address: own.address.to_string(),
+        state: state.into(),
+        since_ms: own.since.0,
+        witness: witness.into(),
+        peer_id: peer.map_or_else(String::new, |peer| peer.to_string()),
+        observers: count(observers),
+        refused_by: own.refused_by.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -109,20 +137,16 @@ fn advice(state: &State) -> Vec<String> {
 #[tonic::async_trait]
 impl NodeService for Service {
     async fn get_info(&self, _: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
+        let relays = self.peers.relays().await.map_err(status::of)?;
+        let own_addresses = self.peers.own_addresses().await.map_err(status::of)?;
         Ok(Response::new(GetInfoResponse {
             peer_id: self.peers.me().to_string(),
             version: VERSION.into(),
             network: self.health.network().into(),
             addresses: convert::texts(&self.peers.addresses().await.map_err(status::of)?),
             started_ms: self.health.started.0,
-            relays: self
-                .peers
-                .relays()
-                .await
-                .map_err(status::of)?
-                .into_iter()
-                .map(|one| relay(self.peers.me(), one))
-                .collect(),
+            relays: relays.into_iter().map(|one| relay(self.peers.me(), one)).collect(),
+            own_addresses: own_addresses.into_iter().map(own_address).collect(),
         }))
     }
 

@@ -46,21 +46,22 @@ impl ProtocolService for Service {
         request: Request<Streaming<ExchangeStreamRequest>>,
     ) -> Result<Response<Self::ExchangeStreamStream>, Status> {
         let mut items = request.into_inner();
-        let PeerStream { stream, peer, address, protocol } = match items.message().await?.and_then(|first| first.item) {
-            Some(Item::Open(open)) => {
-                let peer: PeerId =
-                    open.peer_id.parse().map_err(|e: IdError| status::field("open.peer_id", &e.to_string()))?;
-                self.streams.open_stream(&peer, &open.protocols).await.map_err(status::of)?
-            }
-            Some(Item::Accept(number)) => self.streams.take_stream(number).map_err(status::of)?,
-            Some(Item::AcceptNext(handler)) => tokio::select! {
-                // Before the handler's own end, which the stop brings about.
-                biased;
-                () = self.stop.cancelled() => Err(status::stopping()),
-                next = self.streams.next_stream(handler) => next.map_err(status::of),
-            }?,
-            _ => return Err(status::field("item", "the first message is `open`, `accept` or `accept_next`")),
-        };
+        let PeerStream { stream, peer, address, protocol, .. } =
+            match items.message().await?.and_then(|first| first.item) {
+                Some(Item::Open(open)) => {
+                    let peer: PeerId =
+                        open.peer_id.parse().map_err(|e: IdError| status::field("open.peer_id", &e.to_string()))?;
+                    self.streams.open_stream(&peer, &open.protocols).await.map_err(status::of)?
+                }
+                Some(Item::Accept(number)) => self.streams.take_stream(number).map_err(status::of)?,
+                Some(Item::AcceptNext(handler)) => tokio::select! {
+                    // Before the handler's own end, which the stop brings about.
+                    biased;
+                    () = self.stop.cancelled() => Err(status::stopping()),
+                    next = self.streams.next_stream(handler) => next.map_err(status::of),
+                }?,
+                _ => return Err(status::field("item", "the first message is `open`, `accept` or `accept_next`")),
+            };
         let opened = ProtocolStream { peer_id: peer.to_string(), protocol, address: address.to_string() };
         Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
             out.send(event(exchange_stream_response::Event::Opened(opened))).await?;

@@ -23,7 +23,7 @@ use p2pd_core::{
     dht_value::{self, ValueBody},
     id::PeerId,
     multiaddr::Multiaddr as Address,
-    time::{MonoMs, UnixMs},
+    time::UnixMs,
 };
 use tokio::sync::mpsc;
 
@@ -103,14 +103,20 @@ pub(crate) struct Lookups {
     running: HashMap<QueryId, Lookup>,
     announcing: HashMap<QueryId, Reply<()>>,
     protocol: StreamProtocol,
-    mode: DhtMode,
+    /// Whether it answers others depends on whether they reach it.
+    auto: bool,
+    /// Whether it answers others.
+    answers: bool,
+    /// Somebody has come unasked.
+    was_dialled: bool,
     refresh: Refresh,
 }
 
 impl Lookups {
     pub(crate) fn new(network: &Network, protocol: StreamProtocol) -> Self {
         let (running, announcing) = (HashMap::new(), HashMap::new());
-        Lookups { running, announcing, protocol, mode: network.dht, refresh: Refresh::new() }
+        let (auto, answers) = (network.dht == DhtMode::Auto, network.dht == DhtMode::Server);
+        Lookups { running, announcing, protocol, auto, answers, was_dialled: false, refresh: Refresh::new() }
     }
 
     pub(crate) fn on_command(&mut self, dht: &mut Dht, command: Command) {
@@ -123,14 +129,9 @@ impl Lookups {
     }
 
     /// Takes up a connection. `leads_to` is where a name has led to, where one was dialled.
-    pub(crate) fn on_connected(&mut self, context: &mut Context, dht: &mut Dht, connection: Connected<'_>) {
-        let Connected { id, peer, endpoint, leads_to } = connection;
-        // Whoever has dialled us proves that others may; not through a relay.
-        if endpoint.is_listener() && !endpoint.is_relayed() && self.mode == DhtMode::Auto {
-            self.mode = DhtMode::Server;
-            dht.set_mode(Some(kad::Mode::Server));
-            context.want(Effect::SayProtocols);
-        }
+    pub(crate) fn on_connected(&mut self, dht: &mut Dht, connection: Connected<'_>) {
+        let Connected { id, peer, endpoint, leads_to, unasked } = connection;
+        self.was_dialled |= unasked;
         let address = far_end(endpoint);
         dht.connected(id, peer, &address, leads_to.unwrap_or(&address));
     }
@@ -147,8 +148,16 @@ impl Lookups {
         }
     }
 
-    pub(crate) fn on_tick(&mut self, dht: &mut Dht, now: MonoMs) {
-        if self.refresh.due(now) {
+    /// `is_reached`: whether the world reaches this daemon. While nobody has tested that, somebody who has come unasked proves that others
+    /// may.
+    pub(crate) fn on_tick(&mut self, context: &mut Context, dht: &mut Dht, is_reached: Option<bool>) {
+        let answers = is_reached.unwrap_or(self.was_dialled);
+        if self.auto && answers != self.answers {
+            self.answers = answers;
+            dht.set_mode(Some(if answers { kad::Mode::Server } else { kad::Mode::Client }));
+            context.want(Effect::SayProtocols);
+        }
+        if self.refresh.due(context.now()) {
             // Fails while no peer is known, which is no news.
             let _ = dht.bootstrap();
         }
@@ -210,7 +219,7 @@ impl Lookups {
     fn provide(&mut self, dht: &mut Dht, key: &[u8], reply: Reply<()>) {
         let query = self.room(dht).and_then(|()| dht.provide(RecordKey::new(&key)));
         // Where this daemon answers itself, others find it here; else the library says that all is well, and nobody finds it.
-        if query.is_ok() && self.mode != DhtMode::Server && !knows_anybody(dht) {
+        if query.is_ok() && !self.answers && !knows_anybody(dht) {
             let _ = reply.send(Err(nobody(ALONE)));
             return;
         }
@@ -354,6 +363,8 @@ pub(crate) struct Connected<'a> {
     pub(crate) peer: libp2p::PeerId,
     pub(crate) endpoint: &'a ConnectedPoint,
     pub(crate) leads_to: Option<&'a Multiaddr>,
+    /// The peer has come by itself.
+    pub(crate) unasked: bool,
 }
 
 /// Where a peer is, as the routing table and the answers to running queries have it.

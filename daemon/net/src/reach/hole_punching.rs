@@ -10,11 +10,11 @@ use std::{io, time::Duration};
 use p2pd_core::{id::PeerId, multiaddr::Multiaddr as Address};
 use prost::Message;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
+use super::delimited;
 use crate::{
     Handle, NetError,
     streams::{ByteStream, PeerStream, Reservation, StreamClass},
@@ -53,30 +53,14 @@ pub(crate) enum Role {
 async fn write(stream: &mut ByteStream, kind: i32, addresses: &[Address]) -> io::Result<()> {
     let addresses =
         addresses.iter().take(MAX_ADDRESSES).map(|address| libp2p::Multiaddr::from(address.clone()).to_vec());
-    let message = HolePunch { kind, addresses: addresses.collect() };
-    stream.write_all(&message.encode_length_delimited_to_vec()).await?;
-    stream.flush().await
+    delimited::write(stream, &HolePunch { kind, addresses: addresses.collect() }).await
 }
 
 /// Reads a message of this kind: the addresses in it.
 async fn read(stream: &mut ByteStream, kind: i32) -> io::Result<Vec<Address>> {
-    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
-    let mut length = 0_usize;
-    for shift in [0, 7] {
-        let byte = stream.read_u8().await?;
-        length |= usize::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            break;
-        }
-    }
-    if length > MAX_MESSAGE {
-        return Err(invalid("a message of more than 4096 bytes"));
-    }
-    let mut bytes = vec![0; length];
-    stream.read_exact(&mut bytes).await?;
-    let message = HolePunch::decode(bytes.as_slice()).map_err(io::Error::other)?;
+    let message: HolePunch = delimited::read(stream, MAX_MESSAGE).await?;
     if message.kind != kind {
-        return Err(invalid("a message of another kind"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of another kind"));
     }
     let read = message.addresses.into_iter().filter_map(|bytes| libp2p::Multiaddr::try_from(bytes).ok());
     let plain = read.map(Address::from).map(Address::without_peer).filter(Address::is_plain);
@@ -153,6 +137,8 @@ async fn talked(net: &Handle, peer: &PeerId, told: io::Result<Vec<Address>>, rol
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     fn at(addresses: &[&str]) -> Vec<Address> {

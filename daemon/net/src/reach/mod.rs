@@ -1,7 +1,9 @@
 //! From where this daemon is reached. While the world reaches none of its addresses, relays pass on connections to it: those to ask are
 //! chosen by [`p2pd_core::relays`], and the addresses over them are told to others.
 
+pub(crate) mod autonat;
 pub(crate) mod circuit_limit;
+mod delimited;
 pub(crate) mod hole_punching;
 pub(crate) mod relay_client;
 pub(crate) mod relay_server;
@@ -9,7 +11,11 @@ pub(crate) mod reservation_answer;
 mod reservations;
 mod upgrades;
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet, VecDeque},
+    net::IpAddr,
+};
 
 use libp2p::{
     Multiaddr, PeerId,
@@ -20,7 +26,13 @@ use libp2p::{
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use p2pd_core::{address_scope::Scope, id, multiaddr::Multiaddr as Address, time::MonoMs};
+use p2pd_core::{
+    address_scope::Scope,
+    id,
+    multiaddr::Multiaddr as Address,
+    reachability::{Answer, OwnAddress, Reachability, Source, State, Witness},
+    time::MonoMs,
+};
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::reservations::{Relay, RelayState};
@@ -30,6 +42,7 @@ use crate::{
     Event, NetError, Network,
     commands::Commands,
     context::{Context, Effect},
+    dial::parse_announce,
     ids,
     peers::table::PeerInfo,
 };
@@ -51,29 +64,58 @@ pub(crate) enum Command {
         addresses: Vec<Address>,
         role: Role,
     },
+    Own {
+        reply: oneshot::Sender<Vec<OwnAddress>>,
+    },
+    /// An own address that is to be tested now, and the peers that did not reach it.
+    Due {
+        reply: oneshot::Sender<Option<(Address, Vec<id::PeerId>)>>,
+    },
+    /// An own address was tested, by a peer that answered so; or nobody was there to ask.
+    Tested {
+        address: Address,
+        answer: Option<(id::PeerId, Answer)>,
+    },
+    /// Makes a new connection to a peer at this address, from a port that nobody has sent to.
+    DialBack {
+        peer: PeerId,
+        address: Address,
+        reply: oneshot::Sender<Option<ConnectionId>>,
+    },
+    HangUp(ConnectionId),
 }
 
 pub(crate) struct Reach {
-    /// The operator says where this daemon is reached.
-    announces: bool,
     /// The machine's own addresses on which it listens.
     listens: HashSet<Address>,
     reservations: Reservations,
     /// Addresses at which others have seen this daemon, the newest last.
     seen: VecDeque<Address>,
     upgrades: Upgrades,
+    reachability: Reachability,
+    /// Where each connected peer sees this machine.
+    observers: HashMap<PeerId, IpAddr>,
+    /// Dials for a test of somebody's address.
+    dial_backs: HashMap<ConnectionId, oneshot::Sender<Option<ConnectionId>>>,
     /// To whoever agrees with peers on direct connections.
     came: mpsc::Sender<id::PeerId>,
 }
 
 impl Reach {
-    pub(crate) fn new(network: &Network, came: mpsc::Sender<id::PeerId>) -> Result<Self, NetError> {
+    pub(crate) fn new(network: &Network, context: &Context, came: mpsc::Sender<id::PeerId>) -> Result<Self, NetError> {
+        let mut reachability = Reachability::default();
+        for address in &network.announce {
+            let address = Address::from(parse_announce(address)?);
+            reachability.offer(context.now(), context.wall(), address, Source::Operator);
+        }
         Ok(Reach {
-            announces: !network.announce.is_empty(),
             listens: HashSet::new(),
             reservations: Reservations::new(network)?,
             seen: VecDeque::new(),
             upgrades: Upgrades::default(),
+            reachability,
+            observers: HashMap::new(),
+            dial_backs: HashMap::new(),
             came,
         })
     }
@@ -87,7 +129,78 @@ impl Reach {
                     self.punch(context, peer, addresses, role);
                 }
             }
+            Command::Own { reply } => drop(reply.send(self.own_addresses())),
+            Command::Due { reply } => drop(reply.send(self.reachability.due(context.now()))),
+            Command::Tested { address, answer } => self.tested(context, &address, answer),
+            Command::DialBack { peer, address, reply } => {
+                let options = DialOpts::peer_id(peer).addresses(vec![address.into()]).condition(PeerCondition::Always);
+                let options = options.allocate_new_port().build();
+                self.dial_backs.insert(options.connection_id(), reply);
+                context.want(Effect::Dial(options));
+            }
+            Command::HangUp(id) => context.want(Effect::Close(id)),
         }
+    }
+
+    /// Own addresses, and from where each is reached.
+    fn own_addresses(&self) -> Vec<OwnAddress> {
+        let observers = |address: &Address| {
+            let ip = address.ip();
+            self.observers.values().filter(|seen| Some(**seen) == ip).count()
+        };
+        let mut own = self.reachability.list(observers);
+        for relay in self.reservations.list() {
+            let through = |address| OwnAddress {
+                address,
+                state: State::Relayed,
+                since: relay.since,
+                witness: Witness::Relay(relay.peer.clone()),
+                refused_by: Vec::new(),
+            };
+            own.extend(relay.addresses.iter().cloned().map(through));
+        }
+        own.sort_by_cached_key(|own| (Reverse(own.address.reach()), own.address.to_string()));
+        own
+    }
+
+    fn tested(&mut self, context: &mut Context, address: &Address, answer: Option<(id::PeerId, Answer)>) {
+        let Some((peer, answer)) = answer else { return self.reachability.nobody(context.now(), address) };
+        let changed = self.reachability.answered(context.now(), context.wall(), address, &peer, answer);
+        let is_told = self.listens.contains(address);
+        match changed {
+            Some(State::Public) => {
+                tracing::info!(%address, by = %peer, "reached from the world");
+                context.tell(Event::Reached { address: address.clone(), by: peer });
+                if !is_told {
+                    context.want(Effect::Announce(address.clone().into()));
+                }
+            }
+            Some(_) => {
+                tracing::info!(%address, by = %peer, "not reached from the world");
+                context.tell(Event::NotReached { address: address.clone(), by: peer });
+                if !is_told {
+                    context.want(Effect::Withdraw(address.clone().into()));
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Takes up where a peer sees this machine.
+    pub(crate) fn on_identify(&mut self, peer: PeerId, observed: &Multiaddr) {
+        if let Some(ip) = Address::from(observed.clone()).ip() {
+            self.observers.insert(peer, ip);
+        }
+    }
+
+    /// A peer is connected no more.
+    pub(crate) fn on_gone(&mut self, peer: &PeerId) {
+        self.observers.remove(peer);
+    }
+
+    /// Whether the world reaches this daemon, as far as peers have tested it, or its operator says.
+    pub(crate) fn is_reached(&self) -> Option<bool> {
+        self.reachability.is_reached()
     }
 
     /// Where others may reach this daemon when its router expects them: of what they have seen and where it listens, what reaches farthest.
@@ -98,10 +211,13 @@ impl Reach {
     }
 
     /// Somebody has seen this daemon at an address.
-    pub(crate) fn on_seen(&mut self, address: Address) {
+    pub(crate) fn on_seen(&mut self, context: &Context, address: Address) {
         let address = address.without_peer();
-        if address.is_circuit() {
+        if address.is_circuit() || !address.is_plain() {
             return;
+        }
+        if address.reach() == Scope::World {
+            self.reachability.offer(context.now(), context.wall(), address.clone(), Source::Observed);
         }
         self.seen.retain(|seen| *seen != address);
         self.seen.push_back(address);
@@ -124,7 +240,8 @@ impl Reach {
         context.want(Effect::Dial(options));
     }
 
-    /// Notes a connection.
+    /// Notes a connection. Whether the peer has come by itself, which proves that others may: not through a relay, nor as the other side of
+    /// a dial of ours.
     pub(crate) fn on_connected(
         &mut self,
         context: &mut Context,
@@ -132,11 +249,15 @@ impl Reach {
         id: ConnectionId,
         address: &Address,
         inbound: bool,
-    ) {
+    ) -> bool {
+        if let Some(reply) = self.dial_backs.remove(&id) {
+            let _ = reply.send(Some(id));
+        }
         if self.upgrades.connected(context.now(), peer, id, address, inbound) {
             tracing::info!(%peer, %address, "a direct connection stands in place of the one through a relay");
             context.tell(Event::Upgraded(ids::from_libp2p(&peer)));
         }
+        inbound && !address.is_circuit() && !self.upgrades.is_relayed(&peer)
     }
 
     pub(crate) fn on_connection_closed(&mut self, id: ConnectionId) {
@@ -144,6 +265,9 @@ impl Reach {
     }
 
     pub(crate) fn on_dial_failed(&mut self, context: &Context, id: ConnectionId) {
+        if let Some(reply) = self.dial_backs.remove(&id) {
+            let _ = reply.send(None);
+        }
         if let Some(peer) = self.upgrades.failed(context.now(), id) {
             tracing::debug!(%peer, "no direct connection came about");
         }
@@ -158,11 +282,11 @@ impl Reach {
         self.upgrades.replaced(now)
     }
 
-    /// Whether others have no way here but through relays. Whether a router lets anybody in at an IPv6 address of the world,
-    /// nobody here knows.
+    /// Whether others have no way here but through relays. While nobody has tested that, an IPv4 address of the world is believed in; at an
+    /// IPv6 address, a router may let nobody in.
     fn needs_relays(&self) -> bool {
         let public = |address: &Address| address.reach() == Scope::World && address.ip().is_some_and(|ip| ip.is_ipv4());
-        !self.announces && !self.listens.iter().any(public)
+        !self.is_reached().unwrap_or_else(|| self.listens.iter().any(public))
     }
 
     /// How much of a connection a relay passes on, as it tells.
@@ -174,6 +298,8 @@ impl Reach {
     pub(crate) fn on_tick(&mut self, context: &mut Context, peers: impl FnOnce() -> Vec<PeerInfo>) {
         if self.needs_relays() {
             self.reservations.on_tick(context, peers);
+        } else {
+            self.reservations.release(context);
         }
     }
 
@@ -198,6 +324,7 @@ impl Reach {
         let at_relay = self.reservations.on_listening(context, id, address);
         if !at_relay {
             self.listens.insert(address.clone());
+            self.reachability.offer(context.now(), context.wall(), address.clone().without_peer(), Source::Listener);
         }
         at_relay
     }
@@ -212,8 +339,11 @@ impl Reach {
         self.reservations.on_closed(context, id, reason)
     }
 
-    pub(crate) fn on_listening_no_more(&mut self, address: &Address) {
+    pub(crate) fn on_listening_no_more(&mut self, context: &mut Context, address: &Address) {
         self.listens.remove(address);
+        if let Some(by) = self.reachability.withdraw(address) {
+            context.tell(Event::NotReached { address: address.clone(), by });
+        }
     }
 }
 
@@ -230,6 +360,32 @@ impl Handle {
     /// Dials a peer that does the same at this moment.
     async fn punch(&self, peer: &id::PeerId, addresses: Vec<Address>, role: Role) -> Result<(), NetError> {
         self.0.say(Command::Punch { peer: peer.clone(), addresses, role }).await
+    }
+
+    /// Own addresses, and from where each is reached; those that reach farthest first.
+    pub async fn own_addresses(&self) -> Result<Vec<OwnAddress>, NetError> {
+        self.0.ask(|reply| Command::Own { reply }).await
+    }
+
+    /// An own address that is to be tested now, and the peers that did not reach it.
+    async fn due(&self) -> Result<Option<(Address, Vec<id::PeerId>)>, NetError> {
+        self.0.ask(|reply| Command::Due { reply }).await
+    }
+
+    /// What came of the test of an own address; `None`: there was nobody to ask.
+    async fn tested(&self, address: Address, answer: Option<(id::PeerId, Answer)>) -> Result<(), NetError> {
+        self.0.say(Command::Tested { address, answer }).await
+    }
+
+    /// Makes a new connection to a peer at this address; `None` where that cannot be reached.
+    async fn dial_back(&self, peer: &id::PeerId, address: Address) -> Result<Option<ConnectionId>, NetError> {
+        let peer = ids::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
+        self.0.ask(|reply| Command::DialBack { peer, address, reply }).await
+    }
+
+    /// Closes one connection.
+    async fn hang_up(&self, id: ConnectionId) -> Result<(), NetError> {
+        self.0.say(Command::HangUp(id)).await
     }
 
     /// The relays that were asked.

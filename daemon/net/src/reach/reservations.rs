@@ -217,6 +217,17 @@ impl Reservations {
         true
     }
 
+    /// Lets go of all relays, once this daemon is reached without them.
+    pub(super) fn release(&mut self, context: &mut Context) {
+        for (id, listening) in self.listeners.drain() {
+            tracing::info!(relay = %listening.relay, "let go of: this daemon is reached without it");
+            let told = self.known.remove(&listening.relay).map(|known| known.addresses).unwrap_or_default();
+            told.into_iter().for_each(|address| context.want(Effect::Withdraw(address.into())));
+            context.want(Effect::Unlisten(id));
+        }
+        self.choice.release();
+    }
+
     fn lost(&mut self, context: &mut Context, relay: PeerId, why: Loss, told: String) {
         for address in self.known.get(&relay).map(|known| known.addresses.clone()).unwrap_or_default() {
             context.want(Effect::Withdraw(address.into()));

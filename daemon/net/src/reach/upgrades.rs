@@ -80,6 +80,11 @@ impl Upgrades {
         self.direct.remove(&id);
     }
 
+    /// Whether a connection to a peer leads through a relay.
+    pub(crate) fn is_relayed(&self, peer: &PeerId) -> bool {
+        self.circuits.values().any(|circuit| circuit.peer == *peer)
+    }
+
     fn is_direct(&self, peer: &PeerId) -> bool {
         self.direct.values().any(|(direct, _)| direct == peer)
     }

@@ -40,8 +40,16 @@ const NAME: usize = 3;
 /// answered, and that it was refused shows at the first read. With this behind them, the real ones wait for the answer.
 const NOBODY: StreamProtocol = StreamProtocol::new("/p2pd/nobody");
 
-/// A stream that a peer opened, and the address it is at.
-pub(crate) type Arrived = (PeerId, Address, Stream);
+/// A stream that a peer opened.
+pub(crate) struct Arrived {
+    pub(super) peer: PeerId,
+    /// The address it is at.
+    pub(super) address: Address,
+    /// It has dialled the connection.
+    pub(super) has_dialled: bool,
+    pub(super) stream: Stream,
+}
+
 type ByProtocol = HashMap<StreamProtocol, mpsc::Sender<Arrived>>;
 
 /// A stream and the protocol it speaks.
@@ -135,10 +143,11 @@ impl Behaviour {
     }
 
     /// Opens a stream on the first of the protocols that the peer speaks. It is ready to be written to at once if `said`
-    /// is what the peer has said it speaks, and after a round trip otherwise.
+    /// is what the peer has said it speaks, and after a round trip otherwise. `on`: on this connection.
     pub(crate) fn open(
         &mut self,
         peer: PeerId,
+        on: Option<ConnectionId>,
         said: Option<StreamProtocol>,
         mut protocols: Vec<StreamProtocol>,
         reply: OpenReply,
@@ -156,7 +165,12 @@ impl Behaviour {
         // Beside one through a relay, which will go, a direct one.
         let any_relayed = to_peer().any(|(_, relayed)| *relayed);
         let direct = to_peer().find(|(_, relayed)| any_relayed && !**relayed);
-        let by = direct.map_or(NotifyHandler::Any, |((_, id), _)| NotifyHandler::One(*id));
+        let chosen = on.or(direct.map(|((_, id), _)| *id));
+        if on.is_some_and(|id| !self.connections.contains_key(&(peer, id))) {
+            let _ = reply.send(Err(Refused::NotConnected));
+            return;
+        }
+        let by = chosen.map_or(NotifyHandler::Any, NotifyHandler::One);
         self.asks.push_back((peer, by, Ask::Open { protocols, reply }));
     }
 
@@ -178,7 +192,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         address: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(Handler::new(peer, address, &self.acceptors))
+        Ok(Handler::new(peer, address, true, &self.acceptors))
     }
 
     fn handle_established_outbound_connection(
@@ -189,7 +203,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<Handler, ConnectionDenied> {
-        Ok(Handler::new(peer, address, &self.acceptors))
+        Ok(Handler::new(peer, address, false, &self.acceptors))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
@@ -220,14 +234,15 @@ impl NetworkBehaviour for Behaviour {
 pub(crate) struct Handler {
     peer: PeerId,
     address: Address,
+    has_dialled: bool,
     acceptors: Acceptors,
     open: VecDeque<(Vec<StreamProtocol>, OpenReply)>,
 }
 
 impl Handler {
-    fn new(peer: PeerId, address: &Multiaddr, acceptors: &Acceptors) -> Self {
+    fn new(peer: PeerId, address: &Multiaddr, has_dialled: bool, acceptors: &Acceptors) -> Self {
         let address = Address::from(address.clone()).without_peer();
-        Handler { peer, address, acceptors: acceptors.clone(), open: VecDeque::new() }
+        Handler { peer, address, has_dialled, acceptors: acceptors.clone(), open: VecDeque::new() }
     }
 }
 
@@ -265,7 +280,8 @@ impl ConnectionHandler for Handler {
                 protocol: (stream, protocol), ..
             }) => {
                 let acceptors = self.acceptors.lock();
-                let arrived = (self.peer, self.address.clone(), stream);
+                let (peer, address, has_dialled) = (self.peer, self.address.clone(), self.has_dialled);
+                let arrived = Arrived { peer, address, has_dialled, stream };
                 let taken = acceptors.get(&protocol).is_some_and(|a| a.try_send(arrived).is_ok());
                 if !taken {
                     tracing::warn!(peer = %self.peer, %protocol, "stream reset: {BACKLOG} others wait for its program");

@@ -11,7 +11,7 @@ use std::{
     task::{self, Poll},
 };
 
-use libp2p::{StreamProtocol, core::upgrade::NegotiationError};
+use libp2p::{StreamProtocol, core::upgrade::NegotiationError, swarm::ConnectionId};
 use p2pd_core::{id::PeerId, multiaddr::Multiaddr};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -45,6 +45,8 @@ pub struct PeerStream {
     pub peer: PeerId,
     /// The peer's end of the connection.
     pub address: Multiaddr,
+    /// The peer opened this stream, on a connection that it dialled.
+    pub has_dialled: bool,
     /// What is spoken on it.
     pub protocol: String,
     /// Its bytes.
@@ -80,6 +82,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
 pub(crate) enum Command {
     Open {
         peer: libp2p::PeerId,
+        on: Option<ConnectionId>,
         protocols: Vec<StreamProtocol>,
         reply: OpenReply,
     },
@@ -95,9 +98,9 @@ pub(crate) fn on_command(
     speaks: impl Fn(&libp2p::PeerId, &StreamProtocol) -> bool,
 ) {
     match command {
-        Command::Open { peer, protocols, reply } => {
+        Command::Open { peer, on, protocols, reply } => {
             let said = protocols.iter().find(|protocol| speaks(&peer, protocol)).cloned();
-            streams.open(peer, said, protocols, reply);
+            streams.open(peer, on, said, protocols, reply);
         }
         Command::Changed => changed(context, streams),
     }
@@ -141,18 +144,19 @@ impl Inbound {
                 // Also while others wait, so that what is beyond a peer's share takes nobody's place among them.
                 arrived = self.streams.recv(), if self.pending.len() < MAX_PENDING => {
                     let arrived = arrived?;
-                    match slots.share(&ids::from_libp2p(&arrived.0)) {
+                    match slots.share(&ids::from_libp2p(&arrived.peer)) {
                         Some(share) => self.pending.push_back((arrived, share)),
-                        None => tracing::debug!(peer = %arrived.0, self.protocol, "stream reset: it has as many as it may"),
+                        None => tracing::debug!(peer = %arrived.peer, self.protocol, "stream reset: it has as many as it may"),
                     }
                 }
             }
         }
     }
 
-    fn taken(&self, (peer, address, stream): Arrived, place: Option<(Share, OwnedSemaphorePermit)>) -> PeerStream {
+    fn taken(&self, arrived: Arrived, place: Option<(Share, OwnedSemaphorePermit)>) -> PeerStream {
+        let Arrived { peer, address, has_dialled, stream } = arrived;
         let stream = Box::new(Held { stream: stream.compat(), _place: place });
-        PeerStream { peer: ids::from_libp2p(&peer), address, protocol: self.protocol.clone(), stream }
+        PeerStream { peer: ids::from_libp2p(&peer), address, has_dialled, protocol: self.protocol.clone(), stream }
     }
 }
 
@@ -185,15 +189,27 @@ impl Handle {
     /// Opens a stream to a connected peer on the first of these protocols that it speaks, in one round trip, or in none if
     /// it has said so; see [`refused`].
     pub async fn open(&self, peer: &PeerId, protocols: &[String]) -> Result<PeerStream, NetError> {
+        self.open_on(peer, None, protocols).await
+    }
+
+    /// The same on one of the connections to the peer.
+    pub(crate) async fn open_on(
+        &self,
+        peer: &PeerId,
+        on: Option<ConnectionId>,
+        protocols: &[String],
+    ) -> Result<PeerStream, NetError> {
         let name = || peer.to_string();
         let id = ids::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(name()))?;
         let wanted = protocols.iter().map(|p| parse(p)).collect::<Result<_, _>>()?;
         let lost = || NetError::Unreachable { peer: name(), fault: "the connection closed meanwhile".into() };
-        let opened = self.commands.ask_or(|reply| Command::Open { peer: id, protocols: wanted, reply }, lost).await?;
+        let opened =
+            self.commands.ask_or(|reply| Command::Open { peer: id, on, protocols: wanted, reply }, lost).await?;
         match opened {
             Ok((stream, protocol, address)) => Ok(PeerStream {
                 peer: peer.clone(),
                 address,
+                has_dialled: false,
                 protocol: protocol.to_string(),
                 stream: Box::new(stream.compat()),
             }),

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use p2pd_core::{connection_rules::Rules, id::PeerId, multiaddr::Multiaddr, pins::Pins};
+use p2pd_core::{connection_rules::Rules, id::PeerId, multiaddr::Multiaddr, pins::Pins, reachability::OwnAddress};
 use p2pd_net::{Event, Handle, NetError, OwnAddresses, PeerInfo, Relay};
 use p2pd_store::{Store, StoreError, Unreadable};
 use tokio::sync::{broadcast, mpsc};
@@ -169,6 +169,12 @@ impl Peers {
                 tracing::info!(%address, "listening no more");
                 self.note_lost_address();
             }
+            Event::Reached { address, by } => {
+                events.happened_to(Some(by), "address-public", &format!("{address}: {by}"));
+            }
+            Event::NotReached { address, by } => {
+                events.happened_to(Some(by), "address-private", &format!("{address}: {by}"));
+            }
             Event::RelayReserved(relay) => {
                 tracing::info!(%relay, "a relay passes on connections to this daemon");
                 events.happened_to(Some(relay), "relay-reserved", &relay.to_string());
@@ -236,6 +242,11 @@ impl Peers {
     /// The relays that were asked to pass on connections to this daemon.
     pub async fn relays(&self) -> Result<Vec<Relay>, PeersError> {
         Ok(self.0.with.net.reach.relays().await?)
+    }
+
+    /// Own addresses, and from where each is reached; those that reach farthest first.
+    pub async fn own_addresses(&self) -> Result<Vec<OwnAddress>, PeersError> {
+        Ok(self.0.with.net.reach.own_addresses().await?)
     }
 
     /// Those on which this machine listens.
