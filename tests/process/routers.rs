@@ -9,10 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{
-    Daemon, Start, id, interrupt, json,
-    lab::{Lab, Place, Router},
-    part, until, within,
+use crate::{
+    interop::Peer,
+    support::{
+        Daemon, Start, id, interrupt, json,
+        lab::{Lab, Place, Router},
+        part, until, within,
+    },
 };
 
 /// What p2pctl says of the connections to a peer.
@@ -298,4 +301,19 @@ fn peers_tell_whether_a_router_lets_anybody_in() {
     events.printed().with("address-public");
     until("that the open one needs no relay", || status(&open)["relays"].as_array().unwrap().is_empty().then_some(()));
     assert!(!told(&open, "p2p-circuit"), "{}", status(&open)["addresses"]);
+}
+
+#[test]
+fn a_peer_of_js_libp2p_tells_whether_a_router_lets_anybody_in() {
+    let Some(lab) = Lab::new([Router::FullCone, Router::PortRestricted]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let at = lab.command(Place::Internet);
+    let Some(tester) = Peer::js_program_by(at, "autonat.mjs", &[Lab::PUBLIC[0], "4001"]) else { return };
+    let known = tester.ready["address"].as_str().unwrap().to_owned();
+    for (n, says) in ["ADDRESS_STATE_PUBLIC", "ADDRESS_STATE_PRIVATE"].into_iter().enumerate() {
+        let settings = [("P2PD_NETWORK_BOOTSTRAP", known.as_str())];
+        let home = lab.daemon(Place::Home(n), place.path(), &format!("home{n}"), &format!("192.168.{n}.2"), &settings);
+        let address = format!("/ip4/45.10.20.1{n}/tcp/");
+        assert_eq!(until("a test", || tested(&home, &address)), says);
+    }
 }

@@ -133,9 +133,9 @@ impl Relays {
         }
     }
 
-    /// None is needed any more.
-    pub fn release(&mut self) {
-        self.held.clear();
+    /// It is not needed any more.
+    pub fn release(&mut self, relay: &PeerId) {
+        self.held.remove(relay);
     }
 
     /// It did not agree, or agrees no more.

@@ -40,6 +40,10 @@ const MAX_TOLD: usize = 3;
 /// Relays of which it is told what became of them.
 const MAX_KNOWN: usize = 16;
 
+/// For so long after its answer the library asks a relay nothing, in milliseconds: a reservation lasts a minute at least
+/// (`reservation_answer.rs`), and is renewed after three quarters of its time.
+const QUIET_MS: u64 = 30_000;
+
 /// A relay, and what became of asking it.
 #[derive(Clone, Debug)]
 pub struct Relay {
@@ -75,6 +79,8 @@ struct Listening {
     at: Address,
     /// The addresses over it that the relay tells.
     said: Vec<Address>,
+    /// When it last agreed.
+    answered: Option<MonoMs>,
 }
 
 pub(super) struct Reservations {
@@ -184,7 +190,7 @@ impl Reservations {
     ) {
         match listener {
             Ok(id) => {
-                self.listeners.insert(id, Listening { relay, at: at.into(), said: Vec::new() });
+                self.listeners.insert(id, Listening { relay, at: at.into(), said: Vec::new(), answered: None });
             }
             Err(why) => self.lost(context, relay, Loss::Refused, why),
         }
@@ -217,15 +223,18 @@ impl Reservations {
         true
     }
 
-    /// Lets go of all relays, once this daemon is reached without them.
+    /// Lets go of the relays, once this daemon is reached without them: of each when it has just answered, since the library panics where
+    /// an answer finds no listener.
     pub(super) fn release(&mut self, context: &mut Context) {
-        for (id, listening) in self.listeners.drain() {
+        let now = context.now();
+        let is_quiet = |listening: &Listening| listening.answered.is_some_and(|at| now.since(at) < QUIET_MS);
+        for (id, listening) in self.listeners.extract_if(|_, listening| is_quiet(listening)) {
             tracing::info!(relay = %listening.relay, "let go of: this daemon is reached without it");
             let told = self.known.remove(&listening.relay).map(|known| known.addresses).unwrap_or_default();
             told.into_iter().for_each(|address| context.want(Effect::Withdraw(address.into())));
             context.want(Effect::Unlisten(id));
+            self.choice.release(&ids::from_libp2p(&listening.relay));
         }
-        self.choice.release();
     }
 
     fn lost(&mut self, context: &mut Context, relay: PeerId, why: Loss, told: String) {
@@ -252,7 +261,11 @@ impl Reservations {
         }
         self.choice.reserved(&ids::from_libp2p(&relay));
         self.note(context, relay, RelayState::Reserved);
-        let id = self.listeners.iter().find(|(_, listening)| listening.relay == relay).map(|(id, _)| *id);
+        let mut listeners = self.listeners.iter_mut();
+        let id = listeners.find(|(_, listening)| listening.relay == relay).map(|(id, listening)| {
+            listening.answered = Some(context.now());
+            *id
+        });
         if let Some(known) = self.known.get_mut(&relay) {
             (known.max_time, known.max_bytes) = (limit.time, limit.bytes);
         }
@@ -261,7 +274,7 @@ impl Reservations {
 
     /// Has others told of the addresses over a relay that has a place for this daemon.
     fn tell_addresses(&mut self, context: &mut Context, id: ListenerId) {
-        let Some(Listening { relay, at, said }) = self.listeners.get(&id) else { return };
+        let Some(Listening { relay, at, said, .. }) = self.listeners.get(&id) else { return };
         let Some(known) = self.known.get_mut(relay).filter(|known| known.state == RelayState::Reserved) else { return };
         let addresses = told(at, said);
         let (before, now) = (known.addresses.iter().collect::<HashSet<_>>(), addresses.iter().collect::<HashSet<_>>());
