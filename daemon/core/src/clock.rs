@@ -72,18 +72,6 @@ impl Judgement {
         let theirs = self.theirs.iter().filter(|_| self.ours.is_none());
         theirs.map(|(peer, ahead)| (peer, format!("{} this machine's", difference(*ahead))))
     }
-
-    /// What to do, a line each.
-    pub fn advice(&self) -> Vec<String> {
-        const LINES: usize = 4;
-        let refused = "streams, and messages of topics with an accepted age, that are dated five minutes away are not taken on either side";
-        let ours = self.ours_for_people();
-        let ours =
-            ours.map(|by| format!("this machine's clock is {by}; set it, with `timedatectl` for one: {refused}"));
-        let theirs = self.theirs_for_people().take(LINES);
-        let theirs = theirs.map(|(peer, by)| format!("the clock of {peer} was {by} when it last sent something that is dated; one of both is wrong: {refused}"));
-        ours.into_iter().chain(theirs).collect()
-    }
 }
 
 fn signed(ms: u64) -> i64 {

@@ -1,8 +1,9 @@
 //! `NodeService`.
 
 use p2pd_api::v1::{
-    self, GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse, GetStatisticsRequest,
-    GetStatisticsResponse, NodeState, WatchEventsRequest, WatchEventsResponse, node_service_server::NodeService,
+    self, DiagnoseRequest, DiagnoseResponse, GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse,
+    GetStatisticsRequest, GetStatisticsResponse, NodeState, WatchEventsRequest, WatchEventsResponse,
+    node_service_server::NodeService,
 };
 use p2pd_core::{
     id::PeerId,
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     VERSION,
-    observe::{Health, InUse, State},
+    observe::{self, Finding, Health, Level},
 };
 
 pub(super) struct Service {
@@ -83,55 +84,13 @@ fn own_address(own: OwnAddress) -> v1::OwnAddress {
     }
 }
 
-fn in_use(InUse { used, most }: InUse) -> String {
-    format!("{used} of {most} file descriptors are in use")
-}
-
-/// What is not as it should be, and what to do about it.
-fn advice(state: &State) -> Vec<String> {
-    let alone = if state.bootstrap_missing.is_empty() {
-        "no peer is connected: give one with PeerService.Connect, or network.bootstrap in p2pd.toml"
-    } else {
-        "no peer is connected, nor was any of network.bootstrap reached; PeerService.Connect tries another"
+fn finding(finding: Finding) -> v1::Finding {
+    let level = match finding.level {
+        Level::Ok => v1::FindingLevel::Ok,
+        Level::Warn => v1::FindingLevel::Warn,
+        Level::Fail => v1::FindingLevel::Fail,
     };
-    let silent = "not every address of network.listen is listened on; the log says why";
-    let cut_off = state.cut_off.map(|own| {
-        format!(
-            "a rule denies {own}, on which this daemon listens; PeerService.ListRules shows it, PeerService.RemoveRule ends it"
-        )
-    });
-    let alone = (state.peers == 0).then(|| alone.to_owned());
-    let silent = (state.listeners_missing > 0).then(|| silent.to_owned());
-    let fallen = state.fallen.iter().map(|(name, fault)| format!("the tunnel of {name} does not stand: {fault}"));
-    let clocks = state.clocks.advice();
-    let storage = state.storage_fault.as_ref().map(|why| {
-        format!("the disk, or what is on it, fails ({why}): have 12 MiB or more free on it, or see what is wrong with it; the daemon goes on by itself then")
-    });
-    let flood = state.flooded_by.as_ref().map(|peer| {
-        format!(
-            "the directory is full, most of it brought by {peer}, or by somebody behind it, as its own NodeService.GetState tells then; denying {peer} by PeerService.SetRule keeps it away, with all that comes through it"
-        )
-    });
-    let mute = state.gossip_ended.iter().map(|peer| {
-        format!("gossip with {peer} has ended, so it and this daemon miss each other's messages; it is connected anew with patience")
-    });
-    let descriptors = state.descriptors_short.map(|short| {
-        format!(
-            "{}: end programs that hold connections, or raise the limit (LimitNOFILE in `systemctl edit p2pd`, or `ulimit -n`)",
-            in_use(short)
-        )
-    });
-    storage
-        .into_iter()
-        .chain(descriptors)
-        .chain(flood)
-        .chain(cut_off)
-        .chain(alone)
-        .chain(silent)
-        .chain(fallen)
-        .chain(clocks)
-        .chain(mute)
-        .collect()
+    v1::Finding { check: finding.check.into(), level: level.into(), fact: finding.fact, mend: finding.mend }
 }
 
 #[tonic::async_trait]
@@ -157,7 +116,7 @@ impl NodeService for Service {
             0 => NodeState::Alone,
             _ => NodeState::Connected,
         };
-        let advice = if word == NodeState::Stopping { Vec::new() } else { advice(&state) };
+        let advice = if word == NodeState::Stopping { Vec::new() } else { observe::advice(&state) };
         Ok(Response::new(GetStateResponse {
             state: word.into(),
             advice: advice.join("\n"),
@@ -168,8 +127,13 @@ impl NodeService for Service {
             storage_fault: state.storage_fault.unwrap_or_default(),
             flooded_by: state.flooded_by.map(|peer| peer.to_string()).unwrap_or_default(),
             gossip_ended: state.gossip_ended.iter().map(ToString::to_string).collect(),
-            descriptors_short: state.descriptors_short.map(in_use).unwrap_or_default(),
+            descriptors_short: state.descriptors_short.map(observe::in_use).unwrap_or_default(),
         }))
+    }
+
+    async fn diagnose(&self, _: Request<DiagnoseRequest>) -> Result<Response<DiagnoseResponse>, Status> {
+        let state = self.health.state().await.map_err(status::of)?;
+        Ok(Response::new(DiagnoseResponse { findings: observe::findings(&state).into_iter().map(finding).collect() }))
     }
 
     async fn get_statistics(
@@ -216,44 +180,5 @@ impl NodeService for Service {
                 }
             }
         })))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use p2pd_core::clock::Judgement;
-
-    use super::*;
-
-    #[test]
-    fn a_bad_day_has_its_lines_and_a_good_one_none() {
-        let good = || State {
-            peers: 1,
-            cut_off: None,
-            fallen: Vec::new(),
-            listeners_missing: 0,
-            bootstrap_missing: Vec::new(),
-            clocks: Judgement::default(),
-            flooded_by: None,
-            gossip_ended: Vec::new(),
-            storage_fault: None,
-            descriptors_short: None,
-        };
-        assert!(advice(&good()).is_empty());
-        let flooder = PeerId::from_ed25519(&[1; 32]);
-        let bad = State {
-            flooded_by: Some(flooder.clone()),
-            storage_fault: Some("No space left".into()),
-            descriptors_short: Some(InUse { used: 990, most: 1024 }),
-            ..good()
-        };
-        let lines = advice(&bad);
-        assert_eq!(lines.len(), 3, "{lines:?}");
-        assert!(
-            lines.iter().any(|line| line.contains(&format!("denying {flooder} by PeerService.SetRule"))),
-            "{lines:?}"
-        );
-        assert!(lines.iter().any(|line| line.contains("No space left")), "{lines:?}");
-        assert!(lines.iter().any(|line| line.contains("990 of 1024")), "{lines:?}");
     }
 }

@@ -33,7 +33,7 @@ impl InUse {
     }
 
     /// How many there are now.
-    fn count() -> Option<Self> {
+    pub(super) fn count() -> Option<Self> {
         let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
         let used = match fs::read_dir("/proc/self/fd") {
             // One of them is for looking.

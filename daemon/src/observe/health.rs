@@ -1,16 +1,26 @@
 //! How the daemon fares.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use p2pd_core::{clock::Judgement, id::PeerId, multiaddr::Multiaddr, time::UnixMs};
+use nix::sys::statvfs::statvfs;
+use p2pd_core::{clock::Judgement, id::PeerId, multiaddr::Multiaddr, reachability::OwnAddress, time::UnixMs};
 use p2pd_live::{Live, LiveError};
-use p2pd_net::{BootstrapFault, Handle, NetError, Network};
+use p2pd_net::{BootstrapFault, Handle, NetError, Network, Relay};
 use p2pd_node::{clock::wall, disk::Disk, events::Events, peers::Peers, pubsub::PubSub, streams::Streams};
+
+use tokio::time::timeout;
 
 use super::{
     descriptors::{Descriptors, InUse},
     storage::Storage,
 };
+
+/// How long a look at the disk and at file descriptors may take.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Numbers of the daemon.
 pub(crate) struct Statistics {
@@ -32,6 +42,8 @@ pub(crate) struct State {
     pub(crate) cut_off: Option<IpAddr>,
     /// Tunnels that do not stand, and why.
     pub(crate) fallen: Vec<(String, String)>,
+    /// Addresses on which it listens.
+    pub(crate) listening: Vec<Multiaddr>,
     pub(crate) listeners_missing: usize,
     /// Bootstrap peers that are not connected; why is empty until it is known.
     pub(crate) bootstrap_missing: Vec<BootstrapFault>,
@@ -42,8 +54,37 @@ pub(crate) struct State {
     pub(crate) gossip_ended: Vec<PeerId>,
     /// Why the disk, or what is on it, fails.
     pub(crate) storage_fault: Option<String>,
+    /// Room on the disk of the database, where that is known.
+    pub(crate) disk: Option<Room>,
     /// Where few are left.
     pub(crate) descriptors_short: Option<InUse>,
+    /// File descriptors in use, where that is known.
+    pub(crate) descriptors: Option<InUse>,
+    /// Own addresses, and from where each is reached.
+    pub(crate) own_addresses: Vec<OwnAddress>,
+    pub(crate) relays: Vec<Relay>,
+}
+
+impl State {
+    /// Whether the daemon listens on an address.
+    pub(crate) fn listens_at(&self, address: &Multiaddr) -> bool {
+        self.listening.iter().any(|own| own.clone().without_peer() == *address)
+    }
+}
+
+/// Room on a disk, in bytes.
+pub(crate) struct Room {
+    pub(crate) path: PathBuf,
+    pub(crate) free: u64,
+    pub(crate) size: u64,
+}
+
+impl Room {
+    fn of(path: &Path) -> Option<Self> {
+        let disk = statvfs(path).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
+        Some(Room { path: path.to_owned(), free: bytes(disk.blocks_available()), size: bytes(disk.blocks()) })
+    }
 }
 
 /// Of whom it is asked how the daemon fares.
@@ -100,7 +141,15 @@ impl Health {
             let known = faults.iter().find(|fault| fault.address == *address).cloned();
             known.unwrap_or_else(|| BootstrapFault { address: address.clone(), why: String::new() })
         };
+        let database = self.of.disk.store().path().to_owned();
+        let machine = tokio::task::spawn_blocking(move || (Room::of(&database), InUse::count()));
+        // A disk that hangs holds nobody up; what is wrong with it is told apart.
+        let (disk, descriptors) = timeout(LOOK, machine).await.ok().and_then(Result::ok).unwrap_or_default();
         Ok(State {
+            own_addresses: self.of.peers.own_addresses().await?,
+            relays: self.of.peers.relays().await?,
+            disk,
+            descriptors,
             peers: peers.len(),
             cut_off: self.of.peers.cut_off(&listening),
             fallen: self.of.streams.fallen(),
@@ -112,6 +161,7 @@ impl Health {
                 .count(),
             bootstrap_missing: config.bootstrap.iter().filter(missing).map(why).collect(),
             clocks: self.of.live.clocks().await?,
+            listening,
             flooded_by: self.of.live.flooded_by(),
             gossip_ended: peers.iter().filter(|peer| peer.gossip_ended).map(|peer| peer.peer.clone()).collect(),
             storage_fault: self.storage.fault(),

@@ -1,8 +1,10 @@
 //! How the daemon fares: what is wrong, and its numbers.
 
 mod descriptors;
+mod findings;
 mod health;
 mod storage;
 
-pub(crate) use descriptors::{InUse, raise_limit};
-pub(crate) use health::{Health, Setup, State};
+pub(crate) use descriptors::raise_limit;
+pub(crate) use findings::{Finding, Level, advice, findings, in_use};
+pub(crate) use health::{Health, Setup};

@@ -119,6 +119,11 @@ fn event_number(key: &[u8]) -> Result<u64, StoreError> {
 }
 
 impl Store {
+    /// The directory of the database.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Opens or creates the database and brings it to this version's schema. A newer one is refused untouched.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let open = RwLock::new(Some(open(path, true)?));

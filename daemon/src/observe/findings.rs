@@ -1,0 +1,405 @@
+//! What is as it should be and what is not, with what mends it, in the words of the API.
+
+use p2pd_core::{
+    multiaddr::{Multiaddr, Transport},
+    reachability::{self, Witness},
+};
+use p2pd_net::RelayState;
+
+use super::{descriptors::InUse, health::State};
+
+/// Fewer file descriptors than these are soon in use: each connection takes one.
+const FEW_DESCRIPTORS: u64 = 1024;
+/// Less room on the disk is soon used up, in bytes; and so many of a hundred.
+const LITTLE_ROOM: u64 = 64 << 20;
+const LITTLE_OF_HUNDRED: u64 = 1;
+const MIB: u64 = 1 << 20;
+/// A clock this far away has others refuse what is dated by it, in milliseconds (`p2pd_core::clock`).
+const REFUSED_MS: u64 = 300_000;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, less well than it could.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// What was found when one thing was looked at.
+#[derive(Clone, Debug)]
+pub(crate) struct Finding {
+    /// What was looked at.
+    pub(crate) check: &'static str,
+    pub(crate) level: Level,
+    /// What was found.
+    pub(crate) fact: String,
+    /// What mends it; empty where nothing is to be done.
+    pub(crate) mend: String,
+}
+
+impl Finding {
+    fn ok(check: &'static str, fact: impl Into<String>) -> Self {
+        Finding { check, level: Level::Ok, fact: fact.into(), mend: String::new() }
+    }
+
+    fn warn(check: &'static str, fact: impl Into<String>, mend: impl Into<String>) -> Self {
+        Finding { check, level: Level::Warn, fact: fact.into(), mend: mend.into() }
+    }
+
+    fn fail(check: &'static str, fact: impl Into<String>, mend: impl Into<String>) -> Self {
+        Finding { check, level: Level::Fail, fact: fact.into(), mend: mend.into() }
+    }
+
+    /// The finding as a line of advice.
+    fn line(&self) -> String {
+        format!("{}: {}", self.fact, self.mend)
+    }
+}
+
+/// What is not as it should be, a line each. Bootstrap peers have their own place.
+pub(crate) fn advice(state: &State) -> Vec<String> {
+    let wrong = |finding: &Finding| finding.level > Level::Ok && finding.check != "bootstrap";
+    findings(state).iter().filter(|finding| wrong(finding)).map(Finding::line).collect()
+}
+
+/// All that was looked at.
+pub(crate) fn findings(state: &State) -> Vec<Finding> {
+    let mut all = vec![storage(state), descriptors(state), listeners(state)];
+    all.extend(flood(state));
+    all.extend(rules(state));
+    all.push(peers(state));
+    all.extend(bootstrap(state));
+    all.extend(reach(state));
+    all.extend(router(state));
+    all.extend(relays(state));
+    all.extend(tunnels(state));
+    all.extend(clocks(state));
+    all.extend(gossip(state));
+    all
+}
+
+fn storage(state: &State) -> Finding {
+    if let Some(why) = &state.storage_fault {
+        let mend = "have 12 MiB or more free on it, or see what is wrong with it; the daemon goes on by itself then";
+        return Finding::fail("storage", format!("the disk, or what is on it, fails ({why})"), mend);
+    }
+    let Some(disk) = &state.disk else { return Finding::ok("storage", "the database answers") };
+    let fact =
+        format!("{} MiB of {} are free on the disk of {}", disk.free / MIB, disk.size / MIB, disk.path.display());
+    let little = disk.free < LITTLE_ROOM || disk.free.saturating_mul(100) < disk.size.saturating_mul(LITTLE_OF_HUNDRED);
+    match little {
+        true => Finding::warn("storage", fact, "make room there; with less than 12 MiB nothing is kept any more"),
+        false => Finding::ok("storage", fact),
+    }
+}
+
+fn descriptors(state: &State) -> Finding {
+    let raise = "raise the limit (LimitNOFILE in `systemctl edit p2pd`, or `ulimit -n`)";
+    if let Some(short) = state.descriptors_short {
+        return Finding::fail("descriptors", in_use(short), format!("end programs that hold connections, or {raise}"));
+    }
+    match state.descriptors {
+        Some(now) if now.most < FEW_DESCRIPTORS => Finding::warn("descriptors", in_use(now), raise),
+        Some(now) => Finding::ok("descriptors", in_use(now)),
+        None => Finding::ok("descriptors", "enough file descriptors are left"),
+    }
+}
+
+/// How many file descriptors are in use.
+pub(crate) fn in_use(InUse { used, most }: InUse) -> String {
+    format!("{used} of {most} file descriptors are in use")
+}
+
+fn listeners(state: &State) -> Finding {
+    if state.listeners_missing > 0 {
+        return Finding::warn("listeners", "not every address of network.listen is listened on", "the log says why");
+    }
+    Finding::ok("listeners", format!("{} listened on", counted(state.listening.len(), "address")))
+}
+
+fn counted(number: usize, thing: &str) -> String {
+    match (number, thing.ends_with('s')) {
+        (1, _) => format!("1 {thing} is"),
+        (_, true) => format!("{number} {thing}es are"),
+        (_, false) => format!("{number} {thing}s are"),
+    }
+}
+
+fn flood(state: &State) -> Option<Finding> {
+    let peer = state.flooded_by.as_ref()?;
+    let fact = format!(
+        "the directory is full, most of it brought by {peer}, or by somebody behind it, as its own NodeService.GetState tells then"
+    );
+    let mend = format!("denying {peer} by PeerService.SetRule keeps it away, with all that comes through it");
+    Some(Finding::fail("directory", fact, mend))
+}
+
+fn rules(state: &State) -> Option<Finding> {
+    let own = state.cut_off?;
+    let fact = format!("a rule denies {own}, on which this daemon listens");
+    Some(Finding::fail("rules", fact, "PeerService.ListRules shows it, PeerService.RemoveRule ends it"))
+}
+
+fn peers(state: &State) -> Finding {
+    match (state.peers, state.bootstrap_missing.is_empty()) {
+        (0, true) => {
+            let mend = "give one with PeerService.Connect, or network.bootstrap in p2pd.toml";
+            Finding::warn("peers", "no peer is connected", mend)
+        }
+        (0, false) => {
+            let fact = "no peer is connected, nor was any of network.bootstrap reached";
+            Finding::fail("peers", fact, "PeerService.Connect tries another")
+        }
+        (count, _) => Finding::ok("peers", format!("{} connected", counted(count, "peer"))),
+    }
+}
+
+fn bootstrap(state: &State) -> Vec<Finding> {
+    let missing = state.bootstrap_missing.iter().map(|missing| {
+        let why = Some(&missing.why).filter(|why| !why.is_empty());
+        let fact = format!("{} is not connected", missing.address);
+        let mend = why.map_or("it is being dialled", String::as_str);
+        Finding::warn("bootstrap", fact, mend)
+    });
+    missing.collect()
+}
+
+fn reach(state: &State) -> Option<Finding> {
+    let of = |wanted| state.own_addresses.iter().filter(move |own| own.state == wanted);
+    let is_tested = |own: &&reachability::OwnAddress| matches!(own.witness, Witness::Tester(_));
+    if let Some(public) = of(reachability::State::Public).next() {
+        if public.witness == Witness::Operator && !public.refused_by.is_empty() {
+            let by: Vec<_> = public.refused_by.iter().map(ToString::to_string).collect();
+            let fact = format!("network.announce names {}, which was not reached by {}", public.address, by.join(", "));
+            return Some(Finding::warn("reach", fact, "see that the router forwards that port to this machine"));
+        }
+        return Some(Finding::ok("reach", format!("the world reaches {}", public.address)));
+    }
+    let relayed = of(reachability::State::Relayed).next();
+    let refused = of(reachability::State::Private).find(is_tested);
+    match (relayed, refused) {
+        (Some(relayed), _) => Some(Finding::ok("reach", format!("the world reaches {}", relayed.address))),
+        (None, Some(refused)) => {
+            let mend = "have the router forward the port to this machine, and name it in network.announce; or list a relay in network.relays";
+            let fact = format!("the world does not reach {}", refused.address);
+            Some(Finding::warn("reach", fact, mend))
+        }
+        (None, None) => {
+            let unknown = of(reachability::State::Unknown).next()?;
+            let fact = format!("no peer has tried yet whether the world reaches {}", unknown.address);
+            Some(Finding::ok("reach", fact))
+        }
+    }
+}
+
+/// A router that gives each destination another port is seen at several ports of one address.
+fn router(state: &State) -> Option<Finding> {
+    let seen = |own: &&reachability::OwnAddress| {
+        matches!(own.witness, Witness::Tester(_) | Witness::Observers(_)) && !state.listens_at(&own.address)
+    };
+    let outside: Vec<&Multiaddr> = state.own_addresses.iter().filter(seen).map(|own| &own.address).collect();
+    let varies = |transport| {
+        let mut of = outside.iter().filter(move |address| address.transport() == transport);
+        of.next().is_some_and(|first| of.any(|other| other.ip() == first.ip()))
+    };
+    if ![Transport::Tcp, Transport::Quic].into_iter().any(varies) {
+        return None;
+    }
+    let fact = "the router gives each destination another port, so that few direct connections come about through it";
+    let is_reached = state
+        .own_addresses
+        .iter()
+        .any(|own| own.state != reachability::State::Private && own.state != reachability::State::Unknown);
+    Some(match is_reached {
+        true => Finding::ok("router", fact),
+        false => Finding::warn(
+            "router",
+            fact,
+            "list a relay in network.relays, or have the router forward the port to this machine",
+        ),
+    })
+}
+
+fn relays(state: &State) -> Vec<Finding> {
+    let each = state.relays.iter().map(|relay| match &relay.state {
+        RelayState::Asked => Finding::ok("relay", format!("{} is being asked to pass on connections", relay.peer)),
+        RelayState::Reserved => Finding::ok("relay", format!("{} passes on connections", relay.peer)),
+        RelayState::Lost(why) => {
+            let fact = format!("{} passes on no connections: {why}", relay.peer);
+            Finding::warn("relay", fact, "it is asked again with patience; another in network.relays takes its place")
+        }
+    });
+    let any = state.relays.iter().any(|relay| relay.state == RelayState::Reserved);
+    // Where another one does, that is no fault.
+    each.filter(|finding| !any || finding.level == Level::Ok).collect()
+}
+
+fn tunnels(state: &State) -> Vec<Finding> {
+    let fallen = |(name, fault): &(String, String)| {
+        Finding::fail("tunnel", format!("the tunnel of {name} does not stand"), fault.as_str())
+    };
+    state.fallen.iter().map(fallen).collect()
+}
+
+fn clocks(state: &State) -> Vec<Finding> {
+    let refused = "streams, and messages of topics with an accepted age, that are dated five minutes away are not taken on either side";
+    let Some(by) = state.clocks.ours_for_people() else {
+        let theirs = state.clocks.theirs_for_people().take(4).map(|(peer, by)| {
+            let fact = format!("the clock of {peer} was {by} when it last sent something that is dated");
+            Finding::warn("clock", fact, format!("one of both is wrong; {refused}"))
+        });
+        return theirs.collect();
+    };
+    let fact = format!("this machine's clock is {by}");
+    let mend = format!("set it, with `timedatectl` for one; {refused}");
+    let is_refused = state.clocks.ours.is_some_and(|ms| ms.unsigned_abs() >= REFUSED_MS);
+    vec![if is_refused { Finding::fail("clock", fact, mend) } else { Finding::warn("clock", fact, mend) }]
+}
+
+fn gossip(state: &State) -> Vec<Finding> {
+    let ended = state.gossip_ended.iter().map(|peer| {
+        let fact = format!("gossip with {peer} has ended, so it and this daemon miss each other's messages");
+        Finding::warn("gossip", fact, "it is connected anew with patience")
+    });
+    ended.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use p2pd_core::{clock::Judgement, id::PeerId, reachability::OwnAddress, time::UnixMs};
+    use p2pd_net::{BootstrapFault, Relay};
+
+    use super::*;
+    use crate::observe::health::Room;
+
+    fn good() -> State {
+        State {
+            peers: 1,
+            cut_off: None,
+            fallen: Vec::new(),
+            listening: vec![at("/ip4/192.168.1.2/tcp/4001")],
+            listeners_missing: 0,
+            bootstrap_missing: Vec::new(),
+            clocks: Judgement::default(),
+            flooded_by: None,
+            gossip_ended: Vec::new(),
+            storage_fault: None,
+            disk: Some(Room { path: PathBuf::from("/var/lib/p2pd"), free: 1 << 30, size: 10 << 30 }),
+            descriptors_short: None,
+            descriptors: Some(InUse { used: 40, most: 65_536 }),
+            own_addresses: Vec::new(),
+            relays: Vec::new(),
+        }
+    }
+
+    fn at(address: &str) -> Multiaddr {
+        address.parse().unwrap()
+    }
+
+    fn peer(n: u8) -> PeerId {
+        PeerId::from_ed25519(&[n; 32])
+    }
+
+    fn own(address: &str, state: reachability::State, witness: Witness) -> OwnAddress {
+        OwnAddress { address: at(address), state, since: UnixMs(0), witness, refused_by: Vec::new() }
+    }
+
+    /// What is not well.
+    fn wrong(state: &State) -> Vec<(&'static str, Level, String)> {
+        let found = findings(state).into_iter().filter(|finding| finding.level > Level::Ok);
+        found.map(|finding| (finding.check, finding.level, finding.line())).collect()
+    }
+
+    #[test]
+    fn a_good_day_has_only_good_findings() {
+        assert_eq!(wrong(&good()), []);
+        assert!(findings(&good()).iter().all(|finding| finding.mend.is_empty()));
+        assert!(advice(&good()).is_empty());
+        let checks: Vec<_> = findings(&good()).iter().map(|finding| finding.check).collect();
+        assert_eq!(checks, ["storage", "descriptors", "listeners", "peers"]);
+    }
+
+    #[test]
+    fn each_fault_has_its_finding() {
+        let fault = BootstrapFault { address: "/dns4/x/tcp/1".into(), why: "see the name".into() };
+        let ahead = |ms| Judgement { ours: Some(ms), agree: 2, of: 2, ..Judgement::default() };
+        let (testing, seen) = (Witness::Tester(peer(2)), Witness::Observers(1));
+        let outside = "/ip4/192.0.2.1/tcp/4001";
+        let private = || own(outside, reachability::State::Private, testing.clone());
+        let announced =
+            OwnAddress { refused_by: vec![peer(3)], ..own(outside, reachability::State::Public, Witness::Operator) };
+        let relay = |state| Relay {
+            peer: peer(4),
+            state,
+            since: UnixMs(0),
+            max_time: None,
+            max_bytes: None,
+            addresses: Vec::new(),
+        };
+        let small = |free, size| Some(Room { path: PathBuf::from("/var/lib/p2pd"), free, size });
+        let cases = [
+            ("storage", Level::Fail, "No space left", State { storage_fault: Some("No space left".into()), ..good() }),
+            ("storage", Level::Warn, "63 MiB of", State { disk: small(63 << 20, 1 << 30), ..good() }),
+            ("storage", Level::Warn, "MiB of", State { disk: small(99 << 20, 10 << 30), ..good() }),
+            (
+                "descriptors",
+                Level::Fail,
+                "990 of 1024",
+                State { descriptors_short: Some(InUse { used: 990, most: 1024 }), ..good() },
+            ),
+            (
+                "descriptors",
+                Level::Warn,
+                "LimitNOFILE",
+                State { descriptors: Some(InUse { used: 9, most: 256 }), ..good() },
+            ),
+            ("listeners", Level::Warn, "network.listen", State { listeners_missing: 1, ..good() }),
+            ("directory", Level::Fail, "by PeerService.SetRule", State { flooded_by: Some(peer(1)), ..good() }),
+            ("rules", Level::Fail, "PeerService.RemoveRule", State { cut_off: Some([127, 0, 0, 9].into()), ..good() }),
+            ("peers", Level::Warn, "PeerService.Connect", State { peers: 0, ..good() }),
+            ("bootstrap", Level::Warn, "see the name", State { bootstrap_missing: vec![fault.clone()], ..good() }),
+            ("reach", Level::Warn, "network.relays", State { own_addresses: vec![private()], ..good() }),
+            ("reach", Level::Warn, "forwards that port", State { own_addresses: vec![announced], ..good() }),
+            (
+                "relay",
+                Level::Warn,
+                "it has no room",
+                State { relays: vec![relay(RelayState::Lost("it has no room".into()))], ..good() },
+            ),
+            (
+                "tunnel",
+                Level::Fail,
+                "port taken",
+                State { fallen: vec![("web".into(), "port taken".into())], ..good() },
+            ),
+            ("clock", Level::Warn, "timedatectl", State { clocks: ahead(60_000), ..good() }),
+            ("clock", Level::Fail, "10 min ahead", State { clocks: ahead(600_000), ..good() }),
+            ("clock", Level::Fail, "2 h behind", State { clocks: ahead(-7_200_000), ..good() }),
+            ("gossip", Level::Warn, "anew", State { gossip_ended: vec![peer(1)], ..good() }),
+        ];
+        for (check, level, words, state) in cases {
+            let found = wrong(&state);
+            assert!(
+                matches!(&found[..], [(found, at, line)] if (*found, *at) == (check, level) && line.contains(words)),
+                "{check} {words}: {found:?}"
+            );
+            assert_eq!(advice(&state).len(), usize::from(check != "bootstrap"), "{check}");
+        }
+        let alone = State { peers: 0, bootstrap_missing: vec![fault], ..good() };
+        assert_eq!(wrong(&alone)[0].1, Level::Fail);
+        // A router that gives each destination another port.
+        let ports =
+            |state| [4001, 9001].map(|port| own(&format!("/ip4/192.0.2.1/tcp/{port}"), state, seen.clone())).to_vec();
+        let varies = State { own_addresses: ports(reachability::State::Unknown), ..good() };
+        assert_eq!(wrong(&varies).iter().map(|found| found.0).collect::<Vec<_>>(), ["router"]);
+        let mut relayed = ports(reachability::State::Private);
+        relayed.push(own("/ip4/192.0.2.9/tcp/1", reachability::State::Relayed, Witness::Relay(peer(4))));
+        let relays = vec![relay(RelayState::Reserved), relay(RelayState::Lost("it has no room".into()))];
+        assert_eq!(wrong(&State { own_addresses: relayed, relays, ..good() }), [], "a relay is enough");
+    }
+}
