@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::doctor::finds;
 use crate::support::{Daemon, Start, id, json, library, skewed_clock, terminate, until};
 
 /// The same with a clock that is set while the daemon runs: the file holds by how many seconds.
@@ -150,6 +151,7 @@ fn a_wrong_clock_is_told_on_both_sides_with_the_difference() {
             let status = wrong.good(&["status"]);
             (status.contains("this machine's clock is") && status.contains(words)).then_some(())
         });
+        assert!(finds(wrong, "clock", "FAIL").contains("timedatectl"));
         let state = json(&wrong.good(&["rpc", "p2pd.v1.NodeService/GetState"]));
         assert!((state["clock_ahead_ms"].as_i64().unwrap() - ms).abs() < 10_000, "{state}");
         let mut events = wrong.ctl(&["events", "--from-oldest"]).start();

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::doctor::finds;
 use crate::support::{Daemon, Program, SmallDisk, Start, library, skip, until, within};
 
 fn start(place: &Path, data: &Path) -> Daemon {
@@ -56,6 +57,7 @@ fn a_full_disk_is_told_and_written_to_again_once_there_is_room() {
             told(&daemon).then_some(())
         });
         assert!(!daemon.run(&["topics", "set", "chat", "--keep", "5h"]).status.success());
+        assert!(finds(&daemon, "storage", "FAIL").contains("12 MiB"));
         follower.kill().unwrap();
         fs::remove_file(ballast).unwrap();
         within(Duration::from_secs(60), "its end", || (!told(&daemon)).then_some(()));

@@ -9,6 +9,7 @@ mod clocks;
 mod damaged;
 mod demo;
 mod directory_on_disk;
+mod doctor;
 mod documents;
 mod endurance;
 mod examples;

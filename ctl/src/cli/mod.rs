@@ -115,7 +115,15 @@ const GROUPS: [Group; 5] = [
     Group { title: "Network", rows: &[Row { name: "peer", short: &["peers"] }, row("dht")] },
     Group {
         title: "Daemon",
-        rows: &[row("status"), row("events"), row("wait"), row("rpc"), row("version"), row("completion")],
+        rows: &[
+            row("status"),
+            row("doctor"),
+            row("events"),
+            row("wait"),
+            row("rpc"),
+            row("version"),
+            row("completion"),
+        ],
     },
 ];
 
@@ -161,6 +169,9 @@ pub(crate) enum Command {
     /// Who the daemon is and how it fares.
     #[command(after_help = examples(&["p2pctl status", "p2pctl -o json status"]))]
     Status,
+    /// Say what is well, what is not, and what mends it; also where no daemon answers. Ends with 1 where something does not work.
+    #[command(after_help = examples(&["p2pctl doctor", "p2pctl -o json doctor"]))]
+    Doctor,
     /// Print what happens.
     Events(Events),
     /// Wait until something holds: ready, peers=N or stream=ID.

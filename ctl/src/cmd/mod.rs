@@ -3,6 +3,7 @@
 mod cid;
 mod context;
 mod dht;
+mod doctor;
 mod events;
 mod peer;
 mod peer_id;
@@ -38,6 +39,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Wait { condition } => {
             let timeout = cli.timeout();
             wait::run(cli.socket, timeout, condition).await
+        }
+        Command::Doctor => {
+            let (format, timeout) = (format(&cli)?, cli.timeout());
+            doctor::run(cli.socket, timeout, format).await
         }
         _ => ask_daemon(cli).await,
     }
@@ -105,6 +110,6 @@ async fn ask_daemon(cli: Cli) -> anyhow::Result<()> {
         Command::Version => status::version(&context).await,
         Command::Events(flags) => events::run(&context, &flags).await,
         Command::Rpc { method, message } => rpc::run(&context, &method, &message).await,
-        Command::Wait { .. } | Command::Completion { .. } | Command::Manual { .. } => Ok(()),
+        Command::Doctor | Command::Wait { .. } | Command::Completion { .. } | Command::Manual { .. } => Ok(()),
     }
 }

@@ -129,6 +129,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_back_can_be_taken_again_and_no_more() {
+        let mut bucket = Bucket::full(MonoMs(0), 3);
+        assert!(bucket.take_many(MonoMs(0), 3, 1, 3));
+        bucket.give_back(2, 3);
+        assert!(bucket.take_many(MonoMs(0), 2, 1, 3) && !bucket.take(MonoMs(0), 1, 3));
+        bucket.give_back(9, 3);
+        assert!(!bucket.take_many(MonoMs(0), 4, 1, 3) && bucket.take_many(MonoMs(0), 3, 1, 3));
+    }
+
+    #[test]
     fn full_buckets_are_looked_for_once_a_second() {
         let mut buckets = Buckets::new(1);
         let mut take = |now, key| {

@@ -39,7 +39,7 @@ pub use peers::{
 pub use pubsub::{
     Class, Decision, Handle as PubSub, Judge, Message, Sending, Sent, Subscription, Ticket, Time, TopicPeers, Verdict,
 };
-pub use reach::{Relay, RelayState};
+pub use reach::{Reached, Relay, RelayState};
 pub use streams::{ByteStream, Duplex, Inbound, PeerStream, Reservation, StreamClass, is_own, refused};
 pub use swarm::{
     bandwidth::{Streams, Traffic},

@@ -227,9 +227,9 @@ impl Task {
                 self.pubsub.on_gossipsub(context, wire(behaviour), event, sent_to);
             }
             BehaviourEvent::Flow(Drained) => self.pubsub.on_drained(context, wire(behaviour)),
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, connection_id }) => {
                 self.peers.on_identify(context, &peer_id, &info);
-                self.reach.on_identify(peer_id, &info.observed_addr);
+                self.reach.on_identify(connection_id, &info.observed_addr);
                 self.dht.on_identify(&mut behaviour.kad, peer_id, info);
             }
             BehaviourEvent::Mdns(event) => self.dial.on_mdns(context, event),
@@ -263,7 +263,6 @@ impl Task {
         self.dial.on_closed(&peer, &why);
         if last {
             self.pubsub.on_gone(&peer);
-            self.reach.on_gone(&peer);
             self.dht.on_gone();
         }
     }

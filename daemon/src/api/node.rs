@@ -97,7 +97,7 @@ fn finding(finding: Finding) -> v1::Finding {
 impl NodeService for Service {
     async fn get_info(&self, _: Request<GetInfoRequest>) -> Result<Response<GetInfoResponse>, Status> {
         let relays = self.peers.relays().await.map_err(status::of)?;
-        let own_addresses = self.peers.own_addresses().await.map_err(status::of)?;
+        let own_addresses = self.peers.reached().await.map_err(status::of)?.addresses;
         Ok(Response::new(GetInfoResponse {
             peer_id: self.peers.me().to_string(),
             version: VERSION.into(),

@@ -1,9 +1,6 @@
 //! What is as it should be and what is not, with what mends it, in the words of the API.
 
-use p2pd_core::{
-    multiaddr::{Multiaddr, Transport},
-    reachability::{self, Witness},
-};
+use p2pd_core::reachability::{self, Witness};
 use p2pd_net::RelayState;
 
 use super::{descriptors::InUse, health::State};
@@ -168,7 +165,7 @@ fn bootstrap(state: &State) -> Vec<Finding> {
 }
 
 fn reach(state: &State) -> Option<Finding> {
-    let of = |wanted| state.own_addresses.iter().filter(move |own| own.state == wanted);
+    let of = |wanted| state.reached.addresses.iter().filter(move |own| own.state == wanted);
     let is_tested = |own: &&reachability::OwnAddress| matches!(own.witness, Witness::Tester(_));
     if let Some(public) = of(reachability::State::Public).next() {
         if public.witness == Witness::Operator && !public.refused_by.is_empty() {
@@ -195,31 +192,20 @@ fn reach(state: &State) -> Option<Finding> {
     }
 }
 
-/// A router that gives each destination another port is seen at several ports of one address.
 fn router(state: &State) -> Option<Finding> {
-    let seen = |own: &&reachability::OwnAddress| {
-        matches!(own.witness, Witness::Tester(_) | Witness::Observers(_)) && !state.listens_at(&own.address)
-    };
-    let outside: Vec<&Multiaddr> = state.own_addresses.iter().filter(seen).map(|own| &own.address).collect();
-    let varies = |transport| {
-        let mut of = outside.iter().filter(move |address| address.transport() == transport);
-        of.next().is_some_and(|first| of.any(|other| other.ip() == first.ip()))
-    };
-    if ![Transport::Tcp, Transport::Quic].into_iter().any(varies) {
+    if !state.reached.ports_vary {
         return None;
     }
     let fact = "the router gives each destination another port, so that few direct connections come about through it";
-    let is_reached = state
-        .own_addresses
-        .iter()
-        .any(|own| own.state != reachability::State::Private && own.state != reachability::State::Unknown);
-    Some(match is_reached {
+    let is_reached = |own: &reachability::OwnAddress| {
+        matches!(own.state, reachability::State::Public | reachability::State::Relayed)
+    };
+    Some(match state.reached.addresses.iter().any(is_reached) {
         true => Finding::ok("router", fact),
-        false => Finding::warn(
-            "router",
-            fact,
-            "list a relay in network.relays, or have the router forward the port to this machine",
-        ),
+        false => {
+            let mend = "list a relay in network.relays, or have the router forward the port to this machine";
+            Finding::warn("router", fact, mend)
+        }
     })
 }
 
@@ -271,8 +257,8 @@ fn gossip(state: &State) -> Vec<Finding> {
 mod tests {
     use std::path::PathBuf;
 
-    use p2pd_core::{clock::Judgement, id::PeerId, reachability::OwnAddress, time::UnixMs};
-    use p2pd_net::{BootstrapFault, Relay};
+    use p2pd_core::{clock::Judgement, id::PeerId, multiaddr::Multiaddr, reachability::OwnAddress, time::UnixMs};
+    use p2pd_net::{BootstrapFault, Reached, Relay};
 
     use super::*;
     use crate::observe::health::Room;
@@ -292,7 +278,7 @@ mod tests {
             disk: Some(Room { path: PathBuf::from("/var/lib/p2pd"), free: 1 << 30, size: 10 << 30 }),
             descriptors_short: None,
             descriptors: Some(InUse { used: 40, most: 65_536 }),
-            own_addresses: Vec::new(),
+            reached: Reached::default(),
             relays: Vec::new(),
         }
     }
@@ -307,6 +293,10 @@ mod tests {
 
     fn own(address: &str, state: reachability::State, witness: Witness) -> OwnAddress {
         OwnAddress { address: at(address), state, since: UnixMs(0), witness, refused_by: Vec::new() }
+    }
+
+    fn reached(addresses: Vec<OwnAddress>) -> Reached {
+        Reached { addresses, ports_vary: false }
     }
 
     /// What is not well.
@@ -328,7 +318,9 @@ mod tests {
     fn each_fault_has_its_finding() {
         let fault = BootstrapFault { address: "/dns4/x/tcp/1".into(), why: "see the name".into() };
         let ahead = |ms| Judgement { ours: Some(ms), agree: 2, of: 2, ..Judgement::default() };
-        let (testing, seen) = (Witness::Tester(peer(2)), Witness::Observers(1));
+        let theirs =
+            |count| Judgement { theirs: (0..count).map(|n| (peer(n), 60_000)).collect(), ..Judgement::default() };
+        let testing = Witness::Tester(peer(2));
         let outside = "/ip4/192.0.2.1/tcp/4001";
         let private = || own(outside, reachability::State::Private, testing.clone());
         let announced =
@@ -363,8 +355,8 @@ mod tests {
             ("rules", Level::Fail, "PeerService.RemoveRule", State { cut_off: Some([127, 0, 0, 9].into()), ..good() }),
             ("peers", Level::Warn, "PeerService.Connect", State { peers: 0, ..good() }),
             ("bootstrap", Level::Warn, "see the name", State { bootstrap_missing: vec![fault.clone()], ..good() }),
-            ("reach", Level::Warn, "network.relays", State { own_addresses: vec![private()], ..good() }),
-            ("reach", Level::Warn, "forwards that port", State { own_addresses: vec![announced], ..good() }),
+            ("reach", Level::Warn, "network.relays", State { reached: reached(vec![private()]), ..good() }),
+            ("reach", Level::Warn, "forwards that port", State { reached: reached(vec![announced]), ..good() }),
             (
                 "relay",
                 Level::Warn,
@@ -380,6 +372,7 @@ mod tests {
             ("clock", Level::Warn, "timedatectl", State { clocks: ahead(60_000), ..good() }),
             ("clock", Level::Fail, "10 min ahead", State { clocks: ahead(600_000), ..good() }),
             ("clock", Level::Fail, "2 h behind", State { clocks: ahead(-7_200_000), ..good() }),
+            ("clock", Level::Warn, "1 min ahead of this machine's", State { clocks: theirs(1), ..good() }),
             ("gossip", Level::Warn, "anew", State { gossip_ended: vec![peer(1)], ..good() }),
         ];
         for (check, level, words, state) in cases {
@@ -392,14 +385,12 @@ mod tests {
         }
         let alone = State { peers: 0, bootstrap_missing: vec![fault], ..good() };
         assert_eq!(wrong(&alone)[0].1, Level::Fail);
+        assert_eq!(advice(&State { clocks: theirs(6), ..good() }).len(), 4, "not a line for each of many");
         // A router that gives each destination another port.
-        let ports =
-            |state| [4001, 9001].map(|port| own(&format!("/ip4/192.0.2.1/tcp/{port}"), state, seen.clone())).to_vec();
-        let varies = State { own_addresses: ports(reachability::State::Unknown), ..good() };
-        assert_eq!(wrong(&varies).iter().map(|found| found.0).collect::<Vec<_>>(), ["router"]);
-        let mut relayed = ports(reachability::State::Private);
-        relayed.push(own("/ip4/192.0.2.9/tcp/1", reachability::State::Relayed, Witness::Relay(peer(4))));
+        let varies = |addresses| State { reached: Reached { addresses, ports_vary: true }, ..good() };
+        assert_eq!(wrong(&varies(vec![])).iter().map(|found| found.0).collect::<Vec<_>>(), ["router"]);
+        let relayed = own("/ip4/192.0.2.9/tcp/1", reachability::State::Relayed, Witness::Relay(peer(4)));
         let relays = vec![relay(RelayState::Reserved), relay(RelayState::Lost("it has no room".into()))];
-        assert_eq!(wrong(&State { own_addresses: relayed, relays, ..good() }), [], "a relay is enough");
+        assert_eq!(wrong(&State { relays, ..varies(vec![private(), relayed]) }), [], "a relay is enough");
     }
 }

@@ -7,9 +7,9 @@ use std::{
 };
 
 use nix::sys::statvfs::statvfs;
-use p2pd_core::{clock::Judgement, id::PeerId, multiaddr::Multiaddr, reachability::OwnAddress, time::UnixMs};
+use p2pd_core::{clock::Judgement, id::PeerId, multiaddr::Multiaddr, time::UnixMs};
 use p2pd_live::{Live, LiveError};
-use p2pd_net::{BootstrapFault, Handle, NetError, Network, Relay};
+use p2pd_net::{BootstrapFault, Handle, NetError, Network, Reached, Relay};
 use p2pd_node::{clock::wall, disk::Disk, events::Events, peers::Peers, pubsub::PubSub, streams::Streams};
 
 use tokio::time::timeout;
@@ -60,16 +60,8 @@ pub(crate) struct State {
     pub(crate) descriptors_short: Option<InUse>,
     /// File descriptors in use, where that is known.
     pub(crate) descriptors: Option<InUse>,
-    /// Own addresses, and from where each is reached.
-    pub(crate) own_addresses: Vec<OwnAddress>,
+    pub(crate) reached: Reached,
     pub(crate) relays: Vec<Relay>,
-}
-
-impl State {
-    /// Whether the daemon listens on an address.
-    pub(crate) fn listens_at(&self, address: &Multiaddr) -> bool {
-        self.listening.iter().any(|own| own.clone().without_peer() == *address)
-    }
 }
 
 /// Room on a disk, in bytes.
@@ -146,7 +138,7 @@ impl Health {
         // A disk that hangs holds nobody up; what is wrong with it is told apart.
         let (disk, descriptors) = timeout(LOOK, machine).await.ok().and_then(Result::ok).unwrap_or_default();
         Ok(State {
-            own_addresses: self.of.peers.own_addresses().await?,
+            reached: self.of.peers.reached().await?,
             relays: self.of.peers.relays().await?,
             disk,
             descriptors,

@@ -82,5 +82,7 @@ mod tests {
             limits.note(PeerId::from_ed25519(&key), CircuitLimit::default());
         }
         assert_eq!(limits.0.len(), MAX_REMEMBERED);
+        assert!(limits.of(&PeerId::from_ed25519(&[0; 32])).is_some());
+        assert!(limits.of(&PeerId::from_ed25519(&[9; 32])).is_none(), "it was never told");
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod autonat;
 pub(crate) mod circuit_limit;
 mod delimited;
 pub(crate) mod hole_punching;
+mod observed;
 pub(crate) mod relay_client;
 pub(crate) mod relay_server;
 pub(crate) mod reservation_answer;
@@ -14,7 +15,6 @@ mod upgrades;
 use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet, VecDeque},
-    net::IpAddr,
 };
 
 use libp2p::{
@@ -37,7 +37,10 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::reservations::{Relay, RelayState};
 pub(crate) use self::upgrades::Replaced;
-use self::{circuit_limit::CircuitLimit, hole_punching::Role, reservations::Reservations, upgrades::Upgrades};
+use self::{
+    circuit_limit::CircuitLimit, hole_punching::Role, observed::Observed, reservations::Reservations,
+    upgrades::Upgrades,
+};
 use crate::{
     Event, NetError, Network,
     commands::Commands,
@@ -46,6 +49,15 @@ use crate::{
     ids,
     peers::table::PeerInfo,
 };
+
+/// From where this daemon is reached.
+#[derive(Clone, Debug, Default)]
+pub struct Reached {
+    /// Own addresses, those first that reach farthest.
+    pub addresses: Vec<OwnAddress>,
+    /// Each peer sees another port, so that a router is between that gives each destination its own.
+    pub ports_vary: bool,
+}
 
 /// Addresses at which others have seen this daemon that are remembered: a router that uses another port for each peer makes up many.
 const MAX_SEEN: usize = 8;
@@ -65,7 +77,7 @@ pub(crate) enum Command {
         role: Role,
     },
     Own {
-        reply: oneshot::Sender<Vec<OwnAddress>>,
+        reply: oneshot::Sender<Reached>,
     },
     /// An own address that is to be tested now, and the peers that did not reach it.
     Due {
@@ -93,8 +105,8 @@ pub(crate) struct Reach {
     seen: VecDeque<Address>,
     upgrades: Upgrades,
     reachability: Reachability,
-    /// Where each connected peer sees this machine.
-    observers: HashMap<PeerId, IpAddr>,
+    /// Where peers see this machine.
+    observed: Observed,
     /// Dials for a test of somebody's address.
     dial_backs: HashMap<ConnectionId, oneshot::Sender<Option<ConnectionId>>>,
     /// To whoever agrees with peers on direct connections.
@@ -114,7 +126,7 @@ impl Reach {
             seen: VecDeque::new(),
             upgrades: Upgrades::default(),
             reachability,
-            observers: HashMap::new(),
+            observed: Observed::default(),
             dial_backs: HashMap::new(),
             came,
         })
@@ -129,7 +141,9 @@ impl Reach {
                     self.punch(context, peer, addresses, role);
                 }
             }
-            Command::Own { reply } => drop(reply.send(self.own_addresses())),
+            Command::Own { reply } => {
+                drop(reply.send(Reached { addresses: self.own_addresses(), ports_vary: self.observed.ports_vary() }));
+            }
             Command::Due { reply } => drop(reply.send(self.reachability.due(context.now()))),
             Command::Tested { address, answer } => self.tested(context, &address, answer),
             Command::DialBack { peer, address, reply } => {
@@ -144,11 +158,7 @@ impl Reach {
 
     /// Own addresses, and from where each is reached.
     fn own_addresses(&self) -> Vec<OwnAddress> {
-        let observers = |address: &Address| {
-            let ip = address.ip();
-            self.observers.values().filter(|seen| Some(**seen) == ip).count()
-        };
-        let mut own = self.reachability.list(observers);
+        let mut own = self.reachability.list(|address| self.observed.count(address));
         for relay in self.reservations.list() {
             let through = |address| OwnAddress {
                 address,
@@ -187,15 +197,8 @@ impl Reach {
     }
 
     /// Takes up where a peer sees this machine.
-    pub(crate) fn on_identify(&mut self, peer: PeerId, observed: &Multiaddr) {
-        if let Some(ip) = Address::from(observed.clone()).ip() {
-            self.observers.insert(peer, ip);
-        }
-    }
-
-    /// A peer is connected no more.
-    pub(crate) fn on_gone(&mut self, peer: &PeerId) {
-        self.observers.remove(peer);
+    pub(crate) fn on_identify(&mut self, id: ConnectionId, observed: &Multiaddr) {
+        self.observed.note(id, observed.clone().into());
     }
 
     /// Whether the world reaches this daemon, as far as peers have tested it, or its operator says.
@@ -250,8 +253,10 @@ impl Reach {
         address: &Address,
         inbound: bool,
     ) -> bool {
-        if let Some(reply) = self.dial_backs.remove(&id) {
-            let _ = reply.send(Some(id));
+        match self.dial_backs.remove(&id) {
+            Some(reply) => drop(reply.send(Some(id))),
+            None if !address.is_circuit() => self.observed.connected(id, peer, inbound),
+            None => {}
         }
         if self.upgrades.connected(context.now(), peer, id, address, inbound) {
             tracing::info!(%peer, %address, "a direct connection stands in place of the one through a relay");
@@ -261,6 +266,7 @@ impl Reach {
     }
 
     pub(crate) fn on_connection_closed(&mut self, id: ConnectionId) {
+        self.observed.closed(id);
         self.upgrades.closed(id);
     }
 
@@ -362,8 +368,8 @@ impl Handle {
         self.0.say(Command::Punch { peer: peer.clone(), addresses, role }).await
     }
 
-    /// Own addresses, and from where each is reached; those that reach farthest first.
-    pub async fn own_addresses(&self) -> Result<Vec<OwnAddress>, NetError> {
+    /// From where this daemon is reached.
+    pub async fn reached(&self) -> Result<Reached, NetError> {
         self.0.ask(|reply| Command::Own { reply }).await
     }
 

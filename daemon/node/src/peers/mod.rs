@@ -16,8 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use p2pd_core::{connection_rules::Rules, id::PeerId, multiaddr::Multiaddr, pins::Pins, reachability::OwnAddress};
-use p2pd_net::{Event, Handle, NetError, OwnAddresses, PeerInfo, Relay};
+use p2pd_core::{connection_rules::Rules, id::PeerId, multiaddr::Multiaddr, pins::Pins};
+use p2pd_net::{Event, Handle, NetError, OwnAddresses, PeerInfo, Reached, Relay};
 use p2pd_store::{Store, StoreError, Unreadable};
 use tokio::sync::{broadcast, mpsc};
 
@@ -244,9 +244,9 @@ impl Peers {
         Ok(self.0.with.net.reach.relays().await?)
     }
 
-    /// Own addresses, and from where each is reached; those that reach farthest first.
-    pub async fn own_addresses(&self) -> Result<Vec<OwnAddress>, PeersError> {
-        Ok(self.0.with.net.reach.own_addresses().await?)
+    /// From where this daemon is reached.
+    pub async fn reached(&self) -> Result<Reached, PeersError> {
+        Ok(self.0.with.net.reach.reached().await?)
     }
 
     /// Those on which this machine listens.

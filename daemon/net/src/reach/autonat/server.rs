@@ -2,12 +2,8 @@
 
 use std::{collections::VecDeque, io, time::Duration};
 
-use p2pd_core::{
-    address_scope::Scope,
-    id::PeerId,
-    multiaddr::{Multiaddr as Address, Transport},
-    time::MonoMs,
-};
+use libp2p::multiaddr::Protocol::{Ip4, Ip6, QuicV1, Tcp, Udp, Ws};
+use p2pd_core::{address_scope::Scope, id::PeerId, multiaddr::Multiaddr as Address, time::MonoMs};
 use tokio::{sync::Mutex, task::JoinSet, time::timeout};
 
 use super::wire::{
@@ -115,10 +111,14 @@ fn is_v6_of_world(address: &Address) -> bool {
 /// The first of these addresses that is dialled from here: of the world, and by a transport that this daemon has.
 fn choose(addresses: &[Vec<u8>], has_v6: bool) -> Option<(u32, Address)> {
     let dialled = |bytes: &Vec<u8>| {
-        let address = Address::from(libp2p::Multiaddr::try_from(bytes.clone()).ok()?).without_peer();
-        let known = matches!(address.transport(), Transport::Tcp | Transport::Quic | Transport::WebSocket);
+        let address = libp2p::Multiaddr::try_from(bytes.clone()).ok()?;
+        let known = matches!(
+            address.iter().collect::<Vec<_>>()[..],
+            [Ip4(_) | Ip6(_), Tcp(_)] | [Ip4(_) | Ip6(_), Tcp(_), Ws(_)] | [Ip4(_) | Ip6(_), Udp(_), QuicV1]
+        );
+        let address = Address::from(address);
         let there = address.reach() == Scope::World && address.ip().is_some_and(|ip| ip.is_ipv4() || has_v6);
-        (address.is_plain() && !address.is_circuit() && known && there).then_some(address)
+        (known && there).then_some(address)
     };
     let mut each = (0..).zip(addresses.iter().take(MAX_ADDRESSES));
     each.find_map(|(number, bytes)| Some((number, dialled(bytes)?)))
