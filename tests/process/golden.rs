@@ -114,7 +114,7 @@ fn settle(value: &mut Value) {
     match value {
         Value::Object(fields) => fields.iter_mut().for_each(|(name, value)| match name.as_str() {
             "publisher" | "peer_id" | "age_ms" | "groups_out" | "started_ms" | "metadata_json" => *value = "...".into(),
-            "publisher_addresses" | "addresses" => *value = Value::Array(vec!["...".into()]),
+            "publisher_addresses" | "addresses" | "own_addresses" => *value = Value::Array(vec!["...".into()]),
             _ => settle(value),
         }),
         Value::Array(items) => items.iter_mut().for_each(settle),

@@ -35,7 +35,7 @@ pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, format: Form
         finding.mend = with_commands(&finding.mend);
     }
     match format {
-        Format::Table => output::line(&table(&found.findings))?,
+        Format::Table => output::show(&table(&found.findings))?,
         Format::Json => output::line(&output::to_json("DiagnoseResponse", &found, true)?)?,
         Format::Jsonl => {
             for finding in &found.findings {
