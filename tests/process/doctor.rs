@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{
-    Daemon, P2PCTL, Start, json,
+    Daemon, P2PCTL, Start, id, json,
     lab::{Lab, Place, Router},
     p2pd, said, until,
 };
@@ -140,4 +140,25 @@ fn a_symmetric_router_without_a_relay_is_named_and_so_is_a_full_relay() {
     let router = finds(&second, "router", "WARN");
     assert!(router.contains("gives each destination another port"), "{router}");
     assert!(!findings(&first.run(&["-o", "json", "doctor"])).iter().any(|finding| finding["check"] == "router"));
+}
+
+#[test]
+fn udp_that_does_not_get_through_is_named_when_it_is_tried() {
+    let Some(lab) = Lab::new([Router::PortRestricted, Router::NoUdp]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    let server = lab.daemon(Place::Internet, place.path(), "server", Lab::PUBLIC[0], &[]);
+    let probed = |n: usize| {
+        let settings = [("P2PD_NETWORK_BOOTSTRAP", server.address.as_str())];
+        let home = lab.daemon(Place::Home(n), place.path(), &format!("home{n}"), &format!("192.168.{n}.2"), &settings);
+        home.good(&["wait", "peers=1", "--timeout", "20s"]);
+        until("the peer's addresses", || {
+            home.good(&["-o", "json", "peers", "show", &id(&server)]).contains("quic-v1").then_some(())
+        });
+        let found = findings(&home.run(&["-o", "json", "doctor", "--probe"]));
+        let udp = found.into_iter().find(|finding| finding["check"] == "udp").unwrap();
+        (udp["level"].as_str().unwrap().to_owned(), udp["fact"].as_str().unwrap().to_owned())
+    };
+    let (open, blocked) = (probed(0), probed(1));
+    assert!(open.0 == "FINDING_LEVEL_OK" && open.1.contains("over UDP"), "{open:?}");
+    assert!(blocked.0 == "FINDING_LEVEL_WARN" && blocked.1.contains(&id(&server)), "{blocked:?}");
 }

@@ -170,8 +170,12 @@ pub(crate) enum Command {
     #[command(after_help = examples(&["p2pctl status", "p2pctl -o json status"]))]
     Status,
     /// Say what is well, what is not, and what mends it; also where no daemon answers. Ends with 1 where something does not work.
-    #[command(after_help = examples(&["p2pctl doctor", "p2pctl -o json doctor"]))]
-    Doctor,
+    #[command(after_help = examples(&["p2pctl doctor", "p2pctl -o json doctor --probe"]))]
+    Doctor {
+        /// Try things, too, for up to 10 s: whether UDP gets through to peers.
+        #[arg(long)]
+        probe: bool,
+    },
     /// Print what happens.
     Events(Events),
     /// Wait until something holds: ready, peers=N or stream=ID.

@@ -25,8 +25,8 @@ const SYSTEM_CONFIG: &str = "/etc/p2pd/p2pd.toml";
 const TCP: [u16; 2] = [4001, 4002];
 const UDP: u16 = 4001;
 
-pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, format: Format) -> anyhow::Result<()> {
-    let mut found = match ask(socket, timeout).await {
+pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, format: Format, probe: bool) -> anyhow::Result<()> {
+    let mut found = match ask(socket, timeout, probe).await {
         Ok(found) => found,
         Err(error) => DiagnoseResponse { findings: without_daemon(&error) },
     };
@@ -50,10 +50,10 @@ pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, format: Form
     }
 }
 
-async fn ask(socket: Option<PathBuf>, timeout: Duration) -> anyhow::Result<DiagnoseResponse> {
+async fn ask(socket: Option<PathBuf>, timeout: Duration, probe: bool) -> anyhow::Result<DiagnoseResponse> {
     let client = Client::connect(socket, timeout).await?;
     let mut node = NodeServiceClient::new(client.channel.clone());
-    client.answer(node.diagnose(DiagnoseRequest {})).await
+    client.answer(node.diagnose(DiagnoseRequest { probe })).await
 }
 
 fn table(findings: &[Finding]) -> String {

@@ -40,9 +40,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
             let timeout = cli.timeout();
             wait::run(cli.socket, timeout, condition).await
         }
-        Command::Doctor => {
+        Command::Doctor { probe } => {
             let (format, timeout) = (format(&cli)?, cli.timeout());
-            doctor::run(cli.socket, timeout, format).await
+            doctor::run(cli.socket, timeout, format, *probe).await
         }
         _ => ask_daemon(cli).await,
     }
@@ -110,6 +110,6 @@ async fn ask_daemon(cli: Cli) -> anyhow::Result<()> {
         Command::Version => status::version(&context).await,
         Command::Events(flags) => events::run(&context, &flags).await,
         Command::Rpc { method, message } => rpc::run(&context, &method, &message).await,
-        Command::Doctor | Command::Wait { .. } | Command::Completion { .. } | Command::Manual { .. } => Ok(()),
+        Command::Doctor { .. } | Command::Wait { .. } | Command::Completion { .. } | Command::Manual { .. } => Ok(()),
     }
 }

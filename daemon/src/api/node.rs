@@ -131,9 +131,13 @@ impl NodeService for Service {
         }))
     }
 
-    async fn diagnose(&self, _: Request<DiagnoseRequest>) -> Result<Response<DiagnoseResponse>, Status> {
+    async fn diagnose(&self, request: Request<DiagnoseRequest>) -> Result<Response<DiagnoseResponse>, Status> {
         let state = self.health.state().await.map_err(status::of)?;
-        Ok(Response::new(DiagnoseResponse { findings: observe::findings(&state).into_iter().map(finding).collect() }))
+        let mut found = observe::findings(&state);
+        if request.into_inner().probe {
+            found.extend(self.health.probe().await.map_err(status::of)?);
+        }
+        Ok(Response::new(DiagnoseResponse { findings: found.into_iter().map(finding).collect() }))
     }
 
     async fn get_statistics(

@@ -38,11 +38,11 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    fn ok(check: &'static str, fact: impl Into<String>) -> Self {
+    pub(super) fn ok(check: &'static str, fact: impl Into<String>) -> Self {
         Finding { check, level: Level::Ok, fact: fact.into(), mend: String::new() }
     }
 
-    fn warn(check: &'static str, fact: impl Into<String>, mend: impl Into<String>) -> Self {
+    pub(super) fn warn(check: &'static str, fact: impl Into<String>, mend: impl Into<String>) -> Self {
         Finding { check, level: Level::Warn, fact: fact.into(), mend: mend.into() }
     }
 

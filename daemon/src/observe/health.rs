@@ -16,6 +16,8 @@ use tokio::time::timeout;
 
 use super::{
     descriptors::{Descriptors, InUse},
+    findings::Finding,
+    probe,
     storage::Storage,
 };
 
@@ -159,6 +161,11 @@ impl Health {
             storage_fault: self.storage.fault(),
             descriptors_short: self.descriptors.short(),
         })
+    }
+
+    /// What is found where something is tried.
+    pub(crate) async fn probe(&self) -> Result<Vec<Finding>, NetError> {
+        Ok(vec![probe::udp(&self.of.net).await?])
     }
 
     /// How the daemon fares.

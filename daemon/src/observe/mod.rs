@@ -3,6 +3,7 @@
 mod descriptors;
 mod findings;
 mod health;
+mod probe;
 mod storage;
 
 pub(crate) use descriptors::raise_limit;

@@ -15,6 +15,7 @@ mod upgrades;
 use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
 };
 
 use libp2p::{
@@ -33,7 +34,10 @@ use p2pd_core::{
     reachability::{Answer, OwnAddress, Reachability, Source, State, Witness},
     time::MonoMs,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 pub use self::reservations::{Relay, RelayState};
 pub(crate) use self::upgrades::Replaced;
@@ -387,6 +391,14 @@ impl Handle {
     async fn dial_back(&self, peer: &id::PeerId, address: Address) -> Result<Option<ConnectionId>, NetError> {
         let peer = ids::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
         self.0.ask(|reply| Command::DialBack { peer, address, reply }).await
+    }
+
+    /// Whether a peer answers at this address, within this time: by a new connection, which is closed again.
+    pub async fn is_answered(&self, peer: &id::PeerId, address: Address, within: Duration) -> Result<bool, NetError> {
+        let Ok(dialled) = timeout(within, self.dial_back(peer, address.without_peer())).await else { return Ok(false) };
+        let Some(connection) = dialled? else { return Ok(false) };
+        self.hang_up(connection).await?;
+        Ok(true)
     }
 
     /// Closes one connection.
