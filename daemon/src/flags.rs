@@ -15,7 +15,7 @@ use p2pd_net::Identity;
 
 use crate::{
     app::{self, Setup},
-    config::Config,
+    config::{Config, Mode},
     paths::{self, Named, Paths},
     process, telemetry, unreadable,
 };
@@ -60,6 +60,9 @@ struct Run {
     /// For demos and tests: everything in a temporary directory, free ports on loopback, no mDNS.
     #[arg(long)]
     dev: bool,
+    /// What the daemon is for. Files, variables and other flags go before what it sets.
+    #[arg(long, env = "P2PD_MODE", value_enum, default_value_t)]
+    mode: Mode,
     /// Directory of identity and database.
     #[arg(long, env = "P2PD_DATA", value_parser = path())]
     data: Option<PathBuf>,
@@ -92,6 +95,9 @@ enum ConfigCommand {
         /// Configuration file instead of the usual one.
         #[arg(long, env = "P2PD_CONFIG", value_parser = path())]
         config: Option<PathBuf>,
+        /// What the daemon is for.
+        #[arg(long, env = "P2PD_MODE", value_enum, default_value_t)]
+        mode: Mode,
     },
 }
 
@@ -158,14 +164,14 @@ fn setup(flags: Run) -> anyhow::Result<Setup> {
     let named = Named { config: given(flags.config), data: given(flags.data), socket: given(flags.socket) };
     let mut setup = if flags.dev {
         let config = match &named.config {
-            Some(file) => load(Some(file), file)?,
-            None => load(None, Path::new(""))?,
+            Some(file) => load(Some(file), file, flags.mode)?,
+            None => load(None, Path::new(""), flags.mode)?,
         };
         Setup::temporary(config)?.moved(named)?
     } else {
         let file = named.config.clone();
         let paths = Paths::find(named)?;
-        let config = load(file.as_deref(), &paths.config)?;
+        let config = load(file.as_deref(), &paths.config, flags.mode)?;
         Setup::new(config, paths)
     };
     if !flags.listen.is_empty() {
@@ -180,8 +186,8 @@ fn setup(flags: Run) -> anyhow::Result<Setup> {
 }
 
 /// Reads the configuration, and tells what is set by an old name.
-fn load(named: Option<&Path>, usual: &Path) -> anyhow::Result<Config> {
-    let (config, notes) = Config::load(named, usual)?;
+fn load(named: Option<&Path>, usual: &Path, mode: Mode) -> anyhow::Result<Config> {
+    let (config, notes) = Config::load(named, usual, mode)?;
     notes.iter().for_each(|note| telemetry::say(format_args!("p2pd: configuration: {note}")));
     Ok(config)
 }
@@ -210,13 +216,13 @@ fn config(command: ConfigCommand) -> anyhow::Result<()> {
         ConfigCommand::Check { file } => {
             let usual = paths::usual_config();
             let file = given(file);
-            load(file.as_deref(), &usual)?;
+            load(file.as_deref(), &usual, Mode::Machine)?;
             let file = file.unwrap_or(usual);
             let absent = if file.exists() { "" } else { " is not there, so the defaults hold" };
             say(&format!("good: {}{absent}\n", file.display()))
         }
-        ConfigCommand::Show { config } => {
-            say(&toml::to_string(&load(given(config).as_deref(), &paths::usual_config())?)?)
+        ConfigCommand::Show { config, mode } => {
+            say(&toml::to_string(&load(given(config).as_deref(), &paths::usual_config(), mode)?)?)
         }
     }
 }

@@ -71,6 +71,7 @@ pub(crate) async fn start(
     let network = &config.network.name;
     let (pubsub, to_disk) = PubSub::new(p2pd_node::pubsub::Setup {
         me: me.clone(),
+        max_logs: usize::try_from(config.topics.max_logs).unwrap_or(usize::MAX),
         reserved: vec![topic::directory(network), "/p2pd/".into(), format!("{network}/stream/")],
         net: net.clone(),
         disk: disk.clone(),

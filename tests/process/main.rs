@@ -24,6 +24,7 @@ mod links;
 mod local_programs;
 mod machine;
 mod mixed_crowd;
+mod modes;
 mod old_format;
 mod player;
 mod recordings;

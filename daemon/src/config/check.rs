@@ -16,6 +16,7 @@ impl Config {
         of("network", self.network.check())?;
         of("relay", self.relay.check())?;
         of("api", self.api.check())?;
+        of("topics", self.topics.check())?;
         of("streams", self.streams.check())?;
         of("tunnels", self.tunnels.check(&self.network.dht_protocol))?;
         of("log", self.log.check())

@@ -2,6 +2,7 @@
 //! is generated from these comments, and a test holds it equal.
 
 mod check;
+mod mode;
 mod old_keys;
 
 use std::{io, path::Path};
@@ -11,9 +12,11 @@ use confique::{
     Config as _,
     meta::{FieldKind, Meta},
 };
+pub use mode::Mode;
 use p2pd_core::setting;
 use p2pd_live::StreamSettings;
 use p2pd_net::{Network, RelayLimits};
+use p2pd_node::pubsub::TopicLimits;
 pub use p2pd_node::streams::{Forward, Tunnels};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +33,9 @@ pub struct Config {
     /// The gRPC API.
     #[config(nested)]
     pub api: Api,
+    /// Topics of programs.
+    #[config(nested)]
+    pub topics: TopicLimits,
     /// Live streams.
     #[config(nested)]
     pub streams: StreamSettings,
@@ -75,8 +81,9 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// Reads files and environment, and says what is set by an old name. A file that was named must exist; the usual one may be absent.
-    pub fn load(named: Option<&Path>, usual: &Path) -> anyhow::Result<(Self, Vec<String>)> {
+    /// Reads files and environment, which go before the defaults of a mode, and says what is set by an old name. A file that was named must
+    /// exist; the usual one may be absent.
+    pub fn load(named: Option<&Path>, usual: &Path, mode: Mode) -> anyhow::Result<(Self, Vec<String>)> {
         let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         if let Some(unknown) = unknown(variables) {
             bail!(
@@ -99,7 +106,8 @@ impl Config {
         let builder = Config::builder()
             .env()
             .preloaded(old.try_into().context("configuration, from a variable with an old name")?)
-            .preloaded(from_file);
+            .preloaded(from_file)
+            .preloaded(toml::from_str(mode.defaults())?);
         let config = builder.load().map_err(|error| anyhow!("configuration: {}", causes(&error)))?;
         config.check().map_err(|fault| anyhow!("configuration: {fault}{}", check::place(&fault, file, &text)))?;
         Ok((config, notes))
@@ -128,7 +136,7 @@ fn layer(text: &str) -> anyhow::Result<(<Config as confique::Config>::Layer, Vec
 /// A variable that was meant to set something, and sets nothing.
 fn unknown(mut variables: impl Iterator<Item = String>) -> Option<String> {
     // Flags, and what `p2pctl validate` tells a command.
-    const OTHERS: [&str; 5] = ["P2PD_CONFIG", "P2PD_DATA", "P2PD_SOCKET", "P2PD_SENDER", "P2PD_SOURCE"];
+    const OTHERS: [&str; 6] = ["P2PD_CONFIG", "P2PD_DATA", "P2PD_MODE", "P2PD_SOCKET", "P2PD_SENDER", "P2PD_SOURCE"];
     fn sets(meta: &Meta, variable: &str) -> bool {
         meta.fields.iter().any(|field| match &field.kind {
             FieldKind::Leaf { env, .. } => *env == Some(variable),
@@ -167,7 +175,7 @@ mod tests {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("p2pd.toml");
         std::fs::write(&file, text)?;
-        Ok(Config::load(Some(&file), Path::new("/nonexistent"))?.0)
+        Ok(Config::load(Some(&file), Path::new("/nonexistent"), Mode::Machine)?.0)
     }
 
     #[test]

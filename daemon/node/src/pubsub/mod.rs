@@ -1,5 +1,6 @@
 //! Topics of local programs: one subscription of the network for all who use a topic, each by its own terms.
 
+mod config;
 mod error;
 mod heard;
 mod judge;
@@ -29,6 +30,7 @@ use p2pd_net::{Event, Handle, queue, queue::Reader};
 use tokio::sync::{Notify, mpsc};
 
 pub use self::{
+    config::TopicLimits,
     error::PubSubError,
     log::{LogReader, LogStatus, Logged, Start},
     outbound::Outbound,
@@ -91,6 +93,8 @@ pub struct Setup {
     pub me: PeerId,
     /// How topics begin that belong to p2pd itself.
     pub reserved: Vec<String>,
+    /// Most topics with a log.
+    pub max_logs: usize,
     /// The network.
     pub net: Handle,
     /// The store.

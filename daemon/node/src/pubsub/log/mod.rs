@@ -20,8 +20,6 @@ use crate::{
     pubsub::{PubSub, PubSubError},
 };
 
-/// Most logs.
-const MAX_LOGS: usize = 32;
 /// Ids of the newest messages, so that none that comes again, also after a restart, is taken twice.
 const REMEMBERED: usize = 4096;
 /// How long the same content is the same message, in milliseconds: less than gossipsub's own minute, so that what that lets
@@ -155,10 +153,13 @@ impl PubSub {
     fn room_for_log(&self, topic: &str) -> Result<(), PubSubError> {
         let topics = lock(&self.0.topics);
         let others = topics.iter().filter(|(name, other)| *name != topic && other.log.is_some()).count();
-        if others < MAX_LOGS {
-            return Ok(());
+        match self.0.with.max_logs {
+            0 => Err(PubSubError::Limit("this daemon keeps no logs (topics.max_logs is 0)".into())),
+            most if others < most => Ok(()),
+            most => {
+                Err(PubSubError::Limit(format!("{most} topics have logs already; PubSubService.ForgetTopic ends one")))
+            }
         }
-        Err(PubSubError::Limit(format!("{MAX_LOGS} topics have logs already; PubSubService.ForgetTopic ends one")))
     }
 
     /// Takes up the topics that were kept: their settings, their logs, and following what has a log.
