@@ -16,8 +16,6 @@ use tokio::time::timeout;
 
 use super::{
     descriptors::{Descriptors, InUse},
-    findings::Finding,
-    probe,
     storage::Storage,
 };
 
@@ -97,7 +95,7 @@ pub(crate) struct Setup {
 /// Asks every part how it fares.
 #[derive(Clone)]
 pub(crate) struct Health {
-    of: Setup,
+    pub(super) of: Setup,
     storage: Storage,
     descriptors: Descriptors,
     /// When the daemon began.
@@ -161,11 +159,6 @@ impl Health {
             storage_fault: self.storage.fault(),
             descriptors_short: self.descriptors.short(),
         })
-    }
-
-    /// What is found where something is tried.
-    pub(crate) async fn probe(&self) -> Result<Vec<Finding>, NetError> {
-        Ok(vec![probe::udp(&self.of.net).await?])
     }
 
     /// How the daemon fares.

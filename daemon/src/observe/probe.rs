@@ -5,15 +5,22 @@ use std::time::Duration;
 use p2pd_core::multiaddr::{Multiaddr, Transport};
 use p2pd_net::{Handle, NetError, PeerInfo};
 
-use super::findings::Finding;
+use super::{findings::Finding, health::Health};
 
 /// Peers that are tried.
 const PEERS: usize = 2;
 /// How long each may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+impl Health {
+    /// What is found where something is tried.
+    pub(crate) async fn probe(&self) -> Result<Vec<Finding>, NetError> {
+        Ok(vec![udp(&self.of.net).await?])
+    }
+}
+
 /// Whether QUIC gets through to peers that are connected otherwise.
-pub(super) async fn udp(net: &Handle) -> Result<Finding, NetError> {
+async fn udp(net: &Handle) -> Result<Finding, NetError> {
     let peers = net.peers.list().await?;
     let over_quic = |info: &&PeerInfo| info.connections.iter().any(|one| one.address.transport() == Transport::Quic);
     if let Some(peer) = peers.iter().find(over_quic) {
