@@ -4,6 +4,7 @@
 pub(crate) mod autonat;
 pub(crate) mod circuit_limit;
 mod delimited;
+mod handle;
 pub(crate) mod hole_punching;
 mod observed;
 pub(crate) mod relay_client;
@@ -15,7 +16,6 @@ mod upgrades;
 use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet, VecDeque},
-    time::Duration,
 };
 
 use libp2p::{
@@ -34,11 +34,9 @@ use p2pd_core::{
     reachability::{Answer, OwnAddress, Reachability, Source, State, Witness},
     time::MonoMs,
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::handle::Handle;
 pub use self::reservations::{Relay, RelayState};
 pub(crate) use self::upgrades::Replaced;
 use self::{
@@ -47,7 +45,6 @@ use self::{
 };
 use crate::{
     Event, NetError, Network,
-    commands::Commands,
     context::{Context, Effect},
     dial::parse_announce,
     ids,
@@ -354,60 +351,5 @@ impl Reach {
         if let Some(by) = self.reachability.withdraw(address) {
             context.tell(Event::NotReached { address: address.clone(), by });
         }
-    }
-}
-
-/// Asks from where this daemon is reached.
-#[derive(Clone)]
-pub struct Handle(pub(crate) Commands<Command>);
-
-impl Handle {
-    /// Where others see this daemon.
-    async fn candidates(&self) -> Result<Vec<Address>, NetError> {
-        self.0.ask(|reply| Command::Candidates { reply }).await
-    }
-
-    /// Dials a peer that does the same at this moment.
-    async fn punch(&self, peer: &id::PeerId, addresses: Vec<Address>, role: Role) -> Result<(), NetError> {
-        self.0.say(Command::Punch { peer: peer.clone(), addresses, role }).await
-    }
-
-    /// From where this daemon is reached.
-    pub async fn reached(&self) -> Result<Reached, NetError> {
-        self.0.ask(|reply| Command::Own { reply }).await
-    }
-
-    /// An own address that is to be tested now, and the peers that did not reach it.
-    async fn due(&self) -> Result<Option<(Address, Vec<id::PeerId>)>, NetError> {
-        self.0.ask(|reply| Command::Due { reply }).await
-    }
-
-    /// What came of the test of an own address; `None`: there was nobody to ask.
-    async fn tested(&self, address: Address, answer: Option<(id::PeerId, Answer)>) -> Result<(), NetError> {
-        self.0.say(Command::Tested { address, answer }).await
-    }
-
-    /// Makes a new connection to a peer at this address; `None` where that cannot be reached.
-    async fn dial_back(&self, peer: &id::PeerId, address: Address) -> Result<Option<ConnectionId>, NetError> {
-        let peer = ids::to_libp2p(peer).ok_or_else(|| NetError::NotConnected(peer.to_string()))?;
-        self.0.ask(|reply| Command::DialBack { peer, address, reply }).await
-    }
-
-    /// Whether a peer answers at this address, within this time: by a new connection, which is closed again.
-    pub async fn is_answered(&self, peer: &id::PeerId, address: Address, within: Duration) -> Result<bool, NetError> {
-        let Ok(dialled) = timeout(within, self.dial_back(peer, address.without_peer())).await else { return Ok(false) };
-        let Some(connection) = dialled? else { return Ok(false) };
-        self.hang_up(connection).await?;
-        Ok(true)
-    }
-
-    /// Closes one connection.
-    async fn hang_up(&self, id: ConnectionId) -> Result<(), NetError> {
-        self.0.say(Command::HangUp(id)).await
-    }
-
-    /// The relays that were asked.
-    pub async fn relays(&self) -> Result<Vec<Relay>, NetError> {
-        self.0.ask(|reply| Command::Relays { reply }).await
     }
 }
