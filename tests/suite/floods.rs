@@ -49,7 +49,7 @@ async fn fill_directory(rogue: &RawPeer, victims: &[&Daemon]) {
 /// The first event of this kind.
 async fn event(daemon: &Daemon, kind: &str) -> String {
     let mut node = NodeServiceClient::new(channel(daemon).await);
-    let request = WatchEventsRequest { after: None, from_oldest: true };
+    let request = WatchEventsRequest { from_oldest: true, ..Default::default() };
     let mut events = node.watch_events(request).await.unwrap().into_inner();
     let first = async {
         loop {

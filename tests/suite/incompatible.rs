@@ -80,7 +80,7 @@ async fn told(daemon: &Daemon, why: &str) -> String {
         list.connections.into_iter().find(|closed| closed.why.contains(why))
     })
     .await;
-    let watch = WatchEventsRequest { after: None, from_oldest: true };
+    let watch = WatchEventsRequest { from_oldest: true, ..Default::default() };
     let mut events = NodeServiceClient::new(channel(daemon).await).watch_events(watch).await.unwrap().into_inner();
     let event = async {
         loop {

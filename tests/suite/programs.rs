@@ -19,7 +19,7 @@ use p2pd_api::{
 };
 use p2pd_net::DhtMode;
 
-use crate::support::{self, channel, pair, peers, setup_at, start, until};
+use crate::support::{self, DEADLINE, channel, id, pair, peers, setup_at, start, until};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -110,18 +110,43 @@ async fn events_go_on_from_a_cursor() {
     })
     .await;
     let mut node = NodeServiceClient::new(channel(&a).await);
-    let mut all = node.watch_events(WatchEventsRequest { after: None, from_oldest: true }).await.unwrap().into_inner();
+    let mut all =
+        node.watch_events(WatchEventsRequest { from_oldest: true, ..Default::default() }).await.unwrap().into_inner();
     let first = all.message().await.unwrap().unwrap();
     assert_eq!(first.kind, "started");
     let second = all.message().await.unwrap().unwrap();
     assert_eq!(second.kind, "peer-connected");
     let mut rest = node
-        .watch_events(WatchEventsRequest { after: Some(first.cursor), from_oldest: false })
+        .watch_events(WatchEventsRequest { after: Some(first.cursor), ..Default::default() })
         .await
         .unwrap()
         .into_inner();
     assert_eq!(rest.message().await.unwrap().unwrap(), second);
     assert!(b.addresses[0].ends_with(&second.subject));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_hears_what_it_asks_for_and_that_the_daemon_is_there() {
+    let a = start(&[]).await;
+    let b = start(&a.addresses[..1]).await;
+    let mut node = NodeServiceClient::new(channel(&a).await);
+    let of = |kinds: &[&str], subject: String| WatchEventsRequest {
+        from_oldest: true,
+        kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(),
+        subject,
+        heartbeat: true,
+        ..Default::default()
+    };
+    let mut peers = node.watch_events(of(&["peer-"], id(&b))).await.unwrap().into_inner();
+    let first = peers.message().await.unwrap().unwrap();
+    assert_eq!((first.kind.as_str(), first.subject), ("peer-connected", id(&b)), "`started` was before");
+    let refused = node.watch_events(of(&["peer-conected"], String::new())).await.unwrap_err();
+    assert!(refused.message().contains("kinds") && refused.message().contains("peer-connected"), "{refused:?}");
+    // Then nothing of that happens.
+    let beat = tokio::time::timeout(DEADLINE * 2, peers.message()).await.expect("a heartbeat").unwrap().unwrap();
+    assert!(beat.kind == "heartbeat" && beat.cursor >= first.cursor, "{beat:?}");
+    let after = WatchEventsRequest { after: Some(beat.cursor), ..Default::default() };
+    assert!(node.watch_events(after).await.is_ok(), "a cursor like others");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -237,7 +237,7 @@ async fn a_connection_that_a_relay_cuts_is_told_as_that_at_all_three() {
     };
     let (speaker, listener) = (relayed(&[tcp(&relay)]).await, relayed(&[]).await);
     connect(&listener, &circuit(&speaker, &relay).await).await.unwrap();
-    let watch = WatchEventsRequest { after: None, from_oldest: false };
+    let watch = WatchEventsRequest::default();
     let mut told = NodeServiceClient::new(channel(&relay).await).watch_events(watch).await.unwrap().into_inner();
     let published = publish(&speaker, open("town")).await.unwrap();
     let _heard = listen(&listener, "town", 0).await;

@@ -214,7 +214,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Args)]
-#[command(after_help = examples(&["p2pctl events --from-oldest", "p2pctl -o jsonl events --after 1234"]))]
+#[command(after_help = examples(&["p2pctl events --from-oldest", "p2pctl events --kind relay- --kind address-", "p2pctl -o jsonl events --after 1234"]))]
 pub(crate) struct Events {
     /// Begin with the oldest kept event.
     #[arg(long)]
@@ -222,6 +222,15 @@ pub(crate) struct Events {
     /// Continue after this cursor.
     #[arg(long, conflicts_with = "from_oldest", value_parser = event_cursor)]
     pub(crate) after: Option<u64>,
+    /// Only this kind, or with - at its end all that begin so, as in relay-; may be repeated.
+    #[arg(long = "kind")]
+    pub(crate) kinds: Vec<String>,
+    /// Only those whose subject contains this, such as a peer id.
+    #[arg(long, default_value = "")]
+    pub(crate) subject: String,
+    /// Tell every 30 seconds without an event that the daemon is there.
+    #[arg(long)]
+    pub(crate) heartbeat: bool,
     /// End after so many events.
     #[arg(long, short = 'n', value_parser = whole(0..=u64::MAX))]
     pub(crate) count: Option<u64>,

@@ -10,7 +10,13 @@ use crate::{
 
 pub(super) async fn run(context: &Context, flags: &Events) -> anyhow::Result<()> {
     let mut node = NodeServiceClient::new(context.client.channel.clone());
-    let request = WatchEventsRequest { after: flags.after, from_oldest: flags.from_oldest };
+    let request = WatchEventsRequest {
+        after: flags.after,
+        from_oldest: flags.from_oldest,
+        kinds: flags.kinds.clone(),
+        subject: flags.subject.clone(),
+        heartbeat: flags.heartbeat,
+    };
     let mut events = context.client.answer(node.watch_events(request)).await?;
     let mut left = flags.count.unwrap_or(u64::MAX);
     while left > 0 {

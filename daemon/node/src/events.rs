@@ -20,6 +20,32 @@ use crate::{
     lock,
 };
 
+/// What happens.
+pub const KINDS: [&str; 22] = [
+    "address-private",
+    "address-public",
+    "circuit-cut",
+    "clock-right",
+    "clock-wrong",
+    "descriptors-enough",
+    "descriptors-short",
+    "directory-full",
+    "events-left-out",
+    "gossip-ended",
+    "peer-connected",
+    "peer-direct",
+    "peer-disconnected",
+    "peer-incompatible",
+    "relay-lost",
+    "relay-reserved",
+    "started",
+    "storage-back",
+    "storage-failed",
+    "stream-ended",
+    "stream-present",
+    "stream-stale",
+];
+
 /// Events that a watcher may be behind before it is cut off.
 const WATCH: usize = 256;
 /// Events that are not on disk yet. What comes while there are so many is told, but not kept.
@@ -123,6 +149,7 @@ impl Events {
 
     /// Notes an event.
     pub fn happened(&self, kind: &str, subject: &str) {
+        debug_assert!(cfg!(test) || KINDS.contains(&kind), "{kind}");
         let mut state = lock(&self.0.state);
         let event = Happened { cursor: state.next, time_ms: wall().0, kind: kind.into(), subject: subject.into() };
         state.next = state.next.saturating_add(1);
@@ -155,6 +182,11 @@ impl Events {
         if admitted {
             self.happened(kind, subject);
         }
+    }
+
+    /// The number of the newest event; what comes is numbered higher.
+    pub fn newest(&self) -> u64 {
+        lock(&self.0.state).next.saturating_sub(1)
     }
 
     /// The events after `after` (`None`: all that are kept) where the `past` is asked for, then those to come. One step, so that none falls

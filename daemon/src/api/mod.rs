@@ -3,6 +3,7 @@
 mod caller;
 mod convert;
 mod dht;
+mod events;
 mod layer;
 mod node;
 mod peer;

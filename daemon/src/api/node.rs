@@ -10,18 +10,11 @@ use p2pd_core::{
     reachability::{self, OwnAddress, Witness},
 };
 use p2pd_net::{Relay, RelayState};
-use p2pd_node::{
-    events::{Events, Happened},
-    peers::Peers,
-};
+use p2pd_node::{events::Events, peers::Peers};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{
-    convert,
-    reply::{self, Replies},
-    status,
-};
+use super::{convert, events, reply::Replies, status};
 use crate::{
     VERSION,
     observe::{self, Finding, Health, Level},
@@ -36,10 +29,6 @@ pub(super) struct Service {
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-fn event(e: Happened) -> WatchEventsResponse {
-    WatchEventsResponse { cursor: e.cursor, time_ms: e.time_ms, kind: e.kind, subject: e.subject }
 }
 
 fn relay(me: &PeerId, relay: Relay) -> v1::Relay {
@@ -164,25 +153,6 @@ impl NodeService for Service {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let WatchEventsRequest { after, from_oldest } = request.into_inner();
-        if from_oldest && after.is_some() {
-            return Err(status::field("after", "must be unset where from_oldest is set"));
-        }
-        let past = from_oldest || after.is_some();
-        let (kept, mut told) = self.events.watch(after, past).await.map_err(status::of)?;
-        Ok(Response::new(reply::stream(self.stop.clone(), async move |out| {
-            let mut last = after;
-            for happened in kept {
-                last = Some(happened.cursor);
-                out.send(event(happened)).await?;
-            }
-            loop {
-                match told.recv().await {
-                    Ok(happened) if last.is_some_and(|n| happened.cursor <= n) => {}
-                    Ok(happened) => out.send(event(happened)).await?,
-                    Err(_) => return out.fail(status::lagged()).await,
-                }
-            }
-        })))
+        Ok(Response::new(events::watch(self.events.clone(), self.stop.clone(), request.into_inner()).await?))
     }
 }
