@@ -14,7 +14,7 @@ use crate::{
     support::{
         Daemon, Start, id, interrupt, json,
         lab::{Lab, Place, Router},
-        part, until, within,
+        p2pd, part, until, within,
     },
 };
 
@@ -316,4 +316,42 @@ fn a_peer_of_js_libp2p_tells_whether_a_router_lets_anybody_in() {
         let address = format!("/ip4/45.10.20.1{n}/tcp/");
         assert_eq!(until("a test", || tested(&home, &address)), says);
     }
+}
+
+/// Packets of UDP to groups of hosts that have left a home.
+fn multicast(lab: &Lab, n: usize) -> u64 {
+    let mut list = lab.command(Place::Home(n));
+    let output = list.args(["nft", "list", "table", "inet", "watch"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let counted = text.split("packets ").skip(1).map(|rest| rest.split(' ').next().unwrap().parse::<u64>().unwrap());
+    counted.sum()
+}
+
+#[test]
+fn nothing_is_multicast_unless_it_is_asked_for() {
+    let Some(lab) = Lab::new([Router::PortRestricted, Router::PortRestricted]) else { return };
+    let place = tempfile::tempdir().unwrap();
+    for n in 0..2 {
+        let mut nft = lab.command(Place::Home(n));
+        let rules = "add table inet watch; add chain inet watch out { type filter hook output priority 0; }; \
+                     add rule inet watch out ip daddr 224.0.0.0/4 meta l4proto udp counter; \
+                     add rule inet watch out ip6 daddr ff00::/8 meta l4proto udp counter";
+        assert!(nft.args(["nft", rules]).status().unwrap().success());
+    }
+    let relay = relay(&lab, place.path(), 0);
+    // Not one of --dev, which never asks around.
+    let home = |n: usize, name: &str, mdns: &str| {
+        let (mut command, socket) = (lab.command(Place::Home(n)), place.path().join(format!("{name}.sock")));
+        command.arg(p2pd()).args(["run", "--data"]).arg(place.path().join(name)).arg("--socket").arg(&socket);
+        command.args(["--bootstrap", &relay.address, "--listen", &format!("/ip4/192.168.{n}.2/tcp/4001")]);
+        if !mdns.is_empty() {
+            command.env("P2PD_NETWORK_MDNS", mdns);
+        }
+        Daemon::spawn(command, socket)
+    };
+    let (quiet, _loud) = (home(0, "quiet", ""), home(1, "loud", "true"));
+    until("that one asks around", || (multicast(&lab, 1) > 2).then_some(()));
+    let _publishing = quiet.ctl(&["publish-stream", "town", "--tone", "440"]).start();
+    until("a relay", || quiet.good(&["-o", "json", "status"]).contains("RELAY_STATE_RESERVED").then_some(()));
+    assert_eq!(multicast(&lab, 0), 0);
 }
