@@ -84,9 +84,17 @@ fn where_no_daemon_answers_its_configuration_is_looked_at() {
         let output = alone(Command::new("/usr/bin/env"), &path, config.to_str().unwrap());
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));
         let found = findings(&output);
-        assert!(found[0]["check"] == "daemon" && found[0]["fact"].as_str().unwrap().contains("p2pd run"), "{found:?}");
+        assert!(found[0]["check"] == "daemon" && found[0]["mend"].as_str().unwrap().contains("p2pd run"), "{found:?}");
         found.into_iter().find(|finding| finding["check"] == "config").unwrap()
     };
+    // The ports are those that it names.
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let listen = format!("[network]\nlisten = [\"/ip4/127.0.0.1/tcp/{}\"]\n", taken.local_addr().unwrap().port());
+    let named = place.path().join("named.toml");
+    fs::write(&named, listen).unwrap();
+    let found = findings(&alone(Command::new("/usr/bin/env"), &path, named.to_str().unwrap()));
+    let port = found.iter().find(|finding| finding["check"] == "ports").unwrap();
+    assert_eq!(port["level"], "FINDING_LEVEL_FAIL", "{port}");
     assert!(of(&bad)["fact"].as_str().unwrap().contains("botstrap"), "{}", of(&bad));
     assert_eq!(of(&good)["level"], "FINDING_LEVEL_OK");
     let output = alone(Command::new("/usr/bin/env"), "/nonexistent", good.to_str().unwrap());
@@ -98,14 +106,15 @@ fn where_no_daemon_answers_a_taken_port_is_named() {
     let Some(lab) = Lab::new([Router::PortRestricted, Router::PortRestricted]) else { return };
     let place = tempfile::tempdir().unwrap();
     let ports = || {
-        let output = alone(lab.command(Place::Internet), &std::env::var("PATH").unwrap(), "");
+        let programs = p2pd().parent().unwrap().to_str().unwrap().to_owned();
+        let output = alone(lab.command(Place::Internet), &format!("{programs}:{}", std::env::var("PATH").unwrap()), "");
         let found = findings(&output).into_iter().filter(|finding| finding["check"] == "ports");
         found.map(|finding| (finding["level"] == "FINDING_LEVEL_FAIL", finding["fact"].to_string())).collect::<Vec<_>>()
     };
     assert!(matches!(&ports()[..], [(false, _)]), "{:?}", ports());
     let _other = lab.daemon(Place::Internet, place.path(), "other", Lab::PUBLIC[0], &[]);
     assert!(
-        matches!(&ports()[..], [(true, tcp), (true, udp)] if tcp.contains("TCP port 4001") && udp.contains("UDP port 4001")),
+        matches!(&ports()[..], [(true, tcp), (true, udp), ..] if tcp.contains("TCP port 4001") && udp.contains("UDP port 4001")),
         "{:?}",
         ports()
     );

@@ -139,7 +139,7 @@ fn few_descriptors_are_told_and_where_none_is_left_callers_are() {
     });
     let status = until("the word in status", || {
         let status = daemon.good(&["status"]);
-        status.contains("file descriptors are in use").then_some(status)
+        status.contains("end programs that hold").then_some(status)
     });
     assert!(status.contains(&format!("of {MOST}")) && status.contains("LimitNOFILE"), "{status}");
     held.extend(hold(&daemon, MOST));
@@ -151,7 +151,7 @@ fn few_descriptors_are_told_and_where_none_is_left_callers_are() {
     drop(held);
     until("its end", || {
         let status = daemon.run(&["status"]);
-        (status.status.success() && !String::from_utf8_lossy(&status.stdout).contains("file descriptors")).then_some(())
+        (status.status.success() && !String::from_utf8_lossy(&status.stdout).contains("end programs")).then_some(())
     });
     let mut events = daemon.ctl(&["events", "--from-oldest"]).start();
     let mut events = events.printed();

@@ -169,7 +169,9 @@ pub(crate) enum Command {
     /// Who the daemon is and how it fares.
     #[command(after_help = examples(&["p2pctl status", "p2pctl -o json status"]))]
     Status,
-    /// Say what is well, what is not, and what mends it; also where no daemon answers. Ends with 1 where something does not work.
+    /// Say what is well, what is not, and what mends it.
+    ///
+    /// Also where no daemon answers. Ends with 1 where something does not work.
     #[command(after_help = examples(&["p2pctl doctor", "p2pctl -o json doctor --probe"]))]
     Doctor {
         /// Try things, too, for up to 10 s: whether UDP gets through to peers.
@@ -214,7 +216,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Args)]
-#[command(after_help = examples(&["p2pctl events --from-oldest", "p2pctl events --kind relay- --kind address-", "p2pctl -o jsonl events --after 1234"]))]
+#[command(after_help = examples(&["p2pctl events --past", "p2pctl events --kind relay- --kind address-", "p2pctl -o jsonl events --after 1234"]))]
 pub(crate) struct Events {
     /// Begin with the oldest kept event.
     #[arg(long)]
@@ -228,6 +230,9 @@ pub(crate) struct Events {
     /// Only those whose subject contains this, such as a peer id.
     #[arg(long, default_value = "")]
     pub(crate) subject: String,
+    /// Only the events that there are, from the oldest on or after a cursor; then end.
+    #[arg(long)]
+    pub(crate) past: bool,
     /// Tell every 30 seconds without an event that the daemon is there.
     #[arg(long)]
     pub(crate) heartbeat: bool,

@@ -1,7 +1,7 @@
 //! `doctor`: what is well, what is not, and what mends it. Where no daemon answers, it looks at what keeps one from running.
 
 use std::{
-    net::{Ipv4Addr, TcpListener, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -21,10 +21,6 @@ use crate::{
 
 /// The configuration of the daemon that systemd starts.
 const SYSTEM_CONFIG: &str = "/etc/p2pd/p2pd.toml";
-/// The ports that a daemon listens on unless it is told otherwise.
-const TCP: [u16; 2] = [4001, 4002];
-const UDP: u16 = 4001;
-
 pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, format: Format, probe: bool) -> anyhow::Result<()> {
     let mut found = match ask(socket, timeout, probe).await {
         Ok(found) => found,
@@ -80,12 +76,20 @@ fn found(check: &str, level: FindingLevel, fact: impl Into<String>, mend: impl I
 
 /// Why no daemon answers, as far as that is seen from outside.
 fn without_daemon(error: &anyhow::Error) -> Vec<Finding> {
-    let mut all = vec![found("daemon", FindingLevel::Fail, words(error), "")];
+    let words = words(error);
+    // What is wrong, and then what to do.
+    let (fact, mend) = words.split_once(". ").unwrap_or((&words, ""));
+    let mut all = vec![found("daemon", FindingLevel::Fail, fact, mend)];
     let is_absent = matches!(error.downcast_ref(), Some(ConnectError::Missing(..) | ConnectError::Stale(..)));
     if is_absent {
         all.extend(unit());
-        all.push(configuration());
-        all.extend(ports());
+        match p2pd(&["config", "check"]) {
+            Ok(good) => {
+                all.push(found("config", FindingLevel::Ok, good.trim(), ""));
+                all.extend(ports());
+            }
+            Err(fault) => all.push(fault),
+        }
     }
     all
 }
@@ -100,47 +104,75 @@ fn unit() -> Option<Finding> {
     })
 }
 
-/// Whether the configuration is good, as p2pd itself says.
-fn configuration() -> Finding {
-    let mut check = Command::new("p2pd");
-    check.args(["config", "check"]);
-    let set = std::env::var_os("P2PD_CONFIG").is_some();
-    if !set && Path::new(SYSTEM_CONFIG).exists() {
-        check.arg(SYSTEM_CONFIG);
+/// What p2pd says of its configuration: of P2PD_CONFIG, else the machine's, else the user's own.
+fn p2pd(words: &[&str]) -> Result<String, Finding> {
+    let mut command = Command::new("p2pd");
+    command.args(words);
+    if std::env::var_os("P2PD_CONFIG").is_none_or(|file| file.is_empty()) && Path::new(SYSTEM_CONFIG).exists() {
+        command.env("P2PD_CONFIG", SYSTEM_CONFIG);
     }
-    match check.output() {
-        Err(error) => found(
-            "config",
-            FindingLevel::Warn,
-            format!("p2pd is not found ({error})"),
-            "install it, or have it in PATH, so that its configuration can be looked at",
-        ),
-        Ok(output) if output.status.success() => {
-            found("config", FindingLevel::Ok, String::from_utf8_lossy(&output.stdout).trim(), "")
-        }
-        Ok(output) => {
-            let fault = String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("p2pd: ").to_owned();
-            found("config", FindingLevel::Fail, fault, "mend the file; `p2pd config check` says whether it is good")
-        }
+    let output = command.output().map_err(|error| {
+        let mend = "install it, or have it in PATH, so that its configuration and its ports can be looked at";
+        found("config", FindingLevel::Warn, format!("p2pd is not found ({error})"), mend)
+    })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
+    let fault = String::from_utf8_lossy(&output.stderr).trim().trim_start_matches("p2pd: ").to_owned();
+    let mend = "mend what it names; P2PD_CONFIG names another file, and `p2pd config check` says whether that is good";
+    Err(found("config", FindingLevel::Fail, fault, mend))
 }
 
-/// Whether the usual ports are free.
+/// Whether the ports that a daemon would listen on are free.
 fn ports() -> Vec<Finding> {
-    let any = Ipv4Addr::UNSPECIFIED;
-    let tcp = TCP.into_iter().map(|port| (port, "TCP", TcpListener::bind((any, port)).map(drop)));
-    let udp = std::iter::once((UDP, "UDP", UdpSocket::bind((any, UDP)).map(drop)));
-    let taken = |(port, kind, bound): (u16, &str, std::io::Result<()>)| {
+    let shown = p2pd(&["config", "show"]).unwrap_or_default();
+    // The first list of this name is that of `[network]`; TOML writes a list of texts as JSON does.
+    let listen = shown.lines().find_map(|line| line.strip_prefix("listen = "));
+    let listen: Vec<String> = listen.and_then(|list| serde_json::from_str(list).ok()).unwrap_or_default();
+    let ports: Vec<(bool, SocketAddr)> = listen.iter().filter_map(|address| port(address)).collect();
+    let taken = |(udp, at): &(bool, SocketAddr)| {
+        let bound = if *udp { UdpSocket::bind(at).map(drop) } else { TcpListener::bind(at).map(drop) };
         let error = bound.err().filter(|error| error.kind() == std::io::ErrorKind::AddrInUse)?;
-        let flags = if kind == "TCP" { "-lntp" } else { "-lnup" };
-        let fact = format!("{kind} port {port}, on which p2pd listens unless told otherwise: {error}");
+        let (kind, flags) = if *udp { ("UDP", "-lnup") } else { ("TCP", "-lntp") };
+        let port = at.port();
         let mend =
             format!("`sudo ss {flags} 'sport = :{port}'` names the program; or set network.listen to other ports");
-        Some(found("ports", FindingLevel::Fail, fact, mend))
+        Some(found("ports", FindingLevel::Fail, format!("{kind} port {port} of network.listen: {error}"), mend))
     };
-    let taken: Vec<_> = tcp.chain(udp).filter_map(taken).collect();
-    match taken.is_empty() {
-        true => vec![found("ports", FindingLevel::Ok, "the usual ports are free", "")],
-        false => taken,
+    let taken: Vec<_> = ports.iter().filter_map(taken).collect();
+    if !taken.is_empty() {
+        return taken;
+    }
+    let all: Vec<_> =
+        ports.iter().map(|(udp, at)| format!("{} {}", if *udp { "UDP" } else { "TCP" }, at.port())).collect();
+    vec![found("ports", FindingLevel::Ok, format!("free are {}", all.join(", ")), "")]
+}
+
+/// Whether UDP, and where, of a multiaddr that begins with an IP address and a port.
+fn port(address: &str) -> Option<(bool, SocketAddr)> {
+    let mut parts = address.split('/').skip(1);
+    let (family, ip, kind, port) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?.parse().ok()?);
+    let ip = if family.starts_with("ip") { ip.parse().ok()? } else { return None };
+    // 0 is any that is free.
+    ((kind == "tcp" || kind == "udp") && port != 0).then_some((kind == "udp", SocketAddr::new(ip, port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_of_addresses() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        for (address, read) in [
+            ("/ip4/0.0.0.0/tcp/4001", Some((false, at("0.0.0.0:4001")))),
+            ("/ip6/::/udp/4001/quic-v1", Some((true, at("[::]:4001")))),
+            ("/ip4/0.0.0.0/tcp/4002/ws", Some((false, at("0.0.0.0:4002")))),
+            ("/ip4/127.0.0.1/tcp/0", None),
+            ("/dns4/x/tcp/1", None),
+            ("4001", None),
+        ] {
+            assert_eq!(port(address), read, "{address}");
+        }
     }
 }

@@ -12,15 +12,22 @@ pub(super) async fn run(context: &Context, flags: &Events) -> anyhow::Result<()>
     let mut node = NodeServiceClient::new(context.client.channel.clone());
     let request = WatchEventsRequest {
         after: flags.after,
-        from_oldest: flags.from_oldest,
+        from_oldest: flags.from_oldest || (flags.past && flags.after.is_none()),
         kinds: flags.kinds.clone(),
         subject: flags.subject.clone(),
         heartbeat: flags.heartbeat,
+        past_only: flags.past,
     };
     let mut events = context.client.answer(node.watch_events(request)).await?;
     let mut left = flags.count.unwrap_or(u64::MAX);
     while left > 0 {
-        let event = output::watch(&mut events).await?;
+        let event = match flags.past {
+            true => match events.message().await? {
+                Some(event) => event,
+                None => break,
+            },
+            false => output::watch(&mut events).await?,
+        };
         left -= 1;
         if context.format != Format::Table {
             output::line(&output::to_json("WatchEventsResponse", &event, false)?)?;

@@ -107,7 +107,10 @@ fn reach(info: &GetInfoResponse) -> Option<Cell> {
     if tested().is_some() {
         return Some(toned(Tone::Warning, format!("not from the world{why}")));
     }
-    let unknown = of(AddressState::Unknown).next()?;
+    let Some(unknown) = of(AddressState::Unknown).next() else {
+        // Of this machine or its network, as the addresses themselves say.
+        return info.own_addresses.first().map(|_| "from this network alone".into());
+    };
     let seen = match unknown.observers {
         0 => String::new(),
         seen => format!(

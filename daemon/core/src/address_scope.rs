@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// From where an address can be reached, nearest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
-    /// This machine.
+    /// This machine; or nobody, as an address of several machines at once.
     Machine,
     /// The network that it is in: RFC 1918, 3927, 4193, 4291, 6598.
     Network,
@@ -27,7 +27,8 @@ fn of_v4(ip: Ipv4Addr) -> Scope {
     // Between a provider and its customers.
     let shared = a == 100 && (64..128).contains(&b);
     match ip {
-        _ if ip.is_loopback() || ip.is_unspecified() => Scope::Machine,
+        // Of the second kind, no machine has one: a whole network, several at once, and what is for later.
+        _ if ip.is_loopback() || a == 0 || a >= 224 => Scope::Machine,
         _ if ip.is_private() || ip.is_link_local() || shared => Scope::Network,
         _ => Scope::World,
     }
@@ -35,7 +36,7 @@ fn of_v4(ip: Ipv4Addr) -> Scope {
 
 fn of_v6(ip: Ipv6Addr) -> Scope {
     match ip {
-        _ if ip.is_loopback() || ip.is_unspecified() => Scope::Machine,
+        _ if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() => Scope::Machine,
         _ if ip.is_unique_local() || ip.is_unicast_link_local() => Scope::Network,
         _ => Scope::World,
     }
@@ -80,6 +81,12 @@ mod tests {
             ("fec0::1", Scope::World),
             ("::2", Scope::World),
             ("::ffff:127.0.0.1", Scope::Machine),
+            ("0.1.2.3", Scope::Machine),
+            ("1.0.0.0", Scope::World),
+            ("223.255.255.255", Scope::World),
+            ("224.0.0.1", Scope::Machine),
+            ("255.255.255.255", Scope::Machine),
+            ("ff02::fb", Scope::Machine),
         ] {
             assert_eq!(of_ip(ip.parse().unwrap()), scope, "{ip}");
         }

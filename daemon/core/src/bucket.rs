@@ -48,6 +48,13 @@ impl Bucket {
         }
     }
 
+    /// Takes so many tokens, or those that there are. How many.
+    pub fn take_up_to(&mut self, now: MonoMs, count: u32, per_second: u32, burst: u32) -> u32 {
+        let there = u32::try_from(self.holds(now, per_second, burst) / 1000).unwrap_or(u32::MAX);
+        let taken = count.min(there);
+        if self.take_many(now, taken, per_second, burst) { taken } else { 0 }
+    }
+
     /// Puts tokens back that were taken for nothing.
     pub fn give_back(&mut self, count: u32, burst: u32) {
         let tokens = self.milli_tokens.saturating_add(u64::from(count) * 1000);
@@ -134,6 +141,8 @@ mod tests {
         assert!(bucket.take_many(MonoMs(0), 3, 1, 3));
         bucket.give_back(2, 3);
         assert!(bucket.take_many(MonoMs(0), 2, 1, 3) && !bucket.take(MonoMs(0), 1, 3));
+        bucket.give_back(1, 3);
+        assert_eq!([bucket.take_up_to(MonoMs(0), 9, 1, 3), bucket.take_up_to(MonoMs(0), 9, 1, 3)], [1, 0]);
         bucket.give_back(9, 3);
         assert!(!bucket.take_many(MonoMs(0), 4, 1, 3) && bucket.take_many(MonoMs(0), 3, 1, 3));
     }

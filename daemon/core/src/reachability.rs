@@ -18,7 +18,8 @@ const SOON_MS: u64 = 60_000;
 const NOBODY_MS: u64 = 5_000;
 /// How long a new address waits, for what else comes at the same time.
 const SETTLE_MS: u64 = 2_000;
-/// So many peers have to say that an address is not reached any more.
+/// So many times, one after the other, a peer has to say that an address is not reached any more: another peer each time, where there is
+/// another; many networks have one alone.
 const REFUSALS: usize = 2;
 
 /// From where an address is reached.
@@ -60,7 +61,7 @@ pub struct OwnAddress {
     pub since: UnixMs,
     /// Who says so.
     pub witness: Witness,
-    /// Peers that did not reach it when they tried last.
+    /// Peers that did not reach it since one did; one that has tried twice, twice.
     pub refused_by: Vec<PeerId>,
 }
 
@@ -138,9 +139,14 @@ impl Reachability {
         }
     }
 
-    /// An address to test now, and the peers that have refused it: another should.
-    pub fn due(&self, now: MonoMs) -> Option<(Multiaddr, Vec<PeerId>)> {
-        let tested = self.candidates.iter().filter(|known| known.own.address.reach() == Scope::World);
+    /// An address to test now, and the peers that have refused it: another should. `is_credible`: whether this machine may have an address
+    /// at which peers say that they see it. The others are not tested, since whoever makes one up would have us and a tester knock there.
+    pub fn due(&self, now: MonoMs, is_credible: impl Fn(&Multiaddr) -> bool) -> Option<(Multiaddr, Vec<PeerId>)> {
+        let is_tested = |known: &&Candidate| {
+            let own = &known.own.address;
+            own.reach() == Scope::World && (known.source != Source::Observed || is_credible(own))
+        };
+        let tested = self.candidates.iter().filter(is_tested);
         let due = tested.filter(|known| known.due <= now).min_by_key(|known| known.due)?;
         Some((due.own.address.clone(), due.own.refused_by.clone()))
     }
@@ -170,9 +176,7 @@ impl Reachability {
                 AGAIN_MS
             }
             Answer::NotReached => {
-                if !known.own.refused_by.contains(by) {
-                    known.own.refused_by.push(by.clone());
-                }
+                known.own.refused_by.push(by.clone());
                 let is_sure = known.own.refused_by.len() >= REFUSALS;
                 known.own.refused_by.truncate(REFUSALS);
                 if is_sure || before == State::Unknown {
@@ -209,6 +213,7 @@ impl Reachability {
     pub fn list(&self, observers: impl Fn(&Multiaddr) -> usize) -> Vec<OwnAddress> {
         let told = |known: &Candidate| {
             let mut own = known.own.clone();
+            own.refused_by.dedup();
             if let Witness::Observers(count) = &mut own.witness {
                 *count = observers(&own.address);
             }
@@ -254,36 +259,44 @@ mod tests {
             (State::Unknown, Witness::Observers(3))
         );
         assert_eq!((known(&reach, HOME).state, known(&reach, HOME).witness), (State::Private, Witness::Address));
-        assert_eq!(reach.due(MonoMs(SETTLE_MS - 1)), None);
+        assert_eq!(reach.due(MonoMs(SETTLE_MS - 1), |_| true), None);
         let now = MonoMs(SETTLE_MS);
-        assert_eq!(reach.due(now), Some((at(OUTSIDE), vec![])));
+        assert_eq!(reach.due(now, |_| true), Some((at(OUTSIDE), vec![])));
         assert_eq!(reach.answered(now, UnixMs(5), &at(OUTSIDE), &peer(1), Answer::Reached), Some(State::Public));
         let own = known(&reach, OUTSIDE);
         assert_eq!((own.since, own.witness, reach.is_reached()), (UnixMs(5), Witness::Tester(peer(1)), Some(true)));
-        assert_eq!(reach.due(MonoMs(now.0 + AGAIN_MS - 1)), None);
-        assert!(reach.due(MonoMs(now.0 + AGAIN_MS)).is_some(), "and again");
+        assert_eq!(reach.due(MonoMs(now.0 + AGAIN_MS - 1), |_| true), None);
+        assert!(reach.due(MonoMs(now.0 + AGAIN_MS), |_| true).is_some(), "and again");
         assert_eq!(reach.answered(now, UnixMs(6), &at(OUTSIDE), &peer(2), Answer::Reached), None, "no news");
         assert_eq!(known(&reach, OUTSIDE).since, UnixMs(5));
+        assert_eq!(seen().due(now, |_| false), None, "it cannot be one of this machine");
         assert_eq!(reach.answered(now, UnixMs(6), &at("/ip4/192.0.2.9/tcp/1"), &peer(2), Answer::Reached), None);
     }
 
     #[test]
-    fn an_address_that_was_reached_is_lost_when_two_peers_say_so() {
+    fn an_address_that_was_reached_is_lost_when_that_is_said_twice() {
         let (mut reach, now) = (seen(), MonoMs(SETTLE_MS));
         let says = |reach: &mut Reachability, n, answer| reach.answered(now, UnixMs(5), &at(OUTSIDE), &peer(n), answer);
         says(&mut reach, 1, Answer::Reached);
         assert_eq!(says(&mut reach, 2, Answer::NotReached), None);
-        assert_eq!(says(&mut reach, 2, Answer::NotReached), None, "the same says it again");
-        assert_eq!(reach.due(MonoMs(now.0 + SOON_MS)), Some((at(OUTSIDE), vec![peer(2)])), "another is asked soon");
+        assert_eq!(
+            reach.due(MonoMs(now.0 + SOON_MS), |_| true),
+            Some((at(OUTSIDE), vec![peer(2)])),
+            "another is asked soon"
+        );
         assert_eq!(says(&mut reach, 3, Answer::Nothing), None);
         assert_eq!(reach.is_reached(), Some(true));
         assert_eq!(says(&mut reach, 3, Answer::NotReached), Some(State::Private));
         assert_eq!(known(&reach, OUTSIDE).refused_by, [peer(2), peer(3)]);
-        assert_eq!((reach.is_reached(), reach.due(MonoMs(now.0 + SOON_MS))), (Some(false), None));
+        assert_eq!((reach.is_reached(), reach.due(MonoMs(now.0 + SOON_MS), |_| true)), (Some(false), None));
         says(&mut reach, 4, Answer::NotReached);
         assert_eq!(known(&reach, OUTSIDE).refused_by.len(), 2);
         assert_eq!(says(&mut reach, 2, Answer::Reached), Some(State::Public));
         assert!(known(&reach, OUTSIDE).refused_by.is_empty());
+        // There is one alone who can be asked.
+        assert_eq!(says(&mut reach, 2, Answer::NotReached), None);
+        assert_eq!(says(&mut reach, 2, Answer::NotReached), Some(State::Private));
+        assert_eq!(known(&reach, OUTSIDE).refused_by, [peer(2)], "it is named once");
     }
 
     #[test]
@@ -293,17 +306,17 @@ mod tests {
         assert_eq!(reach.is_reached(), None);
         let refused = reach.answered(now, UnixMs(5), &at(OUTSIDE), &peer(1), Answer::NotReached);
         assert_eq!((refused, reach.is_reached()), (Some(State::Private), Some(false)));
-        assert!(reach.due(MonoMs(now.0 + SOON_MS)).is_some());
+        assert!(reach.due(MonoMs(now.0 + SOON_MS), |_| true).is_some());
         reach.nobody(MonoMs(now.0 + SOON_MS), &at(OUTSIDE));
-        assert_eq!(reach.due(MonoMs(now.0 + SOON_MS + NOBODY_MS - 1)), None, "nobody could be asked");
+        assert_eq!(reach.due(MonoMs(now.0 + SOON_MS + NOBODY_MS - 1), |_| true), None, "nobody could be asked");
         // The network has changed, and changes once more.
         let [soon, later] = [now.0 + SOON_MS, now.0 + SOON_MS + 1].map(MonoMs);
         reach.offer(soon, UnixMs(9), at("/ip4/192.0.2.2/tcp/4001"), Source::Listener);
-        assert_eq!(reach.due(MonoMs(soon.0 + SETTLE_MS)).unwrap().0, at(OUTSIDE));
+        assert_eq!(reach.due(MonoMs(soon.0 + SETTLE_MS), |_| true).unwrap().0, at(OUTSIDE));
         assert_eq!(reach.is_reached(), None, "one on which it listens is not tested");
         reach.nobody(soon, &at(OUTSIDE));
         reach.offer(later, UnixMs(9), at("/ip4/192.0.2.3/tcp/4001"), Source::Observed);
-        assert_ne!(reach.due(MonoMs(later.0 + SETTLE_MS)).unwrap().0, at(OUTSIDE), "not all at once again");
+        assert_ne!(reach.due(MonoMs(later.0 + SETTLE_MS), |_| true).unwrap().0, at(OUTSIDE), "not all at once again");
     }
 
     #[test]

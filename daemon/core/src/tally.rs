@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::id::PeerId;
+use crate::{bucket::Bucket, id::PeerId, time::MonoMs};
 
 /// Topics of which a publisher keeps count; of others nobody is told.
 const MAX_TOPICS: usize = 256;
@@ -11,8 +11,11 @@ const MAX_TOPICS: usize = 256;
 const MAX_SENDERS: usize = 64;
 /// Sequence numbers that a follower keeps of a topic: of 15 s at 1,000 messages a second.
 const MAX_NUMBERS: usize = 16_384;
-/// Most messages that one tally can say were lost.
-pub const MOST_LOST: u64 = 65_536;
+/// Messages of a topic that a publisher can say were lost: so many a second on average, at once, and at once when it has just been heard for the
+/// first time. It may lie, and more it does not publish.
+const LOST: u32 = 4_096;
+const LOST_AT_ONCE: u32 = 60 * LOST;
+const LOST_AT_FIRST: u32 = 8 * LOST;
 
 /// Messages that a peer published on a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +87,7 @@ pub struct Arrived {
     numbers: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Sender {
     /// Sequence numbers that no tally has told of yet.
     numbers: VecDeque<u64>,
@@ -92,18 +95,21 @@ struct Sender {
     forgotten: Option<u64>,
     /// The highest number that a tally told of.
     told: Option<u64>,
+    may_lose: Bucket,
 }
 
 impl Arrived {
     /// Counts a message.
-    pub fn note(&mut self, sender: &PeerId, number: u64) {
+    pub fn note(&mut self, now: MonoMs, sender: &PeerId, number: u64) {
         if !self.senders.contains_key(sender) {
             if self.senders.len() >= MAX_SENDERS {
                 let idle = self.senders.iter().find(|(_, sender)| sender.numbers.is_empty());
                 let Some(idle) = idle.map(|(id, _)| id.clone()) else { return };
                 self.senders.remove(&idle);
             }
-            self.senders.insert(sender.clone(), Sender::default());
+            let may_lose = Bucket::full(now, LOST_AT_FIRST);
+            let new = Sender { numbers: VecDeque::new(), forgotten: None, told: None, may_lose };
+            self.senders.insert(sender.clone(), new);
         }
         if let Some(sender) = self.senders.get_mut(sender) {
             sender.numbers.push_back(number);
@@ -121,7 +127,7 @@ impl Arrived {
 
     /// How many of the messages that a publisher tells of never came. None where that cannot be known, and of one that was never heard: a
     /// stranger can say anything.
-    pub fn lost(&mut self, sender: &PeerId, tally: &Tally) -> u64 {
+    pub fn lost(&mut self, now: MonoMs, sender: &PeerId, tally: &Tally) -> u64 {
         let Some(sender) = self.senders.get_mut(sender) else { return 0 };
         if tally.last < tally.first || sender.told.is_some_and(|told| tally.first <= told) {
             return 0;
@@ -135,8 +141,9 @@ impl Arrived {
         if !all_known {
             return 0;
         }
-        let count = tally.count.min((tally.last - tally.first).saturating_add(1)).min(MOST_LOST);
-        count.saturating_sub(u64::try_from(came).unwrap_or(u64::MAX))
+        let count = tally.count.min((tally.last - tally.first).saturating_add(1));
+        let lost = count.saturating_sub(u64::try_from(came).unwrap_or(u64::MAX));
+        sender.may_lose.take_up_to(now, u32::try_from(lost).unwrap_or(u32::MAX), LOST, LOST_AT_ONCE).into()
     }
 }
 
@@ -144,6 +151,8 @@ impl Arrived {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const NOW: MonoMs = MonoMs(1_000);
 
     fn peer(n: u8) -> PeerId {
         PeerId::from_ed25519(&[n; 32])
@@ -181,32 +190,43 @@ mod tests {
     #[test]
     fn what_cannot_be_known_is_not_told() {
         let mut arrived = Arrived::default();
-        assert_eq!(arrived.lost(&peer(1), &tally(1, 9, 9)), 0, "it was never heard");
-        arrived.note(&peer(1), 5);
-        assert_eq!(arrived.lost(&peer(1), &tally(3, 9, 7)), 6);
-        assert_eq!(arrived.lost(&peer(1), &tally(3, 9, 7)), 0, "told already");
-        arrived.note(&peer(1), 12);
-        assert_eq!(arrived.lost(&peer(2), &tally(10, 19, 10)), 0, "another has sent nothing");
-        assert_eq!(arrived.lost(&peer(1), &tally(10, 19, 10)), 9);
-        assert_eq!(arrived.lost(&peer(1), &tally(30, 20, 10)), 0, "no range");
-        assert_eq!(arrived.lost(&peer(1), &tally(20, 29, 1_000)), 10, "no more than there are numbers");
-        assert_eq!(arrived.lost(&peer(1), &tally(30, u64::MAX, u64::MAX)), MOST_LOST);
-        assert_eq!(arrived.lost(&peer(1), &tally(40, u64::MAX, u64::MAX)), 0);
+        assert_eq!(arrived.lost(NOW, &peer(1), &tally(1, 9, 9)), 0, "it was never heard");
+        arrived.note(NOW, &peer(1), 5);
+        assert_eq!(arrived.lost(NOW, &peer(1), &tally(3, 9, 7)), 6);
+        assert_eq!(arrived.lost(NOW, &peer(1), &tally(3, 9, 7)), 0, "told already");
+        arrived.note(NOW, &peer(1), 12);
+        assert_eq!(arrived.lost(NOW, &peer(2), &tally(10, 19, 10)), 0, "another has sent nothing");
+        assert_eq!(arrived.lost(NOW, &peer(1), &tally(10, 19, 10)), 9);
+        assert_eq!(arrived.lost(NOW, &peer(1), &tally(30, 20, 10)), 0, "no range");
+        assert_eq!(arrived.lost(NOW, &peer(1), &tally(20, 29, 1_000)), 10, "no more than there are numbers");
+        let left = u64::from(LOST_AT_FIRST) - 25;
+        assert_eq!(arrived.lost(NOW, &peer(1), &tally(30, u64::MAX, u64::MAX)), left);
+        assert_eq!(arrived.lost(NOW, &peer(1), &tally(40, u64::MAX, u64::MAX)), 0);
+    }
+
+    #[test]
+    fn a_liar_makes_up_so_many_a_second() {
+        let mut arrived = Arrived::default();
+        arrived.note(NOW, &peer(1), 1);
+        let mut lies =
+            |ms, n: u64| arrived.lost(MonoMs(ms), &peer(1), &tally(n << 32, (n << 32) + (1 << 31), u64::MAX));
+        assert_eq!([lies(1_000, 1), lies(1_000, 2), lies(2_000, 3)], [LOST_AT_FIRST, 0, LOST].map(u64::from));
+        assert_eq!(lies(10_000_000, 4), LOST_AT_ONCE.into());
     }
 
     #[test]
     fn who_sends_most_takes_no_room_from_others() {
         let mut arrived = Arrived::default();
-        arrived.note(&peer(1), 1);
-        arrived.note(&peer(1), 2);
+        arrived.note(NOW, &peer(1), 1);
+        arrived.note(NOW, &peer(1), 2);
         let most = MAX_NUMBERS as u64;
-        (0..most).for_each(|number| arrived.note(&peer(2), number));
-        assert_eq!((arrived.numbers, arrived.lost(&peer(1), &tally(2, 4, 3))), (MAX_NUMBERS, 2));
+        (0..most).for_each(|number| arrived.note(NOW, &peer(2), number));
+        assert_eq!((arrived.numbers, arrived.lost(NOW, &peer(1), &tally(2, 4, 3))), (MAX_NUMBERS, 2));
         assert_eq!(arrived.numbers, MAX_NUMBERS - 2, "what a tally told of is let go of");
-        assert_eq!(arrived.lost(&peer(2), &tally(1, most, most)), 0, "its oldest numbers are forgotten");
-        assert_eq!(arrived.lost(&peer(2), &tally(most + 1, most + 3, 3)), 3, "and then it is counted again");
+        assert_eq!(arrived.lost(NOW, &peer(2), &tally(1, most, most)), 0, "its oldest numbers are forgotten");
+        assert_eq!(arrived.lost(NOW, &peer(2), &tally(most + 1, most + 3, 3)), 3, "and then it is counted again");
         for n in 3..=250 {
-            arrived.note(&peer(n), 1);
+            arrived.note(NOW, &peer(n), 1);
         }
         assert_eq!(arrived.senders.len(), MAX_SENDERS);
         assert!(arrived.senders.contains_key(&peer(3)) && !arrived.senders.contains_key(&peer(1)), "the idle one goes");
@@ -218,15 +238,15 @@ mod tests {
         fn what_came_and_what_was_lost_is_all(came in prop::collection::vec(any::<bool>(), 1..200), every in 1usize..20) {
             let (mut published, mut arrived) = (Published::default(), Arrived::default());
             let (mut had, mut lost) = (1, 0);
-            arrived.note(&peer(1), 99);
+            arrived.note(NOW, &peer(1), 99);
             let tell = |arrived: &mut Arrived, told: HashMap<PeerId, Vec<Tally>>| -> u64 {
-                told.values().flatten().map(|tally| arrived.lost(&peer(1), tally)).sum()
+                told.values().flatten().map(|tally| arrived.lost(NOW, &peer(1), tally)).sum()
             };
             for (number, comes) in came.iter().enumerate() {
                 published.note("town", 100 + number as u64, || HashSet::from([peer(7)]));
                 published.missed(peer(7));
                 if *comes {
-                    arrived.note(&peer(1), 100 + number as u64);
+                    arrived.note(NOW, &peer(1), 100 + number as u64);
                     had += 1;
                 }
                 if number % every == 0 {

@@ -65,12 +65,15 @@ pub(super) async fn watch(
     stop: CancellationToken,
     request: WatchEventsRequest,
 ) -> Result<Replies<WatchEventsResponse>, Status> {
-    let WatchEventsRequest { after, from_oldest, kinds, subject, heartbeat } = request;
+    let WatchEventsRequest { after, from_oldest, kinds, subject, heartbeat, past_only } = request;
     if from_oldest && after.is_some() {
         return Err(status::field("after", "must be unset where from_oldest is set"));
     }
     let wanted = Wanted::new(kinds, subject)?;
     let past = from_oldest || after.is_some();
+    if past_only && !past {
+        return Err(status::field("past_only", "takes from_oldest or after, from where on"));
+    }
     let (kept, mut told) = events.watch(after, past).await.map_err(status::of)?;
     Ok(reply::stream(stop, async move |out| {
         let mut last = after;
@@ -79,6 +82,9 @@ pub(super) async fn watch(
             if wanted.has(&happened) {
                 out.send(event(happened)).await?;
             }
+        }
+        if past_only {
+            return Ok(());
         }
         let mut silent = Instant::now() + HEARTBEAT;
         loop {

@@ -173,6 +173,13 @@ fn reach(state: &State) -> Option<Finding> {
             let fact = format!("network.announce names {}, which was not reached by {}", public.address, by.join(", "));
             return Some(Finding::warn("reach", fact, "see that the router forwards that port to this machine"));
         }
+        if let Some(peer) = public.refused_by.first() {
+            let fact = format!(
+                "{peer} did not reach {} when it tried last; it is tried again within a minute",
+                public.address
+            );
+            return Some(Finding::warn("reach", fact, "see that the router still forwards that port to this machine"));
+        }
         return Some(Finding::ok("reach", format!("the world reaches {}", public.address)));
     }
     let relayed = of(reachability::State::Relayed).next();
@@ -185,7 +192,11 @@ fn reach(state: &State) -> Option<Finding> {
             Some(Finding::warn("reach", fact, mend))
         }
         (None, None) => {
-            let unknown = of(reachability::State::Unknown).next()?;
+            let Some(unknown) = of(reachability::State::Unknown).next() else {
+                let mend = "name the address at which the world reaches it in network.announce";
+                let fact = "this daemon is a relay, and has no address of the world";
+                return state.is_relay.then(|| Finding::warn("reach", fact, mend));
+            };
             let fact = format!("no peer has tried yet whether the world reaches {}", unknown.address);
             Some(Finding::ok("reach", fact))
         }
@@ -214,7 +225,7 @@ fn relays(state: &State) -> Vec<Finding> {
         RelayState::Asked => Finding::ok("relay", format!("{} is being asked to pass on connections", relay.peer)),
         RelayState::Reserved => Finding::ok("relay", format!("{} passes on connections", relay.peer)),
         RelayState::Lost(why) => {
-            let fact = format!("{} passes on no connections: {why}", relay.peer);
+            let fact = format!("no place at the relay {}: {why}", relay.peer);
             Finding::warn("relay", fact, "it is asked again with patience; another in network.relays takes its place")
         }
     });
@@ -280,6 +291,7 @@ mod tests {
             descriptors: Some(InUse { used: 40, most: 65_536 }),
             reached: Reached::default(),
             relays: Vec::new(),
+            is_relay: false,
         }
     }
 
@@ -325,6 +337,8 @@ mod tests {
         let private = || own(outside, reachability::State::Private, testing.clone());
         let announced =
             OwnAddress { refused_by: vec![peer(3)], ..own(outside, reachability::State::Public, Witness::Operator) };
+        let doubted =
+            OwnAddress { refused_by: vec![peer(3)], ..own(outside, reachability::State::Public, testing.clone()) };
         let relay = |state| Relay {
             peer: peer(4),
             state,
@@ -357,6 +371,8 @@ mod tests {
             ("bootstrap", Level::Warn, "see the name", State { bootstrap_missing: vec![fault.clone()], ..good() }),
             ("reach", Level::Warn, "network.relays", State { reached: reached(vec![private()]), ..good() }),
             ("reach", Level::Warn, "forwards that port", State { reached: reached(vec![announced]), ..good() }),
+            ("reach", Level::Warn, "tried again within a minute", State { reached: reached(vec![doubted]), ..good() }),
+            ("reach", Level::Warn, "network.announce", State { is_relay: true, ..good() }),
             (
                 "relay",
                 Level::Warn,

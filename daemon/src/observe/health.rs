@@ -9,7 +9,7 @@ use std::{
 use nix::sys::statvfs::statvfs;
 use p2pd_core::{clock::Judgement, id::PeerId, multiaddr::Multiaddr, time::UnixMs};
 use p2pd_live::{Live, LiveError};
-use p2pd_net::{BootstrapFault, Handle, NetError, Network, Reached, Relay};
+use p2pd_net::{BootstrapFault, Handle, NetError, Network, Reached, Relay, Switch};
 use p2pd_node::{clock::wall, disk::Disk, events::Events, peers::Peers, pubsub::PubSub, streams::Streams};
 
 use tokio::time::timeout;
@@ -62,6 +62,8 @@ pub(crate) struct State {
     pub(crate) descriptors: Option<InUse>,
     pub(crate) reached: Reached,
     pub(crate) relays: Vec<Relay>,
+    /// It passes on connections for others.
+    pub(crate) is_relay: bool,
 }
 
 /// Room on a disk, in bytes.
@@ -140,6 +142,7 @@ impl Health {
         Ok(State {
             reached: self.of.peers.reached().await?,
             relays: self.of.peers.relays().await?,
+            is_relay: config.relay == Switch::On,
             disk,
             descriptors,
             peers: peers.len(),

@@ -16,6 +16,7 @@ mod upgrades;
 use std::{
     cmp::Reverse,
     collections::{HashMap, HashSet, VecDeque},
+    net::IpAddr,
 };
 
 use libp2p::{
@@ -143,9 +144,14 @@ impl Reach {
                 }
             }
             Command::Own { reply } => {
-                drop(reply.send(Reached { addresses: self.own_addresses(), ports_vary: self.observed.ports_vary() }));
+                drop(reply.send(Reached {
+                    addresses: self.own_addresses(),
+                    ports_vary: self.observed.ports_vary(&self.listens),
+                }));
             }
-            Command::Due { reply } => drop(reply.send(self.reachability.due(context.now()))),
+            Command::Due { reply } => {
+                drop(reply.send(self.reachability.due(context.now(), |address| self.is_credible(address))));
+            }
             Command::Tested { address, answer } => self.tested(context, &address, answer),
             Command::DialBack { peer, address, reply } => {
                 let options = DialOpts::peer_id(peer).addresses(vec![address.into()]).condition(PeerCondition::Always);
@@ -154,6 +160,18 @@ impl Reach {
                 context.want(Effect::Dial(options));
             }
             Command::HangUp(id) => context.want(Effect::Close(id)),
+        }
+    }
+
+    /// Whether this machine may have an address at which peers say that they see it. One that has an address of the world is not behind a
+    /// router, and knows its own.
+    fn is_credible(&self, address: &Address) -> bool {
+        let family = |ip: IpAddr| address.ip().is_some_and(|seen| seen.is_ipv4() == ip.is_ipv4());
+        let of_world = self.listens.iter().filter(|own| own.reach() == Scope::World).filter_map(Address::ip);
+        let own: HashSet<IpAddr> = of_world.filter(|ip| family(*ip)).collect();
+        match own.is_empty() {
+            true => self.observed.is_credible(address),
+            false => address.ip().is_some_and(|ip| own.contains(&ip)),
         }
     }
 
@@ -256,7 +274,7 @@ impl Reach {
     ) -> bool {
         match self.dial_backs.remove(&id) {
             Some(reply) => drop(reply.send(Some(id))),
-            None if !address.is_circuit() => self.observed.connected(id, peer, inbound),
+            None if !address.is_circuit() => self.observed.connected(id, peer, address, inbound),
             None => {}
         }
         if self.upgrades.connected(context.now(), peer, id, address, inbound) {

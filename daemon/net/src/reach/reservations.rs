@@ -94,7 +94,7 @@ pub(super) struct Reservations {
 }
 
 /// The network of an address of the world, within which two relays are not asked.
-fn network(address: &Address) -> Option<IpNet> {
+pub(super) fn network(address: &Address) -> Option<IpNet> {
     let ip = address.ip().filter(|_| address.reach() == Scope::World)?;
     let prefix = if ip.is_ipv4() { 16 } else { 32 };
     Some(IpNet::new(ip, prefix).ok()?.trunc())
@@ -223,17 +223,21 @@ impl Reservations {
         true
     }
 
-    /// Lets go of the relays, once this daemon is reached without them: of each when it has just answered, since the library panics where
-    /// an answer finds no listener.
+    /// Lets go of the relays, once this daemon is reached without them: others are not told of them any more. The place at each is given up
+    /// when it has just answered, with the next renewal at the latest, since the library panics where an answer finds no listener.
     pub(super) fn release(&mut self, context: &mut Context) {
         let now = context.now();
+        for told in self.known.values_mut().flat_map(|known| known.addresses.drain(..)) {
+            context.want(Effect::Withdraw(told.into()));
+        }
         let is_quiet = |listening: &Listening| listening.answered.is_some_and(|at| now.since(at) < QUIET_MS);
         for (id, listening) in self.listeners.extract_if(|_, listening| is_quiet(listening)) {
             tracing::info!(relay = %listening.relay, "let go of: this daemon is reached without it");
-            let told = self.known.remove(&listening.relay).map(|known| known.addresses).unwrap_or_default();
-            told.into_iter().for_each(|address| context.want(Effect::Withdraw(address.into())));
+            self.known.remove(&listening.relay);
             context.want(Effect::Unlisten(id));
-            self.choice.release(&ids::from_libp2p(&listening.relay));
+            let relay = ids::from_libp2p(&listening.relay);
+            self.choice.release(&relay);
+            context.tell(Event::RelayLost { relay, why: "this daemon is reached without it".into() });
         }
     }
 

@@ -44,7 +44,7 @@ impl Judge for TopicJudge {
         let Message { id, sender, number, connected, source, data, ticket } = message;
         // Only who is connected can tell of what did not come.
         if let (Some(sender), Some(number), true) = (&sender, number, connected) {
-            lock(&self.arrived).note(sender, number);
+            lock(&self.arrived).note(time.now, sender, number);
         }
         let settings = *lock(&self.settings);
         let most = usize::try_from(settings.max_message).unwrap_or(usize::MAX);

@@ -97,11 +97,12 @@ impl PubSub {
         };
         // The stream stays open meanwhile, and each peer has one: that bounds how often it may tell.
         sleep(LATE).await;
+        let now = self.0.with.net.pubsub.clock().now();
         for Told { topic, first, last, count } in tallies.into_iter().take(MAX_TALLIES) {
             let arrived = lock(&self.0.topics).get(&topic).map(|topic| topic.arrived.clone());
             let Some(arrived) = arrived else { continue };
             let tally = Tally { topic, first, last, count };
-            let lost = lock(&arrived).lost(&peer, &tally);
+            let lost = lock(&arrived).lost(now, &peer, &tally);
             if lost > 0 {
                 tracing::debug!(%peer, topic = tally.topic, lost, "messages of this peer never came");
                 self.lost_messages(&tally.topic, lost, Cause::NotReceived);

@@ -3,14 +3,16 @@
 use std::{
     hash::{BuildHasher, RandomState},
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use p2pd_core::{address_scope::Scope, id::PeerId, multiaddr::Multiaddr as Address, reachability::Answer};
+use p2pd_core::{
+    address_scope::Scope,
+    id::PeerId,
+    multiaddr::{Multiaddr as Address, Transport},
+    reachability::Answer,
+};
 use tokio::{
     sync::Notify,
     task::JoinSet,
@@ -40,12 +42,21 @@ const MAX_DATA: u64 = 100_000;
 /// Bytes of each message of those.
 const DATA: usize = 4096;
 
-/// What peers that dial have to say.
+/// What peers that dial have to say, and over what they have to come, while one is asked.
 #[derive(Clone, Default)]
 struct Expected {
-    /// 0 while nobody is asked.
-    nonce: Arc<AtomicU64>,
+    dial: Arc<Mutex<Option<(u64, Transport)>>>,
     came: Arc<Notify>,
+}
+
+impl Expected {
+    fn set(&self, dial: Option<(u64, Transport)>) {
+        *self.dial.lock().unwrap_or_else(PoisonError::into_inner) = dial;
+    }
+
+    fn is(&self, nonce: u64, transport: Transport) -> bool {
+        *self.dial.lock().unwrap_or_else(PoisonError::into_inner) == Some((nonce, transport))
+    }
 }
 
 /// Has own addresses tested, until the network has stopped.
@@ -91,12 +102,15 @@ pub(crate) async fn run(net: Handle) {
     }
 }
 
-/// A peer to ask, out in the world, since one of the own network dials from behind the router; one that has not said that the address
-/// is not reached, if there is any.
+/// A peer to ask, out in the world, since one of the own network dials from behind the router, and one that was dialled, since whoever
+/// comes here to lie may have many names; one that has not said that the address is not reached, if there is any.
 fn choose(peers: &[PeerInfo], refused_by: &[PeerId]) -> Option<PeerId> {
     let may = |info: &&PeerInfo| {
         info.protocols.iter().any(|protocol| protocol == DIAL_REQUEST)
-            && info.connections.iter().any(|one| !one.address.is_circuit() && one.address.reach() == Scope::World)
+            && info
+                .connections
+                .iter()
+                .any(|one| !one.inbound && !one.address.is_circuit() && one.address.reach() == Scope::World)
     };
     let (refused, others): (Vec<_>, Vec<_>) =
         peers.iter().filter(may).partition(|info| refused_by.contains(&info.peer));
@@ -113,7 +127,7 @@ fn random() -> u64 {
 
 async fn ask(net: &Handle, tester: &PeerId, address: &Address, expected: &Expected) -> Answer {
     let nonce = random();
-    expected.nonce.store(nonce, Ordering::Relaxed);
+    expected.set(Some((nonce, address.transport())));
     let work = async {
         let opened = net.streams.open(tester, &[DIAL_REQUEST.to_owned()]).await;
         let PeerStream { stream, .. } = opened.map_err(io::Error::other)?;
@@ -128,7 +142,7 @@ async fn ask(net: &Handle, tester: &PeerId, address: &Address, expected: &Expect
         })
     };
     let answer = timeout(TEST, work).await.map_err(io::Error::from).flatten();
-    expected.nonce.store(0, Ordering::Relaxed);
+    expected.set(None);
     // A dial that came too late is not one of the next test.
     let _ = futures::FutureExt::now_or_never(expected.came.notified());
     answer.unwrap_or_else(|error| {
@@ -165,14 +179,15 @@ async fn request(mut stream: ByteStream, address: &Address, nonce: u64) -> io::R
     }
 }
 
-/// Hears why a peer has dialled. What comes from this network, through a relay, or on a connection that was dialled here, proves nothing.
+/// Hears why a peer has dialled. What comes from this network, through a relay, over another transport, or on a connection that was dialled
+/// here, proves nothing.
 async fn hear_dial(
     PeerStream { address, has_dialled, mut stream, .. }: PeerStream,
     expected: &Expected,
 ) -> io::Result<()> {
     let DialBack { nonce } = delimited::read(&mut stream, wire::MAX_MESSAGE).await?;
     let proves = has_dialled && !address.is_circuit() && address.reach() == Scope::World;
-    if proves && nonce != 0 && nonce == expected.nonce.load(Ordering::Relaxed) {
+    if proves && expected.is(nonce, address.transport()) {
         expected.came.notify_one();
     }
     delimited::write(&mut stream, &DialBackResponse { status: 0 }).await
@@ -238,12 +253,13 @@ mod tests {
             (from("/ip4/10.0.0.1/tcp/1"), false),
             (from("/ip4/127.0.0.1/tcp/1"), false),
             (from(&relayed), false),
+            (from("/ip4/192.0.2.1/udp/4001/quic-v1"), false),
             ((AT.parse().unwrap(), false, 7), false),
             ((AT.parse().unwrap(), true, 8), false),
             ((AT.parse().unwrap(), true, 0), false),
         ] {
             let expected = Expected::default();
-            expected.nonce.store(if nonce == 0 { 0 } else { 7 }, Ordering::Relaxed);
+            expected.set((nonce != 0).then_some((7, Transport::Tcp)));
             let (one, other) = duplex(1024);
             let mut other: ByteStream = Box::new(other);
             delimited::write(&mut other, &DialBack { nonce }).await.unwrap();

@@ -1,8 +1,14 @@
 //! Tests addresses of peers, within bounds: a dial costs a stranger nothing, and knocks at somebody's door.
 
-use std::{collections::VecDeque, io, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    io,
+    net::IpAddr,
+    time::Duration,
+};
 
 use libp2p::multiaddr::Protocol::{Ip4, Ip6, QuicV1, Tcp, Udp, Ws};
+use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 use p2pd_core::{address_scope::Scope, id::PeerId, multiaddr::Multiaddr as Address, time::MonoMs};
 use tokio::{sync::Mutex, task::JoinSet, time::timeout};
 
@@ -16,7 +22,7 @@ use crate::{
     streams::{ByteStream, PeerStream, Reservation, StreamClass},
 };
 
-/// Tests at once, in a minute, and of one peer in a minute.
+/// Tests at once, in a minute, and of one peer or IP address in a minute.
 const AT_ONCE: usize = 8;
 const IN_A_MINUTE: usize = 60;
 const OF_PEER: usize = 12;
@@ -26,24 +32,33 @@ const MAX_ADDRESSES: usize = 16;
 /// How long a test may take, and a dial.
 const TEST: Duration = Duration::from_secs(35);
 const DIAL: Duration = Duration::from_secs(10);
+/// How long a peer may take to pay: it holds up others meanwhile.
+const PAY: Duration = Duration::from_secs(5);
 /// What a peer sends before another IP address than its own is dialled for it (30 to 100 kB of the specification), so that it gains nothing
 /// by having others knocked at.
 const PRICE: u64 = 50_000;
 
 /// The tests of the last minute.
 #[derive(Default)]
-struct Done(VecDeque<(MonoMs, PeerId)>);
+struct Done(VecDeque<Test>);
+
+struct Test {
+    at: MonoMs,
+    peer: PeerId,
+    /// Where the peer is: names cost nothing.
+    ip: Option<IpAddr>,
+}
 
 impl Done {
     /// Whether one more is within the bounds; it counts then.
-    fn admit(&mut self, now: MonoMs, peer: &PeerId) -> bool {
-        while self.0.front().is_some_and(|(at, _)| now.since(*at) >= MINUTE_MS) {
+    fn admit(&mut self, at: MonoMs, peer: &PeerId, ip: Option<IpAddr>) -> bool {
+        while self.0.front().is_some_and(|test| at.since(test.at) >= MINUTE_MS) {
             self.0.pop_front();
         }
-        let of_peer = self.0.iter().filter(|(_, other)| other == peer).count();
-        let admits = self.0.len() < IN_A_MINUTE && of_peer < OF_PEER;
+        let of_one = self.0.iter().filter(|test| test.peer == *peer || test.ip == ip).count();
+        let admits = self.0.len() < IN_A_MINUTE && of_one < OF_PEER;
         if admits {
-            self.0.push_back((now, peer.clone()));
+            self.0.push_back(Test { at, peer: peer.clone(), ip });
         }
         admits
     }
@@ -79,15 +94,15 @@ async fn test(net: &Handle, done: &Mutex<Done>, asked: PeerStream) -> io::Result
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message out of turn"));
     };
     let answer = |status, address, dial_status| Kind::Response(DialResponse { status, address, dial_status });
-    if !done.lock().await.admit(net.pubsub.clock().now(), &peer) {
+    if !done.lock().await.admit(net.pubsub.clock().now(), &peer, seen.ip()) {
         return wire::send(&mut stream, answer(status::REQUEST_REJECTED, 0, dial_status::UNUSED)).await;
     }
     let has_v6 = net.addresses().await.is_ok_and(|own| own.listening.iter().any(is_v6_of_world));
-    let Some((number, address)) = choose(&addresses, has_v6) else {
+    let Some((number, address)) = choose(&addresses, has_v6, &own_ips()) else {
         return wire::send(&mut stream, answer(status::DIAL_REFUSED, 0, dial_status::UNUSED)).await;
     };
     if address.ip() != seen.ip() {
-        collect(&mut stream, number).await?;
+        timeout(PAY, collect(&mut stream, number)).await??;
     }
     let dialled = timeout(DIAL, net.reach.dial_back(&peer, address)).await;
     let told = match dialled {
@@ -108,16 +123,45 @@ fn is_v6_of_world(address: &Address) -> bool {
     address.reach() == Scope::World && address.ip().is_some_and(|ip| ip.is_ipv6())
 }
 
-/// The first of these addresses that is dialled from here: of the world, and by a transport that this daemon has.
-fn choose(addresses: &[Vec<u8>], has_v6: bool) -> Option<(u32, Address)> {
+/// The IP addresses of this machine, and those of all machines of its networks at once.
+fn own_ips() -> HashSet<IpAddr> {
+    let ip = |address: Option<SockaddrStorage>| {
+        let address = address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or(address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+    };
+    let interfaces = getifaddrs().into_iter().flatten();
+    interfaces.flat_map(|interface| [ip(interface.address), ip(interface.broadcast)]).flatten().collect()
+}
+
+/// Whether an IP address is given to machines out in the world: not for examples, measurements, or what networks do among themselves.
+fn is_of_machines(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            let for_protocols = (a, b, c) == (192, 0, 0) || (a, b, c) == (192, 88, 99);
+            let for_measurements = a == 198 && (18..20).contains(&b);
+            !(ip.is_documentation() || for_protocols || for_measurements)
+        }
+        // All that is given to machines is 2000::/3; of that 2001:0:: (Teredo), 2001:db8:: (examples) and 2002:: (6to4) are not.
+        IpAddr::V6(ip) => {
+            let [a, b, ..] = ip.segments();
+            a & 0xe000 == 0x2000 && a != 0x2002 && !(a == 0x2001 && (b == 0 || b == 0xdb8))
+        }
+    }
+}
+
+/// The first of these addresses that is dialled from here: of the world and not of this machine, and by a transport that this daemon has.
+fn choose(addresses: &[Vec<u8>], has_v6: bool, own: &HashSet<IpAddr>) -> Option<(u32, Address)> {
     let dialled = |bytes: &Vec<u8>| {
         let address = libp2p::Multiaddr::try_from(bytes.clone()).ok()?;
         let known = matches!(
             address.iter().collect::<Vec<_>>()[..],
-            [Ip4(_) | Ip6(_), Tcp(_)] | [Ip4(_) | Ip6(_), Tcp(_), Ws(_)] | [Ip4(_) | Ip6(_), Udp(_), QuicV1]
+            [Ip4(_) | Ip6(_), Tcp(1..)] | [Ip4(_) | Ip6(_), Tcp(1..), Ws(_)] | [Ip4(_) | Ip6(_), Udp(1..), QuicV1]
         );
         let address = Address::from(address);
-        let there = address.reach() == Scope::World && address.ip().is_some_and(|ip| ip.is_ipv4() || has_v6);
+        let may_dial = |ip: IpAddr| (ip.is_ipv4() || has_v6) && is_of_machines(ip) && !own.contains(&ip);
+        let there = address.reach() == Scope::World && address.ip().is_some_and(may_dial);
         (known && there).then_some(address)
     };
     let mut each = (0..).zip(addresses.iter().take(MAX_ADDRESSES));
@@ -157,39 +201,62 @@ mod tests {
 
     #[test]
     fn so_many_addresses_are_tested_in_a_minute() {
-        let peer = |n| PeerId::from_ed25519(&[n; 32]);
         let mut done = Done::default();
-        let admitted = |done: &mut Done, now, who: u8| (0..100).filter(|_| done.admit(MonoMs(now), &peer(who))).count();
-        let of_each: Vec<_> = (0..8).map(|who| admitted(&mut done, 0, who)).collect();
-        assert_eq!(of_each, [12, 12, 12, 12, 12, 0, 0, 0]);
-        assert_eq!(admitted(&mut done, MINUTE_MS - 1, 7), 0);
-        assert_eq!(admitted(&mut done, MINUTE_MS, 7), 12);
+        let mut admitted = |now, who: u8, from: u8| {
+            let (peer, ip) = (PeerId::from_ed25519(&[who; 32]), Some(IpAddr::from([45, 0, 0, from])));
+            (0..100).filter(|_| done.admit(MonoMs(now), &peer, ip)).count()
+        };
+        assert_eq!(
+            [admitted(0, 0, 0), admitted(0, 0, 1), admitted(0, 1, 0)],
+            [12, 0, 0],
+            "of a peer, and of an address"
+        );
+        let of_each: Vec<_> = (2..8).map(|who| admitted(0, who, who)).collect();
+        assert_eq!(of_each, [12, 12, 12, 12, 0, 0]);
+        assert_eq!(admitted(MINUTE_MS - 1, 7, 7), 0);
+        assert_eq!(admitted(MINUTE_MS, 7, 7), 12);
     }
 
     #[test]
-    fn what_is_dialled_is_of_the_world() {
-        let relayed = format!("/ip4/192.0.2.1/tcp/1/p2p/{}/p2p-circuit", libp2p::PeerId::random());
+    fn what_is_dialled_is_a_machine_of_the_world_and_not_this_one() {
+        let own = HashSet::from([IpAddr::from([45, 10, 20, 9])]);
+        let relayed = format!("/ip4/45.10.20.1/tcp/1/p2p/{}/p2p-circuit", libp2p::PeerId::random());
         let choose = |addresses: &[&str], has_v6| {
             let bytes: Vec<_> =
                 addresses.iter().map(|a| a.parse::<libp2p::Multiaddr>().unwrap().to_vec()).chain([vec![255]]).collect();
-            choose(&bytes, has_v6).map(|(number, address)| (number, address.to_string()))
+            choose(&bytes, has_v6, &own).map(|(number, address)| (number, address.to_string()))
         };
         for refused in [
             "/ip4/127.0.0.1/tcp/22",
             "/ip4/10.0.0.1/tcp/22",
+            "/ip4/0.1.2.3/tcp/22",
+            "/ip4/224.0.0.1/udp/4001/quic-v1",
+            "/ip4/240.0.0.1/tcp/22",
+            "/ip4/255.255.255.255/udp/4001/quic-v1",
+            "/ip4/192.0.0.9/tcp/22",
+            "/ip4/192.0.2.1/tcp/22",
+            "/ip4/192.88.99.1/tcp/22",
+            "/ip4/198.18.0.1/tcp/22",
+            "/ip4/45.10.20.9/tcp/22",
+            "/ip4/45.10.20.1/tcp/0",
             "/ip6/fd00::1/tcp/22",
+            "/ip6/ff02::1/udp/4001/quic-v1",
+            "/ip6/2001:db8::1/tcp/22",
+            "/ip6/2002:7f00:1::1/tcp/22",
+            "/ip6/64:ff9b::7f00:1/tcp/22",
             "/dns4/home.example/tcp/22",
-            "/ip4/192.0.2.1/tcp/1/http",
+            "/ip4/45.10.20.1/tcp/1/http",
             &relayed,
         ] {
             assert_eq!(choose(&[refused], true), None, "{refused}");
         }
-        let v6 = "/ip6/2001:db8::1/tcp/1";
-        let quic = "/ip4/192.0.2.1/udp/1/quic-v1";
+        let v6 = "/ip6/2a00:1450::1/tcp/1";
+        let quic = "/ip4/45.10.20.1/udp/1/quic-v1";
         assert_eq!(choose(&["/ip4/10.0.0.1/tcp/1", v6, quic], false), Some((2, quic.into())));
         assert_eq!(choose(&[v6, quic], true), Some((0, v6.into())));
         let many = vec!["/ip4/10.0.0.1/tcp/1"; MAX_ADDRESSES];
         assert_eq!(choose(&[&many[..], &[quic]].concat(), true), None, "nobody looks at more");
+        assert!(own_ips().contains(&IpAddr::from([127, 0, 0, 1])));
     }
 
     #[tokio::test]
