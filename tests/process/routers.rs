@@ -2,9 +2,9 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::Path,
-    process::{Child, Stdio},
+    process::{Child, ChildStdout, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -115,6 +115,8 @@ fn between_routers_that_answer_strangers_a_stream_is_heard_either_way() {
 struct Go {
     child: Child,
     id: String,
+    /// It dies of a word that nobody could read.
+    _said: BufReader<ChildStdout>,
 }
 
 impl Go {
@@ -123,9 +125,10 @@ impl Go {
         command.arg(part("go")?.join("p2pd")).arg(format!("-listen=/unix{}", place.join("go.sock").display()));
         command.arg(format!("-hostAddrs=/ip4/{ip}/tcp/4001,/ip4/{ip}/udp/4001/quic-v1")).args(flags);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let said = BufReader::new(child.stdout.take().unwrap());
-        let id = said.lines().map_while(Result::ok).find_map(|line| Some(line.strip_prefix("Peer ID: ")?.to_owned()));
-        Some(Go { child, id: id.expect("the id of the Go p2pd") })
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut lines = said.by_ref().lines().map_while(Result::ok);
+        let id = lines.find_map(|line| Some(line.strip_prefix("Peer ID: ")?.to_owned()));
+        Some(Go { child, id: id.expect("the id of the Go p2pd"), _said: said })
     }
 }
 
