@@ -250,9 +250,10 @@ impl Task {
         let (context, behaviour) = (&mut self.context, self.swarm.behaviour_mut());
         self.dial.on_connected(&peer, id);
         let meter = self.peers.on_connected(context, peer, id, endpoint);
-        let unasked = self.reach.on_connected(context, peer, id, &far_end(endpoint).into(), endpoint.is_listener());
         // Counted below names.
         let leads_to = meter.as_ref().map(|meter| &meter.address);
+        let at = leads_to.filter(|_| !endpoint.is_relayed()).cloned().unwrap_or_else(|| far_end(endpoint));
+        let unasked = self.reach.on_connected(context, peer, id, &at.into(), endpoint.is_listener());
         self.dht.on_connected(&mut behaviour.kad, Connected { id, peer, endpoint, leads_to, unasked });
     }
 
