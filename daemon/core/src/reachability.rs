@@ -104,14 +104,27 @@ pub struct Reachability {
 
 impl Reachability {
     /// Takes up an address. Those that do not reach the world need no test. With a new one, all are tested again: something has changed.
-    pub fn offer(&mut self, now: MonoMs, wall: UnixMs, address: Multiaddr, source: Source) {
+    /// `is_credible`: whether this machine may have an address at which peers say that they see it. The others make room first, and never
+    /// take that of one that is.
+    pub fn offer(
+        &mut self,
+        now: MonoMs,
+        wall: UnixMs,
+        address: Multiaddr,
+        source: Source,
+        is_credible: impl Fn(&Multiaddr) -> bool,
+    ) {
         if self.candidates.iter().any(|known| known.own.address == address) {
             return;
         }
         if self.candidates.len() >= MAX_CANDIDATES {
             let is_loose = |known: &Candidate| known.source == Source::Observed && known.own.state != State::Public;
-            let Some(oldest) = self.candidates.iter().position(is_loose) else { return };
-            self.candidates.remove(oldest);
+            let is_made_up = |known: &Candidate| is_loose(known) && !is_credible(&known.own.address);
+            let may_take = source != Source::Observed || is_credible(&address);
+            let made_up = self.candidates.iter().position(is_made_up);
+            let goes = made_up.or_else(|| self.candidates.iter().position(is_loose).filter(|_| may_take));
+            let Some(goes) = goes else { return };
+            self.candidates.remove(goes);
         }
         let (state, witness) = match (source, address.reach()) {
             (Source::Operator, _) => (State::Public, Witness::Operator),
@@ -139,12 +152,13 @@ impl Reachability {
         }
     }
 
-    /// An address to test now, and the peers that have refused it: another should. `is_credible`: whether this machine may have an address
-    /// at which peers say that they see it. The others are not tested, since whoever makes one up would have us and a tester knock there.
+    /// An address to test now, and the peers that have refused it: another should. What is not credible is not tested, since whoever makes
+    /// one up would have us and a tester knock there; but one that was reached is, which may be of before this machine's address changed.
     pub fn due(&self, now: MonoMs, is_credible: impl Fn(&Multiaddr) -> bool) -> Option<(Multiaddr, Vec<PeerId>)> {
         let is_tested = |known: &&Candidate| {
             let own = &known.own.address;
-            own.reach() == Scope::World && (known.source != Source::Observed || is_credible(own))
+            let may_be_own = known.source != Source::Observed || known.own.state == State::Public || is_credible(own);
+            own.reach() == Scope::World && may_be_own
         };
         let tested = self.candidates.iter().filter(is_tested);
         let due = tested.filter(|known| known.due <= now).min_by_key(|known| known.due)?;
@@ -245,14 +259,14 @@ mod tests {
     /// One address of the world, seen at 0 s.
     fn seen() -> Reachability {
         let mut reach = Reachability::default();
-        reach.offer(MonoMs(0), UnixMs(1), at(OUTSIDE), Source::Observed);
+        reach.offer(MonoMs(0), UnixMs(1), at(OUTSIDE), Source::Observed, |_| true);
         reach
     }
 
     #[test]
     fn an_address_of_the_world_is_tested_and_one_of_the_machine_is_not() {
         let mut reach = seen();
-        reach.offer(MonoMs(0), UnixMs(1), at(HOME), Source::Listener);
+        reach.offer(MonoMs(0), UnixMs(1), at(HOME), Source::Listener, |_| true);
         assert_eq!(reach.is_reached(), None);
         assert_eq!(
             (known(&reach, OUTSIDE).state, known(&reach, OUTSIDE).witness),
@@ -270,6 +284,8 @@ mod tests {
         assert_eq!(reach.answered(now, UnixMs(6), &at(OUTSIDE), &peer(2), Answer::Reached), None, "no news");
         assert_eq!(known(&reach, OUTSIDE).since, UnixMs(5));
         assert_eq!(seen().due(now, |_| false), None, "it cannot be one of this machine");
+        let again = MonoMs(now.0 + AGAIN_MS);
+        assert!(reach.due(again, |_| false).is_some(), "it was one of this machine, whose address may have changed");
         assert_eq!(reach.answered(now, UnixMs(6), &at("/ip4/192.0.2.9/tcp/1"), &peer(2), Answer::Reached), None);
     }
 
@@ -311,19 +327,19 @@ mod tests {
         assert_eq!(reach.due(MonoMs(now.0 + SOON_MS + NOBODY_MS - 1), |_| true), None, "nobody could be asked");
         // The network has changed, and changes once more.
         let [soon, later] = [now.0 + SOON_MS, now.0 + SOON_MS + 1].map(MonoMs);
-        reach.offer(soon, UnixMs(9), at("/ip4/192.0.2.2/tcp/4001"), Source::Listener);
+        reach.offer(soon, UnixMs(9), at("/ip4/192.0.2.2/tcp/4001"), Source::Listener, |_| true);
         assert_eq!(reach.due(MonoMs(soon.0 + SETTLE_MS), |_| true).unwrap().0, at(OUTSIDE));
         assert_eq!(reach.is_reached(), None, "one on which it listens is not tested");
         reach.nobody(soon, &at(OUTSIDE));
-        reach.offer(later, UnixMs(9), at("/ip4/192.0.2.3/tcp/4001"), Source::Observed);
+        reach.offer(later, UnixMs(9), at("/ip4/192.0.2.3/tcp/4001"), Source::Observed, |_| true);
         assert_ne!(reach.due(MonoMs(later.0 + SETTLE_MS), |_| true).unwrap().0, at(OUTSIDE), "not all at once again");
     }
 
     #[test]
     fn what_the_operator_says_stands() {
         let mut reach = Reachability::default();
-        reach.offer(MonoMs(0), UnixMs(1), at(OUTSIDE), Source::Operator);
-        reach.offer(MonoMs(0), UnixMs(2), at(OUTSIDE), Source::Observed);
+        reach.offer(MonoMs(0), UnixMs(1), at(OUTSIDE), Source::Operator, |_| true);
+        reach.offer(MonoMs(0), UnixMs(2), at(OUTSIDE), Source::Observed, |_| true);
         for n in 1..=3 {
             assert_eq!(reach.answered(MonoMs(0), UnixMs(5), &at(OUTSIDE), &peer(n), Answer::NotReached), None);
         }
@@ -334,20 +350,40 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_made_up_addresses_takes_no_room_from_one_that_is_credible() {
+        let mut reach = seen();
+        let is_real = |address: &Multiaddr| *address == at(OUTSIDE);
+        for n in 2..100 {
+            let made_up = at(&format!("/ip4/192.0.2.{n}/tcp/1"));
+            reach.offer(MonoMs(0), UnixMs(1), made_up, Source::Observed, is_real);
+        }
+        assert_eq!(reach.due(MonoMs(SETTLE_MS), is_real), Some((at(OUTSIDE), vec![])));
+        // Full of credible ones, there is room for another, and for none that is made up.
+        let mut full = Reachability::default();
+        let offer = |full: &mut Reachability, n: usize, credible: bool| {
+            let port = at(&format!("/ip4/192.0.2.1/tcp/{n}"));
+            full.offer(MonoMs(0), UnixMs(1), port.clone(), Source::Observed, |known| *known != port || credible);
+            full.list(|_| 1).iter().any(|own| own.address == port)
+        };
+        assert!((1..=MAX_CANDIDATES).all(|n| offer(&mut full, n, true)));
+        assert_eq!([offer(&mut full, 100, false), offer(&mut full, 101, true)], [false, true]);
+    }
+
+    #[test]
     fn made_up_addresses_push_out_each_other_alone() {
         let mut reach = Reachability::default();
         let made_up = |n: usize| at(&format!("/ip4/192.0.2.{n}/tcp/1"));
-        reach.offer(MonoMs(0), UnixMs(1), at(OUTSIDE), Source::Observed);
+        reach.offer(MonoMs(0), UnixMs(1), at(OUTSIDE), Source::Observed, |_| true);
         reach.answered(MonoMs(0), UnixMs(1), &at(OUTSIDE), &peer(1), Answer::Reached);
-        reach.offer(MonoMs(0), UnixMs(1), at(HOME), Source::Listener);
-        (2..100).for_each(|n| reach.offer(MonoMs(0), UnixMs(1), made_up(n), Source::Observed));
+        reach.offer(MonoMs(0), UnixMs(1), at(HOME), Source::Listener, |_| true);
+        (2..100).for_each(|n| reach.offer(MonoMs(0), UnixMs(1), made_up(n), Source::Observed, |_| true));
         let all: Vec<_> = reach.list(|_| 1).into_iter().map(|own| own.address).collect();
         assert_eq!(all.len(), MAX_CANDIDATES);
         assert!([at(OUTSIDE), at(HOME), made_up(99)].iter().all(|kept| all.contains(kept)), "{all:?}");
         assert_eq!(reach.withdraw(&at(OUTSIDE)), None, "no listener");
         assert_eq!((reach.withdraw(&at(HOME)), reach.list(|_| 1).len()), (None, MAX_CANDIDATES - 1));
         let mut listens = Reachability::default();
-        (2..100).for_each(|n| listens.offer(MonoMs(0), UnixMs(1), made_up(n), Source::Listener));
+        (2..100).for_each(|n| listens.offer(MonoMs(0), UnixMs(1), made_up(n), Source::Listener, |_| true));
         assert_eq!(listens.list(|_| 1).len(), MAX_CANDIDATES);
         listens.answered(MonoMs(0), UnixMs(1), &made_up(2), &peer(1), Answer::Reached);
         assert_eq!((listens.withdraw(&made_up(2)), listens.is_reached()), (Some(peer(1)), None));

@@ -120,7 +120,7 @@ impl Reach {
         let mut reachability = Reachability::default();
         for address in &network.announce {
             let address = Address::from(parse_announce(address)?);
-            reachability.offer(context.now(), context.wall(), address, Source::Operator);
+            reachability.offer(context.now(), context.wall(), address, Source::Operator, |_| true);
         }
         Ok(Reach {
             listens: HashSet::new(),
@@ -150,7 +150,8 @@ impl Reach {
                 }));
             }
             Command::Due { reply } => {
-                drop(reply.send(self.reachability.due(context.now(), |address| self.is_credible(address))));
+                let is_credible = |address: &Address| is_credible(&self.listens, &self.observed, address);
+                drop(reply.send(self.reachability.due(context.now(), is_credible)));
             }
             Command::Tested { address, answer } => self.tested(context, &address, answer),
             Command::DialBack { peer, address, reply } => {
@@ -163,16 +164,9 @@ impl Reach {
         }
     }
 
-    /// Whether this machine may have an address at which peers say that they see it. One that has an address of the world is not behind a
-    /// router, and knows its own.
-    fn is_credible(&self, address: &Address) -> bool {
-        let family = |ip: IpAddr| address.ip().is_some_and(|seen| seen.is_ipv4() == ip.is_ipv4());
-        let of_world = self.listens.iter().filter(|own| own.reach() == Scope::World).filter_map(Address::ip);
-        let own: HashSet<IpAddr> = of_world.filter(|ip| family(*ip)).collect();
-        match own.is_empty() {
-            true => self.observed.is_credible(address),
-            false => address.ip().is_some_and(|ip| own.contains(&ip)),
-        }
+    fn offer(&mut self, context: &Context, address: Address, source: Source) {
+        let is_credible = |address: &Address| is_credible(&self.listens, &self.observed, address);
+        self.reachability.offer(context.now(), context.wall(), address, source, is_credible);
     }
 
     /// Own addresses, and from where each is reached.
@@ -239,7 +233,7 @@ impl Reach {
             return;
         }
         if address.reach() == Scope::World {
-            self.reachability.offer(context.now(), context.wall(), address.clone(), Source::Observed);
+            self.offer(context, address.clone(), Source::Observed);
         }
         self.seen.retain(|seen| *seen != address);
         self.seen.push_back(address);
@@ -273,7 +267,12 @@ impl Reach {
         inbound: bool,
     ) -> bool {
         match self.dial_backs.remove(&id) {
-            Some(reply) => drop(reply.send(Some(id))),
+            // Nobody waits any more for one that came too late.
+            Some(reply) => {
+                if reply.send(Some(id)).is_err() {
+                    context.want(Effect::Close(id));
+                }
+            }
             None if !address.is_circuit() => self.observed.connected(id, peer, address, inbound),
             None => {}
         }
@@ -349,7 +348,7 @@ impl Reach {
         let at_relay = self.reservations.on_listening(context, id, address);
         if !at_relay {
             self.listens.insert(address.clone());
-            self.reachability.offer(context.now(), context.wall(), address.clone().without_peer(), Source::Listener);
+            self.offer(context, address.clone().without_peer(), Source::Listener);
         }
         at_relay
     }
@@ -369,5 +368,17 @@ impl Reach {
         if let Some(by) = self.reachability.withdraw(address) {
             context.tell(Event::NotReached { address: address.clone(), by });
         }
+    }
+}
+
+/// Whether this machine may have an address at which peers say that they see it. One that has an address of the world is not behind a
+/// router, and knows its own.
+fn is_credible(listens: &HashSet<Address>, observed: &Observed, address: &Address) -> bool {
+    let family = |ip: &IpAddr| address.ip().is_some_and(|seen| seen.is_ipv4() == ip.is_ipv4());
+    let of_world = listens.iter().filter(|own| own.reach() == Scope::World).filter_map(Address::ip);
+    let own: HashSet<IpAddr> = of_world.filter(family).collect();
+    match own.is_empty() {
+        true => observed.is_credible(address),
+        false => address.ip().is_some_and(|ip| own.contains(&ip)),
     }
 }

@@ -98,7 +98,7 @@ async fn test(net: &Handle, done: &Mutex<Done>, asked: PeerStream) -> io::Result
         return wire::send(&mut stream, answer(status::REQUEST_REJECTED, 0, dial_status::UNUSED)).await;
     }
     let has_v6 = net.addresses().await.is_ok_and(|own| own.listening.iter().any(is_v6_of_world));
-    let Some((number, address)) = choose(&addresses, has_v6, &own_ips()) else {
+    let Some((number, address)) = own_ips().and_then(|own| choose(&addresses, has_v6, &own)) else {
         return wire::send(&mut stream, answer(status::DIAL_REFUSED, 0, dial_status::UNUSED)).await;
     };
     if address.ip() != seen.ip() {
@@ -123,15 +123,15 @@ fn is_v6_of_world(address: &Address) -> bool {
     address.reach() == Scope::World && address.ip().is_some_and(|ip| ip.is_ipv6())
 }
 
-/// The IP addresses of this machine, and those of all machines of its networks at once.
-fn own_ips() -> HashSet<IpAddr> {
+/// The IP addresses of this machine, and those of all machines of its networks at once; `None` where the system does not say.
+fn own_ips() -> Option<HashSet<IpAddr>> {
     let ip = |address: Option<SockaddrStorage>| {
         let address = address?;
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
         v4.or(address.as_sockaddr_in6().map(|v6| v6.ip().into()))
     };
-    let interfaces = getifaddrs().into_iter().flatten();
-    interfaces.flat_map(|interface| [ip(interface.address), ip(interface.broadcast)]).flatten().collect()
+    let of_interfaces = getifaddrs().ok()?.flat_map(|interface| [ip(interface.address), ip(interface.broadcast)]);
+    Some(of_interfaces.flatten().collect())
 }
 
 /// Whether an IP address is given to machines out in the world: not for examples, measurements, or what networks do among themselves.
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(choose(&[v6, quic], true), Some((0, v6.into())));
         let many = vec!["/ip4/10.0.0.1/tcp/1"; MAX_ADDRESSES];
         assert_eq!(choose(&[&many[..], &[quic]].concat(), true), None, "nobody looks at more");
-        assert!(own_ips().contains(&IpAddr::from([127, 0, 0, 1])));
+        assert!(own_ips().unwrap().contains(&IpAddr::from([127, 0, 0, 1])));
     }
 
     #[tokio::test]
