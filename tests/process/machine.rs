@@ -198,8 +198,17 @@ fn an_operator_installs_runs_upgrades_and_removes_the_package() {
     let addresses = machine.good("p2pctl status | grep ^address");
     assert!(addresses.contains("/ip4/") && !addresses.contains("/ip6/"), "{addresses}");
 
+    // The two units have one identity, and one goes for the other.
+    machine.good("systemctl start p2pd-bootnode && p2pctl wait ready && ! systemctl is-active --quiet p2pd");
+    assert_eq!(machine.peer_id(), id);
+    machine.good("p2pctl sub news --durable 2>&1 | grep -q 'keeps no logs'");
+    machine.good("systemctl start p2pd && p2pctl wait ready && ! systemctl is-active --quiet p2pd-bootnode");
+
+    machine.good("p2pctl doctor | grep -q '^ok *storage: .* free on the disk of /var/lib/p2pd'");
     machine.good("systemctl stop p2pd");
     assert_eq!((machine.property("Result"), machine.property("ExecMainStatus")), ("success".into(), "0".into()));
+    machine.good("p2pctl doctor >/tmp/found; test $? = 1 && grep -q '^ok *config: .*/etc/p2pd/p2pd.toml' /tmp/found");
+    machine.good("grep -q '^ok *ports: free are TCP 4001' /tmp/found");
     machine.good("systemctl enable --quiet --now p2pd && dpkg -r p2pd");
     machine.good("test ! -e /usr/bin/p2pd -a -e /var/lib/p2pd/identity.key -a -e /etc/p2pd/p2pd.toml");
     machine.good("dpkg -i /p2pd.deb && systemctl start p2pd");

@@ -21,6 +21,7 @@ use crate::{
 
 /// The configuration of the daemon that systemd starts.
 const SYSTEM_CONFIG: &str = "/etc/p2pd/p2pd.toml";
+
 pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, format: Format, probe: bool) -> anyhow::Result<()> {
     let mut found = match ask(socket, timeout, probe).await {
         Ok(found) => found,
@@ -94,14 +95,15 @@ fn without_daemon(error: &anyhow::Error) -> Vec<Finding> {
     all
 }
 
-/// What systemd says of the daemon of this machine.
+/// What systemd says of the daemon of this machine, in either of its units.
 fn unit() -> Option<Finding> {
-    let state = Command::new("systemctl").args(["is-active", "p2pd"]).output().ok()?;
-    let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
-    (state == "failed").then(|| {
-        let mend = "`journalctl -u p2pd -n 50` says why; `sudo systemctl restart p2pd` tries again";
-        found("unit", FindingLevel::Fail, "systemd has given up starting p2pd", mend)
-    })
+    let has_failed = |unit: &&str| {
+        let asked = Command::new("systemctl").args(["is-failed", "--quiet", unit]).status();
+        asked.is_ok_and(|status| status.success())
+    };
+    let unit = ["p2pd", "p2pd-bootnode"].into_iter().find(has_failed)?;
+    let mend = format!("`journalctl -u {unit} -n 50` says why; `sudo systemctl restart {unit}` tries again");
+    Some(found("unit", FindingLevel::Fail, format!("systemd has given up starting {unit}"), mend))
 }
 
 /// What p2pd says of its configuration: of P2PD_CONFIG, else the machine's, else the user's own.

@@ -34,15 +34,16 @@ impl Server {
     }
 
     /// Answers until the network stops.
-    pub async fn run(self, mut inbound: Inbound) {
-        while let Some(PeerStream { peer, stream, .. }) = inbound.next().await {
+    pub async fn run(self, inbound: Inbound) {
+        let serve = |PeerStream { peer, stream, .. }: PeerStream| {
             let server = self.clone();
-            tokio::spawn(async move {
+            async move {
                 if let Err(error) = fetch::serve(stream, |request| server.answer(request)).await {
                     tracing::debug!(%peer, %error, "a request for groups was not answered");
                 }
-            });
-        }
+            }
+        };
+        inbound.serve(serve).await;
     }
 
     fn answer(&self, request: &Request) -> Response {

@@ -266,13 +266,10 @@ impl Reach {
         address: &Address,
         inbound: bool,
     ) -> bool {
-        match self.dial_backs.remove(&id) {
+        match self.dial_backs.remove(&id).map(|reply| reply.send(Some(id))) {
+            Some(Ok(())) => {}
             // Nobody waits any more for one that came too late.
-            Some(reply) => {
-                if reply.send(Some(id)).is_err() {
-                    context.want(Effect::Close(id));
-                }
-            }
+            Some(Err(_)) => context.want(Effect::Close(id)),
             None if !address.is_circuit() => self.observed.connected(id, peer, address, inbound),
             None => {}
         }

@@ -16,6 +16,7 @@ use p2pd_core::{id::PeerId, multiaddr::Multiaddr};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{OwnedSemaphorePermit, mpsc},
+    task::JoinSet,
 };
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
@@ -149,6 +150,20 @@ impl Inbound {
                         None => tracing::debug!(peer = %arrived.peer, self.protocol, "stream reset: it has as many as it may"),
                     }
                 }
+            }
+        }
+    }
+
+    /// Serves each in a task of its own, until the network has stopped; the tasks end with this.
+    pub async fn serve<F: Future<Output = ()> + Send + 'static>(mut self, serve: impl Fn(PeerStream) -> F) {
+        let mut served = JoinSet::new();
+        loop {
+            tokio::select! {
+                stream = self.next() => match stream {
+                    Some(stream) => drop(served.spawn(serve(stream))),
+                    None => return,
+                },
+                Some(_) = served.join_next() => {}
             }
         }
     }

@@ -65,25 +65,11 @@ impl PubSub {
     pub(super) async fn tally(&self, counts: Counts) {
         tokio::select! {
             () = tell(&self.0.with.net) => {}
-            () = self.hear_tallies(counts.0) => {}
+            () = counts.0.serve(|stream| self.clone().hear_tally(stream)) => {}
         }
     }
 
-    async fn hear_tallies(&self, mut told: Inbound) {
-        let mut heard = JoinSet::new();
-        loop {
-            tokio::select! {
-                stream = told.next() => {
-                    let Some(stream) = stream else { return };
-                    let owner = self.clone();
-                    heard.spawn(async move { owner.hear_tally(stream).await });
-                }
-                Some(_) = heard.join_next() => {}
-            }
-        }
-    }
-
-    async fn hear_tally(&self, PeerStream { peer, mut stream, .. }: PeerStream) {
+    async fn hear_tally(self, PeerStream { peer, mut stream, .. }: PeerStream) {
         let read = async {
             let mut bytes = Vec::new();
             (&mut stream).take(MAX_BYTES).read_to_end(&mut bytes).await?;

@@ -15,7 +15,6 @@ use p2pd_core::{
 };
 use tokio::{
     sync::Notify,
-    task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
 
@@ -62,21 +61,12 @@ impl Expected {
 /// Has own addresses tested, until the network has stopped.
 pub(crate) async fn run(net: Handle) {
     let reservation = Reservation { protocol: DIAL_BACK, class: StreamClass::Bulk, most: 8, of_peer: 2 };
-    let Ok(mut dials) = net.streams.reserve(reservation).await else { return };
+    let Ok(dials) = net.streams.reserve(reservation).await else { return };
     let expected = Expected::default();
-    let hear = async {
-        let mut heard = JoinSet::new();
-        loop {
-            tokio::select! {
-                dialled = dials.next() => {
-                    let Some(dialled) = dialled else { return };
-                    let expected = expected.clone();
-                    heard.spawn(async move { drop(timeout(BACK, hear_dial(dialled, &expected)).await) });
-                }
-                Some(_) = heard.join_next() => {}
-            }
-        }
-    };
+    let hear = dials.serve(|dialled| {
+        let expected = expected.clone();
+        async move { drop(timeout(BACK, hear_dial(dialled, &expected)).await) }
+    });
     let test = async {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);

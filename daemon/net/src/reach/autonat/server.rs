@@ -4,13 +4,14 @@ use std::{
     collections::{HashSet, VecDeque},
     io,
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
 use libp2p::multiaddr::Protocol::{Ip4, Ip6, QuicV1, Tcp, Udp, Ws};
 use nix::{ifaddrs::getifaddrs, sys::socket::SockaddrStorage};
 use p2pd_core::{address_scope::Scope, id::PeerId, multiaddr::Multiaddr as Address, time::MonoMs};
-use tokio::{sync::Mutex, task::JoinSet, time::timeout};
+use tokio::{sync::Mutex, time::timeout};
 
 use super::wire::{
     self, DIAL_BACK, DIAL_REQUEST, DialBack, DialBackResponse, DialDataRequest, DialRequest, DialResponse, Kind,
@@ -67,25 +68,19 @@ impl Done {
 /// Tests addresses of peers, until the network has stopped.
 pub(crate) async fn run(net: Handle) {
     let reservation = Reservation { protocol: DIAL_REQUEST, class: StreamClass::Bulk, most: AT_ONCE, of_peer: 1 };
-    let Ok(mut asks) = net.streams.reserve(reservation).await else { return };
-    let done = std::sync::Arc::new(Mutex::new(Done::default()));
-    let mut tests = JoinSet::new();
-    loop {
-        tokio::select! {
-            asked = asks.next() => {
-                let Some(asked) = asked else { return };
-                let (net, done) = (net.clone(), done.clone());
-                tests.spawn(async move {
-                    let peer = asked.peer.clone();
-                    let tested = timeout(TEST, test(&net, &done, asked)).await.map_err(io::Error::from).flatten();
-                    if let Err(error) = tested {
-                        tracing::debug!(%peer, %error, "an address of a peer was not tested");
-                    }
-                });
+    let Ok(asks) = net.streams.reserve(reservation).await else { return };
+    let done = Arc::new(Mutex::new(Done::default()));
+    let serve = |asked: PeerStream| {
+        let (net, done) = (net.clone(), done.clone());
+        async move {
+            let peer = asked.peer.clone();
+            let tested = timeout(TEST, test(&net, &done, asked)).await.map_err(io::Error::from).flatten();
+            if let Err(error) = tested {
+                tracing::debug!(%peer, %error, "an address of a peer was not tested");
             }
-            Some(_) = tests.join_next() => {}
         }
-    }
+    };
+    asks.serve(serve).await;
 }
 
 async fn test(net: &Handle, done: &Mutex<Done>, asked: PeerStream) -> io::Result<()> {
