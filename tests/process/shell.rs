@@ -22,7 +22,7 @@ fn sigterm_leaves_listen_with_a_whole_file() {
     let (opus, wav) = (place.path().join("heard.opus"), place.path().join("heard.wav"));
     for file in [&opus, &wav] {
         let mut listener = b.ctl(&["-o", file.to_str().unwrap(), "listen", "tone", "--stats"]).start();
-        assert!(listener.told().any(|line| line.starts_with("2.")), "two seconds are there");
+        listener.hears(2.0);
         terminate(&listener);
         let rest = listener.told().rest();
         assert_eq!(listener.wait().unwrap().code(), Some(0), "what was asked for is done: {rest:?}");

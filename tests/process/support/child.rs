@@ -122,6 +122,13 @@ impl Program {
         self.told().with(words)
     }
 
+    /// Waits until a `listen --stats` has this much sound. A busy machine leaves out some of its lines.
+    pub fn hears(&mut self, seconds: f64) {
+        let enough = |line: &str| line.split_once(" s, held ").and_then(|(had, _)| had.parse().ok()) >= Some(seconds);
+        let reached = self.told().any(|line| enough(&line));
+        assert!(reached, "{seconds} s of sound: {:#?}", self.told().said);
+    }
+
     /// Waits until it ends well; all that it said.
     pub fn ends(mut self) -> String {
         self.told().rest();
