@@ -6,6 +6,7 @@ mod client;
 mod cmd;
 mod error;
 mod output;
+mod rate;
 mod signals;
 
 use std::process::ExitCode;

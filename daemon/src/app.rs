@@ -140,6 +140,7 @@ impl Daemon {
         let network = p2pd_net::Config {
             network: config.network.clone(),
             relay: config.relay.clone(),
+            bandwidth: config.bandwidth,
             topic_of_all: p2pd_live::topic::directory(&config.network.name),
             meshes,
             agent: format!("p2pd/{VERSION}"),

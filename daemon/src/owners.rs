@@ -2,7 +2,7 @@
 
 use p2pd_core::ring::Next;
 use p2pd_live::{Live, topic};
-use p2pd_net::{Event, Identity, Prepared, queue};
+use p2pd_net::{Event, Identity, Prepared, Shaper, queue};
 use p2pd_node::{
     clock::Clock, dht::Dht, disk::Disk, events::Events, peers::Peers, pubsub::PubSub, running, streams::Streams,
     tasks::Tasks,
@@ -30,6 +30,7 @@ pub(crate) struct Owners {
     pub(crate) live: Live,
     pub(crate) streams: Streams,
     pub(crate) health: Health,
+    pub(crate) shaper: Shaper,
 }
 
 /// Owners that run, and the task of the network below them.
@@ -92,6 +93,7 @@ pub(crate) async fn start(
     })?;
     let streams =
         Streams::new(p2pd_node::streams::Setup { net: net.clone(), peers: peers.clone(), tasks: tasks.clone() });
+    let shaper = net.shaper.clone();
     let health = Health::new(observe::Setup {
         network: config.network.clone(),
         net,
@@ -102,7 +104,7 @@ pub(crate) async fn start(
         live: live.clone(),
         streams: streams.clone(),
     });
-    let owners = Owners { clock, disk, tasks, events, peers, dht, pubsub, live, streams, health };
+    let owners = Owners { clock, disk, tasks, events, peers, dht, pubsub, live, streams, health, shaper };
     let requests = owners.live.reserve_protocol().await?;
     let counts = owners.pubsub.reserve_protocol().await?;
     let p2pd_net::Running { events: changes, task: network, .. } = prepared.run(stop.clone());

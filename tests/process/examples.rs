@@ -258,6 +258,7 @@ fn the_tours_in_shell_see_each_service() {
         ("peers.sh", [there, a.address.as_str()], "deny  198.51.100.0/24"),
         ("pubsub.sh", [here, there], "third"),
         ("protocol.sh", [here, there], "QUIET WORDS"),
+        ("bandwidth.sh", [here, ""], "bulk: 125000 bytes a second"),
         ("dht.sh", [here, there], peer.as_str()),
         ("streams.sh", [here, there], "received 1.0 s"),
     ];

@@ -314,6 +314,7 @@ pages! {
     messages "messages.md"
     protocols_and_tunnels "protocols-and-tunnels.md"
     dht "dht.md"
+    narrow_line "narrow-line.md"
     peers_and_rules "peers-and-rules.md"
     troubleshooting "troubleshooting.md"
 }

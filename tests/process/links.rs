@@ -2,11 +2,8 @@
 //! only, which can be cut.
 
 use std::{
-    fs::File,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    path::Path,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,81 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{self, Daemon, Start, heard_in_peace, id, in_peace, interrupt, p2pd, ready, said, until};
-use nix::sched::{CloneFlags, setns};
+use crate::support::{Daemon, Namespace, Start, heard_in_peace, id, in_peace, interrupt, ready, said, until};
 
 /// How much longer a transfer takes that stalls.
 const STALL: Duration = Duration::from_millis(200);
-
-/// A network namespace with nothing in it but loopback.
-struct Namespace(String);
-
-impl Namespace {
-    /// `None`, and said so, where none can be made.
-    fn new(name: &str) -> Option<Self> {
-        let name = format!("p2pd-{}-{name}", std::process::id());
-        let made = Command::new("ip").args(["netns", "add", &name]).output().is_ok_and(|o| o.status.success());
-        if !made {
-            support::skip("links: network namespaces need root and iproute2");
-            return None;
-        }
-        assert!(Command::new("ip").args(["-n", &name, "link", "set", "lo", "up"]).status().unwrap().success());
-        Some(Namespace(name))
-    }
-
-    fn daemon(&self, place: &Path, name: &str, more: &[&str]) -> Daemon {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.0]).arg(p2pd());
-        Daemon::launch(command, place, name, &[&["--listen", "/ip4/127.0.0.1/tcp/0"], more].concat())
-    }
-
-    /// Joins two by a cable, at whose ends they have 10.9.9.1 and 10.9.9.2; `false`, and said so, where there is none.
-    fn join(&self, other: &Namespace) -> bool {
-        let cable = ["link", "add", "lan", "type", "veth", "peer", "name", "lan", "netns", &other.0];
-        let ip = |space: &str, args: &[&str]| Command::new("ip").args(["-n", space]).args(args).output().unwrap();
-        if !ip(&self.0, &cable).status.success() {
-            support::skip("a LAN: the kernel has no veth");
-            return false;
-        }
-        for (space, address) in [(self, "10.9.9.1/24"), (other, "10.9.9.2/24")] {
-            assert!(ip(&space.0, &["address", "add", address, "dev", "lan"]).status.success());
-            assert!(ip(&space.0, &["link", "set", "lan", "up"]).status.success());
-        }
-        true
-    }
-
-    /// A daemon that listens on an address of the cable.
-    fn on_lan(&self, place: &Path, name: &str, ip: &str, settings: &[(&str, &str)]) -> Daemon {
-        let socket = place.join(format!("{name}.sock"));
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.0]).arg(p2pd()).args(["run", "--socket"]).arg(&socket);
-        let family = if ip.contains(':') { "ip6" } else { "ip4" };
-        command.args(["--listen", &format!("/{family}/{ip}/tcp/0")]).envs(settings.iter().copied());
-        command.env("STATE_DIRECTORY", place.join(name)).env("CONFIGURATION_DIRECTORY", place);
-        Daemon::spawn(command, socket)
-    }
-
-    /// Runs `ip` in it.
-    fn set(&self, words: &str) {
-        let done = Command::new("ip").args(["-n", &self.0]).args(words.split(' ')).status().unwrap();
-        assert!(done.success(), "{words}");
-    }
-
-    /// Runs something on a thread of its own, whose sockets are in this namespace.
-    fn enter(&self, work: impl FnOnce() + Send + 'static) {
-        let namespace = File::open(format!("/var/run/netns/{}", self.0)).unwrap();
-        thread::spawn(move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            work();
-        });
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
 
 /// A way from one namespace to a daemon in another. While it is cut, nothing gets through, and nothing is lost.
 struct Link {

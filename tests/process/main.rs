@@ -4,6 +4,7 @@
 mod access;
 mod audio;
 mod bad_day;
+mod bandwidth;
 mod cli;
 mod clocks;
 mod damaged;

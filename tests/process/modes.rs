@@ -6,12 +6,16 @@ use crate::support::{Daemon, Start, id, json, p2pd, said, until};
 
 /// What some settings are set to: relay, AutoNAT, DHT, logs.
 fn shown(arguments: &[&str], variables: &[(&str, &str)]) -> [String; 4] {
+    shown_of(["relay", "autonat_server", "dht", "max_logs"], arguments, variables)
+}
+
+fn shown_of<const N: usize>(keys: [&str; N], arguments: &[&str], variables: &[(&str, &str)]) -> [String; N] {
     let mut show = Command::new(p2pd());
     show.args(["config", "show"]).args(arguments).envs(variables.iter().copied());
     let output = show.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).finish();
     assert!(output.status.success(), "{}", said(&output));
     let text = String::from_utf8(output.stdout).unwrap();
-    ["relay", "autonat_server", "dht", "max_logs"].map(|key| {
+    keys.map(|key| {
         let begin = format!("{key} = ");
         text.lines().find_map(|line| line.strip_prefix(&begin)).unwrap().trim_matches('"').to_owned()
     })
@@ -27,6 +31,32 @@ fn a_mode_sets_defaults_and_nothing_that_an_operator_has_set() {
     let bootnode = shown(&["--config", file, "--mode", "bootnode"], &[("P2PD_NETWORK_RELAY", "off")]);
     assert_eq!(bootnode, ["off", "on", "client", "0"]);
     assert_eq!(shown(&[], &[("P2PD_MODE", "bootnode")]), ["on", "on", "server", "0"]);
+}
+
+/// What is set for a line that is paid by the byte: connections, mesh, and the services to others.
+#[test]
+fn a_metered_line_has_few_peers_and_serves_none() {
+    let keys = ["connections_high", "connections_low", "mesh", "dht", "relay", "autonat_server"];
+    let metered = ("P2PD_NETWORK_PROFILE", "metered");
+    let set = |variables: &[(&str, &str)], arguments: &[&str]| shown_of(keys, arguments, variables);
+    assert_eq!(set(&[], &[]), ["192", "160", "6", "auto", "off", "off"]);
+    assert_eq!(set(&[metered], &[]), ["24", "16", "3", "client", "off", "off"]);
+    let bootnode = set(&[metered, ("P2PD_NETWORK_CONNECTIONS_HIGH", "30")], &["--mode", "bootnode"]);
+    assert_eq!(bootnode, ["30", "16", "3", "client", "off", "off"], "what an operator has set goes before");
+    let place = tempfile::tempdir().unwrap();
+    let hub = Daemon::start_with(place.path(), "hub", &[], &[metered]);
+    let others: Vec<Daemon> =
+        (0..8).map(|n| Daemon::start(place.path(), &format!("other{n}"), &["--bootstrap", &hub.address])).collect();
+    let mut readers: Vec<_> =
+        [&hub].into_iter().chain(&others).map(|daemon| daemon.ctl(&["sub", "news", "-n", "20"]).start()).collect();
+    until("the followers", || (hub.good(&["topics", "peers", "news"]).lines().count() == 8).then_some(()));
+    let in_mesh = || json(&hub.good(&["-o", "json", "topics", "show", "news"]))["mesh_peers"].as_u64().unwrap();
+    until("a small mesh", || (2..=6).contains(&in_mesh()).then_some(()));
+    // All hear all though the mesh is small.
+    for n in 0..20 {
+        others[0].good(&["pub", "news", &format!("number {n}")]);
+    }
+    readers.iter_mut().for_each(|reader| assert!(reader.wait().unwrap().success()));
 }
 
 #[test]

@@ -18,7 +18,9 @@ use p2pd_api::v1::{
     publish_stream_request::Item, stream_service_client::StreamServiceClient, subscribe_stream_response::Event,
 };
 use p2pd_core::setting::Size;
-use p2pd_net::{Class, DhtMode, Identity, Judge, Network, RelayLimits, Running, Subscription, Time, Verdict, queue};
+use p2pd_net::{
+    Bandwidth, Class, DhtMode, Identity, Judge, Network, RelayLimits, Running, Subscription, Time, Verdict, queue,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -106,7 +108,8 @@ pub fn stranger(bootstrap: &str, dht: DhtMode) -> p2pd_net::Config {
         ..defaults
     };
     let relay = RelayLimits::defaults().unwrap();
-    p2pd_net::Config { network, relay, topic_of_all, meshes: Vec::new(), agent: "rogue".into() }
+    let bandwidth = Bandwidth::defaults().unwrap();
+    p2pd_net::Config { network, relay, bandwidth, topic_of_all, meshes: Vec::new(), agent: "rogue".into() }
 }
 
 /// A network floor alone that dials this address, and who it is.

@@ -118,6 +118,7 @@ const GROUPS: [Group; 5] = [
         rows: &[
             row("status"),
             row("doctor"),
+            row("bandwidth"),
             row("events"),
             row("wait"),
             row("rpc"),
@@ -177,6 +178,16 @@ pub(crate) enum Command {
         /// Try things, too, for up to 10 s: whether UDP gets through to peers.
         #[arg(long)]
         probe: bool,
+    },
+    /// How fast bytes go to peers and come from them.
+    ///
+    /// Rates that are given hold until the daemon ends. Its configuration, under bandwidth, says what each name means, and has the rates of
+    /// its start.
+    #[command(after_help = examples(&["p2pctl bandwidth", "p2pctl bandwidth wan_upload=1800kbit/s bulk_upload=0"]))]
+    Bandwidth {
+        /// As in upload=2Mbit/s or peer_upload=500KiB/s; 0 for no bound.
+        #[arg(value_parser = values::rate)]
+        rates: Vec<(String, u64)>,
     },
     /// Print what happens.
     Events(Events),

@@ -2,6 +2,8 @@
 
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};
 
+use crate::rate;
+
 /// Longest duration that is taken.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -35,6 +37,12 @@ pub(super) fn whole<T: FromStr + PartialOrd + Display + Copy>(
         let number = text.parse().ok().filter(|number| bounds.contains(number));
         number.ok_or_else(|| format!("takes a whole number from {} to {}", bounds.start(), bounds.end()))
     }
+}
+
+/// Reads the name of a rate and its bytes a second.
+pub(super) fn rate(text: &str) -> Result<(String, u64), String> {
+    let named = text.split_once('=').and_then(|(name, text)| Some((name.to_owned(), rate::read(text)?)));
+    named.ok_or_else(|| "takes a name and a rate, as in upload=2Mbit/s or peer_upload=500KiB/s".into())
 }
 
 /// Reads a cursor of events.

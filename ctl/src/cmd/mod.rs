@@ -1,5 +1,6 @@
 //! Runs the commands. Each noun has a folder or a file, and so has each command without a noun.
 
+mod bandwidth;
 mod cid;
 mod context;
 mod dht;
@@ -108,6 +109,7 @@ async fn ask_daemon(cli: Cli) -> anyhow::Result<()> {
         Command::Dht(dht) => dht::run(&context, dht.action).await,
         Command::Status => status::status(&context).await,
         Command::Version => status::version(&context).await,
+        Command::Bandwidth { rates } => bandwidth::run(&context, &rates).await,
         Command::Events(flags) => events::run(&context, &flags).await,
         Command::Rpc { method, message } => rpc::run(&context, &method, &message).await,
         Command::Doctor { .. } | Command::Wait { .. } | Command::Completion { .. } | Command::Manual { .. } => Ok(()),

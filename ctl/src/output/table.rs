@@ -7,7 +7,7 @@ use super::{
 
 /// Between two columns.
 const GAP: usize = 2;
-/// Columns for the names of a page.
+/// Columns for the names of a page, at least.
 const NAMES: usize = 13;
 /// The least width of a column, however narrow the terminal.
 const LEAST: usize = 8;
@@ -137,13 +137,15 @@ fn lines<const N: usize>(row: &[Cell; N], heads: &[Column; N], widths: &[usize; 
 
 /// Names with a text each, one below the other. Texts of several lines keep to their column.
 pub(crate) fn page<'a>(items: impl IntoIterator<Item = (&'a str, Cell)>) -> String {
-    let room = width().map_or(usize::MAX, |width| width.saturating_sub(NAMES).max(LEAST));
+    let items: Vec<(&str, Cell)> = items.into_iter().collect();
+    let names = items.iter().map(|(name, _)| columns(name) + GAP).fold(NAMES, usize::max);
+    let room = width().map_or(usize::MAX, |width| width.saturating_sub(names).max(LEAST));
     let mut page = Vec::new();
     for (name, mut cell) in items {
         cell.text.retain(is_harmless);
         for (n, text) in cell.text.lines().flat_map(|line| wrap(line, room)).enumerate() {
             let name = if n == 0 { name } else { "" };
-            page.push(format!("{name:NAMES$}{}", paint(cell.tone, text)));
+            page.push(format!("{name:names$}{}", paint(cell.tone, text)));
         }
     }
     page.join("\n")

@@ -11,6 +11,7 @@ pub mod connection_rules;
 pub mod dht_value;
 pub mod id;
 pub mod multiaddr;
+pub mod pace;
 pub mod peer_book;
 pub mod pins;
 pub mod reachability;

@@ -1,4 +1,4 @@
-//! How settings are written: times as `30s`, sizes as `64MiB`, and a fault as the key, what it is and what it takes.
+//! How settings are written: times as `30s`, sizes as `64MiB`, rates as `2Mbit/s`, and a fault as the key, what it is and what it takes.
 
 use std::{
     fmt::{self, Display, Formatter},
@@ -46,10 +46,17 @@ pub struct Span(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
+/// A number of bytes a second: a whole number with `kbit/s`, `Mbit/s`, `Gbit/s`, `KiB/s` or `MiB/s`, or 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rate(pub u64);
+
 /// Units of time in milliseconds, the largest first.
 const TIMES: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 /// Units of size in bytes, the largest first.
 const SIZES: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+/// Units of rate in bytes a second, the largest first.
+const RATES: [(&str, u64); 6] =
+    [("Gbit/s", 125_000_000), ("MiB/s", 1 << 20), ("Mbit/s", 125_000), ("KiB/s", 1 << 10), ("kbit/s", 125), ("B/s", 1)];
 
 /// Reads a number and its unit.
 fn read(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -90,6 +97,15 @@ impl FromStr for Size {
     }
 }
 
+impl FromStr for Rate {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let rate = read(text, &RATES).map(Rate);
+        rate.ok_or_else(|| Fault(format!("`{text}` is no rate; one looks like 800kbit/s, 2Mbit/s or 500KiB/s")))
+    }
+}
+
 impl Display for Span {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX), &TIMES, f)
@@ -99,6 +115,12 @@ impl Display for Span {
 impl Display for Size {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write(self.0, &SIZES, f)
+    }
+}
+
+impl Display for Rate {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write(self.0, &RATES, f)
     }
 }
 
@@ -141,20 +163,24 @@ macro_rules! written_as_text {
     };
 }
 
-written_as_text!(Span, Size);
+written_as_text!(Span, Size, Rate);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_and_sizes_are_written_as_they_are_read() {
+    fn times_sizes_and_rates_are_written_as_they_are_read() {
         for text in ["0", "1ms", "999ms", "30s", "90s", "10m", "2h"] {
             assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
         }
         for text in ["0", "1B", "1023B", "64KiB", "512MiB", "1536MiB", "2GiB", "1TiB"] {
             assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
         }
+        for text in ["0", "7B/s", "64kbit/s", "500KiB/s", "2Mbit/s", "1MiB/s", "10Gbit/s"] {
+            assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
+        }
+        assert_eq!("2 Mbit/s".parse(), Ok(Rate(250_000)));
         let same = [("60s", "1m"), ("1000ms", "1s"), (" 5 s ", "5s")];
         assert!(same.iter().all(|(a, b)| a.trim().parse::<Span>().unwrap().to_string() == *b));
         assert_eq!("1024 KiB".parse(), Ok(Size(1 << 20)));
@@ -166,6 +192,10 @@ mod tests {
         {
             let fault = bad.parse::<Span>().unwrap_err().to_string();
             assert!(fault.starts_with(&format!("`{bad}` is no time span")) && fault.contains("30s"), "{fault}");
+        }
+        for bad in ["", "2000", "2Mbit", "2MBit/s", "1.8Mbit/s", "Mbit/s"] {
+            let fault = bad.parse::<Rate>().unwrap_err().to_string();
+            assert!(fault.starts_with(&format!("`{bad}` is no rate")) && fault.contains("2Mbit/s"), "{fault}");
         }
         for bad in ["", "512", "MiB", "-1MiB", "1.5GiB", "512MB", "512mib", "18446744073709551615TiB"] {
             let fault = bad.parse::<Size>().unwrap_err().to_string();

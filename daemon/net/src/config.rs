@@ -1,11 +1,14 @@
 //! What the swarm is told at its start: the settings of `[network]`, and what the daemon adds.
 
+mod bandwidth;
+
 use std::time::Duration;
 
 use confique::Config as _;
 use p2pd_core::setting::{self, Fault, Size, Span, within};
 use serde::{Deserialize, Serialize};
 
+pub use self::bandwidth::Bandwidth;
 use crate::{
     NetError, check_listen, check_peer,
     dial::{check_announce, check_direct},
@@ -25,6 +28,8 @@ pub struct Config {
     pub network: Network,
     /// What is passed on for others.
     pub relay: RelayLimits,
+    /// How fast bytes go.
+    pub bandwidth: Bandwidth,
     /// Topic that every daemon of the network follows: a peer of it that has not said so was not heard, and is connected anew.
     pub topic_of_all: String,
     /// Topics whose mesh has so many peers, where that is not 6.
@@ -41,6 +46,11 @@ pub struct Network {
     /// share them whatever their network.
     #[config(default = "argus-defense", env = "P2PD_NETWORK_NAME", parse_env = setting::text)]
     pub name: String,
+
+    /// What the line costs: "usual" or "metered". Metered are other defaults, for a line that is paid by the byte: at most 24 connected peers, meshes
+    /// of 3, and no service to others as a relay, in the DHT or as a tester of addresses.
+    #[config(default = "usual", env = "P2PD_NETWORK_PROFILE")]
+    pub profile: Profile,
 
     /// Multiaddrs to listen on. /tcp/0 and /udp/0 take any free port. A machine without IPv6, or without IPv4, does
     /// without the addresses of that kind; one that it gets later is listened on then.
@@ -97,6 +107,11 @@ pub struct Network {
     /// providers are then found, and which then finds this daemon.
     #[config(default = "", env = "P2PD_NETWORK_DHT_PROTOCOL")]
     pub dht_protocol: String,
+
+    /// Peers of a topic that whole messages are exchanged with, 2 to 24. More of them are found where it has fewer than two thirds of that, and some
+    /// are let go of where it has more than twice as many. The settings of a topic may have another number.
+    #[config(default = 6, env = "P2PD_NETWORK_MESH")]
+    pub mesh: u32,
 
     /// Most connections in all, 8 to 65535. An eighth of them is kept for those that this daemon dials.
     #[config(default = 256, env = "P2PD_NETWORK_MAX_CONNECTIONS")]
@@ -207,6 +222,22 @@ pub enum Switch {
     On,
 }
 
+/// What the line costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// The same, however much it carries.
+    Usual,
+    /// By the byte.
+    Metered,
+}
+
+impl Profile {
+    /// The defaults where it is metered, as a file would set them.
+    pub const METERED: &str = "[network]\nconnections_high = 24\nconnections_low = 16\nmesh = 3\ndht = \"client\"\nrelay = \"off\"\n\
+        autonat_server = \"off\"\n";
+}
+
 /// Part in the distributed hash table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -227,6 +258,7 @@ impl Network {
 
     /// Checks every value.
     pub fn check(&self) -> Result<(), Fault> {
+        within("mesh", &self.mesh, &(2..=24))?;
         within("max_connections", &self.max_connections, &(8..=65_535))?;
         within("connections_high", &self.connections_high, &(4..=65_535))?;
         within("connections_low", &self.connections_low, &(1..=65_535))?;
@@ -290,6 +322,11 @@ impl Network {
     /// Most inbound connections: whoever floods this daemon must not keep it from dialling.
     pub(crate) fn max_inbound(&self) -> u32 {
         self.max_connections - self.max_connections / OUTBOUND_SHARE
+    }
+
+    /// Peers of a mesh, where a topic has no number of its own.
+    pub(crate) fn mesh(&self) -> usize {
+        self.mesh as usize
     }
 
     /// What identify says of a daemon of this network.

@@ -10,7 +10,10 @@ use crate::{
     peers::{self, memory_limit::Held},
     pubsub, reach,
     streams::{self, behaviour::Acceptors},
-    swarm::listeners::{self, OwnAddresses},
+    swarm::{
+        listeners::{self, OwnAddresses},
+        shaping::Shaper,
+    },
 };
 
 /// The handles of all drivers.
@@ -28,6 +31,8 @@ pub struct Handle {
     pub reach: reach::Handle,
     /// Streams on protocols of programs, and of parts of this daemon.
     pub streams: streams::Handle,
+    /// How fast bytes go.
+    pub shaper: Shaper,
     listeners: Commands<listeners::Command>,
 }
 
@@ -77,7 +82,7 @@ impl Queues {
 }
 
 /// The handles, and the queues that they fill.
-pub(crate) fn new(held: Held, acceptors: Acceptors, clock: Clock) -> (Handle, Queues) {
+pub(crate) fn new(held: Held, acceptors: Acceptors, shaper: Shaper, clock: Clock) -> (Handle, Queues) {
     let (to_listeners, listeners) = commands();
     let (to_peers, peers) = commands();
     let (to_dial, dial) = commands();
@@ -92,6 +97,7 @@ pub(crate) fn new(held: Held, acceptors: Acceptors, clock: Clock) -> (Handle, Qu
         dht: dht::Handle(to_dht),
         reach: reach::Handle(to_reach),
         streams: streams::Handle { commands: to_streams, acceptors },
+        shaper,
         listeners: to_listeners,
     };
     (handle, Queues { listeners, peers, dial, pubsub, dht, reach, streams })

@@ -24,7 +24,7 @@ mod swarm;
 mod task;
 
 pub use clock::Clock;
-pub use config::{Config, DhtMode, Network, RelayLimits, Switch};
+pub use config::{Bandwidth, Config, DhtMode, Network, Profile, RelayLimits, Switch};
 pub use dht::Found;
 pub use dial::{BootstrapFault, check_listen, check_peer, peer_address};
 pub use error::NetError;
@@ -44,5 +44,6 @@ pub use streams::{ByteStream, Duplex, Inbound, PeerStream, Reservation, StreamCl
 pub use swarm::{
     bandwidth::{Streams, Traffic},
     listeners::OwnAddresses,
+    shaping::Shaper,
 };
 pub use task::{Prepared, Running, prepare};

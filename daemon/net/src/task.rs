@@ -43,6 +43,7 @@ use crate::{
         build,
         far_end::far_end,
         listeners::{self, Listeners},
+        shaping::Shaper,
     },
 };
 
@@ -95,13 +96,14 @@ pub fn prepare(config: &Config, identity: &Identity) -> Result<Prepared, NetErro
     let reserved = Reserved::default();
     reserved.add(kad.as_ref(), StreamClass::Bulk);
     let acceptors = Acceptors::new(reserved.clone());
-    let meters = Meters::new(config.network.max_streams_per_connection as usize, reserved);
+    let shaper = Shaper::new(config.bandwidth);
+    let meters = Meters::new(config.network.max_streams_per_connection as usize, reserved, shaper.clone());
     let (swarm, missing) = build::build(config, identity, settings.clone(), &meters, &acceptors)?;
     let own = *swarm.local_peer_id();
     let (context, events) = Context::new();
     let pubsub = PubSub::new(config, settings, own);
     let (to_punch, came) = mpsc::channel(hole_punching::WAITING);
-    let (handle, queues) = handle::new(held.clone(), acceptors, context.clock());
+    let (handle, queues) = handle::new(held.clone(), acceptors, shaper, context.clock());
     let task = Task {
         swarm,
         listeners: Listeners::new(missing),

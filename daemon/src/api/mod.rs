@@ -1,5 +1,6 @@
 //! The gRPC API: it verifies the caller, converts, calls the owners, converts. No decision of the domain is made here.
 
+mod bandwidth;
 mod caller;
 mod convert;
 mod dht;
@@ -22,9 +23,10 @@ use std::{convert::Infallible, time::Duration};
 use p2pd_api::{
     CALLS, MAX_FRAME,
     v1::{
-        DESCRIPTORS, dht_service_server::DhtServiceServer, node_service_server::NodeServiceServer,
-        peer_service_server::PeerServiceServer, protocol_service_server::ProtocolServiceServer,
-        pub_sub_service_server::PubSubServiceServer, stream_service_server::StreamServiceServer,
+        DESCRIPTORS, bandwidth_service_server::BandwidthServiceServer, dht_service_server::DhtServiceServer,
+        node_service_server::NodeServiceServer, peer_service_server::PeerServiceServer,
+        protocol_service_server::ProtocolServiceServer, pub_sub_service_server::PubSubServiceServer,
+        stream_service_server::StreamServiceServer,
     },
 };
 use tokio::net::UnixListener;
@@ -79,9 +81,11 @@ impl Services {
 
 /// Each service of the contract: a new one is added here and nowhere else.
 fn services(owners: Owners, stop: &CancellationToken) -> (Routes, Vec<&'static str>) {
-    let Owners { tasks, events, peers, dht, pubsub, live, streams, health, .. } = owners;
+    let Owners { tasks, events, peers, dht, pubsub, live, streams, health, shaper, .. } = owners;
     let stop = || stop.clone();
     let mut all = Services::default();
+    let bandwidth = BandwidthServiceServer::new(bandwidth::Service { shaper });
+    all.add(bandwidth.max_decoding_message_size(SMALL_REQUEST));
     let dht = DhtServiceServer::new(dht::Service { dht, stop: stop() });
     all.add(dht.max_decoding_message_size(SMALL_REQUEST));
     let node = NodeServiceServer::new(node::Service { health, peers: peers.clone(), events, stop: stop() });

@@ -15,6 +15,7 @@ impl Config {
         };
         of("network", self.network.check())?;
         of("relay", self.relay.check())?;
+        of("bandwidth", self.bandwidth.check())?;
         of("api", self.api.check())?;
         of("topics", self.topics.check())?;
         of("streams", self.streams.check())?;

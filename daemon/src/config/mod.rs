@@ -15,7 +15,7 @@ use confique::{
 pub use mode::Mode;
 use p2pd_core::setting;
 use p2pd_live::StreamSettings;
-use p2pd_net::{Network, RelayLimits};
+use p2pd_net::{Bandwidth, Network, Profile, RelayLimits};
 use p2pd_node::pubsub::TopicLimits;
 pub use p2pd_node::streams::{Forward, Tunnels};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,12 @@ pub struct Config {
     /// What this daemon passes on as a relay, where network.relay is on.
     #[config(nested)]
     pub relay: RelayLimits,
+    /// How fast bytes go to peers and come from them. Give a little less than your line carries: what waits then waits here, in the order
+    /// of its kind, and not in the router behind sound. Sound waits for nothing, but counts. Messages go before program streams, tunnels and
+    /// what a relay passes on, which have the rest. Each rate is 64kbit/s to 100Gbit/s, or 0 for no bound. `p2pctl bandwidth` changes them
+    /// while the daemon runs.
+    #[config(nested)]
+    pub bandwidth: Bandwidth,
     /// The gRPC API.
     #[config(nested)]
     pub api: Api,
@@ -101,14 +107,23 @@ impl Config {
             Ok(text) => text,
         };
         let (old, mut notes) = old_keys::of_variables(|name| std::env::var(name).ok()).context("configuration")?;
-        let (from_file, told) = layer(&text).with_context(|| format!("configuration: {}", file.display()))?;
-        notes.extend(told);
-        let builder = Config::builder()
-            .env()
-            .preloaded(old.try_into().context("configuration, from a variable with an old name")?)
-            .preloaded(from_file)
-            .preloaded(toml::from_str(mode.defaults())?);
-        let config = builder.load().map_err(|error| anyhow!("configuration: {}", causes(&error)))?;
+        let in_file = || layer(&text).with_context(|| format!("configuration: {}", file.display()));
+        notes.extend(in_file()?.1);
+        let with = |defaults: &[&str]| {
+            let old = old.clone().try_into().context("configuration, from a variable with an old name")?;
+            let builder = Config::builder().env().preloaded(old).preloaded(in_file()?.0);
+            let builder = defaults
+                .iter()
+                .try_fold(builder, |builder, text| anyhow::Ok(builder.preloaded(toml::from_str(text)?)))?;
+            builder.load().map_err(|error| anyhow!("configuration: {}", causes(&error)))
+        };
+        // Which is known only when all is read.
+        let config = match with(&[mode.defaults()])? {
+            Config { network: Network { profile: Profile::Metered, .. }, .. } => {
+                with(&[Profile::METERED, mode.defaults()])?
+            }
+            usual => usual,
+        };
         config.check().map_err(|fault| anyhow!("configuration: {fault}{}", check::place(&fault, file, &text)))?;
         Ok((config, notes))
     }

@@ -3,6 +3,7 @@
 mod child;
 mod disk;
 pub mod lab;
+mod namespace;
 mod preload;
 mod sound;
 
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 
 pub use child::{Lines, Program, Start, in_time};
 pub use disk::SmallDisk;
+pub use namespace::Namespace;
 pub use preload::{library, skewed_clock};
 pub use sound::{alone, heard_in_peace, hertz, in_peace, samples, staircase, step, tone};
 

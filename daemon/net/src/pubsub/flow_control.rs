@@ -20,7 +20,10 @@ use libp2p::{
     },
 };
 
-use crate::swarm::bandwidth::{Meter, Meters};
+use crate::swarm::{
+    bandwidth::{Meter, Meters},
+    shaping::Shaper,
+};
 
 /// Messages that gossipsub's queue to a peer holds, each a copy. Not the library's 5,000. The library bounds no bytes: a peer that takes
 /// nothing holds up to 192 MiB where a topic's messages have the 1 MiB that it may be set to, until it is let go of after 60 s. What it
@@ -127,6 +130,11 @@ impl Behaviour {
 
     pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
         self.peers.contains_key(peer)
+    }
+
+    /// How fast bytes go.
+    pub(crate) fn shaper(&self) -> &Shaper {
+        self.meters.shaper()
     }
 
     /// Counts a message of so many bytes that was published to these peers.
@@ -318,7 +326,7 @@ impl ConnectionHandler for Handler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::streams::reserved::Reserved;
+    use crate::{streams::reserved::Reserved, swarm::shaping::Shaper};
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -326,7 +334,7 @@ mod tests {
 
     /// So many peers, to each of whom messages were sent until it is full and asked.
     fn full(count: usize, now: Instant) -> (Behaviour, Vec<PeerId>) {
-        let mut pace = Behaviour::new(Meters::new(1, Reserved::default()));
+        let mut pace = Behaviour::new(Meters::new(1, Reserved::default(), Shaper::unbounded()));
         let peers: Vec<PeerId> = (0..count).map(|_| PeerId::random()).collect();
         pace.peers = peers.iter().map(|id| (*id, Peer::default())).collect();
         fill(&mut pace, &peers, now);
@@ -364,7 +372,7 @@ mod tests {
     #[test]
     fn a_peer_for_which_large_messages_wait_is_full_for_others() {
         let (now, large) = (Instant::now(), FULL_BYTES / 2);
-        let mut pace = Behaviour::new(Meters::new(1, Reserved::default()));
+        let mut pace = Behaviour::new(Meters::new(1, Reserved::default(), Shaper::unbounded()));
         let peer = PeerId::random();
         pace.peers.insert(peer, Peer::default());
         for _ in 0..2 {

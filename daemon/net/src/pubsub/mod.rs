@@ -95,6 +95,8 @@ pub(crate) struct Wire<'a> {
 
 pub(crate) struct PubSub {
     own: libp2p::PeerId,
+    /// Peers of a topic that whole messages are exchanged with.
+    mesh: usize,
     /// What every daemon of our network follows.
     of_all: TopicHash,
     topics: Topics,
@@ -111,6 +113,7 @@ impl PubSub {
     pub(crate) fn new(config: &Config, settings: Settings, own: libp2p::PeerId) -> Self {
         PubSub {
             own,
+            mesh: config.network.mesh(),
             of_all: IdentTopic::new(&config.topic_of_all).hash(),
             topics: Topics::new(settings.clone()),
             settings,

@@ -16,7 +16,7 @@ use super::{
     send_queue::{Held, Message},
     topics::followers,
 };
-use crate::{NetError, ids, swarm::behaviour::MESH};
+use crate::{NetError, ids};
 
 impl PubSub {
     /// Sends a message, or holds it back, behind those of its kind and topic that are.
@@ -58,10 +58,12 @@ impl PubSub {
                 };
                 let sent = match room {
                     Room::Wait(_) if may_wait => Err(NetError::Busy),
+                    // What is published waits before it is in a queue, where sound could not overtake it.
+                    _ if !wire.flow.shaper().may_publish(&followers) => Err(NetError::Busy),
                     // Nobody has taken anything: one more would be in the way of small ones.
                     Room::Wait(behind) if data.len() > SMALL && behind >= followers.len() => Err(NetError::Busy),
                     _ if may_wait
-                        && followers.len() > MESH
+                        && followers.len() > self.mesh
                         && self.flood.is_worth_waiting(followers.len(), data.len(), now) =>
                     {
                         Err(NetError::Busy)
@@ -73,7 +75,10 @@ impl PubSub {
                     Room::Wait(behind) | Room::Beside(behind) => {
                         let published = self.publish_to(wire, wall, &followers, topic, &data, Vec::new());
                         match &published {
-                            Ok(published) => self.count(topic, &followers, published),
+                            Ok(published) => {
+                                wire.flow.shaper().published(&published.to, data.len());
+                                self.count(topic, &followers, published);
+                            }
                             Err(_) => self.kept.give_back(Class::Messages, data.len()),
                         }
                         published.map(|published| Sent { behind, ..published.sent })
@@ -91,17 +96,22 @@ impl PubSub {
                 let to: Vec<PeerId> = mesh.copied().collect();
                 // Messages of the directory are small, so that their number counts.
                 let bytes = if class == Class::Directory { 0 } else { bytes };
-                let waits = matches!(wire.flow.room(&to, bytes, now), Room::Wait(_))
+                let line_is_full = class != Class::Live && !wire.flow.shaper().may_publish(&to);
+                let waits = line_is_full
+                    || matches!(wire.flow.room(&to, bytes, now), Room::Wait(_))
                     || (class == Class::Directory && wire.flow.is_busy_with_directory(&to));
                 if waits && may_wait {
                     let Ticket { id, source, bytes } = ticket;
                     return Some(Held { message: Message::Passing { id, source, bytes, class }, ..held });
                 }
                 // It is repeated anyway, and would take the last room in these queues from sound.
-                if class == Class::Directory && wire.flow.are_most_busy_with_directory(&to) {
+                if line_is_full || (class == Class::Directory && wire.flow.are_most_busy_with_directory(&to)) {
                     ignore(wire, &ticket.id, &ticket.source);
                 } else if self.pass_on(wire, &ticket, class, now) {
                     wire.flow.sent(&to, bytes);
+                    if class != Class::Live {
+                        wire.flow.shaper().published(&to, ticket.bytes);
+                    }
                 }
             }
         }
@@ -162,14 +172,14 @@ impl PubSub {
             let (others, without_room) = outside.partition(|peer| flow.has_room(peer, data.len()));
             full = without_room;
             // So few are sent to directly in any case.
-            let few = followers.len() <= MESH;
+            let few = followers.len() <= self.mesh;
             let others = if few { others } else { self.flood.choose(others, data.len(), Instant::now()) };
             to.extend(&others);
             also_to.extend(others);
             let left: Vec<PeerId> = followers.iter().filter(|peer| !to.contains(peer)).copied().collect();
             if self.topics.is_followed(&hash) {
                 // While its mesh is small gossipsub adds others by chance: all where they are so few, also those that are full here.
-                if left.len() <= MESH.saturating_sub(in_mesh) {
+                if left.len() <= self.mesh.saturating_sub(in_mesh) {
                     to.extend(left);
                     full.clear();
                 }
@@ -185,7 +195,7 @@ impl PubSub {
         let sent = self.topics.publish(gossipsub, &self.own, topic, data, wall);
         also_to.iter().for_each(|peer| gossipsub.remove_explicit_peer(peer));
         let (id, number) = sent.inspect_err(|error| {
-            if matches!(error, NetError::Busy) && followers.len() <= MESH {
+            if matches!(error, NetError::Busy) && followers.len() <= self.mesh {
                 // To all of them, and the library counts that as missed, which it is not.
                 self.slow.refused(followers);
             }
@@ -194,7 +204,7 @@ impl PubSub {
         // The library counts only what it was to send.
         self.slow.missed(&full);
         let left_out = followers.iter().filter(|peer| !to.contains(peer)).copied().collect();
-        Ok(Published { sent: Sent { id, followers: followers.len(), behind: 0 }, number, left_out })
+        Ok(Published { sent: Sent { id, followers: followers.len(), behind: 0 }, number, to, left_out })
     }
 }
 
@@ -203,6 +213,7 @@ struct Published {
     sent: Sent,
     /// Its sequence number.
     number: u64,
+    to: Vec<PeerId>,
     /// Followers that it was not sent to, who may hear of it from others.
     left_out: Vec<PeerId>,
 }

@@ -54,6 +54,12 @@ impl Reserved {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(protocol).copied()
     }
 
+    /// In which class its bytes are. What the library itself says is short, and sound goes over its gossipsub.
+    pub(crate) fn traffic(&self, protocol: &str) -> StreamClass {
+        let known = if is_own(protocol) { StreamClass::Live } else { StreamClass::Bulk };
+        self.class(protocol).unwrap_or(known)
+    }
+
     /// Whether no program may speak it.
     pub(crate) fn contains(&self, protocol: &str) -> bool {
         is_own(protocol) || self.class(protocol).is_some()
@@ -160,7 +166,10 @@ mod tests {
             reserved.add(name, class);
             assert!(reserved.contains(name));
             assert_eq!(reserved.is_kept_for(name), class == StreamClass::Messages, "{name}");
+            assert_eq!(reserved.traffic(name), class);
         }
+        let classes = ["/ipfs/ping/1.0.0", "/a-programs/1"].map(|name| reserved.traffic(name));
+        assert_eq!(classes, [StreamClass::Live, StreamClass::Bulk]);
         assert!(reserved.contains("/meshsub/9.0.0") && !reserved.is_kept_for("/meshsub/9.0.0"));
         reserved.add("/p2pd/messages/1", StreamClass::Messages);
         assert!(reserved.is_kept_for("/p2pd/messages/1"), "what was reserved goes before the name");

@@ -1,4 +1,4 @@
-//! Counts what each connection carries, in all and per protocol, and bounds its streams. Sits between the transports and
+//! Counts what each connection carries, in all and per protocol, holds it to its pace, and bounds its streams. Sits between the transports and
 //! the swarm, where every stream of every protocol passes.
 
 mod stream;
@@ -20,11 +20,16 @@ use libp2p::{
     Multiaddr, PeerId,
     core::muxing::{StreamMuxer, StreamMuxerEvent},
 };
+use p2pd_core::{address_scope::Scope, multiaddr::Multiaddr as Address};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::stream::MeteredStream;
-use crate::{ids::without_peer, streams::reserved::Reserved};
+use crate::{
+    ids::without_peer,
+    streams::reserved::Reserved,
+    swarm::shaping::{Line, Shaper},
+};
 
 /// The muxer of TCP and WebSocket.
 pub(crate) const YAMUX: &str = "yamux";
@@ -108,13 +113,13 @@ pub struct Streams {
 }
 
 /// What one connection is and carries.
-#[derive(Debug)]
 pub(crate) struct Meter {
     pub(crate) security: &'static str,
     muxer: OnceLock<&'static str>,
     pub(crate) address: Multiaddr,
     max_inbound: usize,
     reserved: Reserved,
+    line: Line,
     total: Counter,
     protocols: Mutex<HashMap<String, Arc<Counter>>>,
     inbound: AtomicUsize,
@@ -209,12 +214,18 @@ pub(crate) struct Meters {
     new: Arc<Mutex<Vec<New>>>,
     max_inbound: usize,
     reserved: Reserved,
+    shaper: Shaper,
 }
 
 impl Meters {
     /// Connections may have so many streams that the peer opened.
-    pub(crate) fn new(max_inbound: usize, reserved: Reserved) -> Self {
-        Meters { new: Arc::default(), max_inbound, reserved }
+    pub(crate) fn new(max_inbound: usize, reserved: Reserved, shaper: Shaper) -> Self {
+        Meters { new: Arc::default(), max_inbound, reserved, shaper }
+    }
+
+    /// How fast bytes go on all of them.
+    pub(crate) fn shaper(&self) -> &Shaper {
+        &self.shaper
     }
 
     /// A meter for a new connection.
@@ -225,6 +236,7 @@ impl Meters {
             address: without_peer(address.clone()),
             max_inbound: self.max_inbound,
             reserved: self.reserved.clone(),
+            line: self.shaper.connection(peer, Address::from(address.clone()).peer_scope() == Scope::World),
             total: Counter::default(),
             protocols: Mutex::default(),
             inbound: AtomicUsize::new(0),

@@ -53,9 +53,6 @@ const MAX_KAD_PACKET: usize = 128 * 1024;
 /// second may have come just after the peer's last word: one that is frozen is gone after 48 s.
 const PING: Duration = Duration::from_secs(8);
 
-/// Peers of a topic that whole messages are exchanged with.
-pub(crate) const MESH: usize = 6;
-
 /// Of the addresses over a relay, peers are told those that were chosen, and not all that the relay tells: they are many, and what identify
 /// tells in all has to fit into 4,096 bytes.
 pub(crate) struct Chosen;
@@ -147,13 +144,15 @@ pub(crate) fn build(
 
 fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result<Gossipsub, NetError> {
     let mut builder = gossipsub::ConfigBuilder::default();
+    // When more peers are taken into a mesh, when some are let go of, and how many of them this daemon has dialled.
+    let around = |size: usize| (size.saturating_mul(2) / 3, size.saturating_mul(2), (size / 3).min(2));
     for (topic, size) in &config.meshes {
-        // In the proportions of all topics.
-        let hash = || IdentTopic::new(topic).hash();
-        builder.mesh_n_for_topic(*size, hash()).mesh_n_low_for_topic(size.saturating_mul(2) / 3, hash());
-        builder.mesh_n_high_for_topic(size.saturating_mul(2), hash());
-        builder.mesh_outbound_min_for_topic((size / 3).min(2), hash());
+        let (hash, (low, high, dialled)) = (|| IdentTopic::new(topic).hash(), around(*size));
+        builder.mesh_n_for_topic(*size, hash()).mesh_n_low_for_topic(low, hash());
+        builder.mesh_n_high_for_topic(high, hash()).mesh_outbound_min_for_topic(dialled, hash());
     }
+    let mesh = config.network.mesh();
+    let (low, high, dialled) = around(mesh);
     let ids = settings.clone();
     let config = builder
         // Which topics take messages without a signature, the settings say.
@@ -166,9 +165,10 @@ fn gossipsub(config: &Config, identity: &Identity, settings: Settings) -> Result
         .flood_publish(false)
         .max_control_messages_sent(OFFERED)
         .max_control_message_size(MAX_CONTROL)
-        .mesh_n(MESH)
-        .mesh_n_low(4)
-        .mesh_n_high(12)
+        .mesh_n(mesh)
+        .mesh_n_low(low)
+        .mesh_n_high(high)
+        .mesh_outbound_min(dialled)
         // Every follower outside the mesh is offered everything each second. By the library's usual quarter, somebody whose only
         // peer this daemon is, as with many listeners of one publisher, would miss two messages of five.
         .gossip_factor(1.0)

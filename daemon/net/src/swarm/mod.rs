@@ -10,5 +10,6 @@ pub(crate) mod filtered;
 mod first_byte;
 pub(crate) mod listeners;
 mod protocol_detect;
+pub(crate) mod shaping;
 mod transport;
 mod watched;

@@ -17,6 +17,7 @@ use libp2p::{
     noise, quic, relay, tcp, tls, websocket, yamux,
 };
 use libp2p_mplex as mplex;
+use socket2::SockRef;
 
 use crate::{
     NetError,
@@ -53,6 +54,9 @@ thread_local! {
 /// drops a connection with a larger frame. Windows that do not grow cost a fifth of the rate of a stream on loopback.
 const YAMUX_STREAMS: usize = 4096 - 3;
 
+/// Bytes of a connection over TCP that the kernel takes before it has room to send them. QUIC takes turns between streams by itself.
+const UNSENT: u32 = 32 << 10;
+
 /// Bytes of a stream of QUIC that may wait for their reader.
 const QUIC_STREAM: u32 = 1 << 20;
 
@@ -84,7 +88,7 @@ pub(crate) fn build(
     let noise = noise::Config::new(keys).map_err(|e| setup(&e))?;
     let socket = || {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-        Guarded::new(tcp, rules).map(|socket, point| Prompt::new(socket, point.is_listener()))
+        Guarded::new(tcp, rules).map(|socket, point| Prompt::new(kept_short(socket), point.is_listener()))
     };
     let muxers = Muxers { yamux: yamux(), mplex: mplex.then(self::mplex) };
     let both = || Security { tls: Some(tls.clone()), noise: noise.clone() };
@@ -108,6 +112,14 @@ pub(crate) fn build(
     // Before the others, which would take the address of a relay for that of the peer behind it.
     let all = circuits.or_transport(all).map(|way, _| way.into_inner());
     Ok(Names::new(all.boxed()).boxed())
+}
+
+/// Bounds what waits in the kernel, where nothing overtakes it.
+fn kept_short(socket: tcp::tokio::TcpStream) -> tcp::tokio::TcpStream {
+    if let Err(error) = SockRef::from(&socket.0).set_tcp_notsent_lowat(UNSENT) {
+        tracing::debug!(%error, "what is not sent yet has no bound of its own");
+    }
+    socket
 }
 
 /// Secures connections and divides them into streams.
@@ -286,7 +298,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::streams::reserved::Reserved;
+    use crate::{streams::reserved::Reserved, swarm::shaping::Shaper};
 
     /// A peer that speaks TLS alone, as some of go-libp2p do.
     fn only_tls(keys: &Keypair) -> Ways {
@@ -328,7 +340,14 @@ mod tests {
         let ids = [&us, &them].map(|keys| keys.public().to_peer_id());
         let ours = || {
             let (circuits, _) = relay::client::new(us.public().to_peer_id());
-            build(&us, &Meters::new(16, Reserved::default()), &SharedRules::default(), circuits, false).unwrap()
+            build(
+                &us,
+                &Meters::new(16, Reserved::default(), Shaper::unbounded()),
+                &SharedRules::default(),
+                circuits,
+                false,
+            )
+            .unwrap()
         };
         assert_eq!(meet(ours(), only_tls(&them)).await, (ids[1], ids[0]));
         assert_eq!(meet(only_tls(&them), ours()).await, (ids[0], ids[1]));

@@ -9,20 +9,44 @@ use std::{
 };
 
 use futures::{AsyncRead, AsyncWrite};
+use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{Counter, GOSSIPSUB, Meter, Traffic};
 use crate::{
     clock,
-    reach::reservation_answer::{Answer, HOP},
-    swarm::protocol_detect::Sniff,
+    reach::reservation_answer::{Answer, CIRCUITS, HOP, STOP},
+    streams::reserved::StreamClass,
+    swarm::{protocol_detect::Sniff, shaping::Way},
 };
 
+/// Bytes of a stream that wait for nothing while its protocol is not known: lazily negotiated, it may carry a whole window before the answer.
+const EARLY: usize = 4096;
 /// Bytes of an answer that are read at once.
 const PIECE: usize = 512;
 
 fn reset() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
+}
+
+/// When more bytes may go one way.
+struct Turn(Way, Option<Pin<Box<Sleep>>>);
+
+impl Turn {
+    /// How many may go now.
+    fn poll(&mut self, meter: &Meter, class: Option<StreamClass>, cx: &mut Context<'_>) -> Poll<usize> {
+        let Some(class) = class else { return Poll::Ready(usize::MAX) };
+        loop {
+            if let Some(wait) = &mut self.1 {
+                ready!(wait.as_mut().poll(cx));
+                self.1 = None;
+            }
+            match meter.line.allowance(self.0, class) {
+                Ok(bytes) => return Poll::Ready(bytes),
+                Err(wait) => self.1 = Some(Box::pin(tokio::time::sleep(wait))),
+            }
+        }
+    }
 }
 
 /// A stream whose bytes are counted.
@@ -35,6 +59,11 @@ pub(crate) struct MeteredStream<S> {
     /// What was carried before that.
     early: Traffic,
     protocol: Option<Arc<Counter>>,
+    /// Who waits where bandwidth is short; `None` for what the connection inside it has waited for.
+    class: Option<StreamClass>,
+    /// Until when what is written waits, and what is read.
+    upload: Turn,
+    download: Turn,
     /// The peer sends nothing here. Gossipsub does not read such a stream, and would go on writing to a peer that has ended it.
     one_way: bool,
     /// What a relay answers, until it has passed.
@@ -60,6 +89,9 @@ impl<S> MeteredStream<S> {
             sniff: Some(Sniff::default()),
             early: Traffic::default(),
             protocol: None,
+            class: Some(StreamClass::Live),
+            upload: Turn(Way::Up, None),
+            download: Turn(Way::Down, None),
             one_way: false,
             answer: None,
             doubtful_end,
@@ -70,15 +102,27 @@ impl<S> MeteredStream<S> {
     /// Counts bytes; `answers` tells that they are those of the side that agrees to a protocol.
     fn count(&mut self, traffic: Traffic, bytes: &[u8], answers: bool) {
         self.meter.total.count(traffic);
+        if let Some(class) = self.class {
+            self.meter.line.carried(Way::Up, class, traffic.sent as usize);
+            self.meter.line.carried(Way::Down, class, traffic.received as usize);
+        }
         if let Some(protocol) = &self.protocol {
             return protocol.count(traffic);
         }
         self.early.add(traffic);
+        if self.early.sent.max(self.early.received) >= EARLY as u64 {
+            self.class = Some(StreamClass::Bulk);
+        }
         let Some(sniff) = self.sniff.as_mut().filter(|_| answers) else { return };
         match sniff.feed(bytes) {
             Ok(None) => {}
             Ok(Some(name)) => {
                 self.one_way = !self.inbound && name.starts_with(GOSSIPSUB);
+                // A relay passes on what others say. Who is at an end of that has a connection inside it.
+                let is_end = name == if self.inbound { STOP } else { HOP };
+                let is_passed_on = name.starts_with(CIRCUITS);
+                let class = if is_passed_on { StreamClass::Bulk } else { self.meter.reserved.traffic(&name) };
+                self.class = (!is_end).then_some(class);
                 self.answer = (!self.inbound && name == HOP).then(Answer::default);
                 let protocol = self.meter.protocol(&name);
                 protocol.count(std::mem::take(&mut self.early));
@@ -109,9 +153,26 @@ impl<S> Drop for MeteredStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> MeteredStream<S> {
+    /// Bytes that may go at once.
+    fn piece(&self, most: usize) -> usize {
+        if self.protocol.is_some() || !self.meter.line.is_bounded() { most } else { most.min(EARLY) }
+    }
+
+    fn poll_read_in_turn(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        let most = ready!(self.download.poll(&self.meter, self.class, cx));
+        let most = self.piece(most).min(room.len());
+        Pin::new(&mut self.inner).poll_read(cx, room.get_mut(..most).unwrap_or_default())
+    }
+
+    fn poll_write_in_turn(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let most = ready!(self.upload.poll(&self.meter, self.class, cx));
+        let most = self.piece(most).min(bytes.len());
+        Pin::new(&mut self.inner).poll_write(cx, bytes.get(..most).unwrap_or_default())
+    }
+
     /// Reads what the peer has sent.
     fn poll_read_sent(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
-        let count = match Pin::new(&mut self.inner).poll_read(cx, room) {
+        let count = match self.poll_read_in_turn(cx, room) {
             Poll::Ready(read) => read?,
             Poll::Pending if self.closing.as_mut().poll(cx).is_ready() => return Poll::Ready(Err(reset())),
             Poll::Pending => return Poll::Pending,
@@ -153,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MeteredStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MeteredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        let written = self.poll_write_in_turn(cx, bytes);
         let count = match self.written(written) {
             Poll::Ready(written) => written?,
             Poll::Pending if self.closing.as_mut().poll(cx).is_ready() => return Poll::Ready(Err(reset())),

@@ -1,0 +1,133 @@
+//! A narrow line: sound is in time though a tunnel or a topic would fill it.
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+};
+
+use crate::support::{
+    self, Daemon, Namespace, Program, Start, heard_in_peace, id, in_peace, interrupt, ready, said, until,
+};
+
+/// How much later than on an idle line, in milliseconds.
+const LATER: u64 = 60;
+
+/// Two daemons on a cable that carries 2 Mbit/s from the first, and whose router holds what comes faster for up to 400 ms; `None`, and
+/// said so, where there is none. The kernel is not to make large packets of small ones, which such a router would drop.
+fn narrow(place: &Path, ways: [&str; 2]) -> Option<([Namespace; 2], [Daemon; 2])> {
+    let spaces = [Namespace::new("narrow")?, Namespace::new("far")?];
+    if !spaces[0].join_at(&spaces[1], ["45.10.20.1", "45.10.20.2"]) {
+        return None;
+    }
+    let enter = |words: &str| spaces[0].command().args(words.split(' ')).output().unwrap();
+    let shaped = enter("tc qdisc add dev lan root tbf rate 2mbit burst 4kb latency 400ms");
+    if !shaped.status.success() {
+        support::skip("bandwidth: the kernel has no token bucket (tbf)");
+        return None;
+    }
+    let daemon = |n: usize, name: &str| {
+        let mut command = spaces[n].command();
+        command.arg(support::p2pd());
+        Daemon::launch(command, place, name, &["--listen", ways[n]])
+    };
+    let daemons = [daemon(0, "near"), daemon(1, "far")];
+    Some((spaces, daemons))
+}
+
+/// The latency of what the far one hears for some seconds, in milliseconds, where nothing is lost.
+fn latency(near: &Daemon, far: &Daemon) -> u64 {
+    let listen = |at: &Daemon| at.ctl(&["-o", "json", "listen", "tone", "--wait", "20s", "--duration", "6s"]).start();
+    let numbers = heard_in_peace(|| listen(near), || vec![listen(far)]).remove(0);
+    println!("{numbers}");
+    assert_eq!(numbers["lost_groups"], 0, "{numbers}");
+    numbers["latency_ms"].as_u64().unwrap()
+}
+
+/// Writes without end to what reads, as long as that does.
+fn fill(mut command: Command, line: Vec<u8>) -> Program {
+    let mut program = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).start();
+    let mut into = program.stdin.take().unwrap();
+    thread::spawn(move || while into.write_all(&line).is_ok() {});
+    program
+}
+
+/// Bytes of a file that is being written.
+fn size(file: &Path) -> u64 {
+    std::fs::metadata(file).map_or(0, |data| data.len())
+}
+
+/// Sound from the first to the second, on the idle line and then beside what fills it; then what fills it is to have gone on, too.
+fn in_time(ways: [&str; 2], fill_it: impl Fn(&Daemon, &Daemon, &Path) -> [Program; 2]) {
+    let _peace = in_peace();
+    let place = tempfile::tempdir().unwrap();
+    let Some((_spaces, [near, far])) = narrow(place.path(), ways) else { return };
+    // Set while both run: the far end is somewhere in the world.
+    assert!(near.good(&["bandwidth", "wan_upload=1800kbit/s"]).contains("1800kbit/s"));
+    far.good(&["peers", "connect", &near.address]);
+    let mut publisher = near.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
+    far.good(&["wait", "stream=tone", "--timeout", "20s"]);
+    let idle = latency(&near, &far);
+    let got = place.path().join("got");
+    let mut programs = fill_it(&near, &far, &got);
+    until("what fills the line", || (size(&got) > 100_000).then_some(()));
+    let before = size(&got);
+    let filled = latency(&near, &far);
+    let beside = size(&got) - before;
+    for program in programs.iter_mut().chain([&mut publisher]) {
+        interrupt(program);
+        program.wait().unwrap();
+    }
+    assert!(filled <= idle + LATER, "{filled} ms, and {idle} on an idle line");
+    assert!(beside > 500_000, "the rest of the line is used: {beside} bytes");
+}
+
+fn tunnel(near: &Daemon, far: &Daemon, got: &Path) -> [Program; 2] {
+    let mut handle = far.ctl(&["handle", "/fill/1"]);
+    handle.stdout(std::fs::File::create(got).unwrap());
+    let (handler, _) = ready(handle);
+    [handler, fill(near.ctl(&["open", &id(far), "/fill/1"]), vec![0; 64 << 10])]
+}
+
+fn topic(near: &Daemon, far: &Daemon, got: &Path) -> [Program; 2] {
+    let follower = far.ctl(&["sub", "fill"]).stdout(std::fs::File::create(got).unwrap()).start();
+    until("the follower", || (near.good(&["topics", "peers", "fill"]).lines().count() == 1).then_some(()));
+    let mut line = vec![b'x'; 900];
+    line.push(b'\n');
+    [follower, fill(near.ctl(&["pub", "fill", "--wait", "20s"]), line)]
+}
+
+#[test]
+fn sound_is_in_time_beside_a_tunnel_over_tcp() {
+    in_time(["/ip4/45.10.20.1/tcp/0", "/ip4/45.10.20.2/tcp/0"], tunnel);
+}
+
+#[test]
+fn sound_is_in_time_beside_a_tunnel_over_quic() {
+    in_time(["/ip4/45.10.20.1/udp/0/quic-v1", "/ip4/45.10.20.2/udp/0/quic-v1"], tunnel);
+}
+
+#[test]
+fn sound_is_in_time_beside_a_topic_that_would_fill_the_line() {
+    in_time(["/ip4/45.10.20.1/tcp/0", "/ip4/45.10.20.2/tcp/0"], topic);
+}
+
+#[test]
+fn rates_are_set_by_name_and_what_is_wrong_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_with(place.path(), "a", &[], &[("P2PD_BANDWIDTH_UPLOAD", "2Mbit/s")]);
+    assert!(daemon.good(&["bandwidth"]).contains("2Mbit/s"), "as the configuration has it");
+    daemon.good(&["bandwidth", "upload=0", "peer_download=500KiB/s"]);
+    let shown: serde_json::Value = serde_json::from_str(&daemon.good(&["-o", "json", "bandwidth"])).unwrap();
+    assert_eq!((&shown["upload"], &shown["peer_download"]), (&0.into(), &512_000.into()), "{shown}");
+    for (wrong, code, words) in [
+        ("uplaod=1Mbit/s", 2, "there are upload, download"),
+        ("upload=1", 2, "upload=2Mbit/s"),
+        ("upload=1kbit/s", 2, "64kbit/s to 100Gbit/s"),
+    ] {
+        let refused = daemon.ctl(&["bandwidth", wrong]).output().unwrap();
+        assert_eq!(refused.status.code(), Some(code), "{}", said(&refused));
+        assert!(said(&refused).contains(words), "{}", said(&refused));
+    }
+}
