@@ -29,6 +29,7 @@ mod modes;
 mod old_format;
 mod player;
 mod recordings;
+mod recovery;
 mod routers;
 mod shell;
 mod slow_disk;

@@ -1,14 +1,20 @@
 //! What a daemon says of where it can be reached.
 
+use std::time::Duration;
+
 use p2pd::app::Daemon;
 use p2pd_api::v1::{
     ConnectRequest, Connection, GetInfoRequest, GetInfoResponse, GetPeerRequest, GetStateRequest,
-    ListClosedConnectionsRequest, RelayState, Rule, SetRuleRequest, Verdict, WatchEventsRequest,
+    ListClosedConnectionsRequest, ListPeersRequest, RelayState, Rule, SetRuleRequest, Verdict, WatchEventsRequest,
     node_service_client::NodeServiceClient, subscribe_stream_response::Event,
 };
-use p2pd_core::setting::Size;
-use p2pd_net::{PeerStream, RelayLimits, Reservation, StreamClass, Switch};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use p2pd_core::{id::PeerId, setting::Size};
+use p2pd_net::{DhtMode, Identity, PeerStream, RelayLimits, Reservation, StreamClass, Switch};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::support::{self, channel, floor, id, list, listen, next, open, peers, publish, setup, start, tcp, until};
@@ -261,4 +267,63 @@ async fn a_connection_that_a_relay_cuts_is_told_as_that_at_all_three() {
     let word = tokio::time::timeout(support::DEADLINE, word).await.unwrap();
     assert_eq!(word, format!("{} to {}: relay.circuit_bytes", id(&listener), id(&speaker)));
     sending.abort();
+}
+
+/// Asks a relay to pass on a connection to a peer. The answer's status, and the stream, which keeps it open.
+async fn ask(asker: &p2pd_net::Handle, relay: &PeerId, to: &PeerId) -> Option<(u64, PeerStream)> {
+    let mut hop = asker.streams.open(relay, &[HOP.protocol.into()]).await.ok()?;
+    let id = to.as_bytes();
+    // CONNECT, and the peer's id.
+    let mut request = vec![8, 1, 18, id.len() as u8 + 2, 10, id.len() as u8];
+    request.extend(id);
+    request.insert(0, request.len() as u8);
+    hop.stream.write_all(&request).await.ok()?;
+    let length = hop.stream.read_u8().await.ok()?;
+    let mut answer = vec![0; usize::from(length)];
+    hop.stream.read_exact(&mut answer).await.ok()?;
+    // The status is the last field, of two bytes.
+    let [.., 40, low, high] = answer.as_slice() else { return (answer.last() == Some(&100)).then_some((100, hop)) };
+    Some((u64::from(low & 127) | u64::from(*high) << 7, hop))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_thousand_requests_of_fifty_keys_as_many_get_through_as_are_set() {
+    const CIRCUITS: usize = 40;
+    let relay = relay(|limits| limits.circuits = CIRCUITS as u32).await;
+    let (at, relay_id) = (tcp(&relay), id(&relay).parse::<PeerId>().unwrap());
+    // Of another network, where nobody has to follow this one's directory.
+    let stranger = || {
+        let mut config = support::stranger(&at, DhtMode::Client);
+        (config.network.name, config.network.max_pending_connections) = ("elsewhere".into(), 4096);
+        let identity = Identity::generate();
+        (p2pd_net::prepare(&config, &identity).unwrap().run(CancellationToken::new()), identity.peer_id())
+    };
+    // Several are asked for: a peer has so many requests on its way to one other.
+    let targets: Vec<_> = (0..5).map(|_| stranger()).collect();
+    for (target, _) in &targets {
+        until("the target's place", async || {
+            let relays = target.handle.reach.relays().await.unwrap();
+            relays.iter().any(|relay| relay.state == p2pd_net::RelayState::Reserved).then_some(())
+        })
+        .await;
+    }
+    let askers: Vec<_> = (0..50).map(|_| stranger().0).collect();
+    let ask = async |asker: usize, n: usize| {
+        let request = ask(&askers[asker].handle, &relay_id, &targets[n % targets.len()].1);
+        timeout(Duration::from_secs(5), request).await.ok()?.filter(|(status, _)| *status == 100)
+    };
+    until("that all are connected", async || {
+        let all = peers(&relay).await.list_peers(ListPeersRequest::default()).await.unwrap().into_inner().peers;
+        (all.len() >= 55).then_some(())
+    })
+    .await;
+    let mut one = Vec::new();
+    for n in 0..20 {
+        one.extend(ask(0, n).await);
+    }
+    assert_eq!(one.len(), 8, "of one key");
+    let requests = (0..1_000).map(|n| ask(n % 50, n / 50));
+    // At once: nobody speaks on what is passed on, so that it ends when the targets lose patience.
+    let through = futures::future::join_all(requests).await.into_iter().flatten().count();
+    assert_eq!(one.len() + through, CIRCUITS);
 }

@@ -45,6 +45,11 @@ impl Lines {
         }
     }
 
+    /// Takes the lines that have come meanwhile.
+    pub fn catch_up(&mut self) {
+        self.said.extend(self.lines.try_iter());
+    }
+
     /// The next line with these words.
     pub fn with(&mut self, words: &str) -> String {
         let found = self.until(LINE, |line| line.contains(words));

@@ -118,6 +118,22 @@ impl Lab {
         assert!(run("ip", &format!("-n {} {words}", self.space(of))), "{of}: {words}");
     }
 
+    /// Takes a home's router off the internet and back. It forgets what it has translated.
+    pub fn restart_router(&self, n: usize) {
+        let router = format!("router{n}");
+        self.ip(&router, "link set wan down");
+        self.ip(&router, "link set wan up");
+    }
+
+    /// Gives a home's router another address.
+    pub fn move_router(&self, n: usize, address: &str) {
+        let router = format!("router{n}");
+        self.ip(&router, &format!("address add {address}/24 dev wan"));
+        self.ip(&router, &format!("address del 45.10.20.{}/24 dev wan", 10 + n));
+        // With its first address went the others of that network.
+        let _ = run("ip", &format!("-n {} address add {address}/24 dev wan", self.space(&router)));
+    }
+
     fn home(&self, n: usize, router: Router) {
         let (outer, inner) = (format!("router{n}"), format!("home{n}"));
         for space in [&outer, &inner] {
