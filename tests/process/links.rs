@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -145,6 +145,66 @@ fn on_a_lan_daemons_find_each_other_by_mdns_alone() {
             assert!(daemon.good(&["-o", "json", "peers"]).contains(&id(other)));
         }
     }
+}
+
+/// A name of DNS in its labels.
+fn labels(name: &str) -> Vec<u8> {
+    let labels = name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+    labels.chain([0]).collect()
+}
+
+/// What one says on the local network who claims to be the n-th of many peers (RFC 6762, with the names of libp2p).
+fn claim(n: u16) -> Vec<u8> {
+    // An identity hash of four bytes, in base58.
+    let [high, low] = n.to_be_bytes();
+    let mut number = u64::from_be_bytes([0, 0, 0, 4, 1, 2, high, low]);
+    let mut peer = Vec::new();
+    while number > 0 {
+        peer.insert(0, b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"[(number % 58) as usize]);
+        number /= 58;
+    }
+    let peer = format!("1{}", String::from_utf8(peer).unwrap());
+    let (name, text) = (labels(&format!("peer{n}")), format!("dnsaddr=/ip4/10.9.9.2/tcp/1/p2p/{peer}"));
+    let week = 604_800u32.to_be_bytes();
+    let mut packet = vec![0, 0, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 1];
+    packet.extend(labels("_p2p._udp.local"));
+    packet.extend([&[0, 12, 0, 1], &week[..], &[0, name.len() as u8], &name].concat());
+    let length = text.len() as u8;
+    packet.extend([&name[..], &[0, 16, 0x80, 1], &week[..], &[0, length + 1, length], text.as_bytes()].concat());
+    packet
+}
+
+#[test]
+fn one_who_invents_peers_on_a_lan_has_nobody_looked_for_there() {
+    let place = tempfile::tempdir().unwrap();
+    let (Some(one), Some(two)) = (Namespace::new("quiet"), Namespace::new("inventive")) else { return };
+    if !one.join(&two) {
+        return;
+    }
+    two.set("route add 224.0.0.0/4 dev lan");
+    let a = one.on_lan(place.path(), "a", "10.9.9.1", &[("P2PD_NETWORK_MDNS", "true")]);
+    let shout = |claims: std::ops::Range<u16>| {
+        two.enter(move || {
+            let socket = UdpSocket::bind("10.9.9.2:0").unwrap();
+            for n in claims {
+                socket.send_to(&claim(n), "224.0.0.251:5353").unwrap();
+                thread::sleep(Duration::from_millis(2));
+            }
+        })
+        .join()
+        .unwrap();
+    };
+    let is_off = || a.logged().contains("not looking there for ten minutes");
+    shout(0..200);
+    assert!(!is_off(), "so many may be there");
+    // What the kernel has no room for is said again.
+    until("that there are too many", || {
+        shout(0..300);
+        is_off().then_some(())
+    });
+    shout(1_000..1_300);
+    assert_eq!(a.logged().matches("not looking there").count(), 1, "it looks no more");
+    a.good(&["status"]);
 }
 
 /// Whether a connection can be made.

@@ -88,6 +88,14 @@ impl Daemon {
         daemon
     }
 
+    /// All that it has logged.
+    pub fn logged(&self) -> String {
+        let Some(log) = &self.log else { return String::new() };
+        let mut text = vec![0; log.metadata().map_or(0, |meta| meta.len() as usize)];
+        let count = log.read_at(&mut text, 0).unwrap_or_default();
+        String::from_utf8_lossy(&text[..count]).into_owned()
+    }
+
     pub fn ctl(&self, args: &[&str]) -> Command {
         let mut command = Command::new(P2PCTL);
         command.arg("-s").arg(&self.socket).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());

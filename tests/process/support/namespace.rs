@@ -5,7 +5,7 @@ use std::{
     path::Path,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use nix::sched::{CloneFlags, setns};
@@ -82,12 +82,12 @@ impl Namespace {
     }
 
     /// Runs something on a thread of its own, whose sockets are in this namespace.
-    pub fn enter(&self, work: impl FnOnce() + Send + 'static) {
+    pub fn enter(&self, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
         let namespace = File::open(format!("/var/run/netns/{}", self.0)).unwrap();
         thread::spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
             work();
-        });
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use libp2p::{
     StreamProtocol, connection_limits,
     gossipsub::{self, IdentTopic},
-    identify, kad, mdns, ping, relay,
+    identify, kad, ping, relay,
     swarm::{FromSwarm, NetworkBehaviour, behaviour::toggle::Toggle},
 };
 
@@ -33,6 +33,7 @@ use crate::{
     swarm::{
         bandwidth::Meters,
         filtered::{Filter, Filtered},
+        lan::Lan,
     },
 };
 
@@ -79,7 +80,7 @@ pub(crate) struct Behaviour {
     pub(crate) kad: Dht,
     pub(crate) relay_client: RelayClient,
     pub(crate) relay_server: RelayServer,
-    pub(crate) mdns: Toggle<mdns::tokio::Behaviour>,
+    pub(crate) mdns: Toggle<Lan>,
     pub(crate) streams: streams::behaviour::Behaviour,
 }
 
@@ -119,11 +120,7 @@ pub(crate) fn build(
     kad.set_max_packet_size(MAX_KAD_PACKET).set_record_filtering(kad::StoreInserts::FilterBoth);
     // `dht/refresh.rs` says when.
     kad.set_periodic_bootstrap_interval(None);
-    let mdns = if network.mdns {
-        Some(mdns::tokio::Behaviour::new(mdns::Config::default(), id).map_err(|e| setup(&e))?)
-    } else {
-        None
-    };
+    let mdns = network.mdns.then(|| Lan::new(id)).transpose().map_err(|e| setup(&e))?;
     let served = (network.relay == Switch::On).then_some(&config.relay);
     let mut kad = Kad::with_config(id, record_store::store(id), kad);
     kad.set_mode(Some(if network.dht == DhtMode::Server { kad::Mode::Server } else { kad::Mode::Client }));

@@ -8,6 +8,7 @@ mod early_end;
 pub(crate) mod far_end;
 pub(crate) mod filtered;
 mod first_byte;
+mod lan;
 pub(crate) mod listeners;
 mod protocol_detect;
 pub(crate) mod shaping;
