@@ -14,6 +14,7 @@ mod doctor;
 mod documents;
 mod endurance;
 mod examples;
+mod explain;
 mod failures;
 mod flood;
 mod foreign_listeners;

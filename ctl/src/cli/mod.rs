@@ -2,6 +2,7 @@
 //! without the noun. What a command does is in `cmd`.
 
 mod dht;
+mod explain;
 mod help;
 mod peer;
 mod protocol;
@@ -14,6 +15,7 @@ use std::{any::TypeId, path::PathBuf, time::Duration};
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::dht::{Dht, DhtAction};
+pub(crate) use self::explain::Explain;
 pub(crate) use self::peer::{Peer, PeerAction};
 pub(crate) use self::protocol::{Hold, Protocol, ProtocolAction};
 #[cfg(feature = "audio")]
@@ -118,6 +120,7 @@ const GROUPS: [Group; 5] = [
         rows: &[
             row("status"),
             row("doctor"),
+            row("explain"),
             row("bandwidth"),
             row("events"),
             row("wait"),
@@ -178,6 +181,14 @@ pub(crate) enum Command {
         /// Try things, too, for up to 10 s: whether UDP gets through to peers.
         #[arg(long)]
         probe: bool,
+    },
+    /// Say what decides how it is with a peer, address, topic or stream.
+    ///
+    /// Nothing is tried.
+    #[command(after_help = examples(&["p2pctl explain peer ..mv1eVMvL", "p2pctl explain stream town-radio"]))]
+    Explain {
+        #[command(subcommand)]
+        subject: Explain,
     },
     /// How fast bytes go to peers and come from them.
     ///

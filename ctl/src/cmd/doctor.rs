@@ -12,6 +12,8 @@ use p2pd_api::{
     v1::{DiagnoseRequest, DiagnoseResponse, Finding, FindingLevel, node_service_client::NodeServiceClient},
 };
 
+use prost::Message;
+
 use crate::{
     api_words::with_commands,
     client::Client,
@@ -27,24 +29,35 @@ pub(super) async fn run(socket: Option<PathBuf>, timeout: Duration, format: Form
         Ok(found) => found,
         Err(error) => DiagnoseResponse { findings: without_daemon(&error) },
     };
-    for finding in &mut found.findings {
-        finding.fact = with_commands(&finding.fact);
-        finding.mend = with_commands(&finding.mend);
-    }
-    match format {
-        Format::Table => output::show(&table(&found.findings))?,
-        Format::Json => output::line(&output::to_json("DiagnoseResponse", &found, true)?)?,
-        Format::Jsonl => {
-            for finding in &found.findings {
-                output::line(&output::to_json("Finding", finding, false)?)?;
-            }
-        }
-    }
+    say_in_commands(&mut found.findings);
+    show(format, "DiagnoseResponse", &found, &found.findings)?;
     match found.findings.iter().any(|finding| finding.level() == FindingLevel::Fail) {
         // The findings have said it.
         true => Err(fail(Exit::Failed, "")),
         false => Ok(()),
     }
+}
+
+/// Names commands where the findings name methods of the API.
+pub(super) fn say_in_commands(findings: &mut [Finding]) {
+    for finding in findings {
+        finding.fact = with_commands(&finding.fact);
+        finding.mend = with_commands(&finding.mend);
+    }
+}
+
+/// Writes the findings of an answer.
+pub(super) fn show<M: Message>(format: Format, name: &str, answer: &M, findings: &[Finding]) -> anyhow::Result<()> {
+    match format {
+        Format::Table => output::show(&table(findings))?,
+        Format::Json => output::line(&output::to_json(name, answer, true)?)?,
+        Format::Jsonl => {
+            for finding in findings {
+                output::line(&output::to_json("Finding", finding, false)?)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn ask(socket: Option<PathBuf>, timeout: Duration, probe: bool) -> anyhow::Result<DiagnoseResponse> {

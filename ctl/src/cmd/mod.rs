@@ -6,6 +6,7 @@ mod context;
 mod dht;
 mod doctor;
 mod events;
+mod explain;
 mod peer;
 mod peer_id;
 mod program;
@@ -110,6 +111,7 @@ async fn ask_daemon(cli: Cli) -> anyhow::Result<()> {
         Command::Status => status::status(&context).await,
         Command::Version => status::version(&context).await,
         Command::Bandwidth { rates } => bandwidth::run(&context, &rates).await,
+        Command::Explain { subject } => explain::run(&context, subject).await,
         Command::Events(flags) => events::run(&context, &flags).await,
         Command::Rpc { method, message } => rpc::run(&context, &method, &message).await,
         Command::Doctor { .. } | Command::Wait { .. } | Command::Completion { .. } | Command::Manual { .. } => Ok(()),

@@ -95,11 +95,16 @@ impl Rules {
 
     /// Whether a peer, at an address if it is known, is allowed (true) or denied (false) by a rule.
     pub fn of(&self, peer: Option<&PeerId>, address: Option<IpAddr>) -> Option<bool> {
+        self.deciding(peer, address).map(|(_, allow)| allow)
+    }
+
+    /// The rule that decides that.
+    pub fn deciding(&self, peer: Option<&PeerId>, address: Option<IpAddr>) -> Option<(&Subject, bool)> {
         let fits = |subject: &Subject| match subject {
             Subject::Peer(ruled) => Some(ruled) == peer,
             Subject::Range(range) => address.is_some_and(|address| range.contains(&address)),
         };
-        self.iter().filter(|(subject, _)| fits(subject)).map(|(_, allow)| allow).max()
+        self.iter().filter(|(subject, _)| fits(subject)).max_by_key(|(_, allow)| *allow)
     }
 }
 

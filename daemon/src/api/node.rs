@@ -1,12 +1,12 @@
 //! `NodeService`.
 
 use p2pd_api::v1::{
-    self, DiagnoseRequest, DiagnoseResponse, GetInfoRequest, GetInfoResponse, GetStateRequest, GetStateResponse,
-    GetStatisticsRequest, GetStatisticsResponse, NodeState, WatchEventsRequest, WatchEventsResponse,
-    node_service_server::NodeService,
+    self, DiagnoseRequest, DiagnoseResponse, ExplainRequest, ExplainResponse, GetInfoRequest, GetInfoResponse,
+    GetStateRequest, GetStateResponse, GetStatisticsRequest, GetStatisticsResponse, NodeState, WatchEventsRequest,
+    WatchEventsResponse, explain_request, node_service_server::NodeService,
 };
 use p2pd_core::{
-    id::PeerId,
+    id::{IdError, PeerId},
     reachability::{self, OwnAddress, Witness},
 };
 use p2pd_net::{Relay, RelayState};
@@ -127,6 +127,23 @@ impl NodeService for Service {
             found.extend(self.health.probe().await.map_err(status::of)?);
         }
         Ok(Response::new(DiagnoseResponse { findings: found.into_iter().map(finding).collect() }))
+    }
+
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        use explain_request::Subject;
+        let subject = request.into_inner().subject;
+        let subject =
+            subject.ok_or_else(|| status::field("subject", "takes a peer id, an address, a topic or a stream"))?;
+        let found = match subject {
+            Subject::PeerId(id) => self.health.explain_peer(&convert::peer_id(&id)?).await.map_err(status::of)?,
+            Subject::Address(text) => self.health.explain_address(&text).await.map_err(status::of)?,
+            Subject::Topic(name) => self.health.explain_topic(&name).await.map_err(status::of)?,
+            Subject::Stream(text) => {
+                let stream = text.parse().map_err(|error: IdError| status::field("stream", &error.to_string()))?;
+                self.health.explain_stream(&stream).await.map_err(status::of)?
+            }
+        };
+        Ok(Response::new(ExplainResponse { findings: found.into_iter().map(finding).collect() }))
     }
 
     async fn get_statistics(

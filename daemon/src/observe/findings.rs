@@ -46,7 +46,7 @@ impl Finding {
         Finding { check, level: Level::Warn, fact: fact.into(), mend: mend.into() }
     }
 
-    fn fail(check: &'static str, fact: impl Into<String>, mend: impl Into<String>) -> Self {
+    pub(super) fn fail(check: &'static str, fact: impl Into<String>, mend: impl Into<String>) -> Self {
         Finding { check, level: Level::Fail, fact: fact.into(), mend: mend.into() }
     }
 

@@ -1,6 +1,7 @@
 //! How the daemon fares: what is wrong, and its numbers.
 
 mod descriptors;
+mod explain;
 mod findings;
 mod health;
 mod probe;

@@ -29,7 +29,7 @@ const MOST: usize = 256;
 const REST: Duration = Duration::from_secs(600);
 
 enum State {
-    On(mdns::tokio::Behaviour),
+    On(Box<mdns::tokio::Behaviour>),
     Off(Pin<Box<Sleep>>),
 }
 
@@ -48,13 +48,13 @@ impl Lan {
 }
 
 /// With the addresses that it tells others.
-fn start(own: PeerId, listens: &ListenAddresses) -> io::Result<mdns::tokio::Behaviour> {
+fn start(own: PeerId, listens: &ListenAddresses) -> io::Result<Box<mdns::tokio::Behaviour>> {
     let mut started = mdns::tokio::Behaviour::new(mdns::Config::default(), own)?;
     for addr in listens.iter() {
         let listener_id = ListenerId::next();
         started.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr }));
     }
-    Ok(started)
+    Ok(Box::new(started))
 }
 
 impl NetworkBehaviour for Lan {

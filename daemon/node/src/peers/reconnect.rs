@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use p2pd_core::{id::PeerId, time::MonoMs};
+use p2pd_core::{id::PeerId, multiaddr::Multiaddr, time::MonoMs};
 
 use super::{Peers, PeersError, book::readable};
 use crate::lock;
@@ -85,10 +85,16 @@ impl Peers {
 
     /// Dials a peer at the addresses of the peer book, and those that the network knows.
     pub async fn dial_known(&self, peer: &PeerId) -> Result<(), PeersError> {
+        let addresses = self.kept_addresses(peer).await?;
+        self.0.with.net.dial.connect_peer(peer, addresses).await?;
+        Ok(())
+    }
+
+    /// The addresses of a peer in the peer book.
+    pub async fn kept_addresses(&self, peer: &PeerId) -> Result<Vec<Multiaddr>, PeersError> {
         let key = peer.as_bytes().to_vec();
         let record = self.0.with.disk.run(move |store| store.peer(&key)).await?.unwrap_or_default();
-        self.0.with.net.dial.connect_peer(peer, readable(&record.addresses)).await?;
-        Ok(())
+        Ok(readable(&record.addresses))
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use p2pd_core::{
     connection_rules::{MAX_RULES, Rules, Subject},
+    id::PeerId,
     multiaddr::Multiaddr,
 };
 use p2pd_store::{Rows, Store, StoreError};
@@ -40,6 +41,12 @@ impl Peers {
     /// Every rule; true allows.
     pub fn rules(&self) -> Vec<(Subject, bool)> {
         lock(&self.0.rules).iter().map(|(subject, allow)| (subject.clone(), allow)).collect()
+    }
+
+    /// The rule that decides whether a peer may be connected, at an address if it is known; true allows.
+    pub fn ruling(&self, peer: &PeerId, address: Option<IpAddr>) -> Option<(Subject, bool)> {
+        let rules = lock(&self.0.rules);
+        rules.deciding(Some(peer), address).map(|(subject, allow)| (subject.clone(), allow))
     }
 
     /// Allows or denies a peer or a range of addresses.
