@@ -279,12 +279,12 @@ mod tests {
         assert_eq!(reach.answered(now, UnixMs(5), &at(OUTSIDE), &peer(1), Answer::Reached), Some(State::Public));
         let own = known(&reach, OUTSIDE);
         assert_eq!((own.since, own.witness, reach.is_reached()), (UnixMs(5), Witness::Tester(peer(1)), Some(true)));
-        assert_eq!(reach.due(MonoMs(now.0 + AGAIN_MS - 1), |_| true), None);
-        assert!(reach.due(MonoMs(now.0 + AGAIN_MS), |_| true).is_some(), "and again");
+        assert_eq!(reach.due(MonoMs(now.0 + 1_799_999), |_| true), None);
+        assert!(reach.due(MonoMs(now.0 + 1_800_000), |_| true).is_some(), "and again");
         assert_eq!(reach.answered(now, UnixMs(6), &at(OUTSIDE), &peer(2), Answer::Reached), None, "no news");
         assert_eq!(known(&reach, OUTSIDE).since, UnixMs(5));
         assert_eq!(seen().due(now, |_| false), None, "it cannot be one of this machine");
-        let again = MonoMs(now.0 + AGAIN_MS);
+        let again = MonoMs(now.0 + 1_800_000);
         assert!(reach.due(again, |_| false).is_some(), "it was one of this machine, whose address may have changed");
         assert_eq!(reach.answered(now, UnixMs(6), &at("/ip4/192.0.2.9/tcp/1"), &peer(2), Answer::Reached), None);
     }

@@ -225,6 +225,17 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_not_needed_gives_its_place_to_another() {
+        let all = [1, 2, 3].map(|n| candidate(n, Rank::Connected, u64::from(n), None));
+        let mut relays = Relays::default();
+        all[..2].iter().for_each(|candidate| relays.asked(candidate));
+        assert!(next(&relays, 0, &all).is_empty());
+        relays.release(&relay(1));
+        assert_eq!(next(&relays, 0, &all[1..]), [relay(3)]);
+        assert_eq!(next(&relays, 0, &all), [relay(1)], "nothing is held against it");
+    }
+
+    #[test]
     fn a_full_one_is_left_alone_and_its_place_is_anothers() {
         let all = [1, 2, 3].map(|n| candidate(n, Rank::Connected, u64::from(n), None));
         let mut relays = Relays::default();

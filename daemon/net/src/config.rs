@@ -47,7 +47,7 @@ pub struct Network {
     #[config(default = "argus-defense", env = "P2PD_NETWORK_NAME", parse_env = setting::text)]
     pub name: String,
 
-    /// What the line costs: "usual" or "metered". Metered are other defaults, for a line that is paid by the byte: at most 24 connected peers, meshes
+    /// What the line costs: "usual" or "metered". Metered are other defaults, for a line that is paid by the byte: about 24 connected peers, meshes
     /// of 3, and no service to others as a relay, in the DHT or as a tester of addresses.
     #[config(default = "usual", env = "P2PD_NETWORK_PROFILE")]
     pub profile: Profile,
@@ -109,7 +109,7 @@ pub struct Network {
     pub dht_protocol: String,
 
     /// Peers of a topic that whole messages are exchanged with, 2 to 24. More of them are found where it has fewer than two thirds of that, and some
-    /// are let go of where it has more than twice as many. The settings of a topic may have another number.
+    /// are let go of where it has twice as many. The settings of a topic may have another number.
     #[config(default = 6, env = "P2PD_NETWORK_MESH")]
     pub mesh: u32,
 

@@ -67,13 +67,12 @@ impl BandwidthService for Service {
         &self,
         request: Request<SetBandwidthRequest>,
     ) -> Result<Response<SetBandwidthResponse>, Status> {
-        let wanted = changed(self.shaper.limits(), request.into_inner().limits.unwrap_or_default());
-        wanted.check().map_err(|Fault(fault)| {
+        let wanted = request.into_inner().limits.unwrap_or_default();
+        let limits = self.shaper.change(|now| changed(now, wanted)).map_err(|Fault(fault)| {
             let key = fault.split(' ').next().unwrap_or_default();
             status::field(&format!("limits.{key}"), &fault)
         })?;
-        self.shaper.set(wanted);
-        tracing::info!(limits = ?wanted, "other bandwidth");
+        tracing::info!(?limits, "other bandwidth");
         Ok(Response::new(SetBandwidthResponse { limits: Some(self.limits()) }))
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, confique::Config)]
 #[config(layer_attr(serde(deny_unknown_fields)))]
 pub struct Bandwidth {
-    /// To all peers together.
+    /// To all peers together. Where a line to the world also carries a VPN, set this, and not wan_upload alone.
     #[config(default = 0, env = "P2PD_BANDWIDTH_UPLOAD")]
     pub upload: Rate,
 
@@ -16,23 +16,23 @@ pub struct Bandwidth {
     #[config(default = 0, env = "P2PD_BANDWIDTH_DOWNLOAD")]
     pub download: Rate,
 
-    /// To peers beyond the local network, beside upload: what the line to the world carries.
+    /// To peers at addresses of the world, beside upload: what the line to the world carries.
     #[config(default = 0, env = "P2PD_BANDWIDTH_WAN_UPLOAD")]
     pub wan_upload: Rate,
 
-    /// From peers beyond the local network. In the mean: what a peer has sent already, up to 1MiB a stream, comes faster.
+    /// From peers at addresses of the world. Topics and sound count, and are not slowed down. In the mean: what a peer has sent already, up to 1MiB a stream, comes faster.
     #[config(default = 0, env = "P2PD_BANDWIDTH_WAN_DOWNLOAD")]
     pub wan_download: Rate,
 
-    /// To each peer.
+    /// Program streams, tunnels and what a relay passes on, to each peer; the rest counts.
     #[config(default = 0, env = "P2PD_BANDWIDTH_PEER_UPLOAD")]
     pub peer_upload: Rate,
 
-    /// From each peer.
+    /// The same, from each peer.
     #[config(default = 0, env = "P2PD_BANDWIDTH_PEER_DOWNLOAD")]
     pub peer_download: Rate,
 
-    /// Program streams, tunnels and what a relay passes on, to all peers together.
+    /// Program streams, tunnels, the DHT and what a relay passes on, to all peers together.
     #[config(default = 0, env = "P2PD_BANDWIDTH_BULK_UPLOAD")]
     pub bulk_upload: Rate,
 

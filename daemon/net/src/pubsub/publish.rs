@@ -29,6 +29,9 @@ impl PubSub {
             Some(Message::Own { reply, .. }) => drop(reply.send(Err(NetError::Busy))),
             // Peers that have room get it; not what the directory repeats anyway.
             Some(Message::Passing { id, source, class: Class::Directory, .. }) => ignore(wire, &id, &source),
+            Some(Message::Passing { id, source, class: Class::Messages, .. }) if !wire.flow.shaper().is_free() => {
+                ignore(wire, &id, &source);
+            }
             Some(Message::Passing { id, source, bytes, class }) => {
                 self.pass_on(wire, &Ticket { id, source, bytes }, class, now);
             }

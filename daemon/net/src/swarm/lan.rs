@@ -117,7 +117,7 @@ impl NetworkBehaviour for Lan {
                     }
                     tracing::warn!(
                         known,
-                        "more peers on the local network than can be; not looking there for ten minutes"
+                        "more addresses of peers on the local network than can be; not looking there for ten minutes"
                     );
                     self.state = State::Off(Box::pin(tokio::time::sleep(REST)));
                 }

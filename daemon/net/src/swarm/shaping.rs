@@ -11,7 +11,10 @@ use std::{
 };
 
 use libp2p::PeerId;
-use p2pd_core::pace::{Micros, Order, Pace};
+use p2pd_core::{
+    pace::{Micros, Order, Pace},
+    setting::Fault,
+};
 
 use crate::{config::Bandwidth, streams::reserved::StreamClass};
 
@@ -142,7 +145,21 @@ impl Shaper {
     /// Sets other bounds, for all connections, from now on.
     pub fn set(&self, limits: Bandwidth) {
         let now = self.now();
-        self.lock().set(limits, now);
+        self.set_in(&mut self.lock(), limits, now);
+    }
+
+    /// Changes the bounds, unless one of those that come of it is out of its range.
+    pub fn change(&self, change: impl FnOnce(Bandwidth) -> Bandwidth) -> Result<Bandwidth, Fault> {
+        let now = self.now();
+        let mut state = self.lock();
+        let limits = change(state.limits);
+        limits.check()?;
+        self.set_in(&mut state, limits, now);
+        Ok(limits)
+    }
+
+    fn set_in(&self, state: &mut State, limits: Bandwidth, now: Micros) {
+        state.set(limits, now);
         self.0.bounded.store(limits.is_bounded(), Ordering::Relaxed);
     }
 
@@ -163,7 +180,7 @@ impl Shaper {
 
     /// Whether a message to these peers may go now, as far as the line is concerned.
     pub(crate) fn may_publish(&self, to: &[PeerId]) -> bool {
-        if !self.is_bounded() {
+        if to.is_empty() || !self.is_bounded() {
             return true;
         }
         let now = self.now();
@@ -173,6 +190,15 @@ impl Shaper {
         let beyond = [&mut wan.up, published_wan].into_iter().filter(|_| is_wan);
         let mut paces = [&mut all.up, published].into_iter().chain(beyond);
         paces.all(|pace| pace.allowance(now, Order::First).is_ok())
+    }
+
+    /// Whether messages may go to anybody now.
+    pub(crate) fn is_free(&self) -> bool {
+        let now = self.now();
+        let State { all, wan, published, published_wan, .. } = &mut *self.lock();
+        [&mut all.up, &mut wan.up, published, published_wan]
+            .into_iter()
+            .all(|pace| pace.allowance(now, Order::First).is_ok())
     }
 
     /// Counts a message of so many bytes that was published to these peers.
@@ -250,7 +276,9 @@ impl Line {
     pub(super) fn carried(&self, way: Way, class: StreamClass, bytes: usize) {
         if bytes > 0 && self.is_bounded() {
             let now = self.shaper.now();
-            self.shaper.lock().paces(self, way, class).for_each(|pace| pace.take(now, cost(bytes)));
+            // How what comes was packed is not known here.
+            let cost = if way == Way::Up { cost(bytes) } else { bytes as u64 };
+            self.shaper.lock().paces(self, way, class).for_each(|pace| pace.take(now, cost));
         }
     }
 }
@@ -337,6 +365,7 @@ mod tests {
         let line = shaper.connection(peers[0], false);
         line.carried(Way::Up, StreamClass::Live, 10_000);
         assert!(!shaper.may_publish(&peers[..1]), "sound has taken its place");
+        assert!(shaper.may_publish(&[]), "what nobody gets takes none");
         drop((near, far));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    hash::{BuildHasher, RandomState},
     io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -43,7 +44,12 @@ impl Turn {
             }
             match meter.line.allowance(self.0, class) {
                 Ok(bytes) => return Poll::Ready(bytes),
-                Err(wait) => self.1 = Some(Box::pin(tokio::time::sleep(wait))),
+                // By chance up to twice as long, so that of several each comes first now and then.
+                Err(wait) => {
+                    let chance = RandomState::new().hash_one(()) % 1024;
+                    let more = wait.saturating_mul(u32::try_from(chance).unwrap_or(0)) / 1024;
+                    self.1 = Some(Box::pin(tokio::time::sleep(wait.saturating_add(more))));
+                }
             }
         }
     }
