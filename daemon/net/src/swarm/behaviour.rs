@@ -6,7 +6,7 @@ use libp2p::{
     StreamProtocol, connection_limits,
     gossipsub::{self, IdentTopic},
     identify, kad, ping, relay,
-    swarm::{FromSwarm, NetworkBehaviour, behaviour::toggle::Toggle},
+    swarm::{FromSwarm, NetworkBehaviour},
 };
 
 use p2pd_core::multiaddr::Multiaddr as Address;
@@ -33,7 +33,7 @@ use crate::{
     swarm::{
         bandwidth::Meters,
         filtered::{Filter, Filtered},
-        lan::Lan,
+        lan::{self, Lan},
     },
 };
 
@@ -80,7 +80,7 @@ pub(crate) struct Behaviour {
     pub(crate) kad: Dht,
     pub(crate) relay_client: RelayClient,
     pub(crate) relay_server: RelayServer,
-    pub(crate) mdns: Toggle<Lan>,
+    pub(crate) mdns: Lan,
     pub(crate) streams: streams::behaviour::Behaviour,
 }
 
@@ -120,7 +120,6 @@ pub(crate) fn build(
     kad.set_max_packet_size(MAX_KAD_PACKET).set_record_filtering(kad::StoreInserts::FilterBoth);
     // `dht/refresh.rs` says when.
     kad.set_periodic_bootstrap_interval(None);
-    let mdns = network.mdns.then(|| Lan::new(id)).transpose().map_err(|e| setup(&e))?;
     let served = (network.relay == Switch::On).then_some(&config.relay);
     let mut kad = Kad::with_config(id, record_store::store(id), kad);
     kad.set_mode(Some(if network.dht == DhtMode::Server { kad::Mode::Server } else { kad::Mode::Client }));
@@ -134,7 +133,7 @@ pub(crate) fn build(
         kad: Dht::new(kad, Addresses::new(id)),
         relay_client: Filtered::new(circuits, Unconfirmed),
         relay_server: relay_server::build(id, served),
-        mdns: mdns.into(),
+        mdns: lan::build(id, network.mdns).map_err(|e| setup(&e))?,
         streams: streams::behaviour::Behaviour::new(acceptors.clone()),
     })
 }

@@ -1,137 +1,83 @@
 //! Finding peers on the local network by multicast DNS. The library keeps whatever anybody there says, for as long as that says, and one that
-//! invents peers would have it grow without bound. So it is off for a while where too many are found.
+//! invents peers would have it grow without bound. So it is let go of for a while where too many are found. Its sockets close once it hears of
+//! one peer more.
 
 use std::{
     future::Future,
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use libp2p::{
-    Multiaddr, PeerId,
-    core::{
-        Endpoint,
-        transport::{ListenerId, PortUse},
-    },
-    mdns,
-    swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, ListenAddresses, NetworkBehaviour, NewListenAddr, THandlerInEvent,
-        THandlerOutEvent, ToSwarm, dummy,
-    },
+    PeerId,
+    core::transport::ListenerId,
+    mdns::{self, tokio::Behaviour},
+    swarm::{FromSwarm, ListenAddresses, NetworkBehaviour, NewListenAddr, behaviour::toggle::Toggle},
 };
-use tokio::time::Sleep;
+use tokio::time::{Sleep, sleep};
+
+use super::filtered::{Filter, Filtered, Wish};
 
 /// Addresses of peers that are known at once.
 const MOST: usize = 256;
 /// How long it is off when there are more.
 const REST: Duration = Duration::from_secs(600);
 
-enum State {
-    On(Box<mdns::tokio::Behaviour>),
-    Off(Pin<Box<Sleep>>),
+pub(crate) type Lan = Filtered<Toggle<Behaviour>, Bounded>;
+
+/// Looks for peers on the local network, if it is wanted.
+pub(crate) fn build(own: PeerId, wanted: bool) -> io::Result<Lan> {
+    let bounded = Bounded { own, listens: ListenAddresses::default(), rest: None };
+    let started = wanted.then(|| bounded.start()).transpose()?;
+    Ok(Filtered::new(started.into(), bounded))
 }
 
-pub(crate) struct Lan {
+/// How many it may find.
+pub(crate) struct Bounded {
     own: PeerId,
+    /// What it tells others.
     listens: ListenAddresses,
-    state: State,
+    /// It is off until then.
+    rest: Option<Pin<Box<Sleep>>>,
 }
 
-impl Lan {
-    pub(crate) fn new(own: PeerId) -> io::Result<Self> {
-        let listens = ListenAddresses::default();
-        let state = State::On(start(own, &listens)?);
-        Ok(Lan { own, listens, state })
-    }
-}
-
-/// With the addresses that it tells others.
-fn start(own: PeerId, listens: &ListenAddresses) -> io::Result<Box<mdns::tokio::Behaviour>> {
-    let mut started = mdns::tokio::Behaviour::new(mdns::Config::default(), own)?;
-    for addr in listens.iter() {
-        let listener_id = ListenerId::next();
-        started.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr }));
-    }
-    Ok(Box::new(started))
-}
-
-impl NetworkBehaviour for Lan {
-    type ConnectionHandler = dummy::ConnectionHandler;
-    type ToSwarm = mdns::Event;
-
-    fn handle_established_inbound_connection(
-        &mut self,
-        _: ConnectionId,
-        _: PeerId,
-        _: &Multiaddr,
-        _: &Multiaddr,
-    ) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
-        Ok(dummy::ConnectionHandler)
-    }
-
-    fn handle_pending_outbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: Option<PeerId>,
-        addresses: &[Multiaddr],
-        role: Endpoint,
-    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        match &mut self.state {
-            State::On(mdns) => mdns.handle_pending_outbound_connection(id, peer, addresses, role),
-            State::Off(_) => Ok(Vec::new()),
+impl Bounded {
+    fn start(&self) -> io::Result<Behaviour> {
+        let mut started = Behaviour::new(mdns::Config::default(), self.own)?;
+        for addr in self.listens.iter() {
+            let listener_id = ListenerId::next();
+            started.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr }));
         }
+        Ok(started)
     }
+}
 
-    fn handle_established_outbound_connection(
-        &mut self,
-        _: ConnectionId,
-        _: PeerId,
-        _: &Multiaddr,
-        _: Endpoint,
-        _: PortUse,
-    ) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
-        Ok(dummy::ConnectionHandler)
-    }
-
-    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+impl Filter<Toggle<Behaviour>> for Bounded {
+    fn tell(&mut self, mdns: &mut Toggle<Behaviour>, event: FromSwarm<'_>) {
         self.listens.on_swarm_event(&event);
-        if let State::On(mdns) = &mut self.state {
-            mdns.on_swarm_event(event);
-        }
+        mdns.on_swarm_event(event);
     }
 
-    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
-        match event {}
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<mdns::Event, THandlerInEvent<Self>>> {
-        loop {
-            match &mut self.state {
-                State::On(mdns) => {
-                    let told = mdns.poll(cx);
-                    let known = mdns.discovered_nodes().len();
-                    if known <= MOST {
-                        return told;
-                    }
-                    tracing::warn!(
-                        known,
-                        "more addresses of peers on the local network than can be; not looking there for ten minutes"
-                    );
-                    self.state = State::Off(Box::pin(tokio::time::sleep(REST)));
-                }
-                State::Off(rest) => {
-                    ready!(rest.as_mut().poll(cx));
-                    self.state = match start(self.own, &self.listens) {
-                        Ok(mdns) => State::On(mdns),
-                        Err(error) => {
-                            tracing::warn!(%error, "cannot look for peers on the local network");
-                            State::Off(Box::pin(tokio::time::sleep(REST)))
-                        }
-                    };
-                }
-            }
+    fn poll(&mut self, mdns: &mut Toggle<Behaviour>, cx: &mut Context<'_>) -> Option<Wish<Toggle<Behaviour>>> {
+        let known = mdns.as_ref().map_or(0, |mdns| mdns.discovered_nodes().len());
+        if known > MOST {
+            tracing::warn!(
+                known,
+                "more addresses of peers on the local network than can be; not looking there for ten minutes"
+            );
+            (*mdns, self.rest) = (None.into(), Some(Box::pin(sleep(REST))));
         }
+        while let Some(Poll::Ready(())) = self.rest.as_mut().map(|rest| rest.as_mut().poll(cx)) {
+            (*mdns, self.rest) = match self.start() {
+                Ok(started) => (Some(started).into(), None),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look for peers on the local network");
+                    (None.into(), Some(Box::pin(sleep(REST))))
+                }
+            };
+        }
+        None
     }
 }
