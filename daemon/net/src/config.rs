@@ -232,10 +232,20 @@ pub enum Profile {
     Metered,
 }
 
+/// `connections_high` where the line is metered.
+const METERED_HIGH: u32 = 24;
+
 impl Profile {
-    /// The defaults where it is metered, as a file would set them.
-    pub const METERED: &str = "[network]\nconnections_high = 24\nconnections_low = 16\nmesh = 3\ndht = \"client\"\nrelay = \"off\"\n\
-        autonat_server = \"off\"\n";
+    /// Its defaults, as a file would set them.
+    pub fn defaults(self) -> String {
+        match self {
+            Profile::Usual => String::new(),
+            Profile::Metered => format!(
+                "[network]\nconnections_high = {METERED_HIGH}\nconnections_low = 16\nmesh = 3\n\
+                 dht = \"client\"\nrelay = \"off\"\nautonat_server = \"off\"\n"
+            ),
+        }
+    }
 }
 
 /// Part in the distributed hash table.
@@ -305,7 +315,11 @@ impl Network {
     fn check_water_marks(&self) -> Result<(), Fault> {
         let Network { connections_low: low, connections_high: high, max_connections: all, .. } = *self;
         // Named is the one that was set; where both were, the upper one.
-        if low > high && high == Network::defaults()?.connections_high {
+        let set_by_nobody = match self.profile {
+            Profile::Usual => Network::defaults()?.connections_high,
+            Profile::Metered => METERED_HIGH,
+        };
+        if low > high && high == set_by_nobody {
             return Err(Fault(format!("connections_low is {low}; it takes 1 to connections_high ({high})")));
         }
         // Or peers that dial in would be refused before any other goes.

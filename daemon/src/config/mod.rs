@@ -15,7 +15,7 @@ use confique::{
 pub use mode::Mode;
 use p2pd_core::setting;
 use p2pd_live::StreamSettings;
-use p2pd_net::{Bandwidth, Network, Profile, RelayLimits};
+use p2pd_net::{Bandwidth, Network, RelayLimits};
 use p2pd_node::pubsub::TopicLimits;
 pub use p2pd_node::streams::{Forward, Tunnels};
 use serde::{Deserialize, Serialize};
@@ -109,21 +109,15 @@ impl Config {
         let (old, mut notes) = old_keys::of_variables(|name| std::env::var(name).ok()).context("configuration")?;
         let in_file = || layer(&text).with_context(|| format!("configuration: {}", file.display()));
         notes.extend(in_file()?.1);
-        let with = |defaults: &[&str]| {
+        let with = |profile: &str| {
             let old = old.clone().try_into().context("configuration, from a variable with an old name")?;
             let builder = Config::builder().env().preloaded(old).preloaded(in_file()?.0);
-            let builder = defaults
-                .iter()
-                .try_fold(builder, |builder, text| anyhow::Ok(builder.preloaded(toml::from_str(text)?)))?;
+            let builder = builder.preloaded(toml::from_str(profile)?).preloaded(toml::from_str(mode.defaults())?);
             builder.load().map_err(|error| anyhow!("configuration: {}", causes(&error)))
         };
-        // Which is known only when all is read.
-        let config = match with(&[mode.defaults()])? {
-            Config { network: Network { profile: Profile::Metered, .. }, .. } => {
-                with(&[Profile::METERED, mode.defaults()])?
-            }
-            usual => usual,
-        };
+        // Which profile is wanted, file and environment say.
+        let profile = with("")?.network.profile;
+        let config = with(&profile.defaults())?;
         config.check().map_err(|fault| anyhow!("configuration: {fault}{}", check::place(&fault, file, &text)))?;
         Ok((config, notes))
     }
@@ -253,6 +247,11 @@ mod tests {
                 "network.announce: `/ip4/0.0.0.0/tcp/4001` is not a usable",
             ),
             ("[network]\n\nannounce = [\"/ip4/192.0.2.1/tcp/0\"]\n", "it has no port"),
+            (
+                "[network]\nprofile = \"metered\"\nconnections_low = 32\n",
+                "network.connections_low is 32; it takes 1 to connections_high (24)",
+            ),
+            ("[bandwidth]\n\nupload = \"1kbit/s\"\n", "bandwidth.upload is 1kbit/s; it takes 64kbit/s to 100Gbit/s"),
             ("[log]\n# loud\nfilter = \"a=b=c\"\n", "log.filter"),
             ("[log]\n\nfilter = \"inof\"\n", "log.filter has `inof`"),
             ("[network]\n\nmemory = \"3MiB\"\n", "network.memory is 3MiB; it takes 64MiB to 1TiB"),
