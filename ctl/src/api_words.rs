@@ -11,6 +11,8 @@ const WORDS: &[(&str, &str)] = &[
     ("PeerService.ListRules", "`p2pctl peers rules`"),
     ("PeerService.RemoveRule", "`p2pctl peers unrule`"),
     ("PeerService.SetRule", "`p2pctl peers allow` or `deny`"),
+    ("BandwidthService.GetBandwidth", "`p2pctl bandwidth`"),
+    ("BandwidthService.SetBandwidth", "`p2pctl bandwidth`"),
     ("DhtService.FindPeer", "`p2pctl dht find-peer`"),
     ("PeerService.ListClosedConnections", "`p2pctl peers closed`"),
     ("PubSubService.SetTopic", "`p2pctl topics set`"),

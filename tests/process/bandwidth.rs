@@ -1,14 +1,16 @@
 //! A narrow line: sound is in time though a tunnel or a topic would fill it.
 
 use std::{
+    fs::File,
     io::Write,
     path::Path,
     process::{Command, Stdio},
     thread,
+    time::Duration,
 };
 
 use crate::support::{
-    self, Daemon, Namespace, Program, Start, heard_in_peace, id, in_peace, interrupt, ready, said, until,
+    self, Daemon, Namespace, Program, Start, heard_in_peace, id, in_peace, interrupt, pair, ready, said, until, within,
 };
 
 /// How much later than on an idle line, in milliseconds.
@@ -85,13 +87,13 @@ fn in_time(ways: [&str; 2], fill_it: impl Fn(&Daemon, &Daemon, &Path) -> [Progra
 
 fn tunnel(near: &Daemon, far: &Daemon, got: &Path) -> [Program; 2] {
     let mut handle = far.ctl(&["handle", "/fill/1"]);
-    handle.stdout(std::fs::File::create(got).unwrap());
+    handle.stdout(File::create(got).unwrap());
     let (handler, _) = ready(handle);
     [handler, fill(near.ctl(&["open", &id(far), "/fill/1"]), vec![0; 64 << 10])]
 }
 
 fn topic(near: &Daemon, far: &Daemon, got: &Path) -> [Program; 2] {
-    let follower = far.ctl(&["sub", "fill"]).stdout(std::fs::File::create(got).unwrap()).start();
+    let follower = far.ctl(&["sub", "fill"]).stdout(File::create(got).unwrap()).start();
     until("the follower", || (near.good(&["topics", "peers", "fill"]).lines().count() == 1).then_some(()));
     let mut line = vec![b'x'; 900];
     line.push(b'\n');
@@ -111,6 +113,50 @@ fn sound_is_in_time_beside_a_tunnel_over_quic() {
 #[test]
 fn sound_is_in_time_beside_a_topic_that_would_fill_the_line() {
     in_time(["/ip4/45.10.20.1/tcp/0", "/ip4/45.10.20.2/tcp/0"], topic);
+}
+
+#[test]
+fn streams_that_share_a_line_each_have_a_part_of_it() {
+    let (place, near, far) = pair();
+    near.good(&["bandwidth", "bulk_upload=2Mbit/s"]);
+    let got: Vec<_> = (0..3).map(|n| place.path().join(format!("got{n}"))).collect();
+    let _programs: Vec<_> = got
+        .iter()
+        .enumerate()
+        .map(|(n, got)| {
+            let protocol = format!("/fill/{n}");
+            let mut handle = far.ctl(&["handle", &protocol]);
+            handle.stdout(File::create(got).unwrap());
+            let (handler, _) = ready(handle);
+            (handler, fill(near.ctl(&["open", &id(&far), &protocol]), vec![0; 64 << 10]))
+        })
+        .collect();
+    let sizes = || got.iter().map(|got| size(got)).collect::<Vec<_>>();
+    // Some seconds of the line.
+    let sizes = within(Duration::from_secs(60), "a megabyte", || {
+        Some(sizes()).filter(|sizes| sizes.iter().sum::<u64>() > 1_000_000)
+    });
+    assert!(sizes.iter().all(|size| *size > 200_000), "{sizes:?}");
+}
+
+#[test]
+fn a_topic_that_does_not_fit_is_refused_in_plain_words_and_told_by_the_doctor() {
+    let (_place, near, far) = pair();
+    near.good(&["bandwidth", "messages_upload=64kbit/s"]);
+    let _follower = far.ctl(&["sub", "fill"]).stdout(Stdio::null()).start();
+    until("the follower", || (near.good(&["topics", "peers", "fill"]).lines().count() == 1).then_some(()));
+    // Seven seconds of the line at once.
+    near.good(&["pub", "fill", &"x".repeat(50_000)]);
+    let refused = near.run(&["pub", "fill", "one more"]);
+    assert!(
+        said(&refused).contains("bandwidth that messages may have is used up; `p2pctl bandwidth`"),
+        "{}",
+        said(&refused)
+    );
+    assert!(near.good(&["doctor"]).contains("bandwidth: messages of topics found no room"));
+    assert!(near.good(&["status"]).contains("`p2pctl bandwidth` raises"), "{}", near.good(&["status"]));
+    near.good(&["bandwidth", "messages_upload=0"]);
+    near.good(&["pub", "fill", "one more"]);
 }
 
 #[test]

@@ -44,6 +44,9 @@ pub enum NetError {
     /// Every queue toward the topic's peers is full, or more is published here than is kept for others, and was when it was tried again.
     #[error("the connections to all peers of this topic are full, or programs here publish more than 24 MiB a second")]
     Busy,
+    /// What messages may have of the line is used up, and was when it was tried again.
+    #[error("the bandwidth that messages may have is used up; BandwidthService.GetBandwidth tells the bounds")]
+    Bandwidth,
     /// Larger than the network takes.
     #[error("the message is larger than a peer takes")]
     TooLarge,

@@ -113,10 +113,10 @@ impl NodeService for Service {
             bootstrap_faults: state.bootstrap_missing.iter().map(|missing| missing.why.clone()).collect(),
             bootstrap_missing: state.bootstrap_missing.into_iter().map(|missing| missing.address).collect(),
             clock_ahead_ms: state.clocks.ours,
-            storage_fault: state.storage_fault.unwrap_or_default(),
+            storage_fault: state.machine.storage_fault.unwrap_or_default(),
             flooded_by: state.flooded_by.map(|peer| peer.to_string()).unwrap_or_default(),
             gossip_ended: state.gossip_ended.iter().map(ToString::to_string).collect(),
-            descriptors_short: state.descriptors_short.map(observe::in_use).unwrap_or_default(),
+            descriptors_short: state.machine.descriptors_short.map(observe::in_use).unwrap_or_default(),
         }))
     }
 

@@ -225,7 +225,7 @@ impl Refusal for NetError {
             NetError::Taken(_) => status(Code::AlreadyExists, Reason::ProtocolTaken, message),
             NetError::NoListeners => status(Code::FailedPrecondition, Reason::NoListeners, message),
             NetError::Duplicate => status(Code::AlreadyExists, Reason::DuplicateMessage, message),
-            NetError::Busy => status(Code::Unavailable, Reason::NetworkBusy, message),
+            NetError::Busy | NetError::Bandwidth => status(Code::Unavailable, Reason::NetworkBusy, message),
             NetError::TooLarge => field("data", &message),
             NetError::Limit(_) => status(Code::ResourceExhausted, Reason::LimitReached, message),
             NetError::Stopped => stopping(),

@@ -73,17 +73,18 @@ pub(crate) fn findings(state: &State) -> Vec<Finding> {
     all.extend(router(state));
     all.extend(relays(state));
     all.extend(tunnels(state));
+    all.extend(bandwidth(state));
     all.extend(clocks(state));
     all.extend(gossip(state));
     all
 }
 
 fn storage(state: &State) -> Finding {
-    if let Some(why) = &state.storage_fault {
+    if let Some(why) = &state.machine.storage_fault {
         let mend = "have 12 MiB or more free on it, or see what is wrong with it; the daemon goes on by itself then";
         return Finding::fail("storage", format!("the disk, or what is on it, fails ({why})"), mend);
     }
-    let Some(disk) = &state.disk else { return Finding::ok("storage", "the database answers") };
+    let Some(disk) = &state.machine.disk else { return Finding::ok("storage", "the database answers") };
     let fact =
         format!("{} MiB of {} are free on the disk of {}", disk.free / MIB, disk.size / MIB, disk.path.display());
     let little = disk.free < LITTLE_ROOM || disk.free.saturating_mul(100) < disk.size.saturating_mul(LITTLE_OF_HUNDRED);
@@ -95,10 +96,10 @@ fn storage(state: &State) -> Finding {
 
 fn descriptors(state: &State) -> Finding {
     let raise = "raise the limit (LimitNOFILE in `systemctl edit p2pd`, or `ulimit -n`)";
-    if let Some(short) = state.descriptors_short {
+    if let Some(short) = state.machine.descriptors_short {
         return Finding::fail("descriptors", in_use(short), format!("end programs that hold connections, or {raise}"));
     }
-    match state.descriptors {
+    match state.machine.descriptors {
         Some(now) if now.most < FEW_DESCRIPTORS => Finding::warn("descriptors", in_use(now), raise),
         Some(now) => Finding::ok("descriptors", in_use(now)),
         None => Finding::ok("descriptors", "enough file descriptors are left"),
@@ -132,6 +133,12 @@ fn flood(state: &State) -> Option<Finding> {
     );
     let mend = format!("denying {peer} by PeerService.SetRule keeps it away, with all that comes through it");
     Some(Finding::fail("directory", fact, mend))
+}
+
+fn bandwidth(state: &State) -> Option<Finding> {
+    let fact = format!("messages of topics found no room within the bounds of bandwidth, {} so far", state.left_out?);
+    let mend = "BandwidthService.SetBandwidth raises wan_upload, upload or messages_upload; or publish less";
+    Some(Finding::warn("bandwidth", fact, mend))
 }
 
 fn rules(state: &State) -> Option<Finding> {
@@ -272,7 +279,7 @@ mod tests {
     use p2pd_net::{BootstrapFault, Reached, Relay};
 
     use super::*;
-    use crate::observe::health::Room;
+    use crate::observe::health::{Machine, Room};
 
     fn good() -> State {
         State {
@@ -285,14 +292,26 @@ mod tests {
             clocks: Judgement::default(),
             flooded_by: None,
             gossip_ended: Vec::new(),
-            storage_fault: None,
-            disk: Some(Room { path: PathBuf::from("/var/lib/p2pd"), free: 1 << 30, size: 10 << 30 }),
-            descriptors_short: None,
-            descriptors: Some(InUse { used: 40, most: 65_536 }),
+            machine: machine(),
+            left_out: None,
             reached: Reached::default(),
             relays: Vec::new(),
             is_relay: false,
         }
+    }
+
+    fn machine() -> Machine {
+        Machine {
+            storage_fault: None,
+            disk: Some(Room { path: PathBuf::from("/var/lib/p2pd"), free: 1 << 30, size: 10 << 30 }),
+            descriptors_short: None,
+            descriptors: Some(InUse { used: 40, most: 65_536 }),
+        }
+    }
+
+    /// One whose machine is not well.
+    fn on(machine: Machine) -> State {
+        State { machine, ..good() }
     }
 
     fn at(address: &str) -> Multiaddr {
@@ -349,20 +368,31 @@ mod tests {
         };
         let small = |free, size| Some(Room { path: PathBuf::from("/var/lib/p2pd"), free, size });
         let cases = [
-            ("storage", Level::Fail, "No space left", State { storage_fault: Some("No space left".into()), ..good() }),
-            ("storage", Level::Warn, "63 MiB of", State { disk: small(63 << 20, 1 << 30), ..good() }),
-            ("storage", Level::Warn, "MiB of", State { disk: small(99 << 20, 10 << 30), ..good() }),
+            (
+                "bandwidth",
+                Level::Warn,
+                "no room within the bounds of bandwidth, 7 so far",
+                State { left_out: Some(7), ..good() },
+            ),
+            (
+                "storage",
+                Level::Fail,
+                "No space left",
+                on(Machine { storage_fault: Some("No space left".into()), ..machine() }),
+            ),
+            ("storage", Level::Warn, "63 MiB of", on(Machine { disk: small(63 << 20, 1 << 30), ..machine() })),
+            ("storage", Level::Warn, "MiB of", on(Machine { disk: small(99 << 20, 10 << 30), ..machine() })),
             (
                 "descriptors",
                 Level::Fail,
                 "990 of 1024",
-                State { descriptors_short: Some(InUse { used: 990, most: 1024 }), ..good() },
+                on(Machine { descriptors_short: Some(InUse { used: 990, most: 1024 }), ..machine() }),
             ),
             (
                 "descriptors",
                 Level::Warn,
                 "LimitNOFILE",
-                State { descriptors: Some(InUse { used: 9, most: 256 }), ..good() },
+                on(Machine { descriptors: Some(InUse { used: 9, most: 256 }), ..machine() }),
             ),
             ("listeners", Level::Warn, "network.listen", State { listeners_missing: 1, ..good() }),
             ("directory", Level::Fail, "by PeerService.SetRule", State { flooded_by: Some(peer(1)), ..good() }),

@@ -52,6 +52,17 @@ pub(crate) struct State {
     pub(crate) flooded_by: Option<PeerId>,
     /// Peers with which the stream of gossip has ended.
     pub(crate) gossip_ended: Vec<PeerId>,
+    pub(crate) machine: Machine,
+    /// Messages of topics that found no room within the bounds of bandwidth, where that still happens.
+    pub(crate) left_out: Option<u64>,
+    pub(crate) reached: Reached,
+    pub(crate) relays: Vec<Relay>,
+    /// It passes on connections for others.
+    pub(crate) is_relay: bool,
+}
+
+/// What the machine has left.
+pub(crate) struct Machine {
     /// Why the disk, or what is on it, fails.
     pub(crate) storage_fault: Option<String>,
     /// Room on the disk of the database, where that is known.
@@ -60,10 +71,6 @@ pub(crate) struct State {
     pub(crate) descriptors_short: Option<InUse>,
     /// File descriptors in use, where that is known.
     pub(crate) descriptors: Option<InUse>,
-    pub(crate) reached: Reached,
-    pub(crate) relays: Vec<Relay>,
-    /// It passes on connections for others.
-    pub(crate) is_relay: bool,
 }
 
 /// Room on a disk, in bytes.
@@ -143,8 +150,13 @@ impl Health {
             reached: self.of.peers.reached().await?,
             relays: self.of.peers.relays().await?,
             is_relay: config.relay == Switch::On,
-            disk,
-            descriptors,
+            machine: Machine {
+                storage_fault: self.storage.fault(),
+                disk,
+                descriptors_short: self.descriptors.short(),
+                descriptors,
+            },
+            left_out: self.of.net.shaper.lately_left_out(),
             peers: peers.len(),
             cut_off: self.of.peers.cut_off(&listening),
             fallen: self.of.streams.fallen(),
@@ -159,8 +171,6 @@ impl Health {
             listening,
             flooded_by: self.of.live.flooded_by(),
             gossip_ended: peers.iter().filter(|peer| peer.gossip_ended).map(|peer| peer.peer.clone()).collect(),
-            storage_fault: self.storage.fault(),
-            descriptors_short: self.descriptors.short(),
         })
     }
 

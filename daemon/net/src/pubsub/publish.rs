@@ -30,6 +30,7 @@ impl PubSub {
             // Peers that have room get it; not what the directory repeats anyway.
             Some(Message::Passing { id, source, class: Class::Directory, .. }) => ignore(wire, &id, &source),
             Some(Message::Passing { id, source, class: Class::Messages, .. }) if !wire.flow.shaper().is_free() => {
+                wire.flow.shaper().left_out();
                 ignore(wire, &id, &source);
             }
             Some(Message::Passing { id, source, bytes, class }) => {
@@ -62,7 +63,7 @@ impl PubSub {
                 let sent = match room {
                     Room::Wait(_) if may_wait => Err(NetError::Busy),
                     // What is published waits before it is in a queue, where sound could not overtake it.
-                    _ if !wire.flow.shaper().may_publish(&followers) => Err(NetError::Busy),
+                    _ if !wire.flow.shaper().may_publish(&followers) => Err(NetError::Bandwidth),
                     // Nobody has taken anything: one more would be in the way of small ones.
                     Room::Wait(behind) if data.len() > SMALL && behind >= followers.len() => Err(NetError::Busy),
                     _ if may_wait
@@ -87,8 +88,11 @@ impl PubSub {
                         published.map(|published| Sent { behind, ..published.sent })
                     }
                 };
-                if matches!(sent, Err(NetError::Busy)) && may_wait {
+                if matches!(sent, Err(NetError::Busy | NetError::Bandwidth)) && may_wait {
                     return Some(Held { message: Message::Own { data, reply }, ..held });
+                }
+                if matches!(sent, Err(NetError::Bandwidth)) {
+                    wire.flow.shaper().left_out();
                 }
                 let _ = reply.send(sent);
             }
@@ -107,7 +111,10 @@ impl PubSub {
                     let Ticket { id, source, bytes } = ticket;
                     return Some(Held { message: Message::Passing { id, source, bytes, class }, ..held });
                 }
-                // It is repeated anyway, and would take the last room in these queues from sound.
+                if line_is_full {
+                    wire.flow.shaper().left_out();
+                }
+                // What the directory says is repeated anyway, and would take the last room in these queues from sound.
                 if line_is_full || (class == Class::Directory && wire.flow.are_most_busy_with_directory(&to)) {
                     ignore(wire, &ticket.id, &ticket.source);
                 } else if self.pass_on(wire, &ticket, class, now) {

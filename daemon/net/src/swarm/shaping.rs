@@ -22,6 +22,9 @@ use crate::{config::Bandwidth, streams::reserved::StreamClass};
 const HEADERS: u64 = 64;
 const HEADERS_PART: u64 = 20;
 
+/// How long it counts that a message has found no room: a minute.
+const LATELY: Micros = 60_000_000;
+
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -70,6 +73,8 @@ struct State {
     published: Pace,
     published_wan: Pace,
     peers: HashMap<PeerId, Peer>,
+    /// Messages of topics that have found no room, and when the last of them did.
+    left_out: Option<(u64, Micros)>,
 }
 
 impl State {
@@ -99,6 +104,18 @@ impl State {
         let peer = self.peers.get_mut(&line.peer).map(|peer| peer.paces.pace(way));
         std::iter::once(self.all.pace(way)).chain(wan).chain(class).chain(peer)
     }
+
+    /// How many of these peers are beyond the local network.
+    fn of_wan(&self, peers: &[PeerId]) -> usize {
+        peers.iter().filter(|peer| self.peers.get(peer).is_some_and(|peer| peer.of_wan > 0)).count()
+    }
+
+    /// Whether a message may go, also beyond the local network where it is to.
+    fn is_free(&mut self, now: Micros, is_wan: bool) -> bool {
+        let beyond = [&mut self.wan.up, &mut self.published_wan].into_iter().filter(|_| is_wan);
+        let mut paces = [&mut self.all.up, &mut self.published].into_iter().chain(beyond);
+        paces.all(|pace| pace.allowance(now, Order::First).is_ok())
+    }
 }
 
 struct Shared {
@@ -124,6 +141,7 @@ impl Shaper {
             published: Pace::default(),
             published_wan: Pace::default(),
             peers: HashMap::new(),
+            left_out: None,
         };
         let shared = Shared { began: Instant::now(), bounded: AtomicBool::new(false), state: Mutex::new(state) };
         let shaper = Shaper(Arc::new(shared));
@@ -185,20 +203,29 @@ impl Shaper {
         }
         let now = self.now();
         let mut state = self.lock();
-        let is_wan = state.has_of_wan(to);
-        let State { all, wan, published, published_wan, .. } = &mut *state;
-        let beyond = [&mut wan.up, published_wan].into_iter().filter(|_| is_wan);
-        let mut paces = [&mut all.up, published].into_iter().chain(beyond);
-        paces.all(|pace| pace.allowance(now, Order::First).is_ok())
+        let is_wan = state.of_wan(to) > 0;
+        state.is_free(now, is_wan)
     }
 
     /// Whether messages may go to anybody now.
     pub(crate) fn is_free(&self) -> bool {
         let now = self.now();
-        let State { all, wan, published, published_wan, .. } = &mut *self.lock();
-        [&mut all.up, &mut wan.up, published, published_wan]
-            .into_iter()
-            .all(|pace| pace.allowance(now, Order::First).is_ok())
+        self.lock().is_free(now, true)
+    }
+
+    /// Notes that a message of a topic was refused, or not passed on, because the line is full.
+    pub(crate) fn left_out(&self) {
+        let now = self.now();
+        let mut state = self.lock();
+        let (count, _) = state.left_out.unwrap_or_default();
+        state.left_out = Some((count.saturating_add(1), now));
+    }
+
+    /// How many messages of topics have found no room on the line, where that still happens.
+    pub fn lately_left_out(&self) -> Option<u64> {
+        let now = self.now();
+        let lately = |(_, last): &(u64, Micros)| now.saturating_sub(*last) < LATELY;
+        self.lock().left_out.filter(lately).map(|(count, _)| count)
     }
 
     /// Counts a message of so many bytes that was published to these peers.
@@ -208,8 +235,7 @@ impl Shaper {
         }
         let now = self.now();
         let mut state = self.lock();
-        let of_wan = to.iter().filter(|peer| state.peers.get(peer).is_some_and(|peer| peer.of_wan > 0)).count();
-        let each = cost(bytes);
+        let (of_wan, each) = (state.of_wan(to), cost(bytes));
         state.published.take(now, each.saturating_mul(to.len() as u64));
         state.published_wan.take(now, each.saturating_mul(of_wan as u64));
     }
@@ -224,12 +250,6 @@ impl Shaper {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn has_of_wan(&self, peers: &[PeerId]) -> bool {
-        peers.iter().filter_map(|peer| self.peers.get(peer)).any(|peer| peer.of_wan > 0)
     }
 }
 
@@ -366,6 +386,9 @@ mod tests {
         line.carried(Way::Up, StreamClass::Live, 10_000);
         assert!(!shaper.may_publish(&peers[..1]), "sound has taken its place");
         assert!(shaper.may_publish(&[]), "what nobody gets takes none");
+        assert_eq!(shaper.lately_left_out(), None);
+        (0..3).for_each(|_| shaper.left_out());
+        assert_eq!(shaper.lately_left_out(), Some(3));
         drop((near, far));
     }
 }
