@@ -38,13 +38,15 @@ fn narrow(place: &Path, ways: [&str; 2]) -> Option<([Namespace; 2], [Daemon; 2])
     Some((spaces, daemons))
 }
 
-/// The latency of what the far one hears for some seconds, in milliseconds, where nothing is lost.
-fn latency(near: &Daemon, far: &Daemon) -> u64 {
+/// What the far one says of what it hears for some seconds.
+fn heard(near: &Daemon, far: &Daemon) -> serde_json::Value {
     let listen = |at: &Daemon| at.ctl(&["-o", "json", "listen", "tone", "--wait", "20s", "--duration", "6s"]).start();
-    let numbers = heard_in_peace(|| listen(near), || vec![listen(far)]).remove(0);
-    println!("{numbers}");
-    assert_eq!(numbers["lost_groups"], 0, "{numbers}");
-    numbers["latency_ms"].as_u64().unwrap()
+    heard_in_peace(|| listen(near), || vec![listen(far)]).remove(0)
+}
+
+/// In milliseconds.
+fn latency(heard: &serde_json::Value) -> u64 {
+    heard["latency_ms"].as_u64().unwrap()
 }
 
 /// Writes without end to what reads, as long as that does.
@@ -60,7 +62,7 @@ fn size(file: &Path) -> u64 {
     std::fs::metadata(file).map_or(0, |data| data.len())
 }
 
-/// Sound from the first to the second, on the idle line and then beside what fills it; then what fills it is to have gone on, too.
+/// Sound from the first to the second: on the idle line, beside what would fill it and is held to a little less, and beside what fills it.
 fn in_time(ways: [&str; 2], fill_it: impl Fn(&Daemon, &Daemon, &Path) -> [Program; 2]) {
     let _peace = in_peace();
     let place = tempfile::tempdir().unwrap();
@@ -70,19 +72,29 @@ fn in_time(ways: [&str; 2], fill_it: impl Fn(&Daemon, &Daemon, &Path) -> [Progra
     far.good(&["peers", "connect", &near.address]);
     let mut publisher = near.ctl(&["publish-stream", "tone", "--tone", "440"]).start();
     far.good(&["wait", "stream=tone", "--timeout", "20s"]);
-    let idle = latency(&near, &far);
+    let idle = heard(&near, &far);
     let got = place.path().join("got");
     let mut programs = fill_it(&near, &far, &got);
-    until("what fills the line", || (size(&got) > 100_000).then_some(()));
+    let more = |bytes: u64| {
+        let before = size(&got);
+        until("what fills the line", || (size(&got) > before + bytes).then_some(()));
+    };
+    more(100_000);
     let before = size(&got);
-    let filled = latency(&near, &far);
+    let held = heard(&near, &far);
     let beside = size(&got) - before;
+    near.good(&["bandwidth", "wan_upload=0"]);
+    more(300_000);
+    let filled = heard(&near, &far);
+    println!("idle {idle}\nheld {held}, beside {beside} bytes\nfilled {filled}");
     for program in programs.iter_mut().chain([&mut publisher]) {
         interrupt(program);
         program.wait().unwrap();
     }
-    assert!(filled <= idle + LATER, "{filled} ms, and {idle} on an idle line");
+    assert_eq!((&held["lost_groups"], &held["concealed_frames"]), (&0.into(), &0.into()), "{held}");
+    assert!(latency(&held) <= latency(&idle) + LATER, "{held}, and {idle} on an idle line");
     assert!(beside > 500_000, "the rest of the line is used: {beside} bytes");
+    assert!(latency(&filled) > latency(&idle) + LATER, "it is not that line which is narrow: {filled}");
 }
 
 fn tunnel(near: &Daemon, far: &Daemon, got: &Path) -> [Program; 2] {

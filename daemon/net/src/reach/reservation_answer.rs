@@ -10,8 +10,6 @@ use prost::Message;
 pub(crate) const HOP: &str = "/libp2p/circuit/relay/0.2.0/hop";
 /// Where a relay says who has come.
 pub(crate) const STOP: &str = "/libp2p/circuit/relay/0.2.0/stop";
-/// How the names of both begin.
-pub(crate) const CIRCUITS: &str = "/libp2p/circuit/";
 
 /// Largest answer that the library takes.
 const MAX_ANSWER: usize = 4096;

@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use self::stream::MeteredStream;
 use crate::{
     ids::without_peer,
-    streams::reserved::Reserved,
+    reach::reservation_answer::{HOP, STOP},
+    streams::reserved::{Reserved, StreamClass},
     swarm::shaping::{Line, Shaper},
 };
 
@@ -195,6 +196,17 @@ impl Meter {
         let mut protocols = self.protocols.lock().unwrap_or_else(PoisonError::into_inner);
         let known = protocols.len() < MAX_PROTOCOLS || protocols.contains_key(name);
         protocols.entry(if known { name } else { "other" }.to_owned()).or_default().clone()
+    }
+
+    /// In which class the bytes of a stream are. A relay passes on what others say; who is at an end of that has a connection inside it, whose
+    /// bytes have had their turn.
+    fn class(&self, protocol: &str, inbound: bool) -> Option<StreamClass> {
+        let of_end = if inbound { STOP } else { HOP };
+        match protocol {
+            HOP | STOP if protocol == of_end => None,
+            HOP | STOP => Some(StreamClass::Bulk),
+            other => Some(self.reserved.traffic(other)),
+        }
     }
 
     fn open(&self, inbound: bool) -> &AtomicUsize {

@@ -3,10 +3,14 @@
 
 use std::{
     collections::HashMap,
+    future::Future,
+    hash::{BuildHasher, RandomState},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -15,6 +19,7 @@ use p2pd_core::{
     pace::{Micros, Order, Pace},
     setting::Fault,
 };
+use tokio::time::{Sleep, sleep};
 
 use crate::{config::Bandwidth, streams::reserved::StreamClass};
 
@@ -272,7 +277,7 @@ impl Line {
     }
 
     /// How many bytes of a stream may go now, or how long until some may.
-    pub(super) fn allowance(&self, way: Way, class: StreamClass) -> Result<usize, Duration> {
+    fn allowance(&self, way: Way, class: StreamClass) -> Result<usize, Duration> {
         let order = match class {
             StreamClass::Live => return Ok(usize::MAX),
             StreamClass::Messages => Order::First,
@@ -301,6 +306,40 @@ impl Line {
             self.shaper.lock().paces(self, way, class).for_each(|pace| pace.take(now, cost));
         }
     }
+}
+
+/// When more bytes of a stream may go one way.
+pub(super) struct Turn {
+    way: Way,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl Turn {
+    pub(super) fn new(way: Way) -> Self {
+        Turn { way, wait: None }
+    }
+
+    /// How many may go now; all, of what is in no class.
+    pub(super) fn poll(&mut self, line: &Line, class: Option<StreamClass>, cx: &mut Context<'_>) -> Poll<usize> {
+        let Some(class) = class else { return Poll::Ready(usize::MAX) };
+        loop {
+            if let Some(wait) = &mut self.wait {
+                ready!(wait.as_mut().poll(cx));
+                self.wait = None;
+            }
+            match line.allowance(self.way, class) {
+                Ok(bytes) => return Poll::Ready(bytes),
+                Err(wait) => self.wait = Some(Box::pin(sleep(by_chance(wait)))),
+            }
+        }
+    }
+}
+
+/// Up to twice as long, so that of several who wait each comes first now and then.
+fn by_chance(wait: Duration) -> Duration {
+    let chance = RandomState::new().hash_one(()) % 1024;
+    let more = wait.saturating_mul(u32::try_from(chance).unwrap_or(0)) / 1024;
+    wait.saturating_add(more)
 }
 
 impl Drop for Line {

@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    hash::{BuildHasher, RandomState},
     io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -10,15 +9,17 @@ use std::{
 };
 
 use futures::{AsyncRead, AsyncWrite};
-use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{Counter, GOSSIPSUB, Meter, Traffic};
 use crate::{
     clock,
-    reach::reservation_answer::{Answer, CIRCUITS, HOP, STOP},
+    reach::reservation_answer::{Answer, HOP},
     streams::reserved::StreamClass,
-    swarm::{protocol_detect::Sniff, shaping::Way},
+    swarm::{
+        protocol_detect::Sniff,
+        shaping::{Turn, Way},
+    },
 };
 
 /// Bytes of a stream that wait for nothing while its protocol is not known: lazily negotiated, it may carry a whole window before the answer.
@@ -28,31 +29,6 @@ const PIECE: usize = 512;
 
 fn reset() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
-}
-
-/// When more bytes may go one way.
-struct Turn(Way, Option<Pin<Box<Sleep>>>);
-
-impl Turn {
-    /// How many may go now.
-    fn poll(&mut self, meter: &Meter, class: Option<StreamClass>, cx: &mut Context<'_>) -> Poll<usize> {
-        let Some(class) = class else { return Poll::Ready(usize::MAX) };
-        loop {
-            if let Some(wait) = &mut self.1 {
-                ready!(wait.as_mut().poll(cx));
-                self.1 = None;
-            }
-            match meter.line.allowance(self.0, class) {
-                Ok(bytes) => return Poll::Ready(bytes),
-                // By chance up to twice as long, so that of several each comes first now and then.
-                Err(wait) => {
-                    let chance = RandomState::new().hash_one(()) % 1024;
-                    let more = wait.saturating_mul(u32::try_from(chance).unwrap_or(0)) / 1024;
-                    self.1 = Some(Box::pin(tokio::time::sleep(wait.saturating_add(more))));
-                }
-            }
-        }
-    }
 }
 
 /// A stream whose bytes are counted.
@@ -67,7 +43,7 @@ pub(crate) struct MeteredStream<S> {
     protocol: Option<Arc<Counter>>,
     /// Who waits where bandwidth is short; `None` for what the connection inside it has waited for.
     class: Option<StreamClass>,
-    /// Until when what is written waits, and what is read.
+    /// When more may be written, and read.
     upload: Turn,
     download: Turn,
     /// The peer sends nothing here. Gossipsub does not read such a stream, and would go on writing to a peer that has ended it.
@@ -96,8 +72,8 @@ impl<S> MeteredStream<S> {
             early: Traffic::default(),
             protocol: None,
             class: Some(StreamClass::Live),
-            upload: Turn(Way::Up, None),
-            download: Turn(Way::Down, None),
+            upload: Turn::new(Way::Up),
+            download: Turn::new(Way::Down),
             one_way: false,
             answer: None,
             doubtful_end,
@@ -124,11 +100,7 @@ impl<S> MeteredStream<S> {
             Ok(None) => {}
             Ok(Some(name)) => {
                 self.one_way = !self.inbound && name.starts_with(GOSSIPSUB);
-                // A relay passes on what others say. Who is at an end of that has a connection inside it.
-                let is_end = name == if self.inbound { STOP } else { HOP };
-                let is_passed_on = name.starts_with(CIRCUITS);
-                let class = if is_passed_on { StreamClass::Bulk } else { self.meter.reserved.traffic(&name) };
-                self.class = (!is_end).then_some(class);
+                self.class = self.meter.class(&name, self.inbound);
                 self.answer = (!self.inbound && name == HOP).then(Answer::default);
                 let protocol = self.meter.protocol(&name);
                 protocol.count(std::mem::take(&mut self.early));
@@ -165,13 +137,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MeteredStream<S> {
     }
 
     fn poll_read_in_turn(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
-        let most = ready!(self.download.poll(&self.meter, self.class, cx));
+        let most = ready!(self.download.poll(&self.meter.line, self.class, cx));
         let most = self.piece(most).min(room.len());
         Pin::new(&mut self.inner).poll_read(cx, room.get_mut(..most).unwrap_or_default())
     }
 
     fn poll_write_in_turn(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let most = ready!(self.upload.poll(&self.meter, self.class, cx));
+        let most = ready!(self.upload.poll(&self.meter.line, self.class, cx));
         let most = self.piece(most).min(bytes.len());
         Pin::new(&mut self.inner).poll_write(cx, bytes.get(..most).unwrap_or_default())
     }
